@@ -1,0 +1,246 @@
+"""
+What can go wrong, as one tree.
+
+    MemphisError
+    |-- ConfigurationError (ValueError)  a bad argument, before any IO: names the option, the value and the bound
+    |-- UsageError (RuntimeError)
+    |   |-- ClosedError                  the client, producer or consumer takes nothing any more
+    |   |-- OwnThreadError               a blocking call on a thread of the client's own: it would deadlock
+    |   `-- ForkedError                  the object belongs to the process before the fork
+    |-- TransportError
+    |   |-- ConnectError                 each address with its own reason; MemphisConnectError is its old name
+    |   |   `-- AuthenticationError      so that code which catches MemphisConnectError sees it too
+    |   `-- ConnectionLostError
+    |-- DeadlineError (TimeoutError)     .timeout_s
+    |-- ServerError                      .code .err_code .description
+    |   `-- StationNotFoundError
+    |-- ProduceError                     .outcome .message_id
+    |   |-- BufferFullError (BufferError)
+    |   |-- AckTimeoutError (DeadlineError)
+    |   |-- PayloadTooLargeError (ValueError)
+    |   |-- RejectedError (ServerError)  the broker refused the message: its own code and text
+    |   `-- MultiStationError            .results: one PubAck or error for each station
+    |-- SchemaError                      MemphisSchemaError is its old name
+    |-- HeaderError (ValueError)         MemphisHeaderError is its old name
+    `-- ProtocolError
+        |-- LocalProtocolError           this side was asked to send something illegal
+        `-- RemoteProtocolError          the peer sent something illegal; the text shows the bytes
+
+Every class pickles with all its attributes. A payload or a password is in none of the texts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Mapping, Optional
+
+Outcome = Literal["not_sent", "rejected", "unknown"]
+
+
+def _rebuild(cls: type[MemphisError], args: tuple[Any, ...], state: dict[str, Any]) -> MemphisError:
+    """Makes an error again from its parts, for pickle."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class MemphisError(Exception):
+    """
+    Anything that this client raises on purpose.
+
+    Attributes:
+        retryable: Whether the same call may succeed later without a change by the caller.
+    """
+
+    retryable: bool = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+class ConfigurationError(MemphisError, ValueError):
+    """A bad argument or option; raised before any IO, and nothing is lost by it."""
+
+
+class UsageError(MemphisError, RuntimeError):
+    """A call that makes no sense on this object in its present state."""
+
+
+class ClosedError(UsageError):
+    """The client, producer, consumer or station was closed or destroyed; the message was not taken."""
+
+
+class OwnThreadError(UsageError):
+    """A blocking call made on one of the client's own threads, where it would wait for itself."""
+
+
+class ForkedError(UsageError):
+    """The object was made before a fork and cannot be used in the child."""
+
+
+class TransportError(MemphisError):
+    """The connection to the broker."""
+
+    retryable = True
+
+
+class ConnectError(TransportError):
+    """No connection could be made; the text gives each address with its reason."""
+
+
+class AuthenticationError(ConnectError):
+    """The broker refused the credentials."""
+
+    retryable = False
+
+
+class ConnectionLostError(TransportError):
+    """The connection ended while a call was waiting on it."""
+
+
+class DeadlineError(MemphisError, TimeoutError):
+    """
+    A call did not finish in its time.
+
+    Attributes:
+        timeout_s: The limit that was given, in seconds.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str = "", *, timeout_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.timeout_s = timeout_s
+
+
+class ServerError(MemphisError):
+    """
+    The broker answered with an error.
+
+    Attributes:
+        code: HTTP-like status of JetStream, 0 when the broker sent only a text.
+        err_code: JetStream's own error code, 0 when there is none.
+        description: The broker's text, unchanged.
+    """
+
+    def __init__(self, message: str = "", *, code: int = 0, err_code: int = 0, description: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.err_code = err_code
+        self.description = description or message
+
+
+class StationNotFoundError(ServerError):
+    """The station, or its consumer group, is not there (any more)."""
+
+
+class ProduceError(MemphisError):
+    """
+    A message was not confirmed.
+
+    Attributes:
+        outcome: ``not_sent`` (the broker never had it), ``rejected`` (the broker refused it) or ``unknown`` (it may be
+            stored; send it again only under the same message id).
+        message_id: The id that the message went out with; None when it had none.
+    """
+
+    def __init__(
+        self, message: str = "", *, outcome: Outcome = "not_sent", message_id: Optional[str] = None
+    ) -> None:
+        super().__init__(message)
+        self.outcome: Outcome = outcome
+        self.message_id = message_id
+
+
+class BufferFullError(ProduceError, BufferError):
+    """The outbox has no room; the message was not taken. The text gives capacity, backlog and the two options."""
+
+    retryable = True
+
+
+class AckTimeoutError(ProduceError, DeadlineError):
+    """The broker did not confirm in time. ``outcome`` is ``unknown`` once the message was written, else ``not_sent``."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        outcome: Outcome = "unknown",
+        message_id: Optional[str] = None,
+        timeout_s: float = 0.0,
+    ) -> None:
+        ProduceError.__init__(self, message, outcome=outcome, message_id=message_id)
+        self.timeout_s = timeout_s
+
+
+class PayloadTooLargeError(ProduceError, ValueError):
+    """Payload and headers exceed what the broker takes (``max_payload`` of its INFO); nothing was sent."""
+
+
+class RejectedError(ProduceError, ServerError):
+    """The broker refused the message; ``outcome`` is ``rejected``, and it is not stored."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        message_id: Optional[str] = None,
+        code: int = 0,
+        err_code: int = 0,
+        description: str = "",
+    ) -> None:
+        ProduceError.__init__(self, message, outcome="rejected", message_id=message_id)
+        self.code = code
+        self.err_code = err_code
+        self.description = description or message
+
+
+class StationGoneError(RejectedError, StationNotFoundError):
+    """Nothing answers for the station's partition: it was destroyed meanwhile. The message is not stored."""
+
+
+class MultiStationError(ProduceError):
+    """
+    A message for several stations was not confirmed by all of them.
+
+    Attributes:
+        results: For each station its PubAck, or the error it ended with.
+    """
+
+    def __init__(
+        self, message: str = "", *, outcome: Outcome = "unknown", results: Optional[Mapping[str, Any]] = None
+    ) -> None:
+        super().__init__(message, outcome=outcome)
+        self.results = dict(results or {})
+
+
+class SchemaError(MemphisError):
+    """The message does not match the station's schema, or its type cannot be sent at all."""
+
+
+class HeaderError(MemphisError, ValueError):
+    """A header that is reserved, or that cannot be written on the wire."""
+
+
+class ProtocolError(MemphisError):
+    """The NATS or Memphis protocol was broken."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side was asked to send something illegal."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something illegal; the text shows the offending bytes."""
+
+
+class UndeliveredWarning(ResourceWarning):
+    """Messages were still unconfirmed when a client ended."""
+
+
+MemphisConnectError = ConnectError
+MemphisSchemaError = SchemaError
+MemphisHeaderError = HeaderError

@@ -1,0 +1,61 @@
+"""The extension list, and nothing else: Cython on CPython, cffi on PyPy. MEMPHIS_SYNC_BUILD=both builds the two."""
+
+import os
+import platform
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+SOURCES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").glob("*.c"))
+HEADERS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").glob("*.h"))
+NATIVE = "cffi" if platform.python_implementation() == "PyPy" else "cython"
+WANTED = os.environ.get("MEMPHIS_SYNC_BUILD", NATIVE)
+COMPILE_ARGS = ["-std=c11", "-D_GNU_SOURCE", "-O3", *os.environ.get("MEMPHIS_SYNC_CFLAGS", "").split()]
+LINK_ARGS = ["-pthread", *os.environ.get("MEMPHIS_SYNC_LDFLAGS", "").split()]
+
+
+class BuildExt(build_ext):
+    """Says in one sentence what is missing when there is no C compiler."""
+
+    def build_extension(self, ext):
+        try:
+            super().build_extension(ext)
+        except Exception as exc:
+            if "fail" in str(exc).lower() and ("No such file" in str(exc) or "not found" in str(exc)):
+                raise SystemExit(
+                    "memphis-sync needs a C compiler to install from source: install gcc or clang and the Python "
+                    f"headers (on Debian: apt-get install gcc python3-dev), then try again. Cause: {exc}"
+                ) from exc
+            raise
+
+
+def extensions():
+    """The extension modules to build for this interpreter."""
+    if WANTED not in ("cython", "cffi", "both"):
+        raise SystemExit(f"MEMPHIS_SYNC_BUILD is {WANTED!r}; it must be 'cython', 'cffi' or 'both'")
+    if WANTED == "cffi":
+        return []
+    from Cython.Build import cythonize
+
+    return cythonize(
+        [
+            Extension(
+                "memphis_sync._codec._cython",
+                ["memphis_sync/_codec/_cython.pyx", *SOURCES],
+                include_dirs=["csrc"],
+                depends=HEADERS,
+                extra_compile_args=COMPILE_ARGS,
+                extra_link_args=LINK_ARGS,
+            )
+        ],
+        compiler_directives={"language_level": "3"},
+    )
+
+
+setup(
+    ext_modules=extensions(),
+    cffi_modules=[] if WANTED == "cython" else ["memphis_sync/_codec/_cffi_build.py:ffibuilder"],
+    cmdclass={"build_ext": BuildExt},
+)
