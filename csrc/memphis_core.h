@@ -173,6 +173,252 @@ void mcore_parser_reset(struct mcore_parser *parser);
 long mcore_parse(struct mcore_parser *parser, const uint8_t *data, size_t len, struct mcore_event *events,
                  size_t max_events, size_t *consumed);
 
+/* ---- 6. Outbox ------------------------------------------------------------------------------------------------------
+ * Queue, in-flight window and retransmission store at once: a bounded, append-only log of encoded frames in one block of
+ * memory, addressed by offsets only. Each message has a slot; slots are numbered from 0 and never reused, and the number
+ * is the last token of the frame's reply subject, so an ack finds its slot without a search. At any instant
+ *   accepted == delivered + failed + abandoned + queued + in_flight.
+ * Every function may be called from any thread; none of them waits but those named wait.
+ */
+
+struct mcore_outbox;
+
+enum mcore_outcome {
+    MCORE_PENDING = 0,
+    MCORE_DELIVERED = 1,
+    MCORE_REFUSED = 2,       /* the broker answered with an error */
+    MCORE_NO_RESPONDERS = 3, /* nothing listens on the subject: the station is gone */
+    MCORE_EXPIRED = 4,       /* its deadline passed */
+    MCORE_ABANDONED = 5      /* given up when the client closed */
+};
+
+/* How one message ended. The binding owns it; the outbox writes it once, `outcome` last (release order). */
+struct mcore_ticket {
+    uint64_t slot;
+    uint64_t sequence;   /* delivered: the stream sequence */
+    int outcome;         /* enum mcore_outcome; read it with mcore_ticket_outcome() */
+    int duplicate;       /* delivered: the broker had it before */
+    int was_written;     /* the frame was given to the socket at least once */
+    int attached;        /* the outbox may still write to it */
+    int looked;          /* somebody has asked for the outcome */
+    int code;            /* refused: HTTP-like status */
+    int err_code;        /* refused: JetStream's own code */
+    char *text;          /* refused: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
+    void *waiters;
+};
+
+/* The constant parts of a frame to one subject. The bytes belong to the caller and outlive the route's use. */
+struct mcore_route {
+    const uint8_t *subject;
+    size_t subject_len;
+    const uint8_t *id_name; /* header that carries the message id: Nats-Msg-Id, or msg-id on a Memphis broker */
+    size_t id_name_len;
+    const uint8_t *fixed; /* header lines of each message, line ends included */
+    size_t fixed_len;
+    uint32_t owner;  /* whose backlog it counts in: mcore_outbox_owner_new() */
+    int auto_id;     /* make an id from the link's token and the slot where the caller gives none */
+};
+
+/* What varies from message to message. */
+struct mcore_message {
+    const uint8_t *payload;
+    size_t payload_len;
+    const uint8_t *headers; /* the user's header lines, line ends included */
+    size_t headers_len;
+    const uint8_t *msg_id; /* length 0: none */
+    size_t msg_id_len;
+    int64_t timeout_ns; /* from now to the slot's deadline */
+    int report;         /* hand the slot out through mcore_outbox_wait_reports() when it is settled */
+};
+
+struct mcore_stats {
+    uint64_t accepted;
+    uint64_t queued;
+    uint64_t queued_bytes;
+    uint64_t in_flight;
+    uint64_t delivered;
+    uint64_t duplicates; /* of delivered: the broker had them before */
+    uint64_t failed;
+    uint64_t abandoned;
+    uint64_t buffer_full; /* appends refused for want of room */
+    uint64_t resent;      /* frames written again after a reconnect */
+    uint64_t unseen;      /* failed or abandoned messages that nobody asked about */
+    uint64_t max_bytes;
+    uint64_t max_messages;
+};
+
+/*
+ * token: the link's own token; replies go to _INBOX.<token>.<slot> and automatic ids are <token>-<slot>.
+ * Returns NULL when the system gives no memory.
+ */
+struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes,
+                                      uint64_t max_messages, uint64_t window);
+void mcore_outbox_free(struct mcore_outbox *outbox);
+
+/* A number for a producer's own backlog, or MCORE_E_MEMORY. */
+long mcore_outbox_owner_new(struct mcore_outbox *outbox);
+
+/* Bytes that the message's frame will have, at most. */
+size_t mcore_outbox_frame_size(const struct mcore_outbox *outbox, const struct mcore_route *route,
+                               const struct mcore_message *message);
+
+/*
+ * Appends the message once for each route, all of them or none. tickets[i] may be NULL: nobody will ask.
+ * Returns the slot of the first (the others follow it), MCORE_E_FULL_BYTES, MCORE_E_FULL_MESSAGES, MCORE_E_TOO_LARGE or
+ * MCORE_E_CLOSED. Copies everything: nothing given is referenced after the return, tickets aside.
+ */
+int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
+                            const struct mcore_message *message, struct mcore_ticket *const *tickets);
+
+/* Settles a slot; a slot that is settled or unknown is left alone. Returns 1 when this call settled it. */
+int mcore_outbox_settle(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,
+                        int code, int err_code, const char *text, size_t text_len);
+
+/* Settles a slot by a PubAck's JSON (or an empty no-responders status, when `status` is 503). */
+int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);
+
+/*
+ * The next contiguous run of unsent frames, at most max_bytes unless a single frame is longer, and within the window.
+ * Returns the number of frames and marks them in flight; the bytes stay valid until mcore_outbox_run_done().
+ */
+long mcore_outbox_run_take(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len);
+void mcore_outbox_run_done(struct mcore_outbox *outbox);
+
+/* The link is gone: everything unsettled is to be sent again, in its order. Returns how many frames were in flight. */
+uint64_t mcore_outbox_rewind(struct mcore_outbox *outbox);
+
+/* Fails what is past its deadline at now_ns (monotonic). Returns how many. */
+uint64_t mcore_outbox_expire(struct mcore_outbox *outbox, int64_t now_ns);
+
+/* No append from now on. */
+void mcore_outbox_close(struct mcore_outbox *outbox);
+
+/* Settles all that is left as abandoned. Returns how many. */
+uint64_t mcore_outbox_abandon(struct mcore_outbox *outbox);
+
+void mcore_outbox_stats(struct mcore_outbox *outbox, struct mcore_stats *stats);
+
+/* Unsettled messages of an owner, or of all with owner -1. */
+uint64_t mcore_outbox_outstanding(struct mcore_outbox *outbox, long owner);
+
+/* Waits until an owner (-1: all) has nothing unsettled. Returns what is outstanding. */
+uint64_t mcore_outbox_wait_drained(struct mcore_outbox *outbox, long owner, int64_t timeout_ns);
+
+/* Waits until a frame of so many bytes fits, with some air so that a bulk caller is not woken for each ack. */
+int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t timeout_ns);
+
+/* Waits for settled slots whose messages asked for a report; returns how many were written to out. */
+long mcore_outbox_wait_reports(struct mcore_outbox *outbox, uint64_t *out, size_t max, int64_t timeout_ns);
+
+/* Asks for a report of a slot that is not settled yet. Returns 1, or 0 when it is settled already. */
+int mcore_outbox_report(struct mcore_outbox *outbox, struct mcore_ticket *ticket);
+
+/* Wakes everybody who waits in mcore_outbox_wait_reports(). */
+void mcore_outbox_wake_reports(struct mcore_outbox *outbox);
+
+/* Copies the text of the last unseen failure (NUL-terminated, cut to cap) and returns how many came since the last call. */
+uint64_t mcore_outbox_take_unseen(struct mcore_outbox *outbox, char *text, size_t cap);
+
+int mcore_ticket_outcome(const struct mcore_ticket *ticket);
+
+/* Waits for the ticket's own outcome. Returns it, MCORE_PENDING after timeout_ns. */
+int mcore_ticket_wait(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int64_t timeout_ns);
+
+/* The ticket's memory is about to go. An outcome that nobody looked at and that is no delivery counts as unseen. */
+void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *ticket);
+
+int64_t mcore_now_ns(void);
+
+/* ---- 7. Link --------------------------------------------------------------------------------------------------------
+ * One TCP connection with its two loops. The handshake is the caller's: a link takes a connected socket whose INFO and
+ * PONG have been read. Control frames (SUB, UNSUB, pulls, message acks, PONG) go before produced messages.
+ */
+
+struct mcore_link;
+struct mcore_inbox;
+
+enum mcore_link_end {
+    MCORE_LINK_STOPPED = 0,  /* mcore_link_stop() */
+    MCORE_LINK_EOF = 1,      /* the peer closed */
+    MCORE_LINK_ERRNO = 2,    /* a socket error: mcore_link_errno() */
+    MCORE_LINK_PROTOCOL = 3, /* the peer broke the protocol: mcore_link_text() shows the bytes */
+    MCORE_LINK_SERVER = 4    /* the server sent -ERR and closed: mcore_link_text() */
+};
+
+struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload);
+void mcore_link_free(struct mcore_link *link);
+
+/* Takes the socket; the first bytes to write (SUB ...) are in `first`, bytes read too far by the handshake in `rest`. */
+int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, size_t first_len, const uint8_t *rest,
+                      size_t rest_len);
+
+/*
+ * Ends the connection's use: wakes both loops, waits until no thread writes any more, rewinds the outbox, fails the open
+ * inboxes. The socket itself is still the caller's to close. Returns how many frames were in flight.
+ */
+uint64_t mcore_link_detach(struct mcore_link *link);
+
+/* Reads until the connection ends; an enum mcore_link_end. For the reader thread. */
+int mcore_link_read_loop(struct mcore_link *link);
+
+/* Writes until the link is stopped, across connections; expires deadlines. For the sender thread. */
+void mcore_link_send_loop(struct mcore_link *link);
+
+/* Both loops return soon; nothing is sent any more. */
+void mcore_link_stop(struct mcore_link *link);
+
+/* Whether a socket is attached and not known to be broken. */
+int mcore_link_is_up(struct mcore_link *link);
+
+/* Writes what is queued at once, if nobody else is writing and the socket takes it: saves a blocking caller a thread. */
+void mcore_link_push(struct mcore_link *link);
+
+/* Queues whole control frames. Returns MCORE_OK, MCORE_E_CLOSED (no connection) or MCORE_E_MEMORY. */
+int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len);
+
+/* Queues PUB <subject> <len>\r\n<payload>\r\n: a message's ack. */
+int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t subject_len, const uint8_t *payload,
+                       size_t payload_len);
+
+/* Queues a PING; returns its number on this connection, or MCORE_E_CLOSED. */
+int64_t mcore_link_ping(struct mcore_link *link);
+
+/* Waits for the PONG of that number. MCORE_OK, MCORE_E_TIMEOUT or MCORE_E_CLOSED. */
+int mcore_link_wait_pong(struct mcore_link *link, int64_t number, int64_t timeout_ns);
+
+int mcore_link_errno(struct mcore_link *link);
+
+/* Copies the text of the link's end or of the last -ERR (NUL-terminated, cut to cap). Returns its length. */
+size_t mcore_link_text(struct mcore_link *link, char *text, size_t cap);
+
+/* ---- 8. Inbox -------------------------------------------------------------------------------------------------------
+ * What the reader has received for one subscription, in the order of the wire, until somebody takes it.
+ */
+
+/* One received message; its bytes follow it: subject, reply, header block, payload. `size` leads to the next. */
+struct mcore_record {
+    uint32_t size; /* of record and bytes, a multiple of 8 */
+    uint32_t subject_len;
+    uint32_t reply_len;
+    uint32_t header_len;
+    uint32_t payload_len;
+    int32_t status; /* 0: a message; else the status of the header block: 404, 408, 409, 503 ... */
+};
+
+struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid);
+void mcore_inbox_free(struct mcore_inbox *inbox);
+
+/*
+ * Waits for so many messages, or so many statuses, or the end of the connection.
+ * MCORE_OK, MCORE_E_TIMEOUT or MCORE_E_CLOSED (the connection ended; what had come can still be taken).
+ */
+int mcore_inbox_wait(struct mcore_inbox *inbox, uint64_t messages, uint64_t statuses, int64_t timeout_ns);
+
+/* Detaches all records received so far; free *data with mcore_free(). Returns the number of records. */
+long mcore_inbox_take(struct mcore_inbox *inbox, uint8_t **data, size_t *len);
+
+void mcore_free(void *memory);
+
 /* bindings: end */
 
 #ifdef __cplusplus
