@@ -147,9 +147,7 @@ class ProduceError(MemphisError):
         message_id: The id that the message went out with; None when it had none.
     """
 
-    def __init__(
-        self, message: str = "", *, outcome: Outcome = "not_sent", message_id: Optional[str] = None
-    ) -> None:
+    def __init__(self, message: str = "", *, outcome: Outcome = "not_sent", message_id: Optional[str] = None) -> None:
         super().__init__(message)
         self.outcome: Outcome = outcome
         self.message_id = message_id

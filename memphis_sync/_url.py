@@ -1,0 +1,174 @@
+"""
+``memphis://user:password@host:6666,host2/?option=value``
+
+An own parser, because the standard one knows a single host and shows the start of a password in its errors. Rules:
+a secret is only ever in one place (before the ``@``); nothing of that place is in an error text; each part is
+percent-decoded exactly once, after the split.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Optional
+from urllib.parse import unquote
+
+from .errors import ConfigurationError
+
+SCHEMES = ("memphis", "memphis+tls")
+_FORM = "memphis://user:password@host:port/?option=value"
+_SECRET_IN_QUERY = frozenset({"password", "connection_token", "token", "username", "user"})
+
+
+@dataclass(frozen=True)
+class ParsedUrl:
+    """
+    The parts of a URL, decoded.
+
+    Attributes:
+        tls: Whether the scheme asks for TLS.
+        hosts: Host and port of each broker; None where the URL names no port.
+        username: None when absent.
+        secret: Password, or token with ``?auth=token``; None when absent. Not in the repr.
+        is_token: Whether `secret` is a connection token.
+        options: The query as text, without ``auth``.
+    """
+
+    tls: bool
+    hosts: tuple[tuple[str, Optional[int]], ...]
+    username: Optional[str]
+    secret: Optional[str] = field(repr=False)
+    is_token: bool
+    options: dict[str, str]
+
+
+def looks_like_url(host: str) -> bool:
+    """Whether *host* is a URL of any scheme, except the ``http://`` that the official SDKs cut off."""
+    scheme, sep, _ = host.partition("://")
+    return bool(sep) and scheme.lower() not in ("http", "https")
+
+
+def parse_url(url: str, known_options: frozenset[str]) -> ParsedUrl:
+    """
+    Takes a broker URL apart.
+
+    Args:
+        url: See the top of the module.
+        known_options: Names allowed in the query, besides ``auth``.
+
+    Raises:
+        ConfigurationError: The URL cannot be understood; the text names the part, never what stands in it.
+    """
+    _check_characters(url)
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in SCHEMES:
+        shown = scheme if scheme.isascii() and scheme.replace("+", "").isalnum() and len(scheme) <= 20 else "unknown"
+        raise ConfigurationError(f"the URL's scheme {shown!r} is not one of {', '.join(SCHEMES)}; the form is {_FORM}")
+    # RFC 3986: the authority ends at the first of / ? #. Whatever is behind it and holds an @ was cut out of an
+    # unescaped password.
+    end = min((i for i in (rest.find(c) for c in "/?#") if i >= 0), default=len(rest))
+    authority, tail = rest[:end], rest[end:]
+    if "#" in tail or "@" in tail or authority.count("@") > 1:
+        raise ConfigurationError(
+            "the URL cannot be split: percent-encode the characters # / ? [ @ : in the user name and the password "
+            "('#' is %23, '/' is %2F, '?' is %3F, '[' is %5B, '@' is %40, ':' is %3A)"
+        )
+    path, _, query = tail.partition("?")
+    if path not in ("", "/"):
+        raise ConfigurationError(
+            f"the URL has a path after its host, which means nothing to a broker; the form is {_FORM}"
+        )
+    userinfo, at, hosts = authority.rpartition("@")
+    options = _parse_query(query, known_options)
+    auth = options.pop("auth", "password")
+    if auth not in ("password", "token"):
+        raise ConfigurationError(f"auth in the URL is {auth!r}; it must be 'password' or 'token'")
+    username, secret = _parse_userinfo(userinfo) if at else (None, None)
+    if auth == "token" and secret is None:
+        raise ConfigurationError("auth in the URL is 'token', but there is no token in the place of the password")
+    return ParsedUrl(
+        tls=scheme.lower() == "memphis+tls",
+        hosts=tuple(_parse_host(part) for part in hosts.split(",")),
+        username=username,
+        secret=secret,
+        is_token=auth == "token",
+        options=options,
+    )
+
+
+def _check_characters(url: str) -> None:
+    for char in url:
+        if ord(char) <= 32 or ord(char) == 127:
+            raise ConfigurationError(f"the URL holds the character {char!r}; percent-encode it")
+
+
+def _parse_userinfo(userinfo: str) -> tuple[Optional[str], Optional[str]]:
+    if "[" in userinfo or "]" in userinfo:
+        raise ConfigurationError("the URL's user name or password holds '[' or ']'; percent-encode them as %5B and %5D")
+    user, colon, secret = userinfo.partition(":")
+    if ":" in secret:
+        raise ConfigurationError("the URL has more than one ':' before its '@'; percent-encode the others as %3A")
+    return _decode(user, "user name") or None, _decode(secret, "password") if colon else None
+
+
+def _parse_host(part: str) -> tuple[str, Optional[int]]:
+    if part.startswith("["):
+        host, bracket, after = part[1:].partition("]")
+        if not bracket or (after and not after.startswith(":")) or ":" not in host:
+            raise ConfigurationError("the URL's host: an IPv6 address must be written as [::1] or [::1]:6666")
+        port = after[1:]
+        has_port = bool(after)
+    else:
+        host, colon, port = part.partition(":")
+        has_port = bool(colon)
+        if ":" in port:
+            raise ConfigurationError(
+                "the URL's host holds more than one ':'; write an IPv6 address in brackets, and if that was a user name "
+                "and password, end them with '@'"
+            )
+        host = _decode(host, "host")
+    if not host:
+        raise ConfigurationError(f"the URL has an empty host; the form is {_FORM}")
+    if not has_port:
+        return host, None
+    # The text is not shown: behind a forgotten '@' this is the password.
+    if not (port.isascii() and port.isdigit()) or not 1 <= int(port[:6]) <= 65535:
+        raise ConfigurationError("the URL's port is not a number from 1 to 65535")
+    return host, int(port)
+
+
+def _parse_query(query: str, known: frozenset[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for part in query.split("&") if query else ():
+        raw_name, equals, raw_value = part.partition("=")
+        name = _decode(raw_name, "query")
+        if name in _SECRET_IN_QUERY:
+            raise ConfigurationError(
+                f"{name} stands in the URL's query; write it before the '@' (with ?auth=token for a connection token)"
+            )
+        if name != "auth" and name not in known:
+            near = difflib.get_close_matches(name, sorted(known | {"auth"}), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; the known ones are {', '.join(sorted(known))}"
+            raise ConfigurationError(f"unknown option {name!r} in the URL{hint}")
+        if not equals:
+            raise ConfigurationError(f"the URL's option {name!r} has no value; write {name}=...")
+        if name in options:
+            raise ConfigurationError(f"the URL's option {name!r} is given twice")
+        options[name] = _decode(raw_value, f"option {name!r}")
+    return options
+
+
+def _decode(text: str, part: str) -> str:
+    """Percent-decodes once; a ``+`` stays a plus, as RFC 3986 has it outside of HTML forms."""
+    index = text.find("%")
+    while index >= 0:
+        if len(text) < index + 3 or any(c not in "0123456789abcdefABCDEF" for c in text[index + 1 : index + 3]):
+            raise ConfigurationError(
+                f"the URL's {part} holds a '%' without two hexadecimal digits; write '%' itself as %25"
+            )
+        index = text.find("%", index + 3)
+    decoded = unquote(text, errors="replace")
+    # The decode error of the standard library carries the bytes, so it is not made in the first place.
+    if "\ufffd" in decoded and "\ufffd" not in text and "%EF%BF%BD" not in text.upper():
+        raise ConfigurationError(f"the URL's {part} is not UTF-8 after percent-decoding")
+    return decoded

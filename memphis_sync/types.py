@@ -1,0 +1,203 @@
+"""
+The plain values that the parts of the client hand to each other and to the user.
+
+Everything here is immutable and picklable, except StationLive, which the broker's update messages change in place.
+A password or a token is in no repr.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Mapping, Optional, Union
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class Retention(Enum):
+    """What bounds a station's messages; the value is the word on the wire."""
+
+    MAX_MESSAGE_AGE_SECONDS = "message_age_sec"
+    MESSAGES = "messages"
+    BYTES = "bytes"
+    ACK_BASED = "ack_based"
+
+
+class Storage(Enum):
+    """Where a station's messages are kept; the value is the word on the wire."""
+
+    DISK = "file"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True)
+class PubAck:
+    """
+    The broker's word that a message is stored.
+
+    Attributes:
+        station: Name of the station as the caller wrote it, lower case.
+        partition: Number of the partition, 0 on a station without partitions.
+        sequence: Sequence number inside the partition, from 1.
+        duplicate: True when the broker already had a message of this id; `sequence` is then the first copy's.
+        stream: JetStream name of the partition.
+    """
+
+    station: str
+    partition: int
+    sequence: int
+    duplicate: bool
+    stream: str
+
+
+@dataclass(frozen=True)
+class Stats:
+    """
+    Counters of a client since it was opened.
+
+    At any instant ``accepted == delivered + failed + abandoned + queued + in_flight``.
+
+    Attributes:
+        accepted: Messages taken by produce.
+        queued: Taken, not yet written to the connection.
+        queued_bytes: Bytes that the queued messages hold in the outbox.
+        in_flight: Written, not yet confirmed.
+        delivered: Confirmed by the broker.
+        failed: Refused by the broker, or not confirmed in time.
+        abandoned: Given up when the client was closed.
+        buffer_full: Messages that were not taken because the outbox was full; not part of `accepted`.
+        reconnects: Times the data link was made again.
+    """
+
+    accepted: int = 0
+    queued: int = 0
+    queued_bytes: int = 0
+    in_flight: int = 0
+    delivered: int = 0
+    failed: int = 0
+    abandoned: int = 0
+    buffer_full: int = 0
+    reconnects: int = 0
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """A broker's host name or IP address (an IPv6 address without brackets) and port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """
+    Who is connecting. Exactly one of password and token is set.
+
+    Attributes:
+        username: As the caller gave it.
+        password: Clear text; not in the repr.
+        token: Connection token of a broker in token mode; not in the repr.
+        account_id: The account of a cloud broker; open-source brokers have only 1.
+    """
+
+    username: str
+    password: Optional[str] = field(default=None, repr=False)
+    token: Optional[str] = field(default=None, repr=False)
+    account_id: int = 1
+
+    @property
+    def login(self) -> str:
+        """``<username>$<account_id>``, the user name of CONNECT in password mode."""
+        return f"{self.username}${self.account_id}"
+
+    @property
+    def identity(self) -> str:
+        """The lower-case name by which the broker looks users up; requests with another case are refused."""
+        return self.username.lower()
+
+
+@dataclass(frozen=True)
+class ConnectOptions:
+    """
+    Everything that ``connect()`` was told, validated. See there for the meaning, the unit and the bounds of each.
+
+    Attributes:
+        addresses: The brokers, in the order in which they are tried.
+        tls: Context for both links, None for plain TCP.
+    """
+
+    addresses: tuple[ServerAddress, ...]
+    credentials: Credentials
+    name: str
+    reconnect: bool
+    max_reconnect: int
+    reconnect_interval_ms: int
+    timeout_ms: int
+    tls: Optional[ssl.SSLContext] = field(default=None, repr=False)
+    outbox_max_bytes: int = 64 * 1024 * 1024
+    outbox_max_messages: int = 1_000_000
+    max_in_flight: int = 16384
+    exit_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class SchemaInfo:
+    """
+    The schema that is attached to a station, as the broker describes it.
+
+    Attributes:
+        name: Name of the schema.
+        type: ``protobuf``, ``json``, ``graphql`` or ``avro``.
+        version: Number of the active version.
+        content: The schema's source text.
+        descriptor: Base64 or text form of the compiled protobuf descriptor set, "" for other types.
+        message_struct_name: Name of the protobuf message, "" for other types.
+    """
+
+    name: str
+    type: str
+    version: int = 0
+    content: str = ""
+    descriptor: str = ""
+    message_struct_name: str = ""
+
+
+class StationLive:
+    """
+    What the broker may change about a station while producers use it.
+
+    Attributes are replaced whole by the loop thread; readers take one reference and need no lock.
+    """
+
+    __slots__ = ("schema", "schemaverse_to_dls")
+
+    def __init__(self, schema: Optional[SchemaInfo] = None, schemaverse_to_dls: bool = False) -> None:
+        self.schema = schema
+        self.schemaverse_to_dls = schemaverse_to_dls
+
+
+@dataclass(frozen=True)
+class StationView:
+    """
+    What a producer or consumer knows about a station.
+
+    Attributes:
+        name: As the caller wrote it, lower case.
+        internal: The same with ``#`` for each ``.``: the form in streams and subjects.
+        partitions: Numbers in the broker's order; empty on a station without partitions.
+        functions: Function id for each partition that has one. Kept up to date in place, so look it up for each message.
+        live: Schema and dead-letter switch, kept up to date.
+    """
+
+    name: str
+    internal: str
+    partitions: tuple[int, ...]
+    functions: Mapping[int, int] = field(default_factory=dict)
+    live: StationLive = field(default_factory=StationLive, compare=False)
+
+
+JsonObject = dict[str, Any]
