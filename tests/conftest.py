@@ -1,0 +1,51 @@
+"""
+The frame of the suite: which fixtures there are, and what a crash leaves behind.
+
+One concern a file: ``fix_*.py`` beside this one hold the fixtures, and README.md says how to run each part.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+pytest_plugins = ["fix_backend", "fix_broker", "fix_process", "fix_proxy", "fix_threads"]
+
+# Names the process and the test it is in. A segfault leaves no failed test behind, but it leaves this file.
+SENTINEL = Path(__file__).parent.parent / ".pytest_cache" / "running"
+
+
+def crashed_in() -> Optional[str]:
+    """The test in which an earlier run died; None when none did, or when that process is still alive."""
+    try:
+        pid, _, test = SENTINEL.read_text().partition(" ")
+        os.kill(int(pid), 0)
+    except FileNotFoundError:
+        return None
+    except ProcessLookupError:
+        return test
+    return None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Says where the last run crashed; refuses ``--last-failed`` then, which would find nothing to run and pass."""
+    test = crashed_in()
+    if test is not None:
+        SENTINEL.unlink()
+        if session.config.getoption("lf"):
+            raise session.Failed(f"the last run crashed in {test}; --last-failed would pass over it: run without it")
+        session.config.pluginmanager.get_plugin("terminalreporter").write_line(
+            f"the last run crashed in {test}", red=True
+        )
+    SENTINEL.parent.mkdir(exist_ok=True)
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    SENTINEL.write_text(f"{os.getpid()} {nodeid}")
+
+
+def pytest_sessionfinish() -> None:
+    SENTINEL.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""A real broker on loopback: one for the session, or one of a test's own where the test kills it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Callable
+
+import pytest
+
+if TYPE_CHECKING:
+    from memphis_sync import Memphis
+    from memphis_sync.broker import BrokerProcess
+
+# Seconds that a broker may take to be ready: it needs well under one, but two cores may be busy with other things.
+READY_S = 30.0
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[BrokerProcess]:
+    """One ephemeral broker for the whole session; tests share it and keep apart by station names."""
+    from memphis_sync.broker import BrokerOptions, BrokerProcess
+
+    with BrokerProcess(BrokerOptions(port=0, ephemeral=True), timeout_s=READY_S) as process:
+        yield process
+
+
+@pytest.fixture
+def fresh_broker() -> Iterator[Callable[..., BrokerProcess]]:
+    """``fresh_broker(**options)`` starts a broker of the test's own, on a free port unless told otherwise."""
+    from memphis_sync.broker import BrokerOptions, BrokerProcess
+
+    started: list[BrokerProcess] = []
+
+    def start(**options: object) -> BrokerProcess:
+        options.setdefault("port", 0)
+        if "data_dir" not in options:
+            options.setdefault("ephemeral", True)
+        started.append(BrokerProcess(BrokerOptions(**options), timeout_s=READY_S))
+        return started[-1].start()
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture
+def memphis(broker: BrokerProcess) -> Iterator[Memphis]:
+    """A client of the session's broker, as root; closed after the test."""
+    import memphis_sync
+
+    with memphis_sync.connect(broker.url) as client:
+        yield client
+
+
+@pytest.fixture
+def station_name(request: pytest.FixtureRequest) -> str:
+    """A name that no other test uses: the test's own (cut to fit) and a number."""
+    name = "".join(char if char.isalnum() else "-" for char in request.node.originalname.lower())[:40]
+    return f"{name.strip('-')}-{next(_numbers)}"
