@@ -1,0 +1,58 @@
+"""Which partition a message goes to: by key, or by number."""
+
+from __future__ import annotations
+
+from typing import Sequence, Union
+
+from memphis_sync._codec import murmur3_x86_32
+from memphis_sync.errors import ConfigurationError
+
+PARTITION_SEED = 31  # fixed by memphis.py and memphis.go; another seed would scatter the keys of existing stations
+
+
+def partition_for_key(key: Union[str, bytes], partitions: Sequence[int]) -> int:
+    """
+    The partition that a key belongs to.
+
+    Args:
+        key: Any text (hashed as UTF-8) or bytes, also empty.
+        partitions: The station's partition numbers in ascending order; at least one.
+
+    Returns:
+        ``partitions[murmur3_x86_32(key, 31) mod len(partitions)]``, the hash unsigned.
+
+    Raises:
+        ConfigurationError: The key holds a lone surrogate and has no UTF-8 form.
+
+    Source: memphis.py 1.3.1 and memphis.go; memphis.js is off by one and not followed.
+    """
+    if isinstance(key, str):
+        try:
+            key = key.encode("utf-8")
+        except UnicodeEncodeError as exc:
+            raise ConfigurationError(f"the partition key cannot be written as UTF-8: {exc.reason}") from exc
+    return partitions[murmur3_x86_32(key, PARTITION_SEED) % len(partitions)]
+
+
+def check_partition(number: int, partitions: Sequence[int], station: str) -> int:
+    """
+    Checks a partition number that the user chose.
+
+    Args:
+        number: From 1 to the number of partitions.
+        partitions: The station's partition numbers.
+        station: For the error text.
+
+    Returns:
+        *number*.
+
+    Raises:
+        ConfigurationError: The station has no such partition; the text gives number and bounds.
+    """
+    if not 1 <= number <= len(partitions):
+        raise ConfigurationError(
+            f"Partition number is out of range: {number} (station {station} has partitions 1 to {len(partitions)})"
+        )
+    if number not in partitions:
+        raise ConfigurationError(f"Partition {number} does not exist in station {station}")
+    return number
