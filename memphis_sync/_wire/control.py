@@ -1,19 +1,23 @@
 """
-Requests of the control plane, one class each: ``encode()`` is what a client sends, ``decode()`` how the broker reads it.
+Requests of the control plane, one class each: ``encode()`` is what a client sends, ``decode()`` how the broker reads.
 
-Requests of official clients differ in version: fields that an older one lacks are read as "not given". Reading follows Go's JSON
-rules (see gojson.py); an error names the structure of the oldest version that has the field, as the broker does.
+Requests of official clients differ in version: fields that an older one lacks are read as "not given". Reading follows
+Go's JSON rules (see gojson.py); an error names the structure of the oldest version that has the field, as the broker does.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Mapping, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from memphis_sync._wire import gojson
 from memphis_sync._wire.gojson import GoJsonError
 from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaUpdate, parse_plain_reply
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "REQUEST_VERSION",
@@ -37,11 +41,9 @@ __all__ = [
 REQUEST_VERSION = 4  # what the official clients of Memphis 1.x send
 SDK_LANG = "python"
 
-_R = TypeVar("_R", bound="_Request")
-
 
 def _key(go_type: str, default: Any = None, *, key: str = "", inside: str = "", struct: str = "") -> Any:
-    """A field: its Go type, the value a client leaves out, its JSON key if it has another name, the object it is nested in."""
+    """A field: Go type, a client's default, JSON key if it has another name, the object it is nested in, its structure."""
     zero = {"string": "", "bool": False}.get(go_type, 0)
     meta = {"go": go_type, "key": key, "inside": inside, "struct": struct}
     return field(default=zero if default is None else default, metadata=meta)
@@ -62,7 +64,7 @@ class _Request:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
     @classmethod
-    def decode(cls: type[_R], body: bytes) -> _R:
+    def decode(cls, body: bytes) -> Self:
         """
         Reads a request's body.
 

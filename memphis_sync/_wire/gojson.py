@@ -1,14 +1,15 @@
 """
 JSON as the Memphis broker reads it: Go's rules.
 
-Official clients rely on them: keys match in any case, unknown keys are ignored, ``null`` means "not given", the last of several
-equal keys wins, invalid UTF-8 becomes U+FFFD. Error texts follow Go's decoder, since clients show them to their users.
+Official clients rely on them: keys match in any case, unknown keys are ignored, ``null`` means "not given", the last of
+several equal keys wins, invalid UTF-8 becomes U+FFFD. Error texts follow Go's decoder: clients show them to their users.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, Mapping, NoReturn, Union
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn, Union
 
 GoType = Literal["string", "bool", "int", "int64", "uint64"]
 
@@ -35,6 +36,8 @@ class GoJsonError(ValueError):
 class _Number(str):
     """The text of a number that is no plain integer: Go prints it as it was written."""
 
+    __slots__ = ()
+
 
 def _integer(text: str) -> Union[int, _Number]:
     return int(text) if len(text) <= _MAX_DIGITS else _Number(text)
@@ -52,7 +55,7 @@ def _syntax_text(exc: json.JSONDecodeError) -> str:
     if exc.msg.startswith("Unterminated string") or exc.pos >= len(exc.doc.rstrip(" \t\r\n")):
         return _END
     where = next((text for start, text in _PLACES if exc.msg.startswith(start)), "in JSON input")
-    return f"invalid character {_quoted(exc.doc[exc.pos:])} {where}"
+    return f"invalid character {_quoted(exc.doc[exc.pos :])} {where}"
 
 
 def parse_object(body: bytes, struct: str) -> dict[str, Any]:

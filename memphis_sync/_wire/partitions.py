@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Union
+from collections.abc import Sequence
+from typing import Union
 
 from memphis_sync._codec import murmur3_x86_32
 from memphis_sync.errors import ConfigurationError

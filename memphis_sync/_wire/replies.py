@@ -1,15 +1,16 @@
 """
 Replies of the control plane.
 
-Plain replies are empty on success and an error text otherwise. Producer and consumer creations are answered with JSON that has
-every key, also on error; a consumer's errors come as plain text, because memphis.py fails on a JSON error there.
+Plain replies are empty on success and an error text otherwise. Producer and consumer creations are answered with JSON
+that has every key, also on error; a consumer's errors come as plain text, because memphis.py fails on a JSON error there.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Optional
+from typing import Any, Optional
 
 from memphis_sync.errors import RemoteProtocolError
 

@@ -1,8 +1,8 @@
 """
 How a station and a consumer group look in JetStream.
 
-A station with P partitions is P streams, each with one subject filter; limits and the duplicate window hold for each partition by
-itself. A consumer group is one durable of the same name on each partition.
+A station with P partitions is P streams, each with one subject filter; limits and the duplicate window hold for each
+partition by itself. A consumer group is one durable of the same name on each partition.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def station_settings(request: StationCreate, name: str) -> StationSettings:
     Raises:
         SettingError: A setting is out of its bounds.
     """
-    _check_partitions_number(request.partitions_number, name)
+    check_partitions_number(request.partitions_number, name)
     kind, value = _retention(request)
     storage = request.storage_type.lower() or "file"
     if storage not in STORAGE_TYPES:
@@ -101,7 +101,13 @@ def station_settings(request: StationCreate, name: str) -> StationSettings:
     )
 
 
-def _check_partitions_number(number: int, name: str) -> None:
+def check_partitions_number(number: int, name: str) -> None:
+    """
+    Checks the number of partitions of a station creation.
+
+    Raises:
+        SettingError: It is below 1 or above MAX_PARTITIONS.
+    """
     if number == 0:
         raise SettingError("you are using an old SDK, make sure to update your SDK")
     if not 1 <= number <= MAX_PARTITIONS:
