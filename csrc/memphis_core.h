@@ -63,13 +63,13 @@ uint64_t mcore_fork_generation(void);
 /* ---- 3. Frames ------------------------------------------------------------------------------------------------------
  * Subjects, replies, queue names: bytes 0x21 to 0x7e and UTF-8, no blanks, no control bytes, length >= 1. A writer
  * returns the bytes written, MCORE_E_ROOM when cap is too small or MCORE_E_ARGUMENT for a bad subject.
- * An absent reply or queue has length 0.
+ * An absent reply or queue has length 0. A refused frame leaves the buffer as it was.
  */
 
 size_t mcore_u64_size(uint64_t value);
 size_t mcore_u64_write(uint8_t *out, uint64_t value);
 
-/* CONNECT <json>\r\n */
+/* CONNECT <json>\r\n; MCORE_E_ARGUMENT for an empty text and for one with CR or LF */
 size_t mcore_connect_size(size_t json_len);
 long mcore_connect_write(uint8_t *out, size_t cap, const uint8_t *json, size_t json_len);
 
@@ -87,7 +87,10 @@ size_t mcore_pub_size(size_t subject_len, size_t reply_len, size_t payload_len);
 long mcore_pub_write(uint8_t *out, size_t cap, const uint8_t *subject, size_t subject_len, const uint8_t *reply,
                      size_t reply_len, const uint8_t *payload, size_t payload_len);
 
-/* HPUB <subject> [reply] <hdr_len> <total_len>\r\n<header block><payload>\r\n; lengths in bytes */
+/*
+ * HPUB <subject> [reply] <hdr_len> <total_len>\r\n<header block><payload>\r\n; lengths in bytes. MCORE_E_HEADER for a block
+ * that does not start with NATS/1.0 and end with an empty line; what is between was checked when it was written.
+ */
 size_t mcore_hpub_size(size_t subject_len, size_t reply_len, size_t header_len, size_t payload_len);
 long mcore_hpub_write(uint8_t *out, size_t cap, const uint8_t *subject, size_t subject_len, const uint8_t *reply,
                       size_t reply_len, const uint8_t *header, size_t header_len, const uint8_t *payload,
@@ -104,7 +107,7 @@ struct mcore_span {
 
 struct mcore_header {
     struct mcore_span name;
-    struct mcore_span value; /* without the blanks around it */
+    struct mcore_span value; /* both without the blanks around them */
 };
 
 /* MCORE_OK for 1..n bytes of 0x21..0x7e without ':'; else MCORE_E_HEADER. */
@@ -121,6 +124,8 @@ long mcore_header_write(uint8_t *out, size_t cap, const uint8_t *name, size_t na
 /*
  * Reads a whole header block. Returns the number of headers found, of which at most `max` are written to `out` (call
  * again with more room when it is larger), or MCORE_E_HEADER. *status is 0 without one; *description may be empty.
+ * Reading is more lenient than writing: names may hold blanks, and names and values any byte but CR and LF, for other
+ * SDKs send such headers and a message that cannot be read would stop its consumer.
  */
 long mcore_headers_parse(const uint8_t *data, size_t len, int *status, struct mcore_span *description,
                          struct mcore_header *out, size_t max);
@@ -167,8 +172,10 @@ void mcore_parser_reset(struct mcore_parser *parser);
 /*
  * Parses up to max_events frames from data. Spans are offsets into data. *consumed is the end of the last whole frame.
  * Operation names in any case; blanks and tabs may be doubled, as nats-server and Memphis accept and send them.
- * Returns the number of events, or a negative enum mcore_error: then *consumed is where the offending frame starts,
- * no event is valid, and the parser refuses input (MCORE_E_POISONED) until it is reset.
+ * Returns the number of events, 0 when more bytes are needed, or a negative enum mcore_error: then *consumed is 0, where
+ * the offending frame starts, and the parser refuses input (MCORE_E_POISONED) until it is reset. Good frames in front of
+ * an offending one are returned first, so that what is seen does not depend on how the stream was split: call again
+ * with the rest until it returns 0 or an error.
  */
 long mcore_parse(struct mcore_parser *parser, const uint8_t *data, size_t len, struct mcore_event *events,
                  size_t max_events, size_t *consumed);

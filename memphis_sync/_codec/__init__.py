@@ -1,0 +1,67 @@
+"""
+The C core, through whichever of its two bindings fits this interpreter; nothing else imports either of them.
+
+MEMPHIS_SYNC_IMPL=cython|cffi forces one, and then its failed import is an ImportError with the cause. Without it CPython
+tries Cython, then cffi, and PyPy the reverse; when both fail, one ImportError lists both attempts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from types import ModuleType
+
+_VARIABLE = "MEMPHIS_SYNC_IMPL"
+_BINDINGS = ("cython", "cffi")
+
+
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}._{name}")
+
+
+def _forced(name: str) -> ModuleType:
+    if name not in _BINDINGS:
+        raise ImportError(f"{_VARIABLE} is {name!r}; it must be one of {', '.join(_BINDINGS)}")
+    try:
+        return _load(name)
+    except ImportError as exc:
+        raise ImportError(f"{_VARIABLE} asks for {name!r}, which cannot be imported: {exc}") from exc
+
+
+def _choose() -> ModuleType:
+    """The binding to use; the rules are the module's docstring."""
+    wanted = os.environ.get(_VARIABLE)
+    if wanted:
+        return _forced(wanted)
+    order = _BINDINGS[::-1] if platform.python_implementation() == "PyPy" else _BINDINGS
+    attempts = []
+    for name in order:
+        try:
+            return _load(name)
+        except ImportError as exc:
+            attempts.append(f"{name}: {exc}")
+    raise ImportError(
+        f"memphis_sync has no compiled core for this interpreter; tried {'; '.join(attempts)}. "
+        "Installing it again (pip install --force-reinstall memphis-sync) compiles it, which takes a C compiler."
+    )
+
+
+_binding = _choose()
+
+IMPL = _binding.IMPL
+PING = _binding.PING
+PONG = _binding.PONG
+Event = _binding.Event
+Parser = _binding.Parser
+murmur3_x86_32 = _binding.murmur3_x86_32
+watch_forks = _binding.watch_forks
+fork_generation = _binding.fork_generation
+encode_connect = _binding.encode_connect
+encode_sub = _binding.encode_sub
+encode_unsub = _binding.encode_unsub
+encode_pub = _binding.encode_pub
+encode_hpub = _binding.encode_hpub
+encode_header = _binding.encode_header
+encode_headers = _binding.encode_headers
+parse_headers = _binding.parse_headers

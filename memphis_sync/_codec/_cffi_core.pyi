@@ -1,0 +1,6 @@
+"""The compiled half of the cffi binding; its names are those of csrc/memphis_core.h, which cffi types at run time."""
+
+from typing import Any
+
+ffi: Any
+lib: Any
