@@ -1,0 +1,255 @@
+"""
+The wire without a client: prebuilt NATS frames out, acknowledgements counted in. What these functions reach is the
+limit.
+
+Everything that a client has to do for each message is done before the clock starts, or not at all. The frames have
+the very bytes that our client writes: `Template.record` takes one off a real connection, so the two cannot drift
+apart. Standard library only, and nothing of memphis_sync.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Callable
+
+RECV = 1 << 20  # bytes; a whole window of acks fits
+RUN = 512  # frames in one write: about 150 KB, well above what one system call costs
+_MESSAGE = re.compile(rb"MSG \S+ 2 (\$JS\.ACK\.\S+)(?: \d+)? (\d+)\r\n")
+
+
+class Wire:
+    """A blocking NATS connection; INFO, CONNECT and PING are done when it exists."""
+
+    def __init__(self, host: str, port: int, user: str, password: str) -> None:
+        self.sock = socket.create_connection((host, port), timeout=60)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.info = json.loads(self.until(b"\r\n")[5:])
+        hello = {
+            "verbose": False, "pedantic": False, "headers": True, "no_responders": True, "protocol": 1, "lang": "raw",
+            "version": "0", "name": f"11111111-1111-4111-8111-111111111111::{user.partition('$')[0]}", "user": user,
+            "pass": password,
+        }  # fmt: skip
+        self.sock.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps(hello).encode())
+        answer = self.until(b"PONG\r\n", b"-ERR")
+        if b"-ERR" in answer:
+            raise SystemExit(answer.decode())
+
+    def until(self, *ends: bytes) -> bytes:
+        """Reads until the data holds one of *ends*; for the slow parts only."""
+        data = b""
+        while not any(end in data for end in ends):
+            piece = self.sock.recv(RECV)
+            if not piece:
+                raise SystemExit("the server closed the connection")
+            data += piece
+        return data
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.sock.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """
+    One HPUB frame of our client, taken apart.
+
+    Attributes:
+        reply: The reply subject up to its last dot; a number follows.
+        block: The header block, without the message id's line and without the empty line at its end.
+        id_line: ``(name, prefix)`` of the message id, whose number follows; empty when the producer sets none.
+    """
+
+    reply: bytes
+    block: bytes
+    id_line: tuple[bytes, bytes]
+
+    @classmethod
+    def of(cls, frame: bytes) -> Template:
+        """Takes *frame* apart: ``HPUB <subject> <reply>.<n> <header length> <total length>`` and what follows."""
+        line, _, rest = frame.partition(b"\r\n")
+        _, _, reply, header_length, _ = line.split(b" ")
+        lines = rest[: int(header_length)].split(b"\r\n")[:-2]
+        identified = [line for line in lines if line.lower().startswith((b"nats-msg-id: ", b"msg-id: "))]
+        name, _, value = identified[0].partition(b": ") if identified else (b"", b"", b"")
+        block = b"".join(line + b"\r\n" for line in lines if line not in identified)
+        return cls(reply.rpartition(b".")[0], block, (name, value.rpartition(b"-")[0]))
+
+    @classmethod
+    def record(cls, host: str, port: int, produce: Callable[[int], None]) -> Template:
+        """Calls ``produce(port)``, which produces one message through that port; the frame seen becomes the template."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            seen = bytearray()
+            accepting = threading.Thread(target=_tee, args=(listener, (host, port), seen), daemon=True)
+            accepting.start()
+            produce(listener.getsockname()[1])
+        accepting.join(10)
+        start = seen.index(b"HPUB ")
+        head, _, _ = bytes(seen[start:]).partition(b"\r\n")
+        return cls.of(bytes(seen[start : start + len(head) + 4 + int(head.rpartition(b" ")[2])]))
+
+    def frame(self, subject: bytes, payload: bytes, number: int) -> bytes:
+        """The frame for message *number*."""
+        name, prefix = self.id_line
+        header = self.block + (b"%s: %s-%d\r\n" % (name, prefix, number) if name else b"") + b"\r\n"
+        sizes = (len(header), len(header) + len(payload))
+        return b"HPUB %s %s.%d %d %d\r\n%s%s\r\n" % (subject, self.reply, number, *sizes, header, payload)
+
+
+def _tee(listener: socket.socket, target: tuple[str, int], seen: bytearray) -> None:
+    """Forwards every connection to *target*, and keeps what the clients wrote; ends with the listener."""
+
+    def pump(source: socket.socket, sink: socket.socket, keep: bool) -> None:
+        try:
+            while data := source.recv(RECV):
+                if keep:
+                    seen.extend(data)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:  # the other side has closed
+            source.close()
+
+    pumps = []
+    listener.settimeout(0.2)
+    while listener.fileno() >= 0:
+        try:
+            near, _ = listener.accept()
+        except TimeoutError:
+            continue
+        except OSError:  # the listener was closed
+            break
+        near.setblocking(True)
+        far = socket.create_connection(target)
+        for pair in ((near, far, True), (far, near, False)):
+            pumps.append(threading.Thread(target=pump, args=pair, daemon=True))
+            pumps[-1].start()
+    for thread in pumps:
+        thread.join(5)
+
+
+def produce(
+    wire: Wire, template: Template, subjects: Sequence[bytes], payload: bytes, count: int, window: int
+) -> float:
+    """
+    Sends *count* messages to *subjects* in turn, never more than *window* unacknowledged.
+
+    Returns:
+        Seconds from the first byte written to the last acknowledgement read.
+    """
+    frames = [template.frame(subjects[i % len(subjects)], payload, i) for i in range(count)]
+    runs = [b"".join(frames[i : i + RUN]) for i in range(0, count, RUN)]
+    sock = wire.sock
+    sock.sendall(b"SUB %s.* 1\r\nPING\r\n" % template.reply)
+    wire.until(b"PONG\r\n")
+    needle = b"MSG %s." % template.reply
+    room, acked = threading.Condition(), 0
+    failed: list[bytes] = []
+
+    def read() -> None:
+        nonlocal acked
+        seen, tail = 0, b""
+        while seen < count:
+            data = tail + sock.recv(RECV)
+            cut = data.rfind(b"\n") + 1
+            seen += data.count(needle, 0, cut)
+            if data.find(b'"error"', 0, cut) >= 0 or data.find(b"NATS/1.0 503", 0, cut) >= 0:
+                failed.append(data[:cut])
+            if b"\nPING\r\n" in data[:cut]:
+                sock.sendall(b"PONG\r\n")
+            tail = data[cut:]
+            with room:
+                acked = seen
+                room.notify()
+
+    reader = threading.Thread(target=read, daemon=True)
+    start = time.perf_counter()
+    reader.start()
+    sent = 0
+    for run in runs:
+        with room:
+            while sent - acked > window - RUN:
+                room.wait()
+        sock.sendall(run)
+        sent += RUN
+    reader.join()
+    took = time.perf_counter() - start
+    if failed:
+        raise SystemExit(f"the broker refused messages of the raw replay: {failed[0][:300]!r}")
+    return took
+
+
+def rtt(wire: Wire, template: Template, subject: bytes, payload: bytes, count: int) -> list[float]:
+    """One message and its acknowledgement at a time. Returns the seconds each took."""
+    sock, clock = wire.sock, time.perf_counter
+    frames = [template.frame(subject, payload, i) for i in range(count)]
+    sock.sendall(b"SUB %s.* 1\r\nPING\r\n" % template.reply)
+    wire.until(b"PONG\r\n")
+    times = []
+    for frame in frames:
+        start = clock()
+        sock.sendall(frame)
+        answer = sock.recv(65536)
+        times.append(clock() - start)
+        if b'"seq":' not in answer:
+            raise SystemExit(f"not an acknowledgement: {answer[:200]!r}")
+    return times
+
+
+def fetch(wire: Wire, bindings: Sequence[tuple[str, str]], count: int, batch: int) -> float:
+    """
+    Pulls *count* messages from *bindings* (stream, durable) in turn, in batches, and acknowledges each.
+
+    Returns:
+        Seconds from the first pull to the server's answer to a PING behind the last acknowledgement.
+    """
+    sock = wire.sock
+    pulls = [_pull(stream, durable, batch) for stream, durable in bindings]
+    sock.sendall(b"SUB _INBOX.rawfetch 2\r\nPING\r\n")
+    wire.until(b"PONG\r\n")
+    got, turn, start = 0, 0, time.perf_counter()
+    while got < count:
+        sock.sendall(pulls[turn % len(pulls)])
+        turn += 1
+        acks = _batch(sock, batch)
+        sock.sendall(b"".join([b"PUB %s 0\r\n\r\n" % ack for ack in acks]))
+        got += len(acks)
+    sock.sendall(b"PING\r\n")
+    wire.until(b"PONG\r\n")
+    return time.perf_counter() - start
+
+
+def _pull(stream: str, durable: str, batch: int) -> bytes:
+    body = json.dumps({"batch": batch, "expires": 200_000_000}).encode()
+    return b"PUB $JS.API.CONSUMER.MSG.NEXT.%s.%s _INBOX.rawfetch %d\r\n%s\r\n" % (
+        stream.encode(), durable.encode(), len(body), body,
+    )  # fmt: skip
+
+
+def _batch(sock: socket.socket, batch: int) -> list[bytes]:
+    """The ack subjects of one pull's messages: a whole batch, or less when the server says that there is no more."""
+    data, seen, ended = bytearray(), 0, False
+    while True:
+        piece = sock.recv(RECV)
+        if piece.startswith(b"PING\r\n"):
+            sock.sendall(b"PONG\r\n")
+        overlap = max(0, len(data) - len(b"$JS.ACK") + 1)
+        data += piece
+        seen += data.count(b"$JS.ACK", overlap)
+        ended = ended or data.find(b"NATS/1.0 40", max(0, len(data) - len(piece) - 16)) >= 0
+        if seen < batch and not ended:
+            continue
+        found = list(_MESSAGE.finditer(data))
+        if ended or (len(found) == batch and len(data) >= found[-1].end() + int(found[-1][2]) + 2):
+            return [match[1] for match in found]
+
+
+def percentile(values: Sequence[float], share: float) -> Any:
+    """The value below which *share* (0 to 1) of *values* lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
