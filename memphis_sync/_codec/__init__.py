@@ -1,8 +1,8 @@
 """
 The C core, through whichever of its two bindings fits this interpreter; nothing else imports either of them.
 
-MEMPHIS_SYNC_IMPL=cython|cffi forces one, and then its failed import is an ImportError with the cause. Without it CPython
-tries Cython, then cffi, and PyPy the reverse; when both fail, one ImportError lists both attempts.
+MEMPHIS_SYNC_IMPL=cython|cffi forces one, and then its failed import is an ImportError with the cause. Without it
+CPython tries Cython, then cffi, and PyPy the reverse; when both fail, one ImportError lists both attempts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _choose() -> ModuleType:
     for name in order:
         try:
             return _load(name)
-        except ImportError as exc:
+        except ImportError as exc:  # noqa: PERF203  two rounds, once a process
             attempts.append(f"{name}: {exc}")
     raise ImportError(
         f"memphis_sync has no compiled core for this interpreter; tried {'; '.join(attempts)}. "

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Optional
 
-from memphis_sync._codec._event import Buffer as Buffer
 from memphis_sync._codec._event import Event as Event
 from memphis_sync.errors import RemoteProtocolError
+from memphis_sync.types import Buffer
 
 IMPL: str
 PING: bytes

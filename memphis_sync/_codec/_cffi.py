@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Optional
 
 from memphis_sync._codec._cffi_core import ffi, lib
-from memphis_sync._codec._event import DEFAULT_MAX_PAYLOAD, KINDS, MAX_EVENTS, Buffer, Event
+from memphis_sync._codec._event import DEFAULT_MAX_PAYLOAD, KINDS, MAX_EVENTS, Event
 from memphis_sync._codec._translate import (
     MAX_SIZE,
     MAX_U32,
@@ -25,6 +25,7 @@ from memphis_sync._codec._translate import (
     remote_error,
 )
 from memphis_sync.errors import MemphisError, RemoteProtocolError
+from memphis_sync.types import Buffer
 
 IMPL = "cffi"
 PING = b"PING\r\n"
@@ -90,8 +91,8 @@ def fork_generation() -> int:
 
 
 def encode_connect(json: bytes) -> bytes:
-    """
-    ``CONNECT <json>\\r\\n``.
+    r"""
+    ``CONNECT <json>\r\n``.
 
     Raises:
         LocalProtocolError: *json* is empty or more than one line; the text does not show it.
@@ -105,8 +106,8 @@ def encode_connect(json: bytes) -> bytes:
 
 
 def encode_sub(subject: bytes, sid: int, queue: bytes = b"") -> bytes:
-    """
-    ``SUB <subject> [queue] <sid>\\r\\n``.
+    r"""
+    ``SUB <subject> [queue] <sid>\r\n``.
 
     Raises:
         LocalProtocolError: *subject* or *queue* holds blanks or control bytes, or is not UTF-8.
@@ -123,8 +124,8 @@ def encode_sub(subject: bytes, sid: int, queue: bytes = b"") -> bytes:
 
 
 def encode_unsub(sid: int, max_msgs: int = 0) -> bytes:
-    """
-    ``UNSUB <sid> [max_msgs]\\r\\n``.
+    r"""
+    ``UNSUB <sid> [max_msgs]\r\n``.
 
     Args:
         sid: Subscription id.
@@ -142,8 +143,8 @@ def encode_unsub(sid: int, max_msgs: int = 0) -> bytes:
 
 
 def encode_pub(subject: bytes, payload: bytes, reply: bytes = b"") -> bytes:
-    """
-    ``PUB <subject> [reply] <payload_len>\\r\\n<payload>\\r\\n``, the length in bytes.
+    r"""
+    ``PUB <subject> [reply] <payload_len>\r\n<payload>\r\n``, the length in bytes.
 
     Raises:
         LocalProtocolError: *subject* or *reply* holds blanks or control bytes, or is not UTF-8.
@@ -158,8 +159,8 @@ def encode_pub(subject: bytes, payload: bytes, reply: bytes = b"") -> bytes:
 
 
 def encode_hpub(subject: bytes, header: bytes, payload: bytes, reply: bytes = b"") -> bytes:
-    """
-    ``HPUB <subject> [reply] <hdr_len> <total_len>\\r\\n<header block><payload>\\r\\n``, lengths in bytes.
+    r"""
+    ``HPUB <subject> [reply] <hdr_len> <total_len>\r\n<header block><payload>\r\n``, lengths in bytes.
 
     Args:
         subject: Where to.
@@ -183,8 +184,8 @@ def encode_hpub(subject: bytes, header: bytes, payload: bytes, reply: bytes = b"
 
 
 def encode_header(name: bytes, value: bytes) -> bytes:
-    """
-    ``<name>: <value>\\r\\n``.
+    r"""
+    ``<name>: <value>\r\n``.
 
     Raises:
         HeaderError: The name is no printable ASCII or holds ':' or a blank; the value holds CR, LF or NUL.
@@ -198,8 +199,8 @@ def encode_header(name: bytes, value: bytes) -> bytes:
 
 
 def encode_headers(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """
-    A whole block: ``NATS/1.0\\r\\n``, ``<name>: <value>\\r\\n`` for each pair, ``\\r\\n``.
+    r"""
+    A whole block: ``NATS/1.0\r\n``, ``<name>: <value>\r\n`` for each pair, ``\r\n``.
 
     Blanks around a value are not kept by those who read it.
 
@@ -324,8 +325,9 @@ class Parser:
             else:
                 self._tail += ffi.buffer(view)
                 self._parse_tail(found)
-        if self._failed is not None and not found:
-            raise self._refused(self._failed)
+        failed = self.failure
+        if failed is not None and not found:
+            raise self._refused(failed)
         return found
 
     def _parse_tail(self, found: list[Event]) -> None:
@@ -341,8 +343,7 @@ class Parser:
             count = lib.mcore_parse(
                 self._parser, view + start, len(view) - start, self._events, MAX_EVENTS, self._consumed
             )
-            for i in range(count):
-                found.append(_event_of(view, start, self._events[i]))
+            found += [_event_of(view, start, self._events[i]) for i in range(count)]
             start += self._consumed[0]
         if count < 0:
             self._failed = remote_error(count, self._limit, ffi.buffer(view)[start : start + SHOWN_BYTES])

@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True, freethreading_compatible=True
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True
+# cython: embedsignature.format=python, freethreading_compatible=True
 """
 The Cython binding of the C core: checks types, calls, wraps. Declarations first, then sections 1 to 5, then the link.
 """

@@ -1,10 +1,8 @@
-"""What the parser reports, and the bytes-like types it takes: shared by both bindings."""
+"""What the parser reports, and its limits: shared by both bindings."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
-
-Buffer = Union[bytes, bytearray, memoryview]
+from typing import NamedTuple
 
 DEFAULT_MAX_PAYLOAD = 8 * 1024 * 1024 + 64 * 1024
 """Memphis' own 8 MiB limit for a message, and room for the headers that a broker may add on delivery; bytes."""

@@ -77,8 +77,8 @@ def fork_generation():
 
 
 def encode_connect(bytes json not None):
-    """
-    ``CONNECT <json>\\r\\n``.
+    r"""
+    ``CONNECT <json>\r\n``.
 
     Raises:
         LocalProtocolError: *json* is empty or more than one line; the text does not show it.
@@ -90,8 +90,8 @@ def encode_connect(bytes json not None):
 
 
 def encode_sub(bytes subject not None, sid, bytes queue not None=b""):
-    """
-    ``SUB <subject> [queue] <sid>\\r\\n``.
+    r"""
+    ``SUB <subject> [queue] <sid>\r\n``.
 
     Raises:
         LocalProtocolError: *subject* or *queue* holds blanks or control bytes, or is not UTF-8.
@@ -109,8 +109,8 @@ def encode_sub(bytes subject not None, sid, bytes queue not None=b""):
 
 
 def encode_unsub(sid, max_msgs=0):
-    """
-    ``UNSUB <sid> [max_msgs]\\r\\n``.
+    r"""
+    ``UNSUB <sid> [max_msgs]\r\n``.
 
     Args:
         sid: Subscription id.
@@ -127,8 +127,8 @@ def encode_unsub(sid, max_msgs=0):
 
 
 def encode_pub(bytes subject not None, bytes payload not None, bytes reply not None=b""):
-    """
-    ``PUB <subject> [reply] <payload_len>\\r\\n<payload>\\r\\n``, the length in bytes.
+    r"""
+    ``PUB <subject> [reply] <payload_len>\r\n<payload>\r\n``, the length in bytes.
 
     Raises:
         LocalProtocolError: *subject* or *reply* holds blanks or control bytes, or is not UTF-8.
@@ -146,8 +146,8 @@ def encode_pub(bytes subject not None, bytes payload not None, bytes reply not N
 
 
 def encode_hpub(bytes subject not None, bytes header not None, bytes payload not None, bytes reply not None=b""):
-    """
-    ``HPUB <subject> [reply] <hdr_len> <total_len>\\r\\n<header block><payload>\\r\\n``, lengths in bytes.
+    r"""
+    ``HPUB <subject> [reply] <hdr_len> <total_len>\r\n<header block><payload>\r\n``, lengths in bytes.
 
     Args:
         subject: Where to.
@@ -174,8 +174,8 @@ def encode_hpub(bytes subject not None, bytes header not None, bytes payload not
 
 
 def encode_header(bytes name not None, bytes value not None):
-    """
-    ``<name>: <value>\\r\\n``.
+    r"""
+    ``<name>: <value>\r\n``.
 
     Raises:
         HeaderError: The name is no printable ASCII or holds ':' or a blank; the value holds CR, LF or NUL.
@@ -190,8 +190,8 @@ def encode_header(bytes name not None, bytes value not None):
 
 
 def encode_headers(pairs):
-    """
-    A whole block: ``NATS/1.0\\r\\n``, ``<name>: <value>\\r\\n`` for each pair, ``\\r\\n``.
+    r"""
+    A whole block: ``NATS/1.0\r\n``, ``<name>: <value>\r\n`` for each pair, ``\r\n``.
 
     Blanks around a value are not kept by those who read it.
 

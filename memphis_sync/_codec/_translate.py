@@ -96,11 +96,11 @@ def connect_error() -> LocalProtocolError:
 
 def block_error(code: int) -> HeaderError:
     """The error for something that is no header block."""
-    return HeaderError(f"this is no header block: it must be NATS/1.0, lines of 'name: value', an empty line (code {code})")
+    return HeaderError(f"no header block (code {code}): it must be NATS/1.0, lines of 'name: value', an empty line")
 
 
 def header_error(name: bytes, value: bytes) -> HeaderError:
-    """The error for a header that cannot be written; names it, and shows the offending byte of a value but not the value."""
+    """The error for a header that cannot be written; names it, and of its value shows the offending byte alone."""
     if not name:
         return HeaderError("a header has an empty name")
     bad = _NO_NAME.search(name)
