@@ -1,0 +1,187 @@
+/*
+ * What outbox.c, outbox_wait.c, link.c, link_io.c and inbox.c share and no binding sees.
+ *
+ * Lock order: outbox->lock, then link->inbox_lock; nobody holds either across IO.
+ *   outbox->lock      the log, its counters, tickets that are attached, the link's connection and control buffers
+ *   link->inbox_lock  the list of inboxes and what they hold
+ * Conditions use CLOCK_MONOTONIC. A condition is signalled only when its waiter count says that somebody waits.
+ */
+#ifndef MEMPHIS_CORE_INTERNAL_H
+#define MEMPHIS_CORE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "memphis_core.h"
+
+#define MCORE_LOG_MAGIC UINT64_C(0x314f434d53504d4d) /* "MMPSMCO1" little-endian */
+#define MCORE_LOG_FORMAT 1u
+#define MCORE_NEVER INT64_MAX
+
+enum mcore_slot_state { MCORE_SLOT_SETTLED = 0, MCORE_SLOT_QUEUED = 1, MCORE_SLOT_IN_FLIGHT = 2 };
+
+enum mcore_slot_flag { MCORE_FLAG_WRITTEN = 1, MCORE_FLAG_REPORT = 2 };
+
+/* One message of the log; 32 bytes, and with its ticket pointer 40 over the frame's own bytes. */
+struct mcore_slot {
+    uint64_t pos; /* of the frame, in bytes since the log began; pos % max_bytes is its place */
+    int64_t deadline_ns;
+    uint32_t len;
+    uint32_t owner;
+    uint16_t state;
+    uint16_t flags;
+    uint32_t reserved;
+};
+
+/* First bytes of the block: enough to read the log again from a mapped file. Positions and slots only grow. */
+struct mcore_log {
+    uint64_t magic;
+    uint32_t format;
+    uint32_t generation;
+    uint64_t max_bytes;
+    uint64_t max_messages;
+    uint64_t slots_off; /* from the start of the block */
+    uint64_t data_off;
+    uint64_t head_slot; /* oldest slot that is kept */
+    uint64_t sent_slot; /* first slot not written on this connection */
+    uint64_t tail_slot; /* next slot to give */
+    uint64_t head_pos;  /* first byte in use */
+    uint64_t tail_pos;  /* first byte free */
+};
+
+struct mcore_owner {
+    uint64_t outstanding;
+};
+
+struct mcore_waiter {
+    pthread_cond_t cond;
+    struct mcore_waiter *next;
+};
+
+struct mcore_outbox {
+    pthread_mutex_t lock;
+    pthread_cond_t work;    /* the sender has something to do */
+    pthread_cond_t drained; /* an owner, or all, has nothing outstanding */
+    pthread_cond_t room;    /* there is air again */
+    pthread_cond_t reports; /* settled slots wait to be reported */
+
+    uint8_t *block;
+    size_t block_len;
+    struct mcore_log *log;
+    struct mcore_slot *slots;
+    uint8_t *data;
+    struct mcore_ticket **tickets; /* by slot % max_messages; this process only */
+
+    uint8_t *inbox; /* "_INBOX.<token>." */
+    size_t inbox_len;
+    uint8_t *token; /* "<token>-" */
+    size_t token_len;
+
+    uint64_t window;
+    uint64_t pin_pos; /* bytes from here on are being written; UINT64_MAX when nobody writes */
+    int64_t next_deadline_ns; /* no unsettled deadline lies before it */
+    struct mcore_stats stats;
+    struct mcore_owner *owners;
+    size_t owner_count;
+
+    uint64_t *reported;
+    size_t reported_len;
+    size_t reported_cap;
+    char unseen_text[256];
+    uint64_t unseen_taken;
+
+    unsigned drain_waiters;
+    unsigned room_waiters;
+    unsigned report_waiters;
+    unsigned report_wakes;
+    uint64_t room_wanted; /* bytes that the most modest room waiter wants free */
+    bool sender_sleeps;        /* on `work`, with a connection: an append wakes it */
+    int64_t sender_until_ns;   /* when the sender wakes by itself; 0 while it is awake */
+    bool window_was_full; /* then the sender waits for a worthwhile part of the window */
+    bool closed;
+};
+
+struct mcore_buffer {
+    uint8_t *data;
+    size_t len;
+    size_t cap;
+};
+
+struct mcore_link {
+    struct mcore_outbox *outbox;
+    pthread_cond_t quiet; /* nobody writes any more */
+    pthread_cond_t pong;
+
+    int fd; /* -1: no connection */
+    uint64_t connection; /* counts attaches */
+    bool up;
+    bool stopping;
+    bool writing; /* a thread is in send() with `current` */
+
+    struct mcore_buffer control; /* filled by callers */
+    struct mcore_buffer sending; /* taken from control, being written */
+    const uint8_t *current; /* what is being written: part of sending or of the log */
+    size_t current_len;
+    bool current_is_run;
+
+    int64_t pings;
+    int64_t pongs;
+    unsigned pong_waiters;
+
+    struct mcore_parser parser;
+    struct mcore_buffer input;
+    size_t max_payload;
+    int last_errno;
+    char text[512];
+
+    pthread_mutex_t inbox_lock;
+    struct mcore_inbox *inboxes;
+};
+
+struct mcore_inbox {
+    struct mcore_link *link;
+    struct mcore_inbox *next;
+    uint64_t sid;
+    uint64_t connection;
+    pthread_cond_t cond;
+    struct mcore_buffer records;
+    long count;
+    uint64_t messages; /* since the inbox was made */
+    uint64_t statuses;
+    uint64_t wanted_messages; /* of the waiter; UINT64_MAX without one */
+    uint64_t wanted_statuses;
+    bool closed;
+};
+
+/* Outbox parts that the link calls with outbox->lock held. */
+int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);
+long mcore_outbox_run_take_locked(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len);
+void mcore_outbox_run_done_locked(struct mcore_outbox *outbox);
+uint64_t mcore_outbox_rewind_locked(struct mcore_outbox *outbox);
+uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns);
+bool mcore_outbox_has_run_locked(const struct mcore_outbox *outbox);
+void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox);
+
+/* Outbox parts shared by outbox.c and outbox_wait.c, lock held. */
+void mcore_outbox_tell_locked(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,
+                              int code, int err_code, const char *text, size_t text_len, bool was_written,
+                              bool wants_report);
+void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);
+
+/* Reads a PubAck. Returns the outcome; *text points into json (still escaped) for MCORE_REFUSED. */
+int mcore_puback_parse(const uint8_t *json, size_t len, uint64_t *sequence, int *duplicate, int *code, int *err_code,
+                       const char **text, size_t *text_len);
+
+void mcore_inbox_put(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status);
+void mcore_inbox_close_all(struct mcore_link *link);
+
+/* Makes room for `more` bytes behind len. */
+bool mcore_buffer_reserve(struct mcore_buffer *buffer, size_t more);
+void mcore_buffer_free(struct mcore_buffer *buffer);
+
+int mcore_cond_init(pthread_cond_t *cond);
+/* pthread_cond_timedwait to a monotonic time; MCORE_NEVER waits without limit. Returns 0 or ETIMEDOUT. */
+int mcore_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns);
+int64_t mcore_deadline_after(int64_t timeout_ns);
+
+#endif

@@ -1,0 +1,135 @@
+/*
+ * What was received for a subscription, kept as one growing block of records that its taker gets whole.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core_internal.h"
+
+struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid)
+{
+    struct mcore_inbox *inbox = calloc(1, sizeof(*inbox));
+    if (inbox == NULL)
+        return NULL;
+    inbox->link = link;
+    inbox->sid = sid;
+    inbox->wanted_messages = UINT64_MAX;
+    inbox->wanted_statuses = UINT64_MAX;
+    mcore_cond_init(&inbox->cond);
+    /* Looked at under the outbox lock: an inbox made after a detach belongs to no connection and is closed. */
+    inbox->closed = !mcore_link_is_up(link);
+    pthread_mutex_lock(&link->inbox_lock);
+    inbox->next = link->inboxes;
+    link->inboxes = inbox;
+    pthread_mutex_unlock(&link->inbox_lock);
+    return inbox;
+}
+
+void mcore_inbox_free(struct mcore_inbox *inbox)
+{
+    if (inbox == NULL)
+        return;
+    struct mcore_link *link = inbox->link;
+    pthread_mutex_lock(&link->inbox_lock);
+    struct mcore_inbox **place = &link->inboxes;
+    while (*place != NULL && *place != inbox)
+        place = &(*place)->next;
+    if (*place == inbox)
+        *place = inbox->next;
+    pthread_mutex_unlock(&link->inbox_lock);
+    pthread_cond_destroy(&inbox->cond);
+    mcore_buffer_free(&inbox->records);
+    free(inbox);
+}
+
+static bool is_satisfied(const struct mcore_inbox *inbox, uint64_t messages, uint64_t statuses)
+{
+    return inbox->messages >= messages || inbox->statuses >= statuses;
+}
+
+static uint8_t *put(uint8_t *out, const uint8_t *data, struct mcore_span span)
+{
+    if (span.len > 0)
+        memcpy(out, data + span.off, span.len);
+    return out + span.len;
+}
+
+void mcore_inbox_put(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status)
+{
+    pthread_mutex_lock(&link->inbox_lock);
+    struct mcore_inbox *inbox = link->inboxes;
+    while (inbox != NULL && inbox->sid != event->sid)
+        inbox = inbox->next;
+    size_t bytes = event->subject.len + event->reply.len + event->headers.len + event->payload.len;
+    size_t size = (sizeof(struct mcore_record) + bytes + 7) / 8 * 8;
+    if (inbox != NULL && size <= UINT32_MAX && mcore_buffer_reserve(&inbox->records, size)) {
+        uint8_t *out = inbox->records.data + inbox->records.len;
+        struct mcore_record record = {(uint32_t)size,
+                                      (uint32_t)event->subject.len,
+                                      (uint32_t)event->reply.len,
+                                      (uint32_t)event->headers.len,
+                                      (uint32_t)event->payload.len,
+                                      status};
+        memcpy(out, &record, sizeof(record));
+        out = put(out + sizeof(record), data, event->subject);
+        out = put(out, data, event->reply);
+        out = put(out, data, event->headers);
+        put(out, data, event->payload);
+        inbox->records.len += size;
+        inbox->count++;
+        if (status == 0)
+            inbox->messages++;
+        else
+            inbox->statuses++;
+        if (is_satisfied(inbox, inbox->wanted_messages, inbox->wanted_statuses))
+            pthread_cond_signal(&inbox->cond);
+    }
+    pthread_mutex_unlock(&link->inbox_lock);
+}
+
+void mcore_inbox_close_all(struct mcore_link *link)
+{
+    pthread_mutex_lock(&link->inbox_lock);
+    for (struct mcore_inbox *inbox = link->inboxes; inbox != NULL; inbox = inbox->next) {
+        inbox->closed = true;
+        pthread_cond_signal(&inbox->cond);
+    }
+    pthread_mutex_unlock(&link->inbox_lock);
+}
+
+int mcore_inbox_wait(struct mcore_inbox *inbox, uint64_t messages, uint64_t statuses, int64_t timeout_ns)
+{
+    int64_t until = mcore_deadline_after(timeout_ns);
+    int result = MCORE_OK;
+    pthread_mutex_t *lock = &inbox->link->inbox_lock;
+    pthread_mutex_lock(lock);
+    inbox->wanted_messages = messages;
+    inbox->wanted_statuses = statuses;
+    while (!is_satisfied(inbox, messages, statuses)) {
+        if (inbox->closed) {
+            result = MCORE_E_CLOSED;
+            break;
+        }
+        if (mcore_cond_wait_until(&inbox->cond, lock, until) == ETIMEDOUT) {
+            result = is_satisfied(inbox, messages, statuses) ? MCORE_OK : MCORE_E_TIMEOUT;
+            break;
+        }
+    }
+    inbox->wanted_messages = UINT64_MAX;
+    inbox->wanted_statuses = UINT64_MAX;
+    pthread_mutex_unlock(lock);
+    return result;
+}
+
+long mcore_inbox_take(struct mcore_inbox *inbox, uint8_t **data, size_t *len)
+{
+    pthread_mutex_lock(&inbox->link->inbox_lock);
+    long count = inbox->count;
+    *data = inbox->records.data;
+    *len = inbox->records.len;
+    memset(&inbox->records, 0, sizeof(inbox->records));
+    inbox->count = 0;
+    pthread_mutex_unlock(&inbox->link->inbox_lock);
+    return count;
+}

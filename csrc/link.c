@@ -1,0 +1,251 @@
+/*
+ * A link's state: attach and detach, control frames, what the loops share. The loops are in link_io.c.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "core_internal.h"
+
+bool mcore_buffer_reserve(struct mcore_buffer *buffer, size_t more)
+{
+    if (buffer->cap - buffer->len >= more)
+        return true;
+    size_t cap = buffer->cap == 0 ? 4096 : buffer->cap;
+    while (cap - buffer->len < more) {
+        if (cap > SIZE_MAX / 2)
+            return false;
+        cap *= 2;
+    }
+    uint8_t *grown = realloc(buffer->data, cap);
+    if (grown == NULL)
+        return false;
+    buffer->data = grown;
+    buffer->cap = cap;
+    return true;
+}
+
+void mcore_buffer_free(struct mcore_buffer *buffer)
+{
+    free(buffer->data);
+    memset(buffer, 0, sizeof(*buffer));
+}
+
+void mcore_free(void *memory)
+{
+    free(memory);
+}
+
+struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload)
+{
+    struct mcore_link *link = calloc(1, sizeof(*link));
+    if (link == NULL)
+        return NULL;
+    link->outbox = outbox;
+    link->fd = -1;
+    link->max_payload = max_payload;
+    mcore_parser_init(&link->parser, 0, max_payload);
+    mcore_cond_init(&link->quiet);
+    mcore_cond_init(&link->pong);
+    pthread_mutex_init(&link->inbox_lock, NULL);
+    return link;
+}
+
+void mcore_link_free(struct mcore_link *link)
+{
+    if (link == NULL)
+        return;
+    mcore_buffer_free(&link->control);
+    mcore_buffer_free(&link->sending);
+    mcore_buffer_free(&link->input);
+    pthread_cond_destroy(&link->quiet);
+    pthread_cond_destroy(&link->pong);
+    pthread_mutex_destroy(&link->inbox_lock);
+    free(link);
+}
+
+static void lock(struct mcore_link *link)
+{
+    pthread_mutex_lock(&link->outbox->lock);
+}
+
+static void unlock(struct mcore_link *link)
+{
+    pthread_mutex_unlock(&link->outbox->lock);
+}
+
+static bool control_add(struct mcore_link *link, const void *data, size_t len)
+{
+    if (!mcore_buffer_reserve(&link->control, len))
+        return false;
+    memcpy(link->control.data + link->control.len, data, len);
+    link->control.len += len;
+    return true;
+}
+
+int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, size_t first_len, const uint8_t *rest,
+                      size_t rest_len)
+{
+    int result = MCORE_OK;
+    lock(link);
+    if (link->stopping || link->fd >= 0) {
+        result = MCORE_E_CLOSED;
+    } else {
+        mcore_parser_reset(&link->parser);
+        link->input.len = 0;
+        link->control.len = 0;
+        if (!control_add(link, first, first_len) || !mcore_buffer_reserve(&link->input, rest_len + 65536)) {
+            result = MCORE_E_MEMORY;
+        } else {
+            if (rest_len > 0)
+                memcpy(link->input.data, rest, rest_len);
+            link->input.len = rest_len;
+            link->current = NULL;
+            link->current_len = 0;
+            link->pings = 0;
+            link->pongs = 0;
+            link->last_errno = 0;
+            link->text[0] = '\0';
+            link->fd = fd;
+            link->up = true;
+            link->connection++;
+            pthread_cond_broadcast(&link->outbox->work);
+        }
+    }
+    unlock(link);
+    return result;
+}
+
+uint64_t mcore_link_detach(struct mcore_link *link)
+{
+    struct mcore_outbox *outbox = link->outbox;
+    lock(link);
+    link->up = false;
+    if (link->fd >= 0)
+        shutdown(link->fd, SHUT_RDWR); /* wakes a thread in send() or recv() */
+    while (link->writing)
+        pthread_cond_wait(&link->quiet, &outbox->lock);
+    link->fd = -1;
+    link->current = NULL;
+    link->current_len = 0;
+    link->control.len = 0;
+    mcore_outbox_run_done_locked(outbox);
+    uint64_t in_flight = mcore_outbox_rewind_locked(outbox);
+    pthread_cond_broadcast(&link->pong);
+    unlock(link);
+    mcore_inbox_close_all(link);
+    return in_flight;
+}
+
+void mcore_link_stop(struct mcore_link *link)
+{
+    lock(link);
+    link->stopping = true;
+    link->up = false;
+    if (link->fd >= 0)
+        shutdown(link->fd, SHUT_RDWR);
+    pthread_cond_broadcast(&link->outbox->work);
+    pthread_cond_broadcast(&link->pong);
+    unlock(link);
+}
+
+int mcore_link_is_up(struct mcore_link *link)
+{
+    lock(link);
+    int up = link->up;
+    unlock(link);
+    return up;
+}
+
+int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len)
+{
+    int result = MCORE_OK;
+    lock(link);
+    if (!link->up)
+        result = MCORE_E_CLOSED;
+    else if (!control_add(link, data, len))
+        result = MCORE_E_MEMORY;
+    else
+        mcore_outbox_wake_sender_locked(link->outbox);
+    unlock(link);
+    return result;
+}
+
+int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t subject_len, const uint8_t *payload,
+                       size_t payload_len)
+{
+    int result = MCORE_OK;
+    size_t size = mcore_pub_size(subject_len, 0, payload_len);
+    lock(link);
+    struct mcore_buffer *control = &link->control;
+    if (!link->up) {
+        result = MCORE_E_CLOSED;
+    } else if (!mcore_buffer_reserve(control, size)) {
+        result = MCORE_E_MEMORY;
+    } else {
+        long written = mcore_pub_write(control->data + control->len, size, subject, subject_len, NULL, 0, payload,
+                                       payload_len);
+        if (written < 0)
+            result = (int)written;
+        else
+            control->len += (size_t)written;
+        mcore_outbox_wake_sender_locked(link->outbox);
+    }
+    unlock(link);
+    return result;
+}
+
+int64_t mcore_link_ping(struct mcore_link *link)
+{
+    int64_t number = MCORE_E_CLOSED;
+    lock(link);
+    if (link->up && control_add(link, "PING\r\n", 6)) {
+        number = ++link->pings;
+        mcore_outbox_wake_sender_locked(link->outbox);
+    }
+    unlock(link);
+    return number;
+}
+
+int mcore_link_wait_pong(struct mcore_link *link, int64_t number, int64_t timeout_ns)
+{
+    int64_t until = mcore_deadline_after(timeout_ns);
+    int result = MCORE_OK;
+    lock(link);
+    uint64_t connection = link->connection;
+    link->pong_waiters++;
+    while (link->pongs < number) {
+        if (!link->up || link->connection != connection) {
+            result = MCORE_E_CLOSED;
+            break;
+        }
+        if (mcore_cond_wait_until(&link->pong, &link->outbox->lock, until) != 0 && link->pongs < number) {
+            result = MCORE_E_TIMEOUT;
+            break;
+        }
+    }
+    link->pong_waiters--;
+    unlock(link);
+    return result;
+}
+
+int mcore_link_errno(struct mcore_link *link)
+{
+    lock(link);
+    int error = link->last_errno;
+    unlock(link);
+    return error;
+}
+
+size_t mcore_link_text(struct mcore_link *link, char *text, size_t cap)
+{
+    lock(link);
+    size_t len = strlen(link->text);
+    if (cap > 0) {
+        size_t cut = len < cap - 1 ? len : cap - 1;
+        memcpy(text, link->text, cut);
+        text[cut] = '\0';
+    }
+    unlock(link);
+    return len;
+}

@@ -1,0 +1,365 @@
+/*
+ * Telling the outcome: tickets, waiters, reports, counts. A waiter of one ticket has a condition of its own, so an ack
+ * wakes the thread that waits for it and no other.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core_internal.h"
+
+int64_t mcore_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int64_t mcore_deadline_after(int64_t timeout_ns)
+{
+    int64_t now = mcore_now_ns();
+    if (timeout_ns <= 0)
+        return now;
+    return timeout_ns < MCORE_NEVER - now ? now + timeout_ns : MCORE_NEVER - 1;
+}
+
+int mcore_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+#if !defined(__APPLE__)
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    int error = pthread_cond_init(cond, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return error;
+}
+
+int mcore_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns)
+{
+    if (until_ns == MCORE_NEVER)
+        return pthread_cond_wait(cond, lock);
+#if defined(__APPLE__)
+    int64_t left = until_ns - mcore_now_ns();
+    if (left <= 0)
+        return ETIMEDOUT;
+    struct timespec span = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
+    return pthread_cond_timedwait_relative_np(cond, lock, &span);
+#else
+    struct timespec at = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
+    return pthread_cond_timedwait(cond, lock, &at);
+#endif
+}
+
+/* ---- one ticket --------------------------------------------------------------------------------------------------- */
+
+static char *copy_text(const char *text, size_t len)
+{
+    if (len == 0)
+        return NULL;
+    char *copy = malloc(len + 1);
+    if (copy == NULL)
+        return NULL;
+    memcpy(copy, text, len);
+    copy[len] = '\0';
+    return copy;
+}
+
+static void note_unseen(struct mcore_outbox *outbox, int outcome, int code, const char *text, size_t len)
+{
+    static const char *const plain[] = {"", "", "refused", "no responders: the station is gone", "not confirmed in time",
+                                        "abandoned at close"};
+    if (len == 0) {
+        text = plain[outcome];
+        len = strlen(text);
+    }
+    (void)code;
+    size_t cut = len < sizeof(outbox->unseen_text) - 1 ? len : sizeof(outbox->unseen_text) - 1;
+    memcpy(outbox->unseen_text, text, cut);
+    outbox->unseen_text[cut] = '\0';
+    outbox->stats.unseen++;
+}
+
+static void report_locked(struct mcore_outbox *outbox, uint64_t slot)
+{
+    if (outbox->reported_len == outbox->reported_cap) {
+        size_t cap = outbox->reported_cap == 0 ? 64 : outbox->reported_cap * 2;
+        uint64_t *grown = realloc(outbox->reported, cap * sizeof(*grown));
+        if (grown == NULL)
+            return; /* the ticket still has its outcome; only the callback is late until somebody asks */
+        outbox->reported = grown;
+        outbox->reported_cap = cap;
+    }
+    outbox->reported[outbox->reported_len++] = slot;
+    if (outbox->report_waiters > 0)
+        pthread_cond_signal(&outbox->reports);
+}
+
+void mcore_outbox_tell_locked(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,
+                              int code, int err_code, const char *text, size_t text_len, bool was_written,
+                              bool wants_report)
+{
+    struct mcore_ticket **place = &outbox->tickets[slot % outbox->log->max_messages];
+    struct mcore_ticket *ticket = *place;
+    *place = NULL;
+    if (ticket == NULL) {
+        if (outcome != MCORE_DELIVERED && !wants_report)
+            note_unseen(outbox, outcome, code, text, text_len);
+    } else {
+        ticket->sequence = sequence;
+        ticket->duplicate = duplicate;
+        ticket->was_written = was_written;
+        ticket->code = code;
+        ticket->err_code = err_code;
+        ticket->text = copy_text(text, text_len);
+        ticket->attached = 0;
+        for (struct mcore_waiter *waiter = ticket->waiters; waiter != NULL; waiter = waiter->next)
+            pthread_cond_signal(&waiter->cond);
+        /* Last: from here on the ticket's owner may free it without the lock. */
+        __atomic_store_n(&ticket->outcome, outcome, __ATOMIC_RELEASE);
+    }
+    if (wants_report)
+        report_locked(outbox, slot);
+}
+
+int mcore_ticket_outcome(const struct mcore_ticket *ticket)
+{
+    return __atomic_load_n(&ticket->outcome, __ATOMIC_ACQUIRE);
+}
+
+int mcore_ticket_wait(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int64_t timeout_ns)
+{
+    int outcome = mcore_ticket_outcome(ticket);
+    if (outcome != MCORE_PENDING || timeout_ns <= 0)
+        return outcome;
+    int64_t until = mcore_deadline_after(timeout_ns);
+    struct mcore_waiter self;
+    mcore_cond_init(&self.cond);
+    pthread_mutex_lock(&outbox->lock);
+    self.next = ticket->waiters;
+    ticket->waiters = &self;
+    while ((outcome = mcore_ticket_outcome(ticket)) == MCORE_PENDING)
+        if (mcore_cond_wait_until(&self.cond, &outbox->lock, until) == ETIMEDOUT) {
+            outcome = mcore_ticket_outcome(ticket);
+            break;
+        }
+    struct mcore_waiter *waiter = ticket->waiters;
+    if (waiter == &self) {
+        ticket->waiters = self.next;
+    } else {
+        while (waiter->next != &self)
+            waiter = waiter->next;
+        waiter->next = self.next;
+    }
+    pthread_mutex_unlock(&outbox->lock);
+    pthread_cond_destroy(&self.cond);
+    return outcome;
+}
+
+void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *ticket)
+{
+    /* Delivered or looked at: the outbox has let go of it, so the common case needs no lock. */
+    int outcome = mcore_ticket_outcome(ticket);
+    if (outcome != MCORE_DELIVERED) {
+        pthread_mutex_lock(&outbox->lock);
+        outcome = ticket->outcome;
+        if (ticket->attached) {
+            outbox->tickets[ticket->slot % outbox->log->max_messages] = NULL;
+            ticket->attached = 0;
+        } else if (outcome > MCORE_DELIVERED && !ticket->looked) {
+            note_unseen(outbox, outcome, ticket->code, ticket->text == NULL ? "" : ticket->text,
+                        ticket->text == NULL ? 0 : strlen(ticket->text));
+        }
+        pthread_mutex_unlock(&outbox->lock);
+    }
+    free(ticket->text);
+    ticket->text = NULL;
+}
+
+/* ---- reports ------------------------------------------------------------------------------------------------------ */
+
+int mcore_outbox_report(struct mcore_outbox *outbox, struct mcore_ticket *ticket)
+{
+    pthread_mutex_lock(&outbox->lock);
+    int wanted = 0;
+    if (ticket->attached) {
+        outbox->slots[ticket->slot % outbox->log->max_messages].flags |= MCORE_FLAG_REPORT;
+        wanted = 1;
+    }
+    pthread_mutex_unlock(&outbox->lock);
+    return wanted;
+}
+
+long mcore_outbox_wait_reports(struct mcore_outbox *outbox, uint64_t *out, size_t max, int64_t timeout_ns)
+{
+    int64_t until = mcore_deadline_after(timeout_ns);
+    pthread_mutex_lock(&outbox->lock);
+    unsigned wakes = outbox->report_wakes;
+    outbox->report_waiters++;
+    while (outbox->reported_len == 0 && outbox->report_wakes == wakes)
+        if (mcore_cond_wait_until(&outbox->reports, &outbox->lock, until) == ETIMEDOUT)
+            break;
+    outbox->report_waiters--;
+    size_t count = outbox->reported_len < max ? outbox->reported_len : max;
+    if (count > 0) {
+        memcpy(out, outbox->reported, count * sizeof(*out));
+        outbox->reported_len -= count;
+        memmove(outbox->reported, outbox->reported + count, outbox->reported_len * sizeof(*out));
+    }
+    pthread_mutex_unlock(&outbox->lock);
+    return (long)count;
+}
+
+void mcore_outbox_wake_reports(struct mcore_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    outbox->report_wakes++;
+    pthread_cond_broadcast(&outbox->reports);
+    pthread_mutex_unlock(&outbox->lock);
+}
+
+uint64_t mcore_outbox_take_unseen(struct mcore_outbox *outbox, char *text, size_t cap)
+{
+    pthread_mutex_lock(&outbox->lock);
+    uint64_t count = outbox->stats.unseen - outbox->unseen_taken;
+    outbox->unseen_taken = outbox->stats.unseen;
+    if (cap > 0) {
+        size_t len = strlen(outbox->unseen_text);
+        size_t cut = len < cap - 1 ? len : cap - 1;
+        memcpy(text, outbox->unseen_text, cut);
+        text[cut] = '\0';
+    }
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+/* ---- counts and waits --------------------------------------------------------------------------------------------- */
+
+static uint64_t outstanding_locked(const struct mcore_outbox *outbox, long owner)
+{
+    if (owner < 0)
+        return outbox->stats.queued + outbox->stats.in_flight;
+    return (size_t)owner < outbox->owner_count ? outbox->owners[owner].outstanding : 0;
+}
+
+static uint64_t free_bytes(const struct mcore_outbox *outbox)
+{
+    return outbox->log->max_bytes - (outbox->log->tail_pos - outbox->log->head_pos);
+}
+
+static bool has_room(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t slots)
+{
+    const struct mcore_log *log = outbox->log;
+    if (outbox->stats.queued + outbox->stats.in_flight == 0 && log->head_slot == log->tail_slot)
+        return true;
+    return free_bytes(outbox) >= bytes && log->max_messages - (log->tail_slot - log->head_slot) >= slots;
+}
+
+void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox)
+{
+    if (outbox->sender_sleeps && mcore_outbox_has_run_locked(outbox))
+        mcore_outbox_wake_sender_locked(outbox);
+    if (outbox->drain_waiters > 0 && outbox->stats.queued + outbox->stats.in_flight == 0)
+        pthread_cond_broadcast(&outbox->drained);
+    if (outbox->room_waiters > 0 && has_room(outbox, outbox->room_wanted, outbox->log->max_messages / 8))
+        pthread_cond_broadcast(&outbox->room);
+}
+
+uint64_t mcore_outbox_outstanding(struct mcore_outbox *outbox, long owner)
+{
+    pthread_mutex_lock(&outbox->lock);
+    uint64_t count = outstanding_locked(outbox, owner);
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+uint64_t mcore_outbox_wait_drained(struct mcore_outbox *outbox, long owner, int64_t timeout_ns)
+{
+    int64_t until = mcore_deadline_after(timeout_ns);
+    pthread_mutex_lock(&outbox->lock);
+    outbox->drain_waiters++;
+    uint64_t count;
+    while ((count = outstanding_locked(outbox, owner)) > 0)
+        if (mcore_cond_wait_until(&outbox->drained, &outbox->lock, until) == ETIMEDOUT) {
+            count = outstanding_locked(outbox, owner);
+            break;
+        }
+    outbox->drain_waiters--;
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t timeout_ns)
+{
+    int64_t until = mcore_deadline_after(timeout_ns);
+    pthread_mutex_lock(&outbox->lock);
+    /* Two frames' worth: a frame that does not fit before the ring's end leaves up to its own size unused. */
+    uint64_t wanted = 2 * (uint64_t)bytes;
+    if (wanted < outbox->log->max_bytes / 8)
+        wanted = outbox->log->max_bytes / 8;
+    if (wanted > outbox->log->max_bytes)
+        wanted = outbox->log->max_bytes;
+    uint64_t slots = outbox->log->max_messages / 8;
+    int result = MCORE_OK;
+    outbox->room_waiters++;
+    if (wanted < outbox->room_wanted)
+        outbox->room_wanted = wanted;
+    while (!outbox->closed && !has_room(outbox, wanted, slots > 0 ? slots : 1))
+        if (mcore_cond_wait_until(&outbox->room, &outbox->lock, until) == ETIMEDOUT) {
+            result = has_room(outbox, 2 * (uint64_t)bytes, 1) ? MCORE_OK : MCORE_E_TIMEOUT;
+            break;
+        }
+    if (outbox->closed)
+        result = MCORE_E_CLOSED;
+    if (--outbox->room_waiters == 0)
+        outbox->room_wanted = UINT64_MAX;
+    pthread_mutex_unlock(&outbox->lock);
+    return result;
+}
+
+void mcore_outbox_stats(struct mcore_outbox *outbox, struct mcore_stats *stats)
+{
+    pthread_mutex_lock(&outbox->lock);
+    *stats = outbox->stats;
+    pthread_mutex_unlock(&outbox->lock);
+}
+
+void mcore_outbox_close(struct mcore_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    outbox->closed = true;
+    pthread_cond_broadcast(&outbox->room);
+    pthread_mutex_unlock(&outbox->lock);
+}
+
+long mcore_outbox_run_take(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len)
+{
+    pthread_mutex_lock(&outbox->lock);
+    long count = mcore_outbox_run_take_locked(outbox, max_bytes, data, len);
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+void mcore_outbox_run_done(struct mcore_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    mcore_outbox_run_done_locked(outbox);
+    pthread_mutex_unlock(&outbox->lock);
+}
+
+uint64_t mcore_outbox_rewind(struct mcore_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    uint64_t count = mcore_outbox_rewind_locked(outbox);
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+uint64_t mcore_outbox_expire(struct mcore_outbox *outbox, int64_t now_ns)
+{
+    pthread_mutex_lock(&outbox->lock);
+    uint64_t count = mcore_outbox_expire_locked(outbox, now_ns);
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}

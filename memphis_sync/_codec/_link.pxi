@@ -1,0 +1,648 @@
+# The data link's C core as Python sees it: Link, Route, Ticket, Inbox, RawMessage. Checks types, calls, wraps.
+#
+# Lifetime: Route, Ticket, Inbox and RawMessage hold their Link, which owns the C outbox and link. A Link is freed when
+# the last of them is gone, and only after its loops have returned (they hold a reference while they run).
+# Fork: the C locks may be held by a thread that does not exist in the child, so nothing of a Link from before a fork is
+# touched there: calls raise ForkedError, destructors do nothing.
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_CheckExact
+from libc.string cimport memset
+
+from memphis_sync.errors import (
+    BufferFullError,
+    ClosedError,
+    ConfigurationError,
+    ConnectionLostError,
+    ForkedError,
+    LocalProtocolError,
+    PayloadTooLargeError,
+)
+
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+
+cdef class Link:
+    """
+    The outbox and the two loops of one data link.
+
+    Args:
+        token: Unique name of the link, 1 or more of ``[A-Za-z0-9]``; its replies go to ``_INBOX.<token>.<slot>``.
+        max_bytes: Bound of the outbox in bytes of encoded frames.
+        max_messages: Bound of the outbox in messages.
+        window: How many messages may be written and not yet confirmed.
+        max_payload: Largest payload that either side takes, in bytes, headers included.
+
+    Raises:
+        MemoryError: The system gave no memory for the outbox.
+    """
+
+    cdef mcore_outbox *_outbox
+    cdef mcore_link *_link
+    cdef uint64_t _generation
+    cdef public size_t max_payload
+    cdef readonly bytes token
+    cdef dict _watched
+    cdef list _late
+
+    def __cinit__(self, bytes token not None, uint64_t max_bytes, uint64_t max_messages, uint64_t window,
+                  size_t max_payload):
+        self._generation = mcore_fork_generation()
+        self.token = token
+        self.max_payload = max_payload
+        self._watched = {}
+        self._late = []
+        self._outbox = mcore_outbox_new(<const uint8_t *>PyBytes_AS_STRING(token), len(token), max_bytes, max_messages,
+                                        window)
+        if self._outbox == NULL:
+            raise MemoryError(f"no memory for an outbox of {max_bytes} bytes and {max_messages} messages")
+        # What the server sends may be larger than what it takes from us: ack headers, stored messages of other limits.
+        self._link = mcore_link_new(self._outbox, 64 * 1024 * 1024 if max_payload < 64 * 1024 * 1024 else max_payload)
+        if self._link == NULL:
+            raise MemoryError("no memory for a data link")
+
+    def __dealloc__(self):
+        if mcore_fork_generation() == self._generation:
+            mcore_link_free(self._link)
+            mcore_outbox_free(self._outbox)
+
+    cdef int _check(self) except -1:
+        if mcore_fork_generation() != self._generation:
+            raise ForkedError("this client was opened before a fork; open one in the child process")
+        return 0
+
+    cdef int _raise_for(self, int result) except -1:
+        if result == MCORE_E_CLOSED:
+            raise ConnectionLostError("the data link has no connection at the moment")
+        if result == MCORE_E_MEMORY:
+            raise MemoryError("no memory for control frames")
+        if result != 0:
+            raise LocalProtocolError(f"the C core refused a control frame ({result})")
+        return 0
+
+    # ---- connection --------------------------------------------------------------------------------------------
+
+    def attach(self, int fd, bytes first not None, bytes rest not None):
+        """Takes a connected socket; *first* is written first, *rest* was read too far. False once stopped."""
+        self._check()
+        return mcore_link_attach(self._link, fd, <const uint8_t *>PyBytes_AS_STRING(first), len(first),
+                                 <const uint8_t *>PyBytes_AS_STRING(rest), len(rest)) == 0
+
+    def detach(self):
+        """Lets the socket go and queues what was in flight again; returns how many messages that were."""
+        self._check()
+        cdef uint64_t count
+        with nogil:
+            count = mcore_link_detach(self._link)
+        return count
+
+    def read_loop(self):
+        """Reads until the connection ends; returns ``(end, errno, text)``. For the reader thread."""
+        self._check()
+        cdef int end
+        with nogil:
+            end = mcore_link_read_loop(self._link)
+        return end, mcore_link_errno(self._link), self.text()
+
+    def send_loop(self):
+        """Writes and expires until the link is stopped. For the sender thread."""
+        self._check()
+        with nogil:
+            mcore_link_send_loop(self._link)
+
+    def stop(self):
+        """Makes both loops return; nothing is written any more."""
+        if mcore_fork_generation() == self._generation:
+            with nogil:
+                mcore_link_stop(self._link)
+
+    def is_up(self):
+        """Whether a socket is attached and not known to be broken."""
+        self._check()
+        return mcore_link_is_up(self._link) != 0
+
+    def text(self):
+        """The server's last error text, or the bytes that broke the protocol."""
+        cdef char text[512]
+        mcore_link_text(self._link, text, sizeof(text))
+        return (<bytes>text).decode("utf-8", "replace")
+
+    def control(self, bytes frames not None):
+        """Queues whole control frames before all produced messages. ConnectionLostError without a connection."""
+        self._check()
+        self._raise_for(mcore_link_control(self._link, <const uint8_t *>PyBytes_AS_STRING(frames), len(frames)))
+
+    def push(self):
+        """Writes what is queued now if nobody else is writing."""
+        self._check()
+        with nogil:
+            mcore_link_push(self._link)
+
+    def round_trip(self, int64_t timeout_ns):
+        """PING and its PONG: whatever was queued before has been read by the server. False when it took longer."""
+        self._check()
+        cdef int64_t number = mcore_link_ping(self._link)
+        cdef int result
+        if number < 0:
+            self._raise_for(<int>number)
+        with nogil:
+            mcore_link_push(self._link)
+            result = mcore_link_wait_pong(self._link, number, timeout_ns)
+        if result == MCORE_E_TIMEOUT:
+            return False
+        self._raise_for(result)
+        return True
+
+    # ---- outbox ------------------------------------------------------------------------------------------------
+
+    def owner_new(self):
+        """A number under which one producer's backlog is counted."""
+        self._check()
+        cdef long owner = mcore_outbox_owner_new(self._outbox)
+        if owner < 0:
+            raise MemoryError("no memory for another producer")
+        return owner
+
+    def stats(self):
+        """All counters at one instant, as a dict."""
+        self._check()
+        cdef mcore_stats stats
+        mcore_outbox_stats(self._outbox, &stats)
+        return stats
+
+    def outstanding(self, long owner=-1):
+        """Messages of *owner* (-1: of all) that are neither delivered nor failed."""
+        self._check()
+        return mcore_outbox_outstanding(self._outbox, owner)
+
+    def wait_drained(self, long owner, int64_t timeout_ns):
+        """Waits until nothing of *owner* is outstanding; returns what is."""
+        self._check()
+        cdef uint64_t count
+        with nogil:
+            mcore_link_push(self._link)
+            count = mcore_outbox_wait_drained(self._outbox, owner, timeout_ns)
+        return count
+
+    def wait_room(self, size_t size, int64_t timeout_ns):
+        """Waits until a frame of *size* bytes fits, with some air. False when it does not in time."""
+        self._check()
+        cdef int result
+        with nogil:
+            result = mcore_outbox_wait_room(self._outbox, size, timeout_ns)
+        if result == MCORE_E_CLOSED:
+            raise ClosedError("the client is closed")
+        return result == 0
+
+    def close(self):
+        """No append from now on."""
+        if mcore_fork_generation() == self._generation:
+            mcore_outbox_close(self._outbox)
+
+    def abandon(self):
+        """Ends all that is outstanding as abandoned; returns how many."""
+        self._check()
+        return mcore_outbox_abandon(self._outbox)
+
+    def take_unseen(self):
+        """``(count, text)`` of failures since the last call that nobody asked about."""
+        self._check()
+        cdef char text[256]
+        cdef uint64_t count = mcore_outbox_take_unseen(self._outbox, text, sizeof(text))
+        return count, (<bytes>text).decode("utf-8", "replace")
+
+    def send_all(self, list routes not None, payload, bytes headers not None, bytes msg_id not None,
+                 int64_t timeout_ns, type kind not None):
+        """Appends one message for each route (at most 64), all or none; the tickets in the order of the routes."""
+        cdef const mcore_route *parts[64]
+        cdef mcore_ticket *slots[64]
+        cdef Route route
+        cdef Ticket ticket
+        cdef size_t count = len(routes)
+        cdef size_t i
+        if not 1 <= count <= 64:
+            raise ConfigurationError(f"a producer takes 1 to 64 stations at once, not {count}")
+        tickets = []
+        for i in range(count):
+            route = routes[i]
+            ticket = <Ticket>kind.__new__(kind)
+            ticket._route = route
+            ticket._msg_id = msg_id
+            parts[i] = &route._route
+            slots[i] = &ticket._ticket
+            tickets.append(ticket)
+        route = routes[0]
+        route._append(parts, count, payload, headers, msg_id, timeout_ns, False, slots)
+        return tickets
+
+    # ---- reports -----------------------------------------------------------------------------------------------
+
+    def watch(self, Ticket ticket not None, callback):
+        """Has ``wait_reports`` hand out *ticket* with *callback* once it is settled. False: it is settled already."""
+        self._check()
+        cdef uint64_t slot = ticket._ticket.slot
+        entry = (ticket, callback)
+        self._watched.setdefault(slot, []).append(entry)
+        if mcore_outbox_report(self._outbox, &ticket._ticket):
+            return True
+        # Settled meanwhile. Either an earlier watcher's report takes this entry along, or it is taken back here.
+        entries = self._watched.get(slot, [])
+        for i in range(len(entries)):
+            if entries[i] is entry:
+                del entries[i]
+                if not entries:
+                    self._watched.pop(slot, None)
+                return False
+        return True
+
+    def wait_reports(self, int64_t timeout_ns):
+        """Waits for settled tickets that are watched; a list of ``(ticket, callback)``, empty after *timeout_ns*."""
+        self._check()
+        cdef uint64_t slots[256]
+        cdef long count
+        cdef long i
+        if self._late:
+            timeout_ns = 1000000  # its sender is between append and registration
+        with nogil:
+            count = mcore_outbox_wait_reports(self._outbox, slots, 256, timeout_ns)
+        numbers = self._late + [slots[i] for i in range(count)]
+        self._late = []
+        found = []
+        for number in numbers:
+            entries = self._watched.pop(number, None)
+            if entries is None:
+                self._late.append(number)
+            else:
+                found.extend(entries)
+        return found
+
+    def wake_reports(self):
+        """Makes ``wait_reports`` return."""
+        if mcore_fork_generation() == self._generation:
+            mcore_outbox_wake_reports(self._outbox)
+
+
+cdef class Route:
+    """
+    The constant part of the frames of one producer to one partition.
+
+    Args:
+        link: The link that sends them.
+        subject: Where they go, ``<station>$<partition>.final``.
+        id_name: Header of the message id, ``Nats-Msg-Id`` or ``msg-id``.
+        fixed: Header lines of each message, line ends included.
+        owner: The producer's number, of ``Link.owner_new()``.
+        auto_id: Whether a message without an id of its own gets one.
+        target: Anything; for the reader of a ticket.
+    """
+
+    cdef mcore_route _route
+    cdef readonly Link link
+    cdef readonly bytes subject
+    cdef readonly bytes id_name
+    cdef readonly bytes fixed
+    cdef readonly object target
+
+    def __cinit__(self, Link link not None, bytes subject not None, bytes id_name not None, bytes fixed not None,
+                  uint32_t owner, bint auto_id, target):
+        self.link = link
+        self.subject = subject
+        self.id_name = id_name
+        self.fixed = fixed
+        self.target = target
+        self._route.subject = <const uint8_t *>PyBytes_AS_STRING(subject)
+        self._route.subject_len = len(subject)
+        self._route.id_name = <const uint8_t *>PyBytes_AS_STRING(id_name)
+        self._route.id_name_len = len(id_name)
+        self._route.fixed = <const uint8_t *>PyBytes_AS_STRING(fixed)
+        self._route.fixed_len = len(fixed)
+        self._route.owner = owner
+        self._route.auto_id = auto_id
+
+    cdef int64_t _append(self, const mcore_route *const *routes, size_t count, payload, bytes headers, bytes msg_id,
+                         int64_t timeout_ns, bint report, mcore_ticket *const *tickets) except -1:
+        cdef mcore_message message
+        cdef Py_buffer view
+        cdef Py_ssize_t size = 0
+        cdef int64_t slot
+        self.link._check()
+        message.headers = <const uint8_t *>PyBytes_AS_STRING(headers)
+        message.headers_len = <size_t>PyBytes_GET_SIZE(headers)
+        message.msg_id = <const uint8_t *>PyBytes_AS_STRING(msg_id)
+        message.msg_id_len = <size_t>PyBytes_GET_SIZE(msg_id)
+        message.timeout_ns = timeout_ns
+        message.report = report
+        if PyBytes_CheckExact(payload):
+            message.payload = <const uint8_t *>PyBytes_AS_STRING(payload)
+            message.payload_len = <size_t>PyBytes_GET_SIZE(payload)
+            return self._append_message(routes, count, &message, tickets)
+        if PyUnicode_CheckExact(payload):
+            message.payload = <const uint8_t *>PyUnicode_AsUTF8AndSize(payload, &size)
+            message.payload_len = <size_t>size
+            return self._append_message(routes, count, &message, tickets)
+        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+        try:
+            message.payload = <const uint8_t *>view.buf
+            message.payload_len = <size_t>view.len
+            slot = self._append_message(routes, count, &message, tickets)
+        finally:
+            PyBuffer_Release(&view)
+        return slot
+
+    cdef int64_t _append_message(self, const mcore_route *const *routes, size_t count, const mcore_message *message,
+                                 mcore_ticket *const *tickets) except -1:
+        cdef int64_t slot
+        # 12: NATS/1.0, its line end and the empty line; 25: the line of an automatic id with the longest slot number.
+        cdef size_t block = 12 + self._route.fixed_len + message.headers_len
+        if message.msg_id_len > 0:
+            block += self._route.id_name_len + 4 + message.msg_id_len
+        elif self._route.auto_id:
+            block += self._route.id_name_len + 25 + <size_t>PyBytes_GET_SIZE(self.link.token)
+        if message.payload_len + block > self.link.max_payload:
+            raise PayloadTooLargeError(
+                f"message of {message.payload_len} bytes with {block} bytes of headers: the broker takes at most "
+                f"max_payload={self.link.max_payload} bytes for both")
+        slot = mcore_outbox_append(self.link._outbox, routes, count, message, tickets)
+        if slot < 0:
+            self._raise_full(<int>slot, message)
+        return slot
+
+    cdef int _raise_full(self, int error, const mcore_message *message) except -1:
+        if error == MCORE_E_CLOSED:
+            raise ClosedError("the client is closed; the message was not taken")
+        cdef mcore_stats stats
+        mcore_outbox_stats(self.link._outbox, &stats)
+        if error == MCORE_E_TOO_LARGE:
+            raise PayloadTooLargeError(
+                f"message of {message.payload_len} bytes: its frame is larger than the whole outbox "
+                f"(outbox_max_bytes={stats.max_bytes})")
+        if error == MCORE_E_FULL_BYTES or error == MCORE_E_FULL_MESSAGES:
+            raise BufferFullError(
+                f"the outbox is full: {stats.queued + stats.in_flight} messages wait for the broker, and it takes "
+                f"outbox_max_messages={stats.max_messages} in outbox_max_bytes={stats.max_bytes}; raise these options "
+                f"of connect(), or use produce_many(), which waits for room")
+        raise LocalProtocolError(f"the C core refused a message ({error})")
+
+    def frame_size(self, size_t payload_len, size_t headers_len, size_t msg_id_len):
+        """Bytes that such a message takes in the outbox, at most."""
+        cdef mcore_message message
+        memset(&message, 0, sizeof(message))
+        message.payload_len = payload_len
+        message.headers_len = headers_len
+        message.msg_id_len = msg_id_len
+        return mcore_outbox_frame_size(self.link._outbox, &self._route, &message)
+
+    def send(self, payload, bytes headers not None, bytes msg_id not None, int64_t timeout_ns, type kind not None,
+             callback=None):
+        """
+        Appends one message and returns its ticket at once.
+
+        Args:
+            payload: bytes, str (UTF-8), or an object with the buffer interface; copied.
+            headers: The user's header lines, line ends included.
+            msg_id: The message id; empty: the route's rule.
+            timeout_ns: From now to the message's deadline.
+            kind: Ticket, or a subclass without state of its own: what to return.
+            callback: If given, ``Link.wait_reports`` hands it out with the settled ticket.
+
+        Raises:
+            BufferFullError: No room; the message was not taken.
+            PayloadTooLargeError: Larger than the server's ``max_payload`` or than the outbox.
+            ClosedError: After ``Link.close()``.
+            ForkedError: The link is from before a fork.
+        """
+        cdef Ticket ticket = <Ticket>kind.__new__(kind)
+        cdef const mcore_route *part = &self._route
+        cdef mcore_ticket *slot = &ticket._ticket
+        ticket._route = self
+        ticket._msg_id = msg_id
+        self._append(&part, 1, payload, headers, msg_id, timeout_ns, callback is not None, &slot)
+        if callback is not None:
+            self.link._watched.setdefault(ticket._ticket.slot, []).append((ticket, callback))
+        return ticket
+
+    def send_and_wait(self, payload, bytes headers not None, bytes msg_id not None, int64_t timeout_ns,
+                      type kind not None, int64_t slice_ns):
+        """``send``, written by this very thread where possible, then waits for the outcome at most *slice_ns*."""
+        cdef Ticket ticket = <Ticket>kind.__new__(kind)
+        cdef const mcore_route *part = &self._route
+        cdef mcore_ticket *slot = &ticket._ticket
+        ticket._route = self
+        ticket._msg_id = msg_id
+        ticket._ticket.looked = 1
+        self._append(&part, 1, payload, headers, msg_id, timeout_ns, False, &slot)
+        with nogil:
+            mcore_link_push(self.link._link)
+            mcore_ticket_wait(self.link._outbox, slot, slice_ns)
+        return ticket
+
+
+@cython.no_gc
+cdef class Ticket:
+    """How one appended message ended, or that it has not yet. Made by Route; costs nothing when nobody looks."""
+
+    cdef mcore_ticket _ticket
+    cdef Route _route
+    cdef bytes _msg_id
+
+    def __cinit__(self):
+        memset(&self._ticket, 0, sizeof(self._ticket))
+
+    def __dealloc__(self):
+        if self._route is not None and mcore_fork_generation() == self._route.link._generation:
+            mcore_ticket_release(self._route.link._outbox, &self._ticket)
+
+    @property
+    def route(self):
+        """The route it was appended to."""
+        return self._route
+
+    @property
+    def slot(self):
+        """Its number in the log of its link, from 0."""
+        return self._ticket.slot
+
+    @property
+    def outcome(self):
+        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned."""
+        self._route.link._check()
+        return mcore_ticket_outcome(&self._ticket)
+
+    def wait(self, int64_t timeout_ns):
+        """Waits for the outcome at most *timeout_ns*; returns it, 0 when it is still pending."""
+        self._route.link._check()
+        cdef int outcome
+        self._ticket.looked = 1
+        with nogil:
+            outcome = mcore_ticket_wait(self._route.link._outbox, &self._ticket, timeout_ns)
+        return outcome
+
+    def look(self):
+        """Notes that somebody knows the outcome, so that a failure is not logged as unseen; returns it."""
+        self._route.link._check()
+        self._ticket.looked = 1
+        return mcore_ticket_outcome(&self._ticket)
+
+    @property
+    def sequence(self):
+        """Delivered: the sequence in the stream."""
+        return self._ticket.sequence
+
+    @property
+    def duplicate(self):
+        """Delivered: whether the broker had the message before."""
+        return self._ticket.duplicate != 0
+
+    @property
+    def was_written(self):
+        """Whether the frame was given to the socket at least once. Valid once settled."""
+        return self._ticket.was_written != 0
+
+    @property
+    def code(self):
+        """Refused: the broker's HTTP-like status."""
+        return self._ticket.code
+
+    @property
+    def err_code(self):
+        """Refused: JetStream's error code."""
+        return self._ticket.err_code
+
+    @property
+    def text(self):
+        """Refused: the broker's text, as it stood in the JSON."""
+        return "" if self._ticket.text == NULL else (<bytes>self._ticket.text).decode("utf-8", "replace")
+
+    @property
+    def message_id(self):
+        """The id that the message carries; None without one."""
+        if self._msg_id:
+            return self._msg_id.decode()
+        if self._route._route.auto_id:
+            return f"{self._route.link.token.decode()}-{self._ticket.slot}"
+        return None
+
+
+cdef class Chunk:
+    """Memory of received records, freed with the last message that points into it."""
+
+    cdef uint8_t *_data
+
+    def __dealloc__(self):
+        mcore_free(self._data)
+
+
+cdef class RawMessage:
+    """One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take()."""
+
+    cdef Chunk _chunk
+    cdef const mcore_record *_record
+    cdef Link _link
+    cdef readonly object owner
+
+    cdef const char *_bytes(self) except NULL:
+        if self._record == NULL:
+            raise TypeError("a message comes from fetch() only")
+        return <const char *>self._record + sizeof(mcore_record)
+
+    @property
+    def subject(self):
+        """The subject it was stored under."""
+        cdef const char *start = self._bytes()
+        return start[:self._record.subject_len].decode("utf-8", "replace")
+
+    @property
+    def reply(self):
+        """Where its acknowledgement goes."""
+        cdef const char *start = self._bytes() + self._record.subject_len
+        return start[:self._record.reply_len].decode("utf-8", "replace")
+
+    @property
+    def header_block(self):
+        """The raw header block; empty without headers."""
+        cdef const char *start = self._bytes() + self._record.subject_len + self._record.reply_len
+        return PyBytes_FromStringAndSize(start, self._record.header_len)
+
+    @property
+    def payload(self):
+        """A copy of the payload."""
+        cdef const char *start = (self._bytes() + self._record.subject_len + self._record.reply_len +
+                                  self._record.header_len)
+        return PyBytes_FromStringAndSize(start, self._record.payload_len)
+
+    @property
+    def payload_len(self):
+        """Length of the payload in bytes."""
+        self._bytes()
+        return self._record.payload_len
+
+    def respond(self, bytes body not None=b""):
+        """Queues an acknowledgement and returns at once. ConnectionLostError when there is no connection."""
+        cdef const uint8_t *reply = <const uint8_t *>self._bytes() + self._record.subject_len
+        self._link._check()
+        self._link._raise_for(mcore_link_publish(self._link._link, reply, self._record.reply_len,
+                                                 <const uint8_t *>PyBytes_AS_STRING(body), len(body)))
+
+
+cdef class Inbox:
+    """What one subscription of the link receives."""
+
+    cdef mcore_inbox *_inbox
+    cdef readonly Link link
+    cdef readonly uint64_t sid
+
+    def __cinit__(self, Link link not None, uint64_t sid):
+        link._check()
+        self.link = link
+        self.sid = sid
+        self._inbox = mcore_inbox_new(link._link, sid)
+        if self._inbox == NULL:
+            raise MemoryError("no memory for an inbox")
+
+    def __dealloc__(self):
+        if self.link is not None and mcore_fork_generation() == self.link._generation:
+            mcore_inbox_free(self._inbox)
+
+    def wait(self, uint64_t messages, uint64_t statuses, int64_t timeout_ns):
+        """
+        Waits until so many messages or so many statuses have come since the inbox was made.
+
+        Returns:
+            0 when they have, -13 after *timeout_ns*, -11 when the connection ended.
+        """
+        self.link._check()
+        cdef int result
+        with nogil:
+            mcore_link_push(self.link._link)
+            result = mcore_inbox_wait(self._inbox, messages, statuses, timeout_ns)
+        return result
+
+    def take(self, type kind not None, owner):
+        """All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples."""
+        self.link._check()
+        cdef uint8_t *data = NULL
+        cdef size_t size = 0
+        cdef size_t at = 0
+        cdef const mcore_record *record
+        cdef RawMessage message
+        mcore_inbox_take(self._inbox, &data, &size)
+        cdef Chunk chunk = Chunk.__new__(Chunk)
+        chunk._data = data
+        messages = []
+        statuses = []
+        while at < size:
+            record = <const mcore_record *>(data + at)
+            at += record.size
+            message = <RawMessage>(kind.__new__(kind) if record.status == 0 else RawMessage.__new__(RawMessage))
+            message._chunk = chunk
+            message._record = record
+            message._link = self.link
+            message.owner = owner
+            if record.status == 0:
+                messages.append(message)
+            else:
+                statuses.append((record.status, message.subject, message.header_block))
+        return messages, statuses

@@ -1,0 +1,116 @@
+# Sections 6 to 8 of csrc/memphis_core.h: outbox, link, inbox. Only what the binding calls.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "memphis_core.h" nogil:
+    enum:
+        MCORE_E_FULL_BYTES
+        MCORE_E_FULL_MESSAGES
+        MCORE_E_TOO_LARGE
+        MCORE_E_CLOSED
+        MCORE_E_MEMORY
+        MCORE_E_TIMEOUT
+
+    struct mcore_outbox:
+        pass
+
+    struct mcore_link:
+        pass
+
+    struct mcore_inbox:
+        pass
+
+    struct mcore_ticket:
+        uint64_t slot
+        uint64_t sequence
+        int duplicate
+        int was_written
+        int looked
+        int code
+        int err_code
+        char *text
+
+    struct mcore_route:
+        const uint8_t *subject
+        size_t subject_len
+        const uint8_t *id_name
+        size_t id_name_len
+        const uint8_t *fixed
+        size_t fixed_len
+        uint32_t owner
+        int auto_id
+
+    struct mcore_message:
+        const uint8_t *payload
+        size_t payload_len
+        const uint8_t *headers
+        size_t headers_len
+        const uint8_t *msg_id
+        size_t msg_id_len
+        int64_t timeout_ns
+        int report
+
+    struct mcore_stats:
+        uint64_t accepted
+        uint64_t queued
+        uint64_t queued_bytes
+        uint64_t in_flight
+        uint64_t delivered
+        uint64_t duplicates
+        uint64_t failed
+        uint64_t abandoned
+        uint64_t buffer_full
+        uint64_t resent
+        uint64_t unseen
+        uint64_t max_bytes
+        uint64_t max_messages
+
+    struct mcore_record:
+        uint32_t size
+        uint32_t subject_len
+        uint32_t reply_len
+        uint32_t header_len
+        uint32_t payload_len
+        int32_t status
+
+    mcore_outbox *mcore_outbox_new(const uint8_t *, size_t, uint64_t, uint64_t, uint64_t)
+    void mcore_outbox_free(mcore_outbox *)
+    long mcore_outbox_owner_new(mcore_outbox *)
+    size_t mcore_outbox_frame_size(const mcore_outbox *, const mcore_route *, const mcore_message *)
+    int64_t mcore_outbox_append(mcore_outbox *, const mcore_route *const *, size_t, const mcore_message *,
+                                mcore_ticket *const *)
+    void mcore_outbox_close(mcore_outbox *)
+    uint64_t mcore_outbox_abandon(mcore_outbox *)
+    void mcore_outbox_stats(mcore_outbox *, mcore_stats *)
+    uint64_t mcore_outbox_outstanding(mcore_outbox *, long)
+    uint64_t mcore_outbox_wait_drained(mcore_outbox *, long, int64_t)
+    int mcore_outbox_wait_room(mcore_outbox *, size_t, int64_t)
+    long mcore_outbox_wait_reports(mcore_outbox *, uint64_t *, size_t, int64_t)
+    int mcore_outbox_report(mcore_outbox *, mcore_ticket *)
+    void mcore_outbox_wake_reports(mcore_outbox *)
+    uint64_t mcore_outbox_take_unseen(mcore_outbox *, char *, size_t)
+    int mcore_ticket_outcome(const mcore_ticket *)
+    int mcore_ticket_wait(mcore_outbox *, mcore_ticket *, int64_t)
+    void mcore_ticket_release(mcore_outbox *, mcore_ticket *)
+
+    mcore_link *mcore_link_new(mcore_outbox *, size_t)
+    void mcore_link_free(mcore_link *)
+    int mcore_link_attach(mcore_link *, int, const uint8_t *, size_t, const uint8_t *, size_t)
+    uint64_t mcore_link_detach(mcore_link *)
+    int mcore_link_read_loop(mcore_link *)
+    void mcore_link_send_loop(mcore_link *)
+    void mcore_link_stop(mcore_link *)
+    int mcore_link_is_up(mcore_link *)
+    void mcore_link_push(mcore_link *)
+    int mcore_link_control(mcore_link *, const uint8_t *, size_t)
+    int mcore_link_publish(mcore_link *, const uint8_t *, size_t, const uint8_t *, size_t)
+    int64_t mcore_link_ping(mcore_link *)
+    int mcore_link_wait_pong(mcore_link *, int64_t, int64_t)
+    int mcore_link_errno(mcore_link *)
+    size_t mcore_link_text(mcore_link *, char *, size_t)
+
+    mcore_inbox *mcore_inbox_new(mcore_link *, uint64_t)
+    void mcore_inbox_free(mcore_inbox *)
+    int mcore_inbox_wait(mcore_inbox *, uint64_t, uint64_t, int64_t)
+    long mcore_inbox_take(mcore_inbox *, uint8_t **, size_t *)
+    void mcore_free(void *)
