@@ -5,4 +5,6 @@ The Cython binding of the C core: checks types, calls, wraps. Declarations first
 """
 
 include "_core_decl.pxi"
+include "_link_decl.pxi"
 include "_frames.pxi"
+include "_link.pxi"
