@@ -1,7 +1,7 @@
 """What both bindings offer; stubtest compares it with whichever is loaded."""
 
 from collections.abc import Iterable
-from typing import Optional
+from typing import Optional, final
 
 from memphis_sync._codec._event import Event as Event
 from memphis_sync.errors import RemoteProtocolError
@@ -23,6 +23,7 @@ def encode_header(name: bytes, value: bytes) -> bytes: ...
 def encode_headers(pairs: Iterable[tuple[bytes, bytes]]) -> bytes: ...
 def parse_headers(block: bytes) -> tuple[int, str, list[tuple[str, str]]]: ...
 
+@final
 class Parser:
     def __init__(self, max_payload: int = ..., max_control_line: int = ...) -> None: ...
     @property

@@ -7,7 +7,7 @@ What the two must share beyond names (error classes and texts, events, limits) i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any, Optional, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._event import DEFAULT_MAX_PAYLOAD, KINDS, MAX_EVENTS, Event
@@ -259,6 +259,7 @@ def _event_of(view: Any, start: int, event: Any) -> Event:
     )
 
 
+@final
 class Parser:
     """
     Reads the server's side of a NATS connection; knows nothing of sockets.

@@ -253,6 +253,7 @@ cdef object event_of(const uint8_t *data, mcore_event *event):
     )
 
 
+@cython.final
 cdef class Parser:
     """
     Reads the server's side of a NATS connection; knows nothing of sockets.
