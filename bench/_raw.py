@@ -83,7 +83,7 @@ class Template:
 
     @classmethod
     def record(cls, host: str, port: int, produce: Callable[[int], None]) -> Template:
-        """Calls ``produce(port)``, which produces one message through that port; the frame seen becomes the template."""
+        """Calls ``produce(port)``, which produces one message through that port; its frame becomes the template."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             seen = bytearray()
             accepting = threading.Thread(target=_tee, args=(listener, (host, port), seen), daemon=True)

@@ -1,0 +1,131 @@
+"""The group of commands: global options, exit codes, and commands that load when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
+from urllib.parse import urlsplit
+
+import click
+
+from memphis_sync import __version__
+from memphis_sync.errors import ConfigurationError, ConnectError, MemphisError
+
+if TYPE_CHECKING:
+    from memphis_sync import Memphis
+
+FAILED, USAGE, NO_CONNECTION, NOT_STORED, INTERRUPTED = 1, 2, 3, 4, 130
+COMMANDS = {"broker": "_broker", "demo": "_demo", "pub": "_pub", "sub": "_sub"}
+
+
+@dataclass
+class Settings:
+    """
+    The global options.
+
+    Attributes:
+        url: Of ``--url``; None leaves it to the environment (MEMPHIS_URL, MEMPHIS_HOST and so on).
+        json: Machine-readable output.
+        quiet: No progress and no summary.
+    """
+
+    url: Optional[str]
+    json: bool
+    quiet: bool
+
+    def connect(self, name: str) -> Memphis:
+        """A client as the options or the environment say."""
+        from memphis_sync import connect
+
+        return connect(self.url, name=name)
+
+    def say(self, text: str) -> None:
+        """A line for people, on stderr."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
+
+    def shows_progress(self) -> bool:
+        """Whether a bar makes sense: a person is looking, and wants to."""
+        return not self.quiet and not self.json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class LazyGroup(click.Group):
+    """Finds a command in the module of its own when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, for the help."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        """The command, imported now; None when there is no such one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__package__}.{COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--url", help="memphis://user@host:port; without it MEMPHIS_URL, or MEMPHIS_HOST and MEMPHIS_USERNAME.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
+@click.option("-v", "--verbose", count=True, help="Say what the connection does; twice for every attempt.")
+@click.version_option(__version__, prog_name="memphis-sync")
+@click.pass_context
+def app(ctx: click.Context, url: Optional[str], as_json: bool, quiet: bool, verbose: int) -> None:
+    """
+    Stations of a Memphis broker, from a shell.
+
+    Secrets come from MEMPHIS_URL, MEMPHIS_PASSWORD, MEMPHIS_PASSWORD_FILE, MEMPHIS_TOKEN or MEMPHIS_TOKEN_FILE.
+    """
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)-7s %(name)s  %(message)s", stream=sys.stderr)
+    if url is not None and _has_password(url) and not quiet:
+        click.echo(
+            "warning: the password in --url is visible to everybody in the process list; use MEMPHIS_URL", err=True
+        )
+    ctx.obj = Settings(url, as_json, quiet)
+
+
+def _has_password(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).password)
+    except ValueError:  # not a URL: connect() says so, in words
+        return False
+
+
+def run(args: list[str]) -> int:
+    """Runs a command line; every way to end becomes an exit code and, if it is a failure, one sentence on stderr."""
+    try:
+        code = app.main(args, prog_name="memphis-sync", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.ClickException as exc:
+        exc.show()
+        return USAGE if isinstance(exc, click.UsageError) else exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:  # `memphis-sync ... | head`: the reader has enough
+        forget_stdout()
+        return 0
+    except ConfigurationError as exc:
+        return _failed(exc, USAGE)
+    except ConnectError as exc:
+        return _failed(exc, NO_CONNECTION)
+    except (MemphisError, OSError) as exc:
+        return _failed(exc, FAILED)
+
+
+def _failed(exc: Exception, code: int) -> int:
+    sys.stderr.write(f"error: {exc}\n")
+    return code
+
+
+def forget_stdout() -> None:
+    """Points stdout at nothing, so that the interpreter's own flush at exit finds no closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,119 @@
+"""``memphis-sync demo``: real lines through a real broker and back, and every one of them compared."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ._app import FAILED, Settings
+from ._demo_lines import Script, read_lines, standard_library
+from ._demo_run import GROUPS, THREADS, Report, run_demo
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_SHOWN = 10  # differences that are spelled out; the counts are always exact
+
+
+@click.command(name="demo")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.pass_obj
+def command(settings: Settings, files: tuple[Path, ...]) -> int:
+    """
+    Move every line of FILES through a broker and back, and compare.
+
+    Without FILES: the sources of this Python's own standard library. Four threads produce, blocking and non-blocking,
+    by key, in turn and to two stations at once; two consumer groups read everything back. Contents, and the order of
+    each thread's lines in each partition, must be what went in. The broker is a temporary one unless --url names one.
+    """
+    sources = list(files) or standard_library()
+    script = Script(read_lines(sources), THREADS)
+    settings.say(f"{script.count:,} lines, {script.size / 1e6:,.1f} MB of {len(sources):,} files")
+    with contextlib.ExitStack() as stack:
+        if settings.url is None:  # a demo never writes into the broker of the environment
+            from memphis_sync.broker import BrokerOptions, BrokerProcess
+
+            broker = stack.enter_context(BrokerProcess(BrokerOptions(port=0, ephemeral=True)))
+            settings.url = broker.url
+            settings.say(f"a broker on {broker.host}:{broker.port}")
+        client = stack.enter_context(settings.connect("demo"))
+        progress = stack.enter_context(_progress(settings, script.count))
+        report = run_demo(client, script, progress)
+    if settings.json:
+        click.echo(json.dumps(report.as_dict()))
+    else:
+        _print_table(report)
+    for difference in report.differences[:_SHOWN]:
+        click.echo(f"error: {difference}", err=True)
+    return FAILED if report.differences else 0
+
+
+class _Silent:
+    """The progress of a demo that nobody watches."""
+
+    def advance(self, name: str, count: int) -> None:
+        """Nothing."""
+
+
+class _Bars:
+    """One bar for what is produced, and one for each consumer group."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        names = ("produced", *(f"read by {group}" for group in GROUPS))
+        self._tasks = {name: progress.add_task(name, total=total) for name in names}
+
+    def advance(self, name: str, count: int) -> None:
+        """Moves the bar of that name on."""
+        self._progress.advance(self._tasks[name], count)
+
+
+@contextlib.contextmanager
+def _progress(settings: Settings, total: int) -> Iterator[_Bars | _Silent]:
+    if not settings.shows_progress():
+        yield _Silent()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _Bars(progress, total)
+
+
+def _print_table(report: Report) -> None:
+    """The table on stdout: plain text and at most 100 columns where no terminal says how wide it is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="memphis-sync demo", title_justify="left")
+    table.add_column("what")
+    for name in ("messages", "MB", "messages/s", "MB/s", "seconds"):
+        table.add_column(name, justify="right")
+    for row in report.rows:
+        rate = row.messages / row.seconds if row.seconds else 0.0
+        table.add_row(
+            row.what,
+            f"{row.messages:,}",
+            f"{row.size / 1e6:,.1f}",
+            f"{rate:,.0f}",
+            f"{row.size / 1e6 / row.seconds if row.seconds else 0.0:,.1f}",
+            f"{row.seconds:.2f}",
+        )
+    table.add_section()
+    for station, counts in report.partitions.items():
+        table.add_row(f"partitions of {station}", " + ".join(f"{count:,}" for count in counts))
+    table.add_section()
+    table.add_row("lost", f"{report.lost:,}")
+    table.add_row("duplicated", f"{report.duplicated:,}")
+    table.add_row("out of order", f"{report.out_of_order:,}")
+    table.add_row("changed", f"{report.changed:,}")
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
+    Console(width=width, highlight=False).print(table)

@@ -1,0 +1,66 @@
+"""What a demo sends: the lines of some files, dealt out to threads, each with a way to go."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+# How a stretch of lines is produced, in the order in which each thread walks through them, again and again.
+WAYS = ("many by key", "many in turn", "mixed", "two stations")
+STRETCH = 2_000  # lines; so that a thread changes its way often, and the order across the change is seen
+BLOCKING_EVERY = 20  # in a mixed stretch: one blocking produce after so many non-blocking ones
+
+
+class Line(NamedTuple):
+    """A line without its newline, and the name of its file, which is the partition key where a key is used."""
+
+    data: bytes
+    key: str
+
+
+def standard_library() -> list[Path]:
+    """The Python sources of the running interpreter's own standard library."""
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = (path for path in root.rglob("*.py") if "site-packages" not in path.parts)
+    return sorted(path for path in paths if path.is_file())
+
+
+def read_lines(paths: Sequence[Path]) -> list[Line]:
+    """Every line of every file, as bytes; what stands behind the last newline is a line if there is anything."""
+    lines = []
+    for path in paths:
+        pieces = path.read_bytes().split(b"\n")
+        if not pieces[-1]:
+            pieces.pop()
+        key = str(path)
+        lines += [Line(piece, key) for piece in pieces]
+    return lines
+
+
+class Script:
+    """
+    Which thread sends which line in which way.
+
+    Attributes:
+        parts: The lines of each thread; a line's number is its place there.
+        count, size: Lines and bytes in all.
+    """
+
+    def __init__(self, lines: Sequence[Line], threads: int) -> None:
+        share = -(-len(lines) // threads) if lines else 0
+        self.parts = [list(lines[i * share : (i + 1) * share]) for i in range(threads)]
+        self.count = len(lines)
+        self.size = sum(len(line.data) for line in lines)
+
+    def stretches(self, thread: int) -> Iterator[tuple[str, range]]:
+        """The ways and numbers of a thread's lines, in its order. A short input still takes every way."""
+        total = len(self.parts[thread])
+        length = max(1, min(STRETCH, -(-total // len(WAYS))))
+        for place, start in enumerate(range(0, total, length)):
+            yield WAYS[place % len(WAYS)], range(start, min(start + length, total))
+
+    def for_second_station(self, thread: int) -> list[int]:
+        """The numbers of the lines that go to both stations."""
+        return [number for way, numbers in self.stretches(thread) if way == "two stations" for number in numbers]

@@ -1,0 +1,95 @@
+"""``memphis-sync sub``: messages to stdout as they come, byte for byte."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any, Optional
+
+import click
+
+from ._app import Settings, forget_stdout
+
+if TYPE_CHECKING:
+    from memphis_sync import Consumer, Message
+
+_BATCH = 500
+_WAIT_MS = 1000  # how long a fetch waits; with --end, nothing for so long is the end
+_ENDS = {"line": b"\n", "nul": b"\0", "none": b""}
+
+
+@click.command(name="sub")
+@click.argument("station")
+@click.option("--group", help="Consumer group that goes on where it stopped; without it all messages, and no trace.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this many.")
+@click.option("--end", is_flag=True, help=f"Stop when nothing has come for {_WAIT_MS / 1000:g} s.")
+@click.option(
+    "--split",
+    type=click.Choice(sorted(_ENDS)),
+    default="line",
+    show_default=True,
+    help="What is written after each message; none: nothing.",
+)
+@click.option("--no-ack", is_flag=True, help="Leave the messages to be delivered again.")
+@click.pass_obj
+def command(
+    settings: Settings, station: str, group: Optional[str], count: Optional[int], end: bool, split: str, no_ack: bool
+) -> int:
+    """Write each message of STATION on a line of its own, at once, and acknowledge it."""
+    name = group or f"memphis-sync-sub-{uuid.uuid4().hex[:12]}"
+    with settings.connect("sub") as client:
+        consumer = client.consumer(station, name, batch_max_time_to_wait_ms=_WAIT_MS)
+        try:
+            _copy(settings, consumer, count, end=end, after=_ENDS[split], ack=not no_ack)
+        except BrokenPipeError:  # the reader has enough: what was not written stays unacknowledged
+            forget_stdout()
+        finally:
+            if group is None:  # a group that exists for this run only
+                consumer.destroy()
+    return 0
+
+
+def _copy(settings: Settings, consumer: Consumer, count: Optional[int], *, end: bool, after: bytes, ack: bool) -> None:
+    """Writes and flushes a batch, then acknowledges it: a message that was not written will come again."""
+    out = sys.stdout.buffer
+    left = count
+    while left is None or left > 0:
+        messages = consumer.fetch(_BATCH if left is None else min(_BATCH, left))
+        if not messages and (end or _reader_is_gone()):
+            return
+        for message in messages:
+            out.write(_json_line(message) if settings.json else message.data + after)
+        out.flush()
+        if ack:
+            for message in messages:
+                message.ack()
+        if left is not None:
+            left -= len(messages)
+
+
+def _reader_is_gone() -> bool:
+    """Whether whoever read our output has closed it; asked when there is nothing to write, which would tell."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _json_line(message: Message) -> bytes:
+    record: dict[str, Any] = {
+        "station": message.station,
+        "partition": message.partition,
+        "sequence": message.sequence,
+        "time": message.timesent.isoformat(),
+        "headers": message.headers,
+    }
+    try:
+        record["data"] = message.data.decode()
+    except UnicodeDecodeError:
+        record["data_base64"] = base64.b64encode(message.data).decode()
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + os.linesep.encode()
