@@ -2,7 +2,7 @@
 Requests of the control plane, one class each: ``encode()`` is what a client sends, ``decode()`` how the broker reads.
 
 Requests of official clients differ in version: fields that an older one lacks are read as "not given". Reading follows
-Go's JSON rules (see gojson.py); an error names the structure of the oldest version that has the field, as the broker does.
+Go's JSON rules (see gojson.py); an error names the structure of the oldest version that has the field, as brokers do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SDK_LANG = "python"
 
 
 def _key(go_type: str, default: Any = None, *, key: str = "", inside: str = "", struct: str = "") -> Any:
-    """A field: Go type, a client's default, JSON key if it has another name, the object it is nested in, its structure."""
+    """A field: Go type, a client's default, JSON key if named otherwise, the object it is nested in, its structure."""
     zero = {"string": "", "bool": False}.get(go_type, 0)
     meta = {"go": go_type, "key": key, "inside": inside, "struct": struct}
     return field(default=zero if default is None else default, metadata=meta)

@@ -2,7 +2,7 @@
 JSON as the Memphis broker reads it: Go's rules.
 
 Official clients rely on them: keys match in any case, unknown keys are ignored, ``null`` means "not given", the last of
-several equal keys wins, invalid UTF-8 becomes U+FFFD. Error texts follow Go's decoder: clients show them to their users.
+several equal keys wins, invalid UTF-8 becomes U+FFFD. Error texts follow Go's decoder: clients show them to users.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Names of stations, producers, consumers and groups, and what they become in JetStream.
 
 A name as a user writes it (external, lower case, dots allowed) becomes internal by turning each ``.`` into ``#``:
-JetStream allows no dots in stream and consumer names. A partition of a station is the stream ``<internal>$<partition>``;
+JetStream allows no dots in stream and consumer names. A station's partition is the stream ``<internal>$<partition>``;
 ``#`` and ``$`` are illegal in names, so the mapping can be undone.
 """
 
@@ -36,7 +36,7 @@ def lower_name(kind: Kind, name: str) -> str:
         The external form: lower case, dots kept.
 
     Raises:
-        NameRuleError: The name is empty, longer than 128 bytes, has other characters than letters, digits and ``_ - .``,
+        NameRuleError: The name is empty, longer than 128 bytes, has characters other than letters, digits, ``_ - .``,
             or starts or ends with one of those three; checked in this order, the text is the broker's.
     """
     lowered = name.lower()

@@ -2,7 +2,7 @@
 Replies of the control plane.
 
 Plain replies are empty on success and an error text otherwise. Producer and consumer creations are answered with JSON
-that has every key, also on error; a consumer's errors come as plain text, because memphis.py fails on a JSON error there.
+that has every key, also on error; a consumer's errors come as plain text, for memphis.py fails on a JSON error there.
 """
 
 from __future__ import annotations

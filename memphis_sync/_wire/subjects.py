@@ -1,7 +1,7 @@
 """
 The subjects of the Memphis control plane.
 
-Requests carry JSON and no headers. A plain reply is empty on success and otherwise an error text; producer, consumer and
+Requests carry JSON and no headers. A plain reply is empty on success, otherwise an error text; producer, consumer and
 schema creations answer JSON. Updates are published by the broker; names in their subjects are internal.
 """
 

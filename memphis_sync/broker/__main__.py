@@ -1,0 +1,104 @@
+"""
+``python -m memphis_sync.broker``: a broker in the foreground.
+
+Passwords come from the environment or a file, never from the command line, which every user of the machine can read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Optional
+
+from memphis_sync.broker.options import DEFAULT_PORT, DEFAULT_ROOT_PASSWORD, MAX_PAYLOAD, BrokerOptions
+from memphis_sync.broker.supervisor import run
+from memphis_sync.errors import ConfigurationError
+
+_PREFIX = "MEMPHIS_SYNC_BROKER_"
+_EPILOG = f"""environment:
+  {_PREFIX}ROOT_PASSWORD    password of the user root (default: {DEFAULT_ROOT_PASSWORD})
+  {_PREFIX}PASSWORD_<NAME>  password of --user NAME; letters in upper case, anything but letters and digits as _
+  {_PREFIX}TOKEN            a connection token: clients then need it instead of passwords
+  {_PREFIX}NATS             the same as --nats, for a URL with credentials
+"""
+
+
+def password_variable(name: str) -> str:
+    """The environment variable that holds a user's password."""
+    return f"{_PREFIX}PASSWORD_{re.sub('[^A-Z0-9]', '_', name.upper())}"
+
+
+def _users(names: list[str], file: Optional[Path]) -> dict[str, str]:
+    users: dict[str, str] = {}
+    for name in names:
+        password = os.environ.get(password_variable(name))
+        if password is None:
+            raise ConfigurationError(f"--user {name}: its password is missing; set {password_variable(name)}")
+        users[name] = password
+    if file is not None:
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            name, colon, password = line.partition(":")
+            if line.strip() and not colon:
+                raise ConfigurationError(f"{file}, line {number}: expected NAME:PASSWORD")
+            if colon:
+                users[name.strip()] = password
+    return users
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m memphis_sync.broker",
+        description="A Memphis broker: the Memphis control plane on a nats-server with JetStream.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="port to listen on; 0 for a free one (default: 6666)"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data folder (default: the platform's)")
+    parser.add_argument("--ephemeral", action="store_true", help="a temporary data folder, removed at the end")
+    parser.add_argument("--nats", metavar="URL", help="serve an existing NATS server instead of starting one")
+    parser.add_argument("--user", action="append", default=[], metavar="NAME", help="an application user; repeatable")
+    parser.add_argument("--users-file", type=Path, metavar="FILE", help="application users, one NAME:PASSWORD a line")
+    parser.add_argument("--ready-file", type=Path, metavar="FILE", help="gets one line of JSON when the broker answers")
+    parser.add_argument("--max-payload", type=int, default=MAX_PAYLOAD, metavar="BYTES", help="default: 8388608")
+    parser.add_argument(
+        "--replicas", type=int, default=1, help="copies of the broker's own state in a cluster: 1, 3 or 5"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+    return parser
+
+
+def main() -> int:
+    """Reads command line and environment, and runs the broker."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    level = logging.WARNING if arguments.quiet else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("nats").setLevel(logging.CRITICAL)  # the service logs what matters of it, once
+    try:
+        options = BrokerOptions(
+            host=arguments.host,
+            port=arguments.port,
+            data_dir=arguments.data,
+            ephemeral=arguments.ephemeral,
+            nats=arguments.nats or os.environ.get(f"{_PREFIX}NATS"),
+            root_password=os.environ.get(f"{_PREFIX}ROOT_PASSWORD", DEFAULT_ROOT_PASSWORD),
+            users=_users(arguments.user, arguments.users_file),
+            token=os.environ.get(f"{_PREFIX}TOKEN"),
+            ready_file=arguments.ready_file,
+            max_payload=arguments.max_payload,
+            replicas=arguments.replicas,
+        )
+    except (ConfigurationError, OSError) as exc:
+        parser.error(str(exc))
+    return run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""JetStream's API, as requests and replies in plain JSON: the bodies must be exactly those of a Memphis broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional
+
+from nats.aio.client import Client
+from nats.errors import ConnectionClosedError, NoRespondersError, TimeoutError as NatsTimeoutError
+
+TIMEOUT_S = 10.0  # half of what the official clients wait for a creation
+_PARALLEL = 32  # requests of one station or group at once: a station may have thousands of partitions
+
+CONSUMER_NOT_FOUND = 10014
+STREAM_NOT_FOUND = 10059
+REPLICAS_WITHOUT_CLUSTER = 10074
+NO_SUITABLE_PEERS = 10005
+CONSUMER_EXISTS = (10105, 10148)  # in use as another kind; exists with another configuration
+
+
+class JetStreamError(Exception):
+    """
+    JetStream refused a request, or did not answer.
+
+    Attributes:
+        err_code: JetStream's own code; 0 when there was no answer.
+    """
+
+    def __init__(self, description: str, err_code: int = 0) -> None:
+        super().__init__(f"{description} ({err_code})" if err_code else description)
+        self.err_code = err_code
+
+
+class JetStreamApi:
+    """Requests to ``$JS.API.*`` on one connection."""
+
+    def __init__(self, connection: Client) -> None:
+        self._connection = connection
+        self._slots = asyncio.Semaphore(_PARALLEL)
+
+    async def request(self, operation: str, body: Optional[Mapping[str, Any]] = None) -> dict[str, Any]:
+        """
+        One request.
+
+        Args:
+            operation: What follows ``$JS.API.``.
+            body: Its JSON; an empty payload when None.
+
+        Raises:
+            JetStreamError: It was refused, or not answered in TIMEOUT_S.
+        """
+        payload = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
+        async with self._slots:
+            try:
+                message = await self._connection.request(f"$JS.API.{operation}", payload, timeout=TIMEOUT_S)
+            except NoRespondersError as exc:
+                raise JetStreamError("JetStream is not enabled on the server") from exc
+            except NatsTimeoutError as exc:  # clients ask again when they read "timeout"
+                raise JetStreamError(f"timeout: JetStream did not answer in {TIMEOUT_S:g} s") from exc
+            except ConnectionClosedError as exc:
+                raise JetStreamError("timeout: the broker is stopping") from exc
+        reply: dict[str, Any] = json.loads(message.data)
+        if "error" in reply:
+            error = reply["error"]
+            raise JetStreamError(error.get("description", "JetStream error"), error.get("err_code", 0))
+        return reply
+
+    async def delete_stream(self, stream: str) -> None:
+        """Deletes a stream; one that isn't there is no error."""
+        await self._unless(STREAM_NOT_FOUND, f"STREAM.DELETE.{stream}")
+
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        """Deletes a durable; no error when it, or its stream, isn't there."""
+        await self._unless(CONSUMER_NOT_FOUND, f"CONSUMER.DELETE.{stream}.{durable}")
+
+    async def _unless(self, gone: int, operation: str) -> None:
+        try:
+            await self.request(operation)
+        except JetStreamError as exc:
+            if exc.err_code not in (gone, STREAM_NOT_FOUND):
+                raise
+
+
+def first_error(results: Iterable[object]) -> Optional[BaseException]:
+    """The first exception among the results of a ``gather(return_exceptions=True)``; None when all went well."""
+    return next((result for result in results if isinstance(result, BaseException)), None)

@@ -1,0 +1,117 @@
+"""What a broker can be told, checked before anything is started."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from memphis_sync.errors import ConfigurationError, MemphisError
+
+DEFAULT_PORT = 6666
+DEFAULT_ROOT_PASSWORD = "memphis"  # noqa: S105  the password that every Memphis tutorial uses; loopback only by default
+MAX_PAYLOAD = 8 * 1024 * 1024  # what Memphis' own configuration allows
+ROOT = "root"
+_USERNAME = re.compile(r"[a-z0-9_.-]{1,60}\Z")
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+class BrokerError(MemphisError):
+    """The broker could not be started or kept running; the text says why in one sentence."""
+
+
+def default_data_dir() -> Path:
+    """The platform's folder for a user's data, with a folder of our own in it."""
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return base / "memphis-sync"
+
+
+@dataclass(frozen=True)
+class BrokerOptions:
+    """
+    How a broker runs.
+
+    Attributes:
+        host: Address to listen on; loopback unless told otherwise.
+        port: Port to listen on; 0 for a free one.
+        data_dir: Folder of streams and state; None for the platform's data folder.
+        ephemeral: Keep everything in a temporary folder that is removed at the end.
+        nats: URL of an existing NATS server (or several, with commas) to serve instead of starting one.
+        root_password: Password of the user ``root``.
+        users: Application users and their passwords; each is known with and without the suffix ``$1``.
+        token: When given, clients connect with this token instead of passwords.
+        ready_file: Gets one line of JSON once the broker answers: url, host, port, pid, nats_pid, data_dir.
+        max_payload: Largest message in bytes, headers included.
+        replicas: Copies of the broker's own state in a cluster; 1, 3 or 5.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    data_dir: Optional[Path] = None
+    ephemeral: bool = False
+    nats: Optional[str] = field(default=None, repr=False)
+    root_password: str = field(default=DEFAULT_ROOT_PASSWORD, repr=False)
+    users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    token: Optional[str] = field(default=None, repr=False)
+    ready_file: Optional[Path] = None
+    max_payload: int = MAX_PAYLOAD
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigurationError(f"port is {self.port}; it must be 0 (a free one) to 65535")
+        if not 1024 <= self.max_payload <= 64 * 1024 * 1024:
+            raise ConfigurationError(f"max_payload is {self.max_payload}; it must be 1024 to 67108864 bytes")
+        if self.replicas not in (1, 3, 5):
+            raise ConfigurationError(f"replicas is {self.replicas}; it must be 1, 3 or 5")
+        if self.ephemeral and self.data_dir is not None:
+            raise ConfigurationError("ephemeral and data_dir exclude each other")
+        if self.nats is not None and (self.ephemeral or self.data_dir is not None):
+            raise ConfigurationError("nats excludes data_dir and ephemeral: an existing server keeps its own data")
+        for name, password in {ROOT: self.root_password, **self.users}.items():
+            _check_user(name, password)
+        if ROOT in self.users:
+            raise ConfigurationError("users holds 'root'; its password is root_password")
+        if self.token is not None:
+            _check_secret("token", self.token)
+
+    @property
+    def usernames(self) -> Optional[frozenset[str]]:
+        """
+        The users that requests may name; None for any.
+
+        With a token, and on a server that isn't ours, the broker sees no passwords: whoever may connect is trusted to
+        name itself, unless the users were listed.
+        """
+        if (self.token is not None or self.nats is not None) and not self.users:
+            return None
+        return frozenset({ROOT, *self.users})
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.host.startswith(_LOOPBACK)
+
+
+def _check_user(name: str, password: str) -> None:
+    if not _USERNAME.match(name):
+        raise ConfigurationError(f"user {name!r}: a name is 1 to 60 lower-case letters, digits, '_', '.', '-'")
+    _check_secret(f"the password of user {name!r}", password)
+
+
+def _check_secret(what: str, secret: str) -> None:
+    """Refuses what a NATS server's configuration cannot carry, or would read as something else."""
+    if not secret or not secret.isprintable():
+        raise ConfigurationError(f"{what} is empty or has control characters")
+    if secret.startswith("$2"):
+        raise ConfigurationError(f"{what} starts with '$2', which a NATS server takes for a bcrypt hash")

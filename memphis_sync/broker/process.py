@@ -1,0 +1,193 @@
+"""A broker as a child process, for tests, demos and notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Optional
+from urllib.parse import quote
+
+from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_POLL_S = 0.005
+_STOP_S = 10.0  # the supervisor gives its nats-server five of them
+
+
+class BrokerProcess:
+    """
+    ``python -m memphis_sync.broker`` in a subprocess; a context manager.
+
+    With neither ``data_dir`` nor ``nats`` it works in a temporary folder that lives as long as this object is open, so
+    that ``kill()`` and ``start()`` find the same data.
+
+    Args:
+        options: How the broker runs; an ephemeral one on a free loopback port when left out.
+        timeout_s: How long the broker may take to be ready.
+        **settings: Fields of BrokerOptions, instead of *options*.
+
+    Attributes:
+        host, port: Where it listens.
+        username, password: Of the user ``root``; the password is "" in token mode.
+        token: None with passwords.
+        pid, nats_pid: Of the two processes; the second is 0 when it serves an existing server.
+        data_dir: The data folder; None when it serves an existing server.
+    """
+
+    def __init__(self, options: Optional[BrokerOptions] = None, *, timeout_s: float = 15.0, **settings: Any) -> None:
+        if options is not None and settings:
+            raise TypeError("give options or single settings, not both")
+        self._options = options if options is not None else BrokerOptions(**{"port": 0, **settings})
+        self._timeout_s = timeout_s
+        self._child: Optional[subprocess.Popen[bytes]] = None
+        self._folder: Optional[Path] = None
+        self._owns_data = self._options.nats is None and (self._options.ephemeral or self._options.data_dir is None)
+        self.host = self._options.host
+        self.port = self._options.port
+        self.username = ROOT
+        self.password = "" if self._options.token is not None else self._options.root_password
+        self.token = self._options.token
+        self.data_dir = self._options.data_dir
+
+    @property
+    def url(self) -> str:
+        """What a client connects to: ``memphis://root:<password>@host:port``; without credentials in token mode."""
+        login = "" if self.token is not None else f"{self.username}:{quote(self.password, safe='')}@"
+        return f"memphis://{login}{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the supervisor; 0 while it isn't started."""
+        return self._child.pid if self._child else 0
+
+    @property
+    def nats_pid(self) -> int:
+        """Process id of the present nats-server (a dead one is replaced); 0 when an existing server is served."""
+        if self.data_dir is None or self._options.nats is not None:
+            return 0
+        try:
+            return int((self.data_dir / "nats-server.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self._child and self._child.poll() is None else "stopped"
+        return f"<BrokerProcess {self.host}:{self.port} {state}>"
+
+    def start(self) -> Self:
+        """
+        Starts the broker, again on the same data and port after stop() or kill(), and waits until it answers.
+
+        Raises:
+            BrokerError: It ended, or wasn't ready in time; the text has what it printed.
+        """
+        if self._child is not None and self._child.poll() is None:
+            return self
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="memphis-sync-"))
+            if self._owns_data:
+                self.data_dir = self._folder / "data"
+        ready = self._folder / "ready.json"
+        ready.unlink(missing_ok=True)
+        output = self._folder / "output.log"
+        with output.open("ab") as stream:
+            self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
+                self._command(ready), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=self._environment()
+            )
+        self._wait(ready, output)
+        return self
+
+    def stop(self) -> None:
+        """Ends both processes in order (SIGTERM), and removes the temporary folder."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+            try:
+                self._child.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def kill(self) -> None:
+        """Kills both processes with SIGKILL, the supervisor first, as ``kill -9`` would; the data stays for start()."""
+        if self._child is None:
+            return
+        nats_pid = self.nats_pid if self._child.poll() is None else 0
+        self._child.kill()
+        if nats_pid:
+            _kill(nats_pid)
+        self._child.wait()
+
+    def output(self) -> str:
+        """What the broker has printed so far."""
+        return (self._folder / "output.log").read_text(errors="replace") if self._folder else ""
+
+    def _command(self, ready: Path) -> list[str]:
+        options = self._options
+        command = [sys.executable, "-m", "memphis_sync.broker", "--ready-file", str(ready)]
+        if options.nats is None:
+            command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
+        command += ["--max-payload", str(options.max_payload), "--replicas", str(options.replicas)]
+        if options.users:
+            users = ready.with_name("users")
+            users.touch(mode=0o600)
+            users.write_text("".join(f"{name}:{password}\n" for name, password in options.users.items()))
+            command += ["--users-file", str(users)]
+        return command
+
+    def _environment(self) -> dict[str, str]:
+        """This process's environment, with the secrets, and with the very package that is running here."""
+        package = str(Path(__file__).absolute().parents[2])
+        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MEMPHIS_SYNC_BROKER_")}
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        environment["MEMPHIS_SYNC_BROKER_ROOT_PASSWORD"] = self._options.root_password
+        if self._options.token is not None:
+            environment["MEMPHIS_SYNC_BROKER_TOKEN"] = self._options.token
+        if self._options.nats is not None:
+            environment["MEMPHIS_SYNC_BROKER_NATS"] = self._options.nats
+        return environment
+
+    def _wait(self, ready: Path, output: Path) -> None:
+        assert self._child is not None
+        deadline = time.monotonic() + self._timeout_s
+        while not ready.exists():
+            if self._child.poll() is not None:
+                said = output.read_text(errors="replace").strip()
+                raise BrokerError(f"the broker ended with code {self._child.returncode}: {said[-2000:]}")
+            if time.monotonic() > deadline:
+                said = output.read_text(errors="replace").strip()
+                self.kill()
+                raise BrokerError(f"the broker was not ready in {self._timeout_s:g} s: {said[-2000:]}")
+            time.sleep(_POLL_S)
+        facts = json.loads(ready.read_text())
+        self.host, self.port = facts["host"], facts["port"]
+        # Whoever restarts must get the same port back, also when it was a free one the first time.
+        self._options = replace(self._options, port=self.port) if self._options.nats is None else self._options
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    except ProcessLookupError:
+        return

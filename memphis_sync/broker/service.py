@@ -1,0 +1,206 @@
+"""
+The control plane: answers the ``$memphis_*`` requests on one NATS connection.
+
+Rules:
+* Every request gets exactly one reply, whatever it holds: an unforeseen error is logged and told to the client.
+* Requests are served side by side, at most MAX_AT_ONCE of them; more wait in the connection's buffer.
+* Several copies share the requests through Memphis' queue groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable
+from typing import Any, Callable, Optional
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from memphis_sync._wire import subjects
+from memphis_sync._wire.control import GoJsonError, ProducerReply
+from memphis_sync._wire.names import NameRuleError
+from memphis_sync._wire.streams import SettingError
+from memphis_sync.broker.consumers import Consumers
+from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
+from memphis_sync.broker.options import BrokerError, BrokerOptions
+from memphis_sync.broker.producers import Producers
+from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.state import State
+from memphis_sync.broker.stations import Stations
+from memphis_sync.broker.users import Users
+
+log = logging.getLogger("memphis_sync.broker")
+
+MAX_AT_ONCE = 256
+_MAX_TEXT = 4096  # of an error text: a name of megabytes isn't sent back
+_CONNECT_S = 5.0
+_NO_SCHEMAS = "schemas are not available in this broker yet"
+
+Handler = Callable[[bytes], Awaitable[Any]]
+ErrorBody = Callable[[str], bytes]
+
+
+def _plain(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _json_error(text: str) -> bytes:
+    return json.dumps({"error": text}, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _producer_error(text: str) -> bytes:
+    return ProducerReply(error=text).encode()
+
+
+async def _no_schemas(_: bytes) -> None:
+    raise Refusal(_NO_SCHEMAS)
+
+
+class Service:
+    """
+    One copy of the control plane.
+
+    Args:
+        options: The broker's options.
+        url: The NATS server, or several separated by commas.
+        login: Arguments of ``nats.connect()`` that log in.
+        exclusive: No other copy can be at work on the same server.
+    """
+
+    def __init__(self, options: BrokerOptions, url: str, login: dict[str, Any], *, exclusive: bool) -> None:
+        self._options = options
+        self._url = url
+        self._login = login
+        self._exclusive = exclusive
+        self._connection = Client()
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """
+        Connects, opens the state, subscribes; when it returns, requests are answered.
+
+        Raises:
+            BrokerError: The server can't be reached, refuses the login, or has no JetStream.
+        """
+        try:
+            self._connection = await self._connect()
+        except (OSError, NatsError, asyncio.TimeoutError) as exc:
+            raise BrokerError(f"the NATS server cannot be used: {str(exc) or type(exc).__name__}") from exc
+        try:
+            await JetStreamApi(self._connection).request("INFO")
+            state = await State.open(self._connection.jetstream(), self._options.replicas)
+        except (JetStreamError, NatsError) as exc:
+            raise BrokerError(f"JetStream on the NATS server cannot be used: {exc}") from exc
+        for subject, (handler, error_body) in self._handlers(state).items():
+            await self._connection.subscribe(
+                subject, queue=subjects.queue_group(subject), cb=self._dispatcher(subject, handler, error_body)
+            )
+        for subject in (subjects.SCHEMA_DEAD_LETTERS, subjects.NACKED_DEAD_LETTERS):
+            await self._connection.subscribe(subject, queue=f"{subject.lstrip('$')}_group", cb=_not_stored)
+        await self._connection.flush()
+
+    async def stop(self) -> None:
+        """Answers what has been taken, then closes."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=2.0)
+        with contextlib.suppress(NatsError):  # the server may be gone by now
+            await self._connection.close()
+
+    async def _connect(self) -> Client:
+        servers = self._url.split(",")
+        # The first connection is tried once, so that a wrong address is told at once; a lost one comes back by itself.
+        probe = await nats.connect(
+            servers, allow_reconnect=False, error_cb=_ignore, connect_timeout=_CONNECT_S, **self._login
+        )
+        await probe.close()
+        return await nats.connect(
+            servers,
+            name="memphis-sync broker",
+            connect_timeout=_CONNECT_S,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,
+            error_cb=_on_error,
+            disconnected_cb=_on_lost,
+            reconnected_cb=_on_back,
+            **self._login,
+        )
+
+    def _handlers(self, state: State) -> dict[str, tuple[Handler, ErrorBody]]:
+        api = JetStreamApi(self._connection)
+        users = Users(self._options.usernames)
+        stations = Stations(self._connection, api, state, users, exclusive=self._exclusive)
+        producers = Producers(state, stations, users)
+        consumers = Consumers(self._connection, api, state, stations, users)
+        return {
+            subjects.STATION_CREATE: (stations.create, _plain),
+            subjects.STATION_DESTROY: (stations.destroy, _plain),
+            subjects.PRODUCER_CREATE: (producers.create, _producer_error),
+            subjects.PRODUCER_DESTROY: (producers.destroy, _plain),
+            subjects.CONSUMER_CREATE: (consumers.create, _plain),
+            subjects.CONSUMER_DESTROY: (consumers.destroy, _plain),
+            subjects.SCHEMA_CREATE: (_no_schemas, _json_error),
+            subjects.SCHEMA_ATTACH: (_no_schemas, _plain),
+            subjects.SCHEMA_DETACH: (_no_schemas, _plain),
+        }
+
+    def _dispatcher(self, subject: str, handler: Handler, error_body: ErrorBody) -> Callable[[Msg], Awaitable[None]]:
+        """What a subscription calls: takes a slot, then serves the request beside the others."""
+
+        async def dispatch(message: Msg) -> None:
+            await self._slots.acquire()
+            task = asyncio.create_task(self._serve(subject, handler, error_body, message))
+            self._running.add(task)
+            task.add_done_callback(self._done)
+
+        return dispatch
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._slots.release()
+
+    async def _serve(self, subject: str, handler: Handler, error_body: ErrorBody, message: Msg) -> None:
+        reply: Optional[bytes]
+        try:
+            result = await handler(message.data)
+            reply = b"" if result is None else result.encode()
+        except GoJsonError as exc:
+            # Consumer creations answer an unreadable request in JSON, and every other error in plain text.
+            shape = _json_error if subject == subjects.CONSUMER_CREATE else error_body
+            reply = shape(str(exc)[:_MAX_TEXT])
+        except (Refusal, NameRuleError, SettingError, JetStreamError) as exc:
+            reply = error_body(str(exc)[:_MAX_TEXT])
+        except Exception as exc:
+            log.exception("a request on %s could not be served", subject)
+            reply = error_body(f"the broker could not serve this request: {type(exc).__name__}"[:_MAX_TEXT])
+        if not message.reply:
+            return
+        try:
+            await self._connection.publish(message.reply, reply)
+        except (NatsError, ValueError) as exc:  # closed meanwhile, or a reply subject that nothing can be sent to
+            log.warning("a reply on %s could not be sent: %s", subject, exc)
+
+
+async def _not_stored(message: Msg) -> None:
+    log.warning("a dead letter came in on %s; this broker does not store dead letters yet", message.subject)
+
+
+async def _ignore(_: Exception) -> None:
+    """The caller of connect() gets the same error raised."""
+
+
+async def _on_error(exc: Exception) -> None:
+    log.warning("NATS connection: %s", exc or type(exc).__name__)
+
+
+async def _on_lost() -> None:
+    log.info("the connection to the NATS server is gone")
+
+
+async def _on_back() -> None:
+    log.info("connected to the NATS server again")

@@ -1,0 +1,162 @@
+"""
+What the control plane remembers, in JetStream key-value buckets: no second database, and nothing in this process.
+
+Rules:
+* A row is JSON under one key. Every change names the revision it was made from, so several copies of the service can
+  work on one cluster: who loses reads again.
+* Reads go to the bucket's leader (no direct get): a copy sees what another has just written.
+* Keys are external names with ``/`` for each dot (a dot would split a key in tokens) and one token for a connection id.
+* A deleted row leaves nothing behind: its marker is purged, unless somebody wrote the key again meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from nats.js import JetStreamContext
+from nats.js.api import KeyValueConfig, StorageType
+from nats.js.errors import (
+    APIError,
+    BadRequestError,
+    BucketNotFoundError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NoKeysError,
+)
+from nats.js.kv import KeyValue
+
+_WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes for a revision that is not the last any more
+_PLAIN_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")  # any UUID
+
+
+class ConflictError(Exception):
+    """Somebody else changed the row first."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row and the revision it was read at."""
+
+    value: dict[str, Any]
+    revision: int
+
+
+def key_of(name: str) -> str:
+    """The key token of an external name."""
+    return name.replace(".", "/")
+
+
+def connection_key(connection_id: str) -> str:
+    """The key token of a connection id, which clients choose freely."""
+    if _PLAIN_ID.match(connection_id):
+        return connection_id
+    return "=" + hashlib.sha256(connection_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Table:
+    """One bucket."""
+
+    def __init__(self, js: JetStreamContext, bucket: KeyValue, name: str) -> None:
+        self._js = js
+        self._bucket = bucket
+        self._name = name
+
+    async def get(self, key: str) -> Optional[Row]:
+        """The row under a key."""
+        try:
+            entry = await self._bucket.get(key)
+        except KeyNotFoundError:
+            return None
+        return Row(json.loads(entry.value or b"{}"), entry.revision or 0)
+
+    async def create(self, key: str, value: dict[str, Any]) -> Row:
+        """
+        Writes a row that must not exist.
+
+        Raises:
+            ConflictError: It exists.
+        """
+        try:
+            return Row(value, await self._bucket.create(key, _dump(value)))
+        except KeyWrongLastSequenceError as exc:
+            raise ConflictError(key) from exc
+
+    async def update(self, key: str, value: dict[str, Any], revision: int) -> Row:
+        """
+        Replaces a row that was read at *revision*.
+
+        Raises:
+            ConflictError: It was changed meanwhile.
+        """
+        try:
+            return Row(value, await self._bucket.update(key, _dump(value), last=revision))
+        except KeyWrongLastSequenceError as exc:
+            raise ConflictError(key) from exc
+
+    async def put(self, key: str, value: dict[str, Any]) -> None:
+        """Writes a row, whatever was there."""
+        await self._bucket.put(key, _dump(value))
+
+    async def delete(self, key: str, revision: int) -> None:
+        """
+        Deletes a row that was read at *revision*.
+
+        Raises:
+            ConflictError: It was changed meanwhile.
+        """
+        subject = f"$KV.{self._name}.{key}"
+        headers = {"KV-Operation": "DEL", "Nats-Expected-Last-Subject-Sequence": str(revision)}
+        try:
+            marker = await self._js.publish(subject, headers=headers)
+        except APIError as exc:
+            if exc.err_code in _WRONG_LAST_SEQUENCE:
+                raise ConflictError(key) from exc
+            raise
+        await self._js.purge_stream(f"KV_{self._name}", subject=subject, seq=marker.seq + 1)
+
+    async def purge(self, pattern: str) -> None:
+        """Removes all rows whose keys match, ``*`` and ``>`` standing for tokens; no marker stays."""
+        await self._js.purge_stream(f"KV_{self._name}", subject=f"$KV.{self._name}.{pattern}")
+
+    async def keys(self) -> list[str]:
+        """All keys."""
+        try:
+            return await self._bucket.keys()
+        except NoKeysError:
+            return []
+
+
+class State:
+    """The three buckets."""
+
+    stations: Table
+    members: Table
+    producers: Table
+
+    @classmethod
+    async def open(cls, js: JetStreamContext, replicas: int) -> State:
+        """Opens the buckets, and makes those that are missing."""
+        state = cls()
+        state.stations = await _open(js, "memphis_stations", replicas)
+        state.members = await _open(js, "memphis_members", replicas)
+        state.producers = await _open(js, "memphis_producers", replicas)
+        return state
+
+
+async def _open(js: JetStreamContext, name: str, replicas: int) -> Table:
+    try:
+        return Table(js, await js.key_value(name), name)
+    except BucketNotFoundError:
+        config = KeyValueConfig(bucket=name, history=1, storage=StorageType.FILE, replicas=replicas)
+    try:
+        return Table(js, await js.create_key_value(config), name)
+    except BadRequestError:  # another copy of the service made it in this moment
+        return Table(js, await js.key_value(name), name)
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,225 @@
+"""
+Stations: creation, destruction, and the station that a producer or consumer makes by naming it.
+
+A row is claimed before its streams are made, and marked before they are deleted: of several copies of the service one
+does the work and the others wait for it. A claim that is not finished within CLAIM_S (its owner was killed) is taken over
+by whoever comes next; all steps can be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from dataclasses import asdict
+from typing import Any, Optional
+
+from nats.aio.client import Client
+
+from memphis_sync._wire import subjects
+from memphis_sync._wire.control import StationCreate, StationDestroy
+from memphis_sync._wire.names import lower_name, stream_name
+from memphis_sync._wire.streams import (
+    StationSettings,
+    check_partitions_number,
+    station_settings,
+    stream_config,
+)
+from memphis_sync.broker.jsapi import (
+    NO_SUITABLE_PEERS,
+    REPLICAS_WITHOUT_CLUSTER,
+    JetStreamApi,
+    JetStreamError,
+    first_error,
+)
+from memphis_sync.broker.locks import NamedLocks
+from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.state import ConflictError, Row, State, key_of
+from memphis_sync.broker.users import Users
+
+log = logging.getLogger("memphis_sync.broker")
+
+STATION_VERSION = 2  # partitions, and functions could be attached: what a Memphis 1.4 broker gives every new station
+CLAIM_S = 10.0
+_POLL_S = 0.02
+_TENANT = re.compile(r"(.*)\$(\d+)\Z", re.DOTALL)
+
+CREATING, READY, DELETING = "creating", "ready", "deleting"
+
+
+def settings_of(row: Row) -> StationSettings:
+    """The settings in a station's row."""
+    return StationSettings(**row.value["settings"])
+
+
+class Stations:
+    """
+    The handlers of station requests.
+
+    Args:
+        exclusive: No other copy of the service can be at work, so that every unfinished claim is a dead one's.
+    """
+
+    def __init__(self, connection: Client, api: JetStreamApi, state: State, users: Users, *, exclusive: bool) -> None:
+        self._connection = connection
+        self._api = api
+        self._state = state
+        self._users = users
+        self._claim_s = 0.0 if exclusive else CLAIM_S
+        self._locks = NamedLocks()
+
+    async def create(self, body: bytes) -> None:
+        """Serves a creation; a station that exists already is a success, whatever its settings."""
+        request = StationCreate.decode(body)
+        name = lower_name("Station", request.name)
+        user = _without_tenant(request.username, f"createStationDirect: Station {name}")
+        async with self._locks.hold(name):
+            if await self._settled(name) is not None:
+                return
+        settings = self._checked(request, name, user)
+        if settings.dls_station:  # not under the lock: two stations may name each other
+            await self.find_or_create(settings.dls_station)
+        async with self._locks.hold(name):
+            if await self._settled(name) is None:
+                await self._make(settings)
+
+    async def destroy(self, body: bytes) -> None:
+        """Serves a destruction."""
+        request = StationDestroy.decode(body)
+        name = lower_name("Station", request.station_name)
+        _without_tenant(request.username, f"removeStationDirectIntern: Station {name}")
+        async with self._locks.hold(name):
+            row = await self._settled(name)
+            if row is None:
+                # Two blanks: Memphis prints an empty name here, and clients have come to know the text.
+                raise Refusal("Station  does not exist")
+            await self._unmake(name, row)
+
+    async def find(self, name: str) -> Optional[Row]:
+        """A station's row; one that is being made or deleted is waited for."""
+        row = await self._state.stations.get(key_of(name))
+        if row is None or row.value["status"] == READY:
+            return row
+        async with self._locks.hold(name):
+            return await self._settled(name)
+
+    async def find_or_create(self, name: str) -> Row:
+        """A station's row; a missing station is made with default settings."""
+        row = await self.find(name)
+        if row is not None:
+            return row
+        async with self._locks.hold(name):
+            row = await self._settled(name)
+            if row is None:
+                log.info("station %s is named for the first time: creating it with default settings", name)
+                row = await self._make(StationSettings(name))
+            return row
+
+    def _checked(self, request: StationCreate, name: str, user: str) -> StationSettings:
+        """The settings of a station that is to be made, checked in Memphis' order."""
+        self._users.require(user, f"User {user} does not exist")
+        check_partitions_number(request.partitions_number, name)
+        if request.schema_name:
+            schema = request.schema_name.lower()
+            raise Refusal(f"Schema {schema} does not exist: schemas are not available in this broker yet")
+        settings = station_settings(request, name)
+        if settings.dls_station and lower_name("Station", settings.dls_station) == name:
+            raise Refusal(f"station {name} can not be its own dead-letter station")
+        return settings
+
+    async def _settled(self, name: str) -> Optional[Row]:
+        """The row of a station that is ready, None when there is none; finishes what a dead copy began."""
+        deadline = time.monotonic() + CLAIM_S
+        while True:
+            row = await self._state.stations.get(key_of(name))
+            if row is None or row.value["status"] == READY:
+                return row
+            if time.time() - row.value["since"] >= self._claim_s or time.monotonic() > deadline:
+                await self._take_over(name, row)
+            else:
+                await asyncio.sleep(_POLL_S)
+
+    async def _take_over(self, name: str, row: Row) -> None:
+        log.warning("station %s was left half-way (%s); finishing it", name, row.value["status"])
+        try:
+            if row.value["status"] == CREATING:
+                await self._finish(settings_of(row), await self._claim(name, row, CREATING))
+            else:
+                await self._unmake(name, row)
+        except ConflictError:
+            return  # somebody else took it over first; the caller looks again
+
+    async def _claim(self, name: str, row: Row, status: str) -> Row:
+        value = {**row.value, "status": status, "since": time.time()}
+        return await self._state.stations.update(key_of(name), value, row.revision)
+
+    async def _make(self, settings: StationSettings) -> Row:
+        """Claims the name, makes the streams, says that they are there."""
+        value = {
+            "settings": asdict(settings),
+            "version": STATION_VERSION,
+            "status": CREATING,
+            "since": time.time(),
+        }
+        try:
+            claim = await self._state.stations.create(key_of(settings.name), value)
+        except ConflictError:  # another copy was faster: its station counts
+            row = await self._settled(settings.name)
+            if row is None:
+                raise Refusal(f"timeout: station {settings.name} was created and deleted meanwhile") from None
+            return row
+        return await self._finish(settings, claim)
+
+    async def _finish(self, settings: StationSettings, claim: Row) -> Row:
+        """Makes the streams of a claimed row; all of them, or none and no row."""
+        replies = await asyncio.gather(
+            *(self._create_stream(settings, partition) for partition in settings.partitions), return_exceptions=True
+        )
+        error = first_error(replies)
+        if error is None:
+            return await self._claim(settings.name, claim, READY)
+        # Only what this request made: a stream that was there before may hold somebody's messages.
+        made = [reply["config"]["name"] for reply in replies if isinstance(reply, dict) and reply.get("did_create")]
+        await asyncio.gather(*(self._api.delete_stream(stream) for stream in made), return_exceptions=True)
+        await self._state.stations.delete(key_of(settings.name), claim.revision)
+        if isinstance(error, JetStreamError) and error.err_code in (REPLICAS_WITHOUT_CLUSTER, NO_SUITABLE_PEERS):
+            raise Refusal(
+                "station can not be created, probably since replicas count is larger than the cluster size"
+            ) from error
+        raise error
+
+    async def _create_stream(self, settings: StationSettings, partition: int) -> dict[str, Any]:
+        config = stream_config(settings, partition)
+        return await self._api.request(f"STREAM.CREATE.{config['name']}", config)
+
+    async def _unmake(self, name: str, row: Row) -> None:
+        """Deletes streams, then what is known about the station, then its row; announces it before the reply."""
+        settings = settings_of(row)
+        try:
+            claim = await self._claim(name, row, DELETING)
+        except ConflictError:
+            if await self._settled(name) is None:
+                return
+            raise Refusal(f"timeout: station {name} was changed by somebody else meanwhile") from None
+        streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
+        results = await asyncio.gather(*map(self._api.delete_stream, streams), return_exceptions=True)
+        error = first_error(results)
+        if error is not None:
+            raise error
+        await self._state.members.purge(key_of(name))
+        await self._state.producers.purge(f"{key_of(name)}.>")
+        await self._state.stations.delete(key_of(name), claim.revision)
+        update = {"station_name": settings.internal, "type": "remove_station", "update": None}
+        await self._connection.publish(subjects.CLIENT_UPDATES, json.dumps(update).encode())
+
+
+def _without_tenant(username: str, prefix: str) -> str:
+    """The user name without the account suffix that some clients send; there is one account, number 1."""
+    match = _TENANT.match(username)
+    if match is None:
+        return username
+    if match.group(2) != "1":
+        raise Refusal(f"{prefix}: Tenant with id {match.group(2)} does not exist")
+    return match.group(1)

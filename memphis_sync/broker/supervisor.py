@@ -1,0 +1,219 @@
+"""
+Runs a broker: starts and watches the nats-server, runs the service, stops both.
+
+nats-server starts first and boots while this process still imports its NATS client; so the broker is ready sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from memphis_sync.broker.options import DEFAULT_ROOT_PASSWORD, BrokerError, BrokerOptions, default_data_dir
+from memphis_sync.broker.server import NatsServer
+
+if TYPE_CHECKING:
+    from memphis_sync.broker.service import Service
+
+log = logging.getLogger("memphis_sync.broker")
+
+READY_S = 30.0  # how long a nats-server may read its store before it listens
+_POLL_S = 0.002
+_WATCH_S = 0.5  # the longest that a dead nats-server stays unnoticed where no signal tells
+_SHORT_LIFE_S = 5.0  # a nats-server that ends sooner than this after its start counts as failing
+_MAX_FAILURES = 5  # that many in a row, and the broker gives up
+_INTERRUPTED = 130  # exit code after Ctrl-C
+
+
+def run(options: BrokerOptions) -> int:
+    """
+    Runs a broker until SIGTERM or Ctrl-C; belongs on the main thread.
+
+    Returns:
+        The exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 when it could not be started or kept running; standard error
+        then has one sentence.
+    """
+    try:
+        with _data_dir(options) as data_dir:
+            server = None if data_dir is None else NatsServer(options, data_dir)
+            try:
+                if server is not None:
+                    server.prepare()
+                    server.spawn()
+                return asyncio.run(_Broker(options, server).run())
+            finally:
+                if server is not None:
+                    server.stop()
+    except BrokerError as exc:
+        sys.stderr.write(f"memphis-sync broker: {exc}\n")
+        return 1
+    except KeyboardInterrupt:  # before the signal handlers were in place
+        return _INTERRUPTED
+
+
+@contextlib.contextmanager
+def _data_dir(options: BrokerOptions) -> Iterator[Optional[Path]]:
+    """The data folder; a temporary one goes at the end. None when an existing server is served."""
+    if options.nats is not None:
+        yield None
+    elif options.ephemeral:
+        folder = tempfile.mkdtemp(prefix="memphis-sync-")
+        try:
+            yield Path(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    else:
+        yield options.data_dir or default_data_dir()
+
+
+class _Broker:
+    """One run: its loop, its signals, its nats-server."""
+
+    def __init__(self, options: BrokerOptions, server: Optional[NatsServer]) -> None:
+        self._options = options
+        self._server = server
+        self._stop = asyncio.Event()
+        self._child_ended = asyncio.Event()
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        self._catch_signals()
+        service = await self._start_service()
+        if service is None:
+            return self._exit_code
+        try:
+            self._say_ready()
+            if self._server is None:
+                await self._stop.wait()
+            else:
+                await self._supervise(self._server)
+        finally:
+            await service.stop()
+            if self._options.ready_file is not None:
+                self._options.ready_file.unlink(missing_ok=True)
+        log.info("stopped")
+        return self._exit_code
+
+    def _catch_signals(self) -> None:
+        def stop(code: int) -> None:
+            self._exit_code = code
+            self._stop.set()
+            self._child_ended.set()  # wakes the supervision
+
+        loop = asyncio.get_running_loop()
+        try:
+            loop.add_signal_handler(signal.SIGTERM, stop, 0)
+            loop.add_signal_handler(signal.SIGINT, stop, _INTERRUPTED)
+            loop.add_signal_handler(signal.SIGCHLD, self._child_ended.set)
+        except (NotImplementedError, AttributeError, ValueError):  # Windows; or not on the main thread
+            log.debug("no signal handlers here: Ctrl-C ends the broker through KeyboardInterrupt")
+
+    async def _start_service(self) -> Optional[Service]:
+        """The service, answering requests; None when the broker was told to stop meanwhile."""
+        from memphis_sync.broker.service import Service  # noqa: PLC0415  nats is imported while nats-server boots
+
+        if self._server is None:
+            assert self._options.nats is not None
+            service = Service(self._options, self._options.nats, {}, exclusive=False)
+        else:
+            if not await self._listening(self._server):
+                return None
+            service = Service(
+                self._options,
+                _nats_url(self._options.host, self._server.port),
+                self._server.connect_options(),
+                exclusive=True,
+            )
+        await service.start()
+        return service
+
+    async def _listening(self, server: NatsServer) -> bool:
+        """Waits until the nats-server listens; False when the broker was told to stop."""
+        deadline = time.monotonic() + READY_S
+        while not server.is_up():
+            if self._stop.is_set():
+                return False
+            if server.exit_code() is not None:
+                raise BrokerError(f"nats-server could not start: {server.failure()}")
+            if time.monotonic() > deadline:
+                raise BrokerError(f"nats-server does not listen after {READY_S:g} s; see its log in {server.data_dir}")
+            await asyncio.sleep(_POLL_S)
+        return True
+
+    async def _supervise(self, server: NatsServer) -> None:
+        """Restarts the nats-server when it ends, until the broker is told to stop."""
+        failures, started = 0, time.monotonic()
+        while not self._stop.is_set():
+            self._child_ended.clear()
+            if server.exit_code() is None:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._child_ended.wait(), _WATCH_S)
+                continue
+            failures = failures + 1 if time.monotonic() - started < _SHORT_LIFE_S else 1
+            if failures > _MAX_FAILURES:
+                raise BrokerError(f"nats-server ended {failures} times in a row: {server.failure()}")
+            log.error("nats-server (pid %d) ended with code %s; restarting it", server.pid, server.exit_code())
+            await asyncio.sleep(0.1 * (2 ** (failures - 1) - 1))
+            server.spawn()
+            started = time.monotonic()
+            with contextlib.suppress(BrokerError):  # it ended again: the next round counts it
+                if await self._listening(server):
+                    log.info("nats-server is back (pid %d)", server.pid)
+                    self._write_ready_file()
+
+    def _say_ready(self) -> None:
+        self._write_ready_file()
+        if self._server is None:
+            log.info("serving an existing NATS server")
+            return
+        host, port = self._options.host, self._server.port
+        log.info("listening on %s:%d, data in %s", host, port, self._server.data_dir)
+        if (
+            not self._options.is_loopback
+            and self._options.token is None
+            and self._options.root_password == DEFAULT_ROOT_PASSWORD
+        ):
+            log.warning("the broker is open to other machines and root has its default password")
+
+    def _write_ready_file(self) -> None:
+        """One line of JSON, there at once and complete; no secrets."""
+        path = self._options.ready_file
+        if path is None:
+            return
+        facts: dict[str, object] = {"url": None, "host": None, "port": None, "pid": os.getpid(), "nats_pid": None}
+        facts["data_dir"] = None
+        if self._server is None:
+            facts.update(_address(self._options.nats or ""))
+        else:
+            facts.update(host=self._options.host, port=self._server.port, nats_pid=self._server.pid)
+            facts["data_dir"] = str(self._server.data_dir)
+        facts["url"] = f"memphis://{facts['host']}:{facts['port']}"
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(facts) + "\n")
+        temporary.replace(path)
+
+
+def _nats_url(host: str, port: int) -> str:
+    """Where the service itself connects: an address that means "all" is reached through loopback."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"nats://{reachable}:{port}"
+
+
+def _address(urls: str) -> dict[str, object]:
+    """Host and port of the first of the servers' URLs, without credentials."""
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    first = urls.partition(",")[0]
+    parts = urlsplit(first if "://" in first else f"nats://{first}")
+    return {"host": parts.hostname, "port": parts.port or 4222}
