@@ -49,9 +49,9 @@ def _users(names: list[str], file: Optional[Path]) -> dict[str, str]:
     return users
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m memphis_sync.broker",
+        prog=prog,
         description="A Memphis broker: the Memphis control plane on a nats-server with JetStream.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,10 +74,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> int:
-    """Reads command line and environment, and runs the broker."""
-    parser = _parser()
-    arguments = parser.parse_args()
+def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.broker") -> int:
+    """
+    Reads command line and environment, and runs the broker.
+
+    Args:
+        argv: Arguments without the program's name; the process's own when left out.
+        prog: The program's name in the help.
+    """
+    parser = _parser(prog)
+    arguments = parser.parse_args(argv)
     level = logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # the service logs what matters of it, once

@@ -25,7 +25,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     if args[:1] == ["broker"]:  # a server's start does not wait for a command line library
         from memphis_sync.broker.__main__ import main as broker_main
 
-        return broker_main(args[1:])
+        return broker_main(args[1:], "memphis-sync broker")
     try:
         import click  # noqa: F401  looked for here, so that its absence is one sentence
         import rich  # noqa: F401

@@ -15,4 +15,4 @@ def command(args: tuple[str, ...]) -> int:
     """Run a Memphis-compatible broker on a stock nats-server."""
     from memphis_sync.broker.__main__ import main
 
-    return main(list(args))
+    return main(list(args), "memphis-sync broker")
