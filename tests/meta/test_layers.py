@@ -19,6 +19,7 @@ ROWS = [
     {"_wire", "_schema"},
     {"_control", "_link"},
     {"_runtime"},
+    {"_requests", "_connection"},
     {"client", "station", "producer", "consumer", "message", "headers", "delivery", ""},
     {"broker", "testing", "cli", "contrib"},
 ]
