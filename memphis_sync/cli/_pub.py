@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import IO, TYPE_CHECKING, Callable, Optional
+from typing import IO, TYPE_CHECKING, Callable, Optional, Union
 
 import click
 
@@ -17,7 +17,7 @@ from ._app import NOT_STORED, Settings
 if TYPE_CHECKING:
     from memphis_sync import BulkResult, Item, Memphis
 
-    Watch = Callable[[Iterable[Item]], Iterator[Item]]
+    Watch = Callable[[Iterable[bytes]], Iterator[bytes]]
 
 _READ = 1 << 20  # bytes at a time where the separator is not a line's end
 _SHOWN = 5  # failures that are spelled out; the count is always exact
@@ -98,21 +98,20 @@ def command(
     payloads: Iterable[bytes] = [os.fsencode(body)] if body is not None else pieces(stream, split)
     single = body is not None or split == "none"
 
-    def items() -> Iterator[Item]:
-        for number, payload in enumerate(payloads, 1):
-            yield Item(
-                payload,
-                key=key,
-                partition=partition if partition is not None else -1,
-                headers=headers or None,
-                msg_id=msg_id if single or msg_id is None else f"{msg_id}-{number}",
-            )
+    def items(watched: Iterable[bytes]) -> Iterator[Union[bytes, Item]]:
+        if key is None and partition is None and not headers and msg_id is None:
+            yield from watched
+            return
+        number_or_turn = -1 if partition is None else partition
+        for number, payload in enumerate(watched, 1):
+            own_id = msg_id if single or msg_id is None else f"{msg_id}-{number}"
+            yield Item(payload, key=key, partition=number_or_turn, headers=headers, msg_id=own_id)
 
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(settings.connect("pub"))
         producer = stack.enter_context(client.producer(station, "memphis-sync-pub"))
-        watched = stack.enter_context(_progress(settings, client, None if body is not None else stream))
-        result = producer.produce_many(watched(items()), on_error="collect")
+        watch = stack.enter_context(_progress(settings, client, None if body is not None else stream))
+        result = producer.produce_many(items(watch(payloads)), on_error="collect")
     return _report(settings, station, result)
 
 
@@ -126,24 +125,21 @@ def _progress(settings: Settings, client: Memphis, stream: Optional[IO[bytes]]) 
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     total = os.fstat(stream.fileno()).st_size or None if stream.seekable() else None
-    columns = (
-        BarColumn(),
-        TextColumn("{task.fields[stored]:,} stored, {task.fields[rate]:,.0f}/s"),
-        TimeElapsedColumn(),
-    )
+    text = "{task.fields[stored]:,} stored, {task.fields[rate]:,.0f}/s"
+    columns = (BarColumn(), TextColumn(text), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total, stored=0, rate=0.0)
         start = time.monotonic()
 
-        def watch(items: Iterable[Item]) -> Iterator[Item]:
+        def watch(payloads: Iterable[bytes]) -> Iterator[bytes]:
             read = 0
-            for number, item in enumerate(items):
-                read += len(item.payload) + 1
+            for number, payload in enumerate(payloads):
+                read += len(payload) + 1
                 if number % 1024 == 0:
                     stored = client.stats().delivered
                     rate = stored / max(time.monotonic() - start, 0.001)
                     progress.update(task, completed=read, stored=stored, rate=rate)
-                yield item
+                yield payload
 
         yield watch
 

@@ -20,7 +20,7 @@ ROWS = [
     {"_control", "_link"},
     {"_runtime"},
     {"_requests", "_connection"},
-    {"client", "station", "producer", "consumer", "message", "headers", "delivery", ""},
+    {"client", "station", "producer", "consumer", "message", "headers", "delivery", "bulk", ""},
     {"broker", "testing", "cli", "contrib"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
