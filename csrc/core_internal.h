@@ -89,6 +89,7 @@ struct mcore_outbox {
     size_t reported_cap;
     char unseen_text[256];
     uint64_t unseen_taken;
+    int64_t unseen_due_ns; /* not before this are they handed out again */
 
     unsigned drain_waiters;
     unsigned room_waiters;

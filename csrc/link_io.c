@@ -114,12 +114,24 @@ static void wait_writable(struct mcore_link *link)
     pthread_cond_broadcast(&link->quiet);
 }
 
-void mcore_link_send_loop(struct mcore_link *link)
+int mcore_link_send_loop(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
+    int unseen = 0;
     pthread_mutex_lock(&outbox->lock);
     while (!link->stopping) {
-        mcore_outbox_expire_locked(outbox, mcore_now_ns());
+        int64_t now = mcore_now_ns();
+        mcore_outbox_expire_locked(outbox, now);
+        int64_t until = outbox->next_deadline_ns;
+        if (outbox->stats.unseen != outbox->unseen_taken) {
+            if (now >= outbox->unseen_due_ns) {
+                outbox->unseen_due_ns = now + INT64_C(1000000000);
+                unseen = 1;
+                break;
+            }
+            if (outbox->unseen_due_ns < until)
+                until = outbox->unseen_due_ns;
+        }
         if (link->up && !link->writing) {
             bool full = write_some(link);
             if (link->stopping)
@@ -132,12 +144,13 @@ void mcore_link_send_loop(struct mcore_link *link)
                 continue;
         }
         outbox->sender_sleeps = true;
-        outbox->sender_until_ns = outbox->next_deadline_ns;
-        mcore_cond_wait_until(&outbox->work, &outbox->lock, outbox->next_deadline_ns);
+        outbox->sender_until_ns = until;
+        mcore_cond_wait_until(&outbox->work, &outbox->lock, until);
         outbox->sender_sleeps = false;
         outbox->sender_until_ns = 0;
     }
     pthread_mutex_unlock(&outbox->lock);
+    return unseen;
 }
 
 void mcore_link_push(struct mcore_link *link)

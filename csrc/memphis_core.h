@@ -368,8 +368,11 @@ uint64_t mcore_link_detach(struct mcore_link *link);
 /* Reads until the connection ends; an enum mcore_link_end. For the reader thread. */
 int mcore_link_read_loop(struct mcore_link *link);
 
-/* Writes until the link is stopped, across connections; expires deadlines. For the sender thread. */
-void mcore_link_send_loop(struct mcore_link *link);
+/*
+ * Writes until the link is stopped, across connections; expires deadlines. For the sender thread.
+ * Returns 0 once stopped, 1 when there are unseen failures to log (at most once a second: call again).
+ */
+int mcore_link_send_loop(struct mcore_link *link);
 
 /* Both loops return soon; nothing is sent any more. */
 void mcore_link_stop(struct mcore_link *link);

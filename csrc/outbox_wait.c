@@ -66,7 +66,7 @@ static char *copy_text(const char *text, size_t len)
     return copy;
 }
 
-static void note_unseen(struct mcore_outbox *outbox, int outcome, int code, const char *text, size_t len)
+static void note_unseen(struct mcore_outbox *outbox, int outcome, const char *text, size_t len)
 {
     static const char *const plain[] = {"", "", "refused", "no responders: the station is gone", "not confirmed in time",
                                         "abandoned at close"};
@@ -74,11 +74,11 @@ static void note_unseen(struct mcore_outbox *outbox, int outcome, int code, cons
         text = plain[outcome];
         len = strlen(text);
     }
-    (void)code;
     size_t cut = len < sizeof(outbox->unseen_text) - 1 ? len : sizeof(outbox->unseen_text) - 1;
     memcpy(outbox->unseen_text, text, cut);
     outbox->unseen_text[cut] = '\0';
     outbox->stats.unseen++;
+    mcore_outbox_wake_sender_locked(outbox); /* whose thread logs it */
 }
 
 static void report_locked(struct mcore_outbox *outbox, uint64_t slot)
@@ -105,7 +105,7 @@ void mcore_outbox_tell_locked(struct mcore_outbox *outbox, uint64_t slot, int ou
     *place = NULL;
     if (ticket == NULL) {
         if (outcome != MCORE_DELIVERED && !wants_report)
-            note_unseen(outbox, outcome, code, text, text_len);
+            note_unseen(outbox, outcome, text, text_len);
     } else {
         ticket->sequence = sequence;
         ticket->duplicate = duplicate;
@@ -168,7 +168,7 @@ void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *tick
             outbox->tickets[ticket->slot % outbox->log->max_messages] = NULL;
             ticket->attached = 0;
         } else if (outcome > MCORE_DELIVERED && !ticket->looked) {
-            note_unseen(outbox, outcome, ticket->code, ticket->text == NULL ? "" : ticket->text,
+            note_unseen(outbox, outcome, ticket->text == NULL ? "" : ticket->text,
                         ticket->text == NULL ? 0 : strlen(ticket->text));
         }
         pthread_mutex_unlock(&outbox->lock);

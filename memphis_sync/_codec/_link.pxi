@@ -108,10 +108,12 @@ cdef class Link:
         return end, mcore_link_errno(self._link), self.text()
 
     def send_loop(self):
-        """Writes and expires until the link is stopped. For the sender thread."""
+        """Writes and expires until the link is stopped (False) or failures wait to be logged (True). For the sender."""
         self._check()
+        cdef int unseen
         with nogil:
-            mcore_link_send_loop(self._link)
+            unseen = mcore_link_send_loop(self._link)
+        return unseen != 0
 
     def stop(self):
         """Makes both loops return; nothing is written any more."""

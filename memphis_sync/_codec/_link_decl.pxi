@@ -98,7 +98,7 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_link_attach(mcore_link *, int, const uint8_t *, size_t, const uint8_t *, size_t)
     uint64_t mcore_link_detach(mcore_link *)
     int mcore_link_read_loop(mcore_link *)
-    void mcore_link_send_loop(mcore_link *)
+    int mcore_link_send_loop(mcore_link *)
     void mcore_link_stop(mcore_link *)
     int mcore_link_is_up(mcore_link *)
     void mcore_link_push(mcore_link *)

@@ -1,0 +1,366 @@
+"""
+The data link of one client: its connection, its threads, its outbox.
+
+State: ``closed`` until open(), then ``up`` and ``down`` in turn, and ``ended`` after close() or when reconnecting was
+given up. Messages are taken in ``up`` and ``down``; the outbox keeps them, and the C core sends again whatever had no ack
+when the connection ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import secrets
+import socket
+import string
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from memphis_sync._codec import Inbox, Link, Ticket, encode_sub, watch_forks
+from memphis_sync._link.handshake import Connected, open_connection
+from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError
+from memphis_sync.types import Stats
+
+if TYPE_CHECKING:
+    from memphis_sync.types import ConnectOptions
+
+logger = logging.getLogger("memphis_sync.link")
+produce_logger = logging.getLogger("memphis_sync.produce")
+
+ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
+SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
+JOIN_S = 5.0  # how long close() waits for a thread
+MAX_BACKOFF_S = 30.0
+REPORT_WAIT_NS = 500_000_000  # a wake-up that comes just before the wait is made good after so long
+_numbers = itertools.count(1)
+_TOKEN_CHARACTERS = string.ascii_letters + string.digits
+_END_STOPPED, _END_EOF, _END_ERRNO, _END_PROTOCOL, _END_SERVER = range(5)
+
+
+class DataLink:
+    """
+    The connection for hot frames, with reconnection.
+
+    Args:
+        options: As given to connect().
+        link_id: The connection id of this link, another one than the control link's (protocol reference 1.4).
+        label: The client's name, for log lines.
+    """
+
+    def __init__(self, options: ConnectOptions, *, link_id: str, label: str) -> None:
+        self._options = options
+        self._link_id = link_id
+        self._label = label
+        self._number = next(_numbers)
+        self._state = threading.Condition()
+        self._phase = "closed"
+        self._sock: Optional[socket.socket] = None
+        self._address = options.addresses[0]
+        self._reconnects = 0
+        self._sids = itertools.count(ACK_SID + 1)
+        self._threads: list[threading.Thread] = []
+        self._callbacks: Optional[threading.Thread] = None
+        self._idle = threading.Event()
+        self.core: Link
+        self.max_payload = 0
+        self.is_memphis = False
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    def open(self, deadline: float) -> None:
+        """
+        Connects to the first address that answers and starts the threads.
+
+        Args:
+            deadline: By ``time.monotonic()``, for all addresses together.
+
+        Raises:
+            ConnectError: No address could be reached; the text gives each with its reason.
+            AuthenticationError: The credentials were refused.
+        """
+        watch_forks()
+        connected = self._connect_any(deadline)
+        token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
+        options = self._options
+        try:
+            self.core = Link(
+                token,
+                options.outbox_max_bytes,
+                options.outbox_max_messages,
+                options.max_in_flight,
+                connected.max_payload,
+            )
+            self.max_payload = connected.max_payload
+            self.is_memphis = connected.is_memphis
+            self._attach(connected)
+        except BaseException:
+            connected.sock.close()
+            raise
+        self._start("sender", self._send)
+        self._start("reader", self._read)
+
+    def close(self, timeout_s: float) -> int:
+        """
+        Sends what is queued, waits for its acks, then ends connection and threads.
+
+        Args:
+            timeout_s: At most so long for the acks.
+
+        Returns:
+            How many messages were given up: they may be stored all the same.
+        """
+        with self._state:
+            if self._phase in ("closed", "ended"):
+                return 0
+        deadline = time.monotonic() + timeout_s
+        self.core.close()
+        try:
+            self._wait_drained(deadline)
+            if self.core.is_up():
+                # Acks of messages are queued behind nothing but time: one round trip, and the broker has them.
+                self.core.round_trip(int(max(deadline - time.monotonic(), 0.05) * 1e9))
+        except ConnectionLostError:
+            logger.debug("%r ended without a connection", self._label)
+        finally:
+            left = self._end("ended")
+        return left
+
+    def _end(self, phase: str) -> int:
+        with self._state:
+            self._phase = phase
+            self._state.notify_all()
+        self._idle.set()
+        self.core.close()
+        left: int = self.core.abandon()
+        self.core.stop()
+        self.core.wake_reports()
+        for thread in [*self._threads, *([self._callbacks] if self._callbacks else [])]:
+            if thread is not threading.current_thread():
+                thread.join(JOIN_S)
+                if thread.is_alive():
+                    logger.warning("%s did not stop within %.0f s", thread.name, JOIN_S)
+        self._log_unseen()
+        return left
+
+    def is_up(self) -> bool:
+        """Whether there is a connection now."""
+        return self._phase == "up" and bool(self.core.is_up())
+
+    def wait_up(self, deadline: float) -> bool:
+        """Waits for a connection; False at the deadline. ClosedError once the link has ended."""
+        with self._state:
+            while self._phase != "up":
+                if self._phase != "down":
+                    raise ClosedError("the client is closed")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._state.wait(min(left, SLICE_S))
+        return True
+
+    # ---- counts ------------------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """All counters at one instant; no IO."""
+        raw: dict[str, int] = self.core.stats()
+        return Stats(
+            accepted=raw["accepted"],
+            queued=raw["queued"],
+            queued_bytes=raw["queued_bytes"],
+            in_flight=raw["in_flight"],
+            delivered=raw["delivered"],
+            failed=raw["failed"],
+            abandoned=raw["abandoned"],
+            buffer_full=raw["buffer_full"],
+            reconnects=self._reconnects,
+        )
+
+    def outstanding(self, owner: int = -1) -> int:
+        """Messages of a producer (-1: of all) that are neither delivered nor failed."""
+        return int(self.core.outstanding(owner))
+
+    def flush(self, timeout_s: Optional[float], owner: int = -1) -> int:
+        """Waits until nothing is outstanding; returns what is after *timeout_s* (None: no limit but the deadlines)."""
+        return self._wait_drained(None if timeout_s is None else time.monotonic() + timeout_s, owner)
+
+    def _wait_drained(self, deadline: Optional[float], owner: int = -1) -> int:
+        while True:
+            left = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
+            count: int = self.core.wait_drained(owner, int(left * 1e9))
+            if count == 0 or (deadline is not None and time.monotonic() >= deadline):
+                return count
+
+    # ---- reports and inboxes -----------------------------------------------------------------------------------
+
+    def watch(self, ticket: Ticket, callback: Callable[[Any], None]) -> bool:
+        """Calls *callback* with the ticket on the callbacks thread once it is settled. False: it is settled already."""
+        self.start_callbacks()
+        return bool(self.core.watch(ticket, callback))
+
+    def start_callbacks(self) -> None:
+        """Starts the callbacks thread if it is not running."""
+        if self._callbacks is None:
+            with self._state:
+                if self._callbacks is None and self._phase in ("up", "down"):
+                    self._callbacks = self._thread("callbacks", self._report)
+                    self._callbacks.start()
+
+    def new_inbox(self) -> Inbox:
+        """An inbox under a subscription number that this link has not used yet."""
+        return Inbox(self.core, next(self._sids))
+
+    # ---- threads -----------------------------------------------------------------------------------------------
+
+    def _thread(self, part: str, target: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=target, name=f"memphis-{part}-{self._number}", daemon=True)
+
+    def _start(self, part: str, target: Callable[[], None]) -> None:
+        thread = self._thread(part, target)
+        self._threads.append(thread)
+        thread.start()
+
+    def _send(self) -> None:
+        while self.core.send_loop():
+            self._log_unseen()
+
+    def _log_unseen(self) -> None:
+        count, text = self.core.take_unseen()
+        if count:
+            produce_logger.error(
+                "%r: %d messages failed and nobody has asked about them; the last: %s",
+                self._label,
+                count,
+                text,
+                extra={"memphis_client": self._label, "memphis_error": text},
+            )
+
+    def _report(self) -> None:
+        while True:
+            ended = self._phase == "ended"
+            reports = self.core.wait_reports(0 if ended else REPORT_WAIT_NS)
+            if ended and not reports:
+                return
+            for ticket, callback in reports:
+                ticket.look()
+                try:
+                    callback(ticket)
+                except Exception:
+                    produce_logger.exception("%r: a delivery callback raised", self._label)
+
+    def _read(self) -> None:
+        while True:
+            end, errno, text = self.core.read_loop()
+            in_flight = self.core.detach()
+            self._close_socket()
+            if end == _END_STOPPED or self._phase == "ended":
+                return
+            waiting = self.core.outstanding(-1)
+            reason = _reason(end, errno, text)
+            with self._state:
+                self._phase = "down"
+            log = logger.error if end == _END_PROTOCOL else logger.warning
+            log(
+                "%r lost %s (%s); %d messages wait, %d of them sent before, retrying",
+                self._label,
+                self._address,
+                reason,
+                waiting,
+                in_flight,
+                extra={"memphis_client": self._label, "memphis_error": reason},
+            )
+            if not self._options.reconnect or not self._reconnect():
+                self._give_up(reason)
+                return
+
+    def _give_up(self, reason: str) -> None:
+        with self._state:
+            if self._phase == "ended":
+                return
+        logger.error("%r gave up connecting (%s)", self._label, reason)
+        self._end("ended")
+
+    def _reconnect(self) -> bool:
+        started = time.monotonic()
+        base_s = self._options.reconnect_interval_ms / 1000
+        attempts = 0
+        while self._options.max_reconnect < 0 or attempts < self._options.max_reconnect:
+            # Half to full delay at random, so that many clients do not come back in step; the first try at once.
+            delay_s = 0.0 if attempts == 0 else min(base_s * 2 ** min(attempts - 1, 8), MAX_BACKOFF_S)
+            if self._idle.wait(delay_s * random.uniform(0.5, 1.0)):  # noqa: S311  spreading, not a secret
+                return False
+            attempts += 1
+            try:
+                connected = self._connect_any(time.monotonic() + self._options.timeout_ms / 1000)
+            except AuthenticationError as exc:
+                logger.error("%r: %s", self._label, exc)  # noqa: TRY400  the cause is in the text
+                return False
+            except ConnectError as exc:
+                logger.debug("%r: attempt %d: %s", self._label, attempts, exc)
+                continue
+            self._reconnects += 1
+            if not self._attach(connected):
+                connected.sock.close()
+                return False
+            logger.info(
+                "%r reconnected to %s after %d attempts in %.1f s; %d messages sent again",
+                self._label,
+                self._address,
+                attempts,
+                time.monotonic() - started,
+                self.core.outstanding(-1),
+                extra={"memphis_client": self._label, "memphis_attempts": attempts},
+            )
+            return True
+        return False
+
+    # ---- connection --------------------------------------------------------------------------------------------
+
+    def _connect_any(self, deadline: float) -> Connected:
+        reasons: list[str] = []
+        addresses = self._options.addresses
+        for i, address in enumerate(addresses):
+            left = deadline - time.monotonic()
+            share = time.monotonic() + left / (len(addresses) - i)
+            try:
+                connected = open_connection(address, self._options.credentials, self._link_id, share)
+            except AuthenticationError:
+                raise
+            except ConnectError as exc:
+                reasons.append(str(exc))
+                continue
+            self._address = address
+            return connected
+        raise ConnectError("no data connection: " + "; ".join(reasons))
+
+    def _attach(self, connected: Connected) -> bool:
+        first = connected.first + encode_sub(b"_INBOX.%s.*" % self.core.token, ACK_SID)
+        self.max_payload = self.core.max_payload = connected.max_payload
+        with self._state:
+            if self._phase == "ended":
+                return False
+            self._sock = connected.sock
+            if not self.core.attach(connected.sock.fileno(), first, connected.rest):
+                return False
+            self._phase = "up"
+            self._state.notify_all()
+        return True
+
+    def _close_socket(self) -> None:
+        with self._state:
+            sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+
+def _reason(end: int, errno: int, text: str) -> str:
+    """Why a connection ended, in words."""
+    if end == _END_EOF:
+        return "the broker closed the connection"
+    if end == _END_PROTOCOL:
+        return f"the peer broke the NATS protocol: {text}"
+    if end == _END_SERVER:
+        return f"the broker said {text!r}"
+    return os.strerror(errno)

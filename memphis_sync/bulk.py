@@ -1,0 +1,228 @@
+"""
+Producing many messages: what an import script, the command line and a table outbox all need.
+
+The loop never holds more than what the outbox holds: settled messages are taken off the front while new ones go in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Iterable, Optional, Union
+
+from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, error_of
+from memphis_sync.errors import BufferFullError, ConfigurationError, DeadlineError, MemphisError, Outcome, ProduceError
+
+if TYPE_CHECKING:
+    from memphis_sync.headers import Headers
+    from memphis_sync.producer import Producer
+
+SWEEP_EVERY = 256  # settled messages are counted off in strides; a stride each message would cost more than sending
+
+
+@dataclass(frozen=True)
+class Item:
+    """
+    A message of produce_many() with more than a payload.
+
+    Attributes:
+        payload: As for produce().
+        key: Partition key.
+        partition: Partition number, -1 for round robin.
+        headers: Text to text.
+        msg_id: Message id.
+    """
+
+    payload: Any
+    key: Optional[str] = None
+    partition: int = -1
+    headers: Union[Headers, Mapping[str, str], None] = None
+    msg_id: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """
+    A message of produce_many() that was not confirmed.
+
+    Attributes:
+        index: Its place in the iterable, from 0.
+        station: Where it should have gone.
+        error: What happened.
+    """
+
+    index: int
+    station: str
+    error: ProduceError
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """
+    What became of the messages of produce_many(); with several stations each counts for itself.
+
+    Attributes:
+        delivered: Confirmed by the broker, the duplicates included.
+        duplicates: Of these, how many the broker had before under the same message id.
+        failed: Everything else, in the order of the iterable.
+        seconds: From the first message to the last confirmation.
+    """
+
+    delivered: int
+    duplicates: int
+    failed: tuple[Failure, ...]
+    seconds: float
+
+
+class BulkError(ProduceError):
+    """
+    produce_many() met a failure.
+
+    Attributes:
+        result: What became of all messages that were taken.
+    """
+
+    def __init__(
+        self, message: str = "", *, outcome: Outcome = "unknown", result: Optional[BulkResult] = None
+    ) -> None:
+        super().__init__(message, outcome=outcome)
+        self.result = result
+
+
+class BulkDeadlineError(BulkError, DeadlineError):
+    """produce_many() did not finish in its time; the messages without a confirmation are among the failures."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        outcome: Outcome = "unknown",
+        result: Optional[BulkResult] = None,
+        timeout_s: float = 0.0,
+    ) -> None:
+        BulkError.__init__(self, message, outcome=outcome, result=result)
+        self.timeout_s = timeout_s
+
+
+class Bulk:
+    """One run of produce_many()."""
+
+    def __init__(self, producer: Producer, timeout_s: Optional[float], *, stop_at_failure: bool) -> None:
+        self._producer = producer
+        self._link = producer._link
+        self._timeout_s = timeout_s
+        self._stop_at_failure = stop_at_failure
+        self._pending: deque[tuple[int, Delivery]] = deque()
+        self._delivered = 0
+        self._duplicates = 0
+        self._failed: list[Failure] = []
+        self._started = time.monotonic()
+        self._deadline = None if timeout_s is None else self._started + timeout_s
+
+    def run(self, iterable: Iterable[Any]) -> BulkResult:
+        """Takes everything, then waits for everything."""
+        stopped: Optional[BaseException] = None
+        try:
+            self._take(iterable)
+        except (MemphisError, BufferFullError) as exc:
+            stopped = exc
+        self._settle()
+        result = BulkResult(
+            self._delivered, self._duplicates, tuple(self._failed), time.monotonic() - self._started
+        )
+        if stopped is not None and not isinstance(stopped, _Stop):
+            raise stopped
+        if self._is_late() and (self._failed or stopped is not None):
+            raise BulkDeadlineError(
+                f"{len(self._failed)} messages were not confirmed within {self._timeout_s} s",
+                result=result,
+                timeout_s=self._timeout_s or 0.0,
+            )
+        if self._failed and self._stop_at_failure:
+            first = self._failed[0]
+            raise BulkError(
+                f"message {first.index} failed, and {len(self._failed) - 1} more: {first.error}",
+                outcome=first.error.outcome,
+                result=result,
+            ) from first.error
+        return result
+
+    def _take(self, iterable: Iterable[Any]) -> None:
+        pending = self._pending
+        for index, item in enumerate(iterable):
+            sent = self._send(item)
+            if isinstance(sent, Deliveries):
+                pending.extend((index, delivery) for delivery in sent.values())
+            else:
+                pending.append((index, sent))
+            if index % SWEEP_EVERY == 0:
+                self._sweep()
+                if self._is_late() or (self._failed and self._stop_at_failure):
+                    raise _Stop
+
+    def _send(self, item: Any) -> Union[Delivery, Deliveries]:
+        options: dict[str, Any] = {}
+        if isinstance(item, Item):
+            options = {
+                "headers": item.headers,
+                "msg_id": item.msg_id,
+                "producer_partition_key": item.key,
+                "producer_partition_number": item.partition,
+            }
+            item = item.payload
+        while True:
+            try:
+                sent: Union[Delivery, Deliveries] = self._producer.produce(item, nonblocking=True, **options)
+            except BufferFullError:
+                self._sweep()
+                if self._is_late():
+                    raise _Stop from None
+                size = len(item) if isinstance(item, (bytes, bytearray, str)) else 65536
+                self._link.core.wait_room(min(size + 1024, self._room_bound()), SLICE_NS)
+            else:
+                return sent
+
+    def _room_bound(self) -> int:
+        return int(self._link.core.stats()["max_bytes"]) // 2
+
+    def _sweep(self) -> None:
+        """Counts off what is settled at the front."""
+        pending = self._pending
+        while pending:
+            outcome = pending[0][1].look()
+            if outcome == PENDING:
+                return
+            self._count(*pending.popleft(), outcome)
+
+    def _count(self, index: int, delivery: Delivery, outcome: int) -> None:
+        if outcome == DELIVERED:
+            self._delivered += 1
+            self._duplicates += delivery.duplicate
+        else:
+            self._failed.append(Failure(index, delivery.station, error_of(delivery)))
+
+    def _settle(self) -> None:
+        self._link.core.push()
+        while self._pending:
+            self._sweep()
+            if not self._pending:
+                return
+            if self._is_late():
+                break
+            self._pending[0][1].wait(SLICE_NS)
+        for index, delivery in self._pending:
+            error = ProduceError(
+                f"not confirmed within {self._timeout_s} s; it is still on its way",
+                outcome="unknown",
+                message_id=delivery.message_id,
+            )
+            self._failed.append(Failure(index, delivery.station, error))
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+class _Stop(ConfigurationError):
+    """Ends the taking; what happened is in the counts."""

@@ -1,0 +1,298 @@
+"""
+What a non-blocking produce returns: a Delivery, which has the shape of a ``concurrent.futures.Future``.
+
+A Delivery has no state of its own. Its memory is the ticket that the C core writes the outcome into, so one that nobody
+looks at costs nothing after the call that made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, Generator, Mapping, NamedTuple, Optional, Union
+
+from memphis_sync._codec import Ticket
+from memphis_sync._runtime import waiting
+from memphis_sync.errors import (
+    AckTimeoutError,
+    DeadlineError,
+    MultiStationError,
+    Outcome,
+    ProduceError,
+    RejectedError,
+    StationGoneError,
+)
+from memphis_sync.types import PubAck
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from memphis_sync._link import DataLink
+
+logger = logging.getLogger("memphis_sync.produce")
+
+SLICE_NS = 200_000_000  # waits are cut so that Ctrl-C is served
+PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED = range(6)
+
+
+class Target(NamedTuple):
+    """Where a route leads, for the reader of its tickets."""
+
+    station: str
+    partition: int
+    stream: str
+    link: DataLink
+
+
+class Delivery(Ticket):
+    """
+    The outcome of one message to one station, now or later. Made by ``produce(..., nonblocking=True)``.
+
+    May be waited for by any number of threads, and awaited in an asyncio program without blocking its loop.
+    """
+
+    __slots__ = ()
+
+    @property
+    def station(self) -> str:
+        """Name of the station."""
+        return _target(self).station
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition, 0 on a station without partitions."""
+        return _target(self).partition
+
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return bool(self.look() != PENDING)
+
+    def running(self) -> bool:
+        """Whether the outcome is not known yet; a message cannot be taken back."""
+        return not self.done()
+
+    def cancelled(self) -> bool:
+        """False: a message that was accepted cannot be taken back."""
+        return False
+
+    def cancel(self) -> bool:
+        """False: a message that was accepted cannot be taken back."""
+        return False
+
+    def result(self, timeout: Optional[float] = None) -> PubAck:
+        """
+        Waits for the outcome.
+
+        Args:
+            timeout: Seconds to wait; None: until the message's own deadline has decided.
+
+        Returns:
+            The broker's confirmation.
+
+        Raises:
+            DeadlineError: Not known within *timeout*; the message is still on its way.
+            ProduceError: It ended otherwise; ``outcome`` says whether it may be stored.
+            OwnThreadError: Called on one of the client's own threads.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return pub_ack(self)
+
+    def exception(self, timeout: Optional[float] = None) -> Optional[ProduceError]:
+        """
+        Waits as result() does; returns the error that it would raise, None for a delivered message.
+
+        Raises:
+            DeadlineError: Not known within *timeout*.
+            OwnThreadError: Called on one of the client's own threads.
+        """
+        outcome = self.look()
+        if outcome == PENDING:
+            waiting.forbid_on_own_thread("Delivery.result()")
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while outcome == PENDING:
+                left = SLICE_NS if deadline is None else int((deadline - time.monotonic()) * 1e9)
+                outcome = self.wait(min(max(left, 0), SLICE_NS))
+                if left <= 0 and outcome == PENDING:
+                    raise DeadlineError(
+                        f"{self!r} was not confirmed within {timeout} s; it is still on its way",
+                        timeout_s=timeout or 0.0,
+                    )
+        return None if outcome == DELIVERED else error_of(self)
+
+    def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
+        """
+        Calls ``fn(delivery)`` once, on the callbacks thread when the outcome comes later, here and now when it is known.
+
+        An exception in it is logged.
+        """
+        self.look()
+        if not _target(self).link.watch(self, fn):
+            call_safely(fn, self)
+
+    def __await__(self) -> Generator[Any, None, PubAck]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def wake(_delivery: Delivery) -> None:
+            loop.call_soon_threadsafe(_finish, future)
+
+        self.add_done_callback(wake)
+        yield from future
+        return self.result(0)
+
+    def __repr__(self) -> str:
+        outcome = ("pending", "delivered", "refused", "no responders", "expired", "abandoned")[self.outcome]
+        return f"<Delivery {self.station} {outcome}>"
+
+
+class Deliveries(Mapping[str, Delivery]):
+    """
+    The outcomes of one message to several stations: a mapping of station to Delivery, used like a single one.
+
+    ``result()`` is the mapping of station to PubAck, or a MultiStationError that holds successes and failures.
+    """
+
+    __slots__ = ("_each",)
+
+    def __init__(self, each: Iterable[Delivery]) -> None:
+        self._each = {delivery.station: delivery for delivery in each}
+
+    def __getitem__(self, station: str) -> Delivery:
+        return self._each[station]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._each)
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def done(self) -> bool:
+        """Whether every outcome is known."""
+        return all([delivery.done() for delivery in self._each.values()])
+
+    def result(self, timeout: Optional[float] = None) -> dict[str, PubAck]:
+        """
+        Waits for all outcomes.
+
+        Args:
+            timeout: Seconds for all together; None: until the messages' own deadlines have decided.
+
+        Raises:
+            DeadlineError: Not all known within *timeout*.
+            MultiStationError: At least one station did not confirm; ``results`` has them all.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return {station: pub_ack(delivery) for station, delivery in self._each.items()}
+
+    def exception(self, timeout: Optional[float] = None) -> Optional[MultiStationError]:
+        """Waits as result() does; returns the error that it would raise, None when all confirmed."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        results: dict[str, Union[PubAck, ProduceError]] = {}
+        for station, delivery in self._each.items():
+            error = delivery.exception(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+            results[station] = pub_ack(delivery) if error is None else error
+        failed = {station: error for station, error in results.items() if isinstance(error, ProduceError)}
+        if not failed:
+            return None
+        outcomes = {error.outcome for error in failed.values()}
+        outcome: Outcome = outcomes.pop() if len(outcomes) == 1 else "unknown"
+        text = "; ".join(f"{station}: {error}" for station, error in failed.items())
+        return MultiStationError(
+            f"{len(failed)} of {len(results)} stations did not confirm: {text}", outcome=outcome, results=results
+        )
+
+    def add_done_callback(self, fn: Callable[[Deliveries], object]) -> None:
+        """Calls ``fn(deliveries)`` once when the last outcome is known; see Delivery.add_done_callback."""
+        lock = threading.Lock()
+        left = len(self._each)
+
+        def settled(_delivery: Delivery) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                last = left == 0
+            if last:
+                call_safely(fn, self)
+
+        for delivery in self._each.values():
+            delivery.add_done_callback(settled)
+
+    def __repr__(self) -> str:
+        return f"<Deliveries {', '.join(repr(delivery) for delivery in self._each.values())}>"
+
+
+def call_safely(fn: Callable[[Any], object], argument: object) -> None:
+    """Calls a user's callback; what it raises is logged, because nobody is there to catch it."""
+    try:
+        fn(argument)
+    except Exception:
+        logger.exception("a delivery callback raised")
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _target(ticket: Ticket) -> Target:
+    target: Target = ticket.route.target
+    return target
+
+
+def pub_ack(ticket: Ticket) -> PubAck:
+    """The confirmation of a delivered message."""
+    station, partition, stream, _link = _target(ticket)
+    return PubAck(station, partition, ticket.sequence, ticket.duplicate, stream)
+
+
+def error_of(ticket: Ticket) -> ProduceError:
+    """The error that a settled message ended with."""
+    station, partition, _stream, _link = _target(ticket)
+    where = f"station {station!r}" if partition == 0 else f"station {station!r}, partition {partition}"
+    message_id: Optional[str] = ticket.message_id
+    outcome = ticket.outcome
+    if outcome == REFUSED:
+        text = _unescaped(ticket.text)
+        return RejectedError(
+            f"{where} refused the message: {text} (code {ticket.code}, err_code {ticket.err_code})",
+            message_id=message_id,
+            code=ticket.code,
+            err_code=ticket.err_code,
+            description=text,
+        )
+    if outcome == NO_RESPONDERS:
+        return StationGoneError(
+            f"{where} does not answer: it was destroyed, or never existed. The message is not stored",
+            message_id=message_id,
+            code=ticket.code,
+            description="no responders",
+        )
+    sent: Outcome = "unknown" if ticket.was_written else "not_sent"
+    fate = "it may be stored" if ticket.was_written else "it was never sent"
+    again = f"; produce it again with msg_id={message_id!r} to store it once" if sent == "unknown" and message_id else ""
+    if outcome == EXPIRED:
+        return AckTimeoutError(
+            f"{where} did not confirm the message before its deadline; {fate}{again}",
+            outcome=sent,
+            message_id=message_id,
+        )
+    return ProduceError(
+        f"the client ended before {where} confirmed the message; {fate}{again}", outcome=sent, message_id=message_id
+    )
+
+
+def _unescaped(text: str) -> str:
+    """JSON's escapes undone; the core hands over the string as it stood between its quotes."""
+    if "\\" not in text:
+        return text
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text

@@ -1,0 +1,424 @@
+"""
+A producer: takes messages for one station, or for several at once.
+
+What produce() promises is the produce contract: a blocking produce returns after the broker has stored the message, or
+raises; a non-blocking one returns at once, and each message it took ends in exactly one of delivered, failed, abandoned.
+Messages that one thread produces to one partition are stored in that order, blocking and non-blocking alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, Optional, Union
+
+from memphis_sync._codec import Route, encode_header
+from memphis_sync._runtime import waiting
+from memphis_sync._wire.names import publish_subject, stream_name
+from memphis_sync._wire.partitions import check_partition, partition_for_key
+from memphis_sync.bulk import Bulk, BulkResult, Item
+from memphis_sync.delivery import (
+    DELIVERED,
+    PENDING,
+    SLICE_NS,
+    Deliveries,
+    Delivery,
+    Target,
+    error_of,
+    pub_ack,
+)
+from memphis_sync.errors import BufferFullError, ClosedError, ConfigurationError, HeaderError, UndeliveredWarning
+from memphis_sync.headers import Headers, encode_user_headers
+from memphis_sync.options import check_int, check_seconds
+from memphis_sync.types import PubAck
+
+if TYPE_CHECKING:
+    from memphis_sync.client import Memphis
+    from memphis_sync.types import StationView
+
+DEFAULT_ACK_WAIT_S = 15  # memphis.py's
+DEFAULT_ACK_WAIT_NS = DEFAULT_ACK_WAIT_S * 1_000_000_000
+DESTROY_FLUSH_S = 15.0  # as long as the messages' own default deadline, so none is left
+PAYLOADS = "bytes, bytearray, memoryview, str, dict, list, a protobuf message or a GraphQL document"
+
+
+class Producer:
+    """
+    Produces to one station, or to several at once. Made by ``client.producer()``; may be used by any number of threads.
+
+    As a context manager it is destroyed at the end of the block, after its messages were confirmed.
+
+    Attributes:
+        name: Lower case.
+        stations: Names of its stations, in the order given.
+    """
+
+    def __init__(
+        self, client: Memphis, name: str, views: tuple[StationView, ...], *, idempotent: bool = True
+    ) -> None:
+        self._client = client
+        self._views = views
+        self.name = name
+        self.stations = tuple(view.name for view in views)
+        self._link = client._data_link()
+        self._owner: int = self._link.core.owner_new()
+        self._is_idempotent = idempotent
+        self._id_name = b"msg-id" if self._link.is_memphis else b"Nats-Msg-Id"
+        self._fixed = encode_header(b"$memphis_producedBy", name.encode()) + encode_header(
+            b"$memphis_connectionId", client._connection_id.encode()
+        )
+        self._routes = [self._routes_of(view) for view in views]
+        # next() on a cycle is one step of the interpreter, so threads may share it.
+        self._turns: list[Iterator[Route]] = [itertools.cycle(routes.values()) for routes in self._routes]
+        self._turn = self._turns[0]
+        self._function_routes: dict[tuple[str, int, int], Route] = {}
+        self._is_simple = len(views) == 1
+        self._functions = [view.functions for view in views]
+        self._is_closed = False
+
+    def _routes_of(self, view: StationView) -> dict[int, Route]:
+        return {number: self._route(view, number, None) for number in view.partitions or (0,)}
+
+    def _route(self, view: StationView, partition: int, function_id: Optional[int]) -> Route:
+        return Route(
+            self._link.core,
+            publish_subject(view.internal, partition, function_id).encode(),
+            self._id_name,
+            self._fixed,
+            self._owner,
+            self._is_idempotent,
+            Target(view.name, partition, stream_name(view.internal, partition), self._link),
+        )
+
+    # ---- producing ---------------------------------------------------------------------------------------------
+
+    def produce(
+        self,
+        message: Any,
+        ack_wait_sec: float = DEFAULT_ACK_WAIT_S,
+        headers: Union[Headers, Mapping[str, str], None] = None,
+        async_produce: Optional[bool] = None,
+        nonblocking: bool = False,
+        msg_id: Optional[str] = None,
+        concurrent_task_limit: Optional[int] = None,
+        producer_partition_key: Optional[str] = None,
+        producer_partition_number: int = -1,
+        *,
+        on_delivery: Optional[Callable[[Delivery], object]] = None,
+    ) -> Any:
+        """
+        Produces a message.
+
+        Args:
+            message: bytes, bytearray, memoryview, str (as UTF-8), dict or list (as JSON), a protobuf message or a GraphQL
+                document. It is copied before the call returns, and never changed.
+            ack_wait_sec: How long the broker may take to confirm, in seconds, above 0; then the message has failed.
+            headers: Text to text. Names that begin with ``$memphis`` or ``Nats-`` are reserved.
+            async_produce: Deprecated name of *nonblocking*.
+            nonblocking: Return at once. The call never waits for the network or for room.
+            msg_id: The broker stores a message of this id once within the station's idempotency window. Without one an
+                idempotent producer makes its own.
+            concurrent_task_limit: With *nonblocking*: when so many messages of this producer are unconfirmed, wait until
+                half of them are. The one option that makes a non-blocking produce wait.
+            producer_partition_key: Messages of one key go to one partition.
+            producer_partition_number: The partition itself; -1 for round robin.
+            on_delivery: With *nonblocking*: called once with the Delivery when its outcome is known, on the callbacks
+                thread; once for each station.
+
+        Returns:
+            Blocking: a PubAck; for several stations a dict of station to PubAck.
+            Non-blocking: a Delivery; for several stations Deliveries.
+
+        Raises:
+            ConfigurationError, HeaderError: A bad argument; nothing was taken.
+            PayloadTooLargeError: Larger than the broker takes; nothing was taken.
+            BufferFullError: Non-blocking: the outbox is full, nothing was taken. Blocking: it stayed full for
+                *ack_wait_sec*.
+            RejectedError: Blocking: the broker refused the message; it is not stored.
+            StationGoneError: Blocking: the station was destroyed; the message is not stored.
+            AckTimeoutError: Blocking: no confirmation in time; ``outcome`` says whether it may be stored.
+            MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
+            ClosedError, ForkedError: The producer was destroyed, the client closed, or it is the parent process's.
+        """
+        if async_produce is not None:
+            warnings.warn("async_produce is deprecated; use nonblocking", DeprecationWarning, stacklevel=2)
+            nonblocking = nonblocking or async_produce
+        if self._is_closed:
+            raise ClosedError(f"{self!r} is destroyed; the message was not taken")
+        kind = type(message)
+        payload = message if kind is bytes or kind is str else _payload(message)
+        timeout_ns = DEFAULT_ACK_WAIT_NS if ack_wait_sec == DEFAULT_ACK_WAIT_S else _timeout_ns(ack_wait_sec)
+        lines = b"" if headers is None else encode_user_headers(headers)
+        id_bytes = b"" if msg_id is None else _message_id(msg_id)
+        if not self._is_simple:
+            routes = [
+                self._choose(i, producer_partition_key, producer_partition_number) for i in range(len(self._views))
+            ]
+            return self._produce_all(routes, payload, lines, id_bytes, timeout_ns, nonblocking, on_delivery)
+        if producer_partition_key is None and producer_partition_number == -1 and not self._functions[0]:
+            route = next(self._turn)
+        else:
+            route = self._choose(0, producer_partition_key, producer_partition_number)
+        try:
+            if not nonblocking:
+                if on_delivery is not None:
+                    raise ConfigurationError("on_delivery is given for a blocking produce; it goes with nonblocking=True")
+                return self._blocking(route, payload, lines, id_bytes, timeout_ns)
+            if concurrent_task_limit is not None:
+                self._wait_below(check_int("concurrent_task_limit", concurrent_task_limit, 1))
+            if on_delivery is not None:
+                self._link.start_callbacks()
+            return route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
+        except UnicodeEncodeError as exc:
+            raise _not_utf8(exc) from exc
+
+    def produce_many(
+        self, iterable: Iterable[Any], *, timeout_s: Optional[float] = None, on_error: Literal["raise", "collect"] = "raise"
+    ) -> BulkResult:
+        """
+        Produces everything that an iterable yields, as fast as the broker takes it, and waits for the confirmations.
+
+        Non-blocking underneath, with bounded memory: it waits for room where produce() would raise BufferFullError.
+
+        Args:
+            iterable: Payloads as for produce(), or Items, which add key, partition, headers or message id.
+            timeout_s: Limit for all together, in seconds; None: each message has the default of produce().
+            on_error: ``raise``: stop taking messages at the first failure, wait for the rest and raise. ``collect``: go on,
+                and list the failures in the result.
+
+        Returns:
+            Counts, failures and the time it took.
+
+        Raises:
+            BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken.
+            DeadlineError: *timeout_s* is over; ``result`` likewise, the unconfirmed among the failures.
+            ConfigurationError: A bad argument or item, raised where it is met; what was taken before is confirmed first.
+        """
+        if on_error not in ("raise", "collect"):
+            raise ConfigurationError(f"on_error is {on_error!r}; it must be 'raise' or 'collect'")
+        if timeout_s is not None:
+            check_seconds("timeout_s", timeout_s, allow_zero=False)
+        waiting.forbid_on_own_thread("produce_many()")
+        return Bulk(self, timeout_s, stop_at_failure=on_error == "raise").run(iterable)
+
+    def _choose(self, index: int, key: Optional[str], number: int) -> Route:
+        """The route of one station's message: by key, by number, or the next in turn."""
+        view = self._views[index]
+        if key is not None:
+            if number != -1:
+                raise ConfigurationError(
+                    "Can not use both partition number and partition key: producer_partition_number is "
+                    f"{number!r} and producer_partition_key is given"
+                )
+            if not isinstance(key, (str, bytes)):
+                raise ConfigurationError(
+                    f"producer_partition_key is of type {type(key).__name__}; it must be a str or None"
+                )
+            partition = partition_for_key(key, view.partitions) if view.partitions else 0
+            route = self._routes[index][partition]
+        elif number != -1:
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise ConfigurationError(
+                    f"producer_partition_number is of type {type(number).__name__}; it must be an int from 1 to "
+                    f"{max(view.partitions, default=0)}, or -1"
+                )
+            route = self._routes[index][check_partition(number, view.partitions, view.name)]
+        else:
+            route = next(self._turns[index])
+        functions = view.functions
+        if functions:
+            partition = route.target.partition
+            function_id = functions.get(partition)
+            if function_id is not None:
+                place = (view.internal, partition, function_id)
+                route = self._function_routes.get(place) or self._function_routes.setdefault(
+                    place, self._route(view, partition, function_id)
+                )
+        return route
+
+    def _blocking(self, route: Route, payload: Any, lines: bytes, id_bytes: bytes, timeout_ns: int) -> PubAck:
+        waiting.forbid_on_own_thread("a blocking produce()")
+        started = time.monotonic()
+        while True:
+            try:
+                ticket = route.send_and_wait(payload, lines, id_bytes, timeout_ns, Delivery, SLICE_NS)
+                break
+            except BufferFullError:
+                left_ns = timeout_ns - int((time.monotonic() - started) * 1e9)
+                if left_ns <= 0:
+                    raise
+                size = route.frame_size(_size(payload), len(lines), len(id_bytes))
+                self._link.core.wait_room(size, min(left_ns, SLICE_NS))
+        outcome = ticket.outcome
+        while outcome == PENDING:
+            outcome = ticket.wait(SLICE_NS)
+        if outcome == DELIVERED:
+            return pub_ack(ticket)
+        raise error_of(ticket)
+
+    def _produce_all(
+        self,
+        routes: list[Route],
+        payload: Any,
+        lines: bytes,
+        id_bytes: bytes,
+        timeout_ns: int,
+        nonblocking: bool,
+        on_delivery: Optional[Callable[[Delivery], object]],
+    ) -> Union[Deliveries, dict[str, PubAck]]:
+        if not nonblocking:
+            waiting.forbid_on_own_thread("a blocking produce()")
+        try:
+            tickets = self._append_all(routes, payload, lines, id_bytes, timeout_ns, wait=not nonblocking)
+        except UnicodeEncodeError as exc:
+            raise _not_utf8(exc) from exc
+        deliveries = Deliveries(tickets)
+        if not nonblocking:
+            self._link.core.push()
+            return deliveries.result()
+        if on_delivery is not None:
+            for delivery in tickets:
+                delivery.add_done_callback(on_delivery)
+        return deliveries
+
+    def _append_all(
+        self, routes: list[Route], payload: Any, lines: bytes, id_bytes: bytes, timeout_ns: int, *, wait: bool
+    ) -> list[Delivery]:
+        started = time.monotonic()
+        while True:
+            try:
+                return self._link.core.send_all(routes, payload, lines, id_bytes, timeout_ns, Delivery)
+            except BufferFullError:
+                left_ns = timeout_ns - int((time.monotonic() - started) * 1e9)
+                if not wait or left_ns <= 0:
+                    raise
+                size = sum(route.frame_size(_size(payload), len(lines), len(id_bytes)) for route in routes)
+                self._link.core.wait_room(size, min(left_ns, SLICE_NS))
+
+    def _wait_below(self, limit: int) -> None:
+        if len(self) < limit:
+            return
+        waiting.forbid_on_own_thread("produce() with concurrent_task_limit")
+        while len(self) > limit // 2:
+            # Ends at once when nothing is left; else a short nap, as there is no signal for a part.
+            self._link.core.wait_drained(self._owner, 1_000_000)
+
+    # ---- backlog and end ---------------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: Optional[float] = None) -> int:
+        """
+        Waits until every message of this producer is confirmed or has failed.
+
+        Args:
+            timeout_s: Limit in seconds; None waits as long as the messages' own deadlines.
+
+        Returns:
+            How many are still outstanding; 0 when all are settled.
+        """
+        if timeout_s is not None:
+            check_seconds("timeout_s", timeout_s)
+        waiting.forbid_on_own_thread("flush()")
+        return self._link.flush(timeout_s, self._owner)
+
+    def __len__(self) -> int:
+        """Messages of this producer that are neither delivered nor failed."""
+        return self._link.outstanding(self._owner)
+
+    def __bool__(self) -> bool:
+        return True  # a producer without a backlog is still a producer
+
+    def destroy(self, timeout_retries: int = 5) -> None:
+        """
+        Waits for the messages to be confirmed, then takes the producer off the broker. Idempotent.
+
+        Args:
+            timeout_retries: How often a request without an answer is repeated; each waits up to 5 s.
+
+        Raises:
+            ServerError: The broker refused.
+            DeadlineError, ConnectionLostError: No answer; the producer may be destroyed.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+
+        Warns:
+            UndeliveredWarning: Messages were still unconfirmed after 15 s; they stay in the client's outbox.
+        """
+        check_int("timeout_retries", timeout_retries, 0, 1000)
+        if self._is_closed:
+            return
+        self._is_closed = True
+        left = self.flush(DESTROY_FLUSH_S)
+        if left:
+            warnings.warn(
+                f"{left} messages of {self!r} were not confirmed when it was destroyed", UndeliveredWarning, stacklevel=2
+            )
+        self._client._destroy_producer(self, timeout_retries)
+
+    def _mark_destroyed(self) -> None:
+        self._is_closed = True
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.destroy()
+
+    def __repr__(self) -> str:
+        state = "destroyed" if self._is_closed else "open"
+        return f"<Producer {self.name!r} to {', '.join(self.stations)} {state}>"
+
+
+def _payload(message: Any) -> Any:
+    """What the C core takes: bytes, str or a buffer."""
+    if isinstance(message, (bytes, bytearray)):
+        return message
+    if isinstance(message, memoryview):
+        return message if message.c_contiguous else message.tobytes()
+    if isinstance(message, str):
+        return message.encode("utf-8")
+    if isinstance(message, (dict, list)):
+        try:
+            return json.dumps(message).encode()
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ConfigurationError(f"message is a {type(message).__name__} that cannot be written as JSON: {exc}") from exc
+    serialize = getattr(message, "SerializeToString", None)
+    if callable(serialize):
+        return bytes(serialize())
+    source = getattr(getattr(getattr(message, "loc", None), "source", None), "body", None)
+    if isinstance(source, str):  # a GraphQL document, by its own shape: the library need not be installed
+        return source.encode("utf-8")
+    raise ConfigurationError(f"message is of type {type(message).__name__}; it must be {PAYLOADS}")
+
+
+def _size(payload: Any) -> int:
+    """Bytes that a payload takes on the wire."""
+    if isinstance(payload, str):
+        return len(payload.encode("utf-8"))
+    return payload.nbytes if isinstance(payload, memoryview) else len(payload)
+
+
+def _timeout_ns(ack_wait_sec: float) -> int:
+    return int(check_seconds("ack_wait_sec", ack_wait_sec, allow_zero=False) * 1_000_000_000)
+
+
+def _message_id(msg_id: str) -> bytes:
+    if not isinstance(msg_id, str):
+        raise ConfigurationError(f"msg_id is of type {type(msg_id).__name__}; it must be a str or None")
+    encoded = msg_id.encode("utf-8", "surrogatepass")
+    try:
+        encode_header(b"msg-id", encoded)
+    except HeaderError as exc:
+        raise ConfigurationError(f"msg_id is {msg_id!r}; it must hold no CR, LF or NUL") from exc
+    return encoded
+
+
+def _not_utf8(exc: UnicodeEncodeError) -> ConfigurationError:
+    return ConfigurationError(f"message is a str that cannot be written as UTF-8: {exc.reason} at {exc.start}")
+
+
+__all__ = ["BulkResult", "Item", "Producer"]
