@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterable, Optional, Union
 
 from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, error_of
-from memphis_sync.errors import BufferFullError, ConfigurationError, DeadlineError, MemphisError, Outcome, ProduceError
+from memphis_sync.errors import BufferFullError, DeadlineError, Outcome, ProduceError
 
 if TYPE_CHECKING:
     from memphis_sync.headers import Headers
@@ -123,10 +123,10 @@ class Bulk:
 
     def run(self, iterable: Iterable[Any]) -> BulkResult:
         """Takes everything, then waits for everything."""
-        stopped: Optional[BaseException] = None
+        stopped: Optional[Exception] = None
         try:
             self._take(iterable)
-        except (MemphisError, BufferFullError) as exc:
+        except Exception as exc:  # noqa: BLE001  raised again below, once all that was taken is settled
             stopped = exc
         self._settle()
         result = BulkResult(
@@ -224,5 +224,5 @@ class Bulk:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
 
-class _Stop(ConfigurationError):
+class _Stop(Exception):  # noqa: N818  control flow inside this module
     """Ends the taking; what happened is in the counts."""

@@ -19,12 +19,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from memphis_sync._codec import Inbox, Link, Ticket, encode_sub, watch_forks
+from memphis_sync._codec import Inbox, Link, RawMessage, Ticket, encode_sub, watch_forks
 from memphis_sync._link.handshake import Connected, open_connection
+from memphis_sync._link.pull import Binding, PullSession
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError
 from memphis_sync.types import Stats
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memphis_sync.types import ConnectOptions
 
 logger = logging.getLogger("memphis_sync.link")
@@ -195,7 +198,7 @@ class DataLink:
 
     # ---- reports and inboxes -----------------------------------------------------------------------------------
 
-    def watch(self, ticket: Ticket, callback: Callable[[Any], None]) -> bool:
+    def watch(self, ticket: Ticket, callback: Callable[[Any], object]) -> bool:
         """Calls *callback* with the ticket on the callbacks thread once it is settled. False: it is settled already."""
         self.start_callbacks()
         return bool(self.core.watch(ticket, callback))
@@ -207,6 +210,16 @@ class DataLink:
                 if self._callbacks is None and self._phase in ("up", "down"):
                     self._callbacks = self._thread("callbacks", self._report)
                     self._callbacks.start()
+
+    def fetch(
+        self, bindings: Sequence[Binding], batch: int, wait_s: float, kind: type[RawMessage], owner: object
+    ) -> list[RawMessage]:
+        """One fetch without a session: see PullSession.fetch."""
+        session = PullSession(self, bindings, kind, owner)
+        try:
+            return session.fetch(batch, wait_s)
+        finally:
+            session.close()
 
     def new_inbox(self) -> Inbox:
         """An inbox under a subscription number that this link has not used yet."""
