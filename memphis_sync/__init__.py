@@ -11,4 +11,96 @@ from __future__ import annotations
 
 import logging as _logging
 
+from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkResult, Failure, Item
+from memphis_sync.client import Memphis, connect
+from memphis_sync.consumer import Consumer
+from memphis_sync.delivery import Deliveries, Delivery
+from memphis_sync.errors import (
+    AckTimeoutError,
+    AuthenticationError,
+    BufferFullError,
+    ClosedError,
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    ForkedError,
+    HeaderError,
+    LocalProtocolError,
+    MemphisConnectError,
+    MemphisError,
+    MemphisHeaderError,
+    MemphisSchemaError,
+    MultiStationError,
+    OwnThreadError,
+    PayloadTooLargeError,
+    ProduceError,
+    ProtocolError,
+    RejectedError,
+    RemoteProtocolError,
+    SchemaError,
+    ServerError,
+    StationGoneError,
+    StationNotFoundError,
+    TransportError,
+    UndeliveredWarning,
+    UsageError,
+)
+from memphis_sync.headers import Headers
+from memphis_sync.message import Message
+from memphis_sync.producer import Producer
+from memphis_sync.station import Station
+from memphis_sync.types import VERSION as __version__, PubAck, Retention, Stats, Storage
+
 _logging.getLogger("memphis_sync").addHandler(_logging.NullHandler())
+
+__all__ = [
+    "AckTimeoutError",
+    "AuthenticationError",
+    "BufferFullError",
+    "BulkDeadlineError",
+    "BulkError",
+    "BulkResult",
+    "ClosedError",
+    "ConfigurationError",
+    "ConnectError",
+    "ConnectionLostError",
+    "Consumer",
+    "DeadlineError",
+    "Deliveries",
+    "Delivery",
+    "Failure",
+    "ForkedError",
+    "HeaderError",
+    "Headers",
+    "Item",
+    "LocalProtocolError",
+    "Memphis",
+    "MemphisConnectError",
+    "MemphisError",
+    "MemphisHeaderError",
+    "MemphisSchemaError",
+    "Message",
+    "MultiStationError",
+    "OwnThreadError",
+    "PayloadTooLargeError",
+    "ProduceError",
+    "Producer",
+    "ProtocolError",
+    "PubAck",
+    "RejectedError",
+    "RemoteProtocolError",
+    "Retention",
+    "SchemaError",
+    "ServerError",
+    "Station",
+    "StationGoneError",
+    "StationNotFoundError",
+    "Stats",
+    "Storage",
+    "TransportError",
+    "UndeliveredWarning",
+    "UsageError",
+    "__version__",
+    "connect",
+]

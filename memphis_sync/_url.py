@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 from urllib.parse import unquote
 
-from .errors import ConfigurationError
+from memphis_sync.errors import ConfigurationError
 
 SCHEMES = ("memphis", "memphis+tls")
 _FORM = "memphis://user:password@host:port/?option=value"

@@ -235,8 +235,17 @@ class RemoteProtocolError(ProtocolError):
     """The peer sent something illegal; the text shows the offending bytes."""
 
 
-class UndeliveredWarning(ResourceWarning):
-    """Messages were still unconfirmed when a client ended."""
+class UndeliveredWarning(RuntimeWarning):
+    """
+    Messages were still unconfirmed when a client ended.
+
+    A RuntimeWarning, because Python hides a ResourceWarning unless it is asked for.
+
+    Attributes:
+        count: How many messages.
+    """
+
+    count: int = 0
 
 
 MemphisConnectError = ConnectError

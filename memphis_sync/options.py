@@ -16,9 +16,9 @@ import ssl
 from enum import Enum
 from typing import Any, Iterable, Mapping, Optional, TypeVar
 
-from ._url import ParsedUrl, looks_like_url, parse_url
-from .errors import ConfigurationError
-from .types import ConnectOptions, Credentials, ServerAddress
+from memphis_sync._url import ParsedUrl, looks_like_url, parse_url
+from memphis_sync.errors import ConfigurationError
+from memphis_sync.types import ConnectOptions, Credentials, ServerAddress
 
 DEFAULT_PORT = 6666  # the broker's own
 DEFAULT_NAME = "memphis-sync"
@@ -42,7 +42,7 @@ def check_int(option: str, value: object, low: int, high: Optional[int] = None) 
     """A whole number within low..high, both included; a bool is not a number here."""
     bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(f"{option} is {_show(value)}; it must be a whole number {bound}")
+        raise ConfigurationError(f"{option} is {show(value)}; it must be a whole number {bound}")
     if value < low or (high is not None and value > high):
         raise ConfigurationError(f"{option} is {value}; it must be a whole number {bound}")
     return value
@@ -52,7 +52,7 @@ def check_seconds(option: str, value: object, *, allow_zero: bool = True) -> flo
     """A finite, non-negative number of seconds, at most a day."""
     bound = f"a number of seconds {'from 0' if allow_zero else 'above 0'} to {MAX_TIME_MS // 1000}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigurationError(f"{option} is {_show(value)}; it must be {bound}")
+        raise ConfigurationError(f"{option} is {show(value)}; it must be {bound}")
     if not math.isfinite(value) or value < 0 or value > MAX_TIME_MS / 1000 or (value == 0 and not allow_zero):
         raise ConfigurationError(f"{option} is {value}; it must be {bound}")
     return float(value)
@@ -61,14 +61,14 @@ def check_seconds(option: str, value: object, *, allow_zero: bool = True) -> flo
 def check_bool(option: str, value: object) -> bool:
     """True or False, nothing that merely behaves like it."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{option} is {_show(value)}; it must be True or False")
+        raise ConfigurationError(f"{option} is {show(value)}; it must be True or False")
     return value
 
 
 def check_str(option: str, value: object, *, empty_ok: bool = True) -> str:
     """A str. The value is shown when it is wrong; a secret goes through check_secret."""
     if not isinstance(value, str):
-        raise ConfigurationError(f"{option} is {_show(value)}; it must be a str")
+        raise ConfigurationError(f"{option} is {show(value)}; it must be a str")
     if not value and not empty_ok:
         raise ConfigurationError(f"{option} is empty; it needs at least one character")
     return value
@@ -89,14 +89,14 @@ def check_enum(option: str, value: object, kind: type[E]) -> E:
         if isinstance(value, str) and value in (member.value, member.name):
             return member
     allowed = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
-    raise ConfigurationError(f"{option} is {_show(value)}; it must be one of {allowed}")
+    raise ConfigurationError(f"{option} is {show(value)}; it must be one of {allowed}")
 
 
 def check_client_name(value: object) -> str:
     """The name of a client: shown in logs and reprs, and the default name of its producers, so the same rule."""
     if not isinstance(value, str) or len(value.encode("utf-8", "replace")) > 128 or not _NAME_RE.match(value):
         raise ConfigurationError(
-            f"name is {_show(value)}; it must be 1 to 128 ASCII letters, digits, '_', '-' or '.', "
+            f"name is {show(value)}; it must be 1 to 128 ASCII letters, digits, '_', '-' or '.', "
             "with a letter or digit at both ends"
         )
     return value
@@ -325,6 +325,15 @@ def _addresses(where: str, port: int, url: Optional[ParsedUrl]) -> tuple[ServerA
     return tuple(found)
 
 
+def refuse_tls(options: ConnectOptions) -> None:
+    """The one place that says that TLS is not there yet; the options themselves are checked already."""
+    if options.tls is not None:
+        raise ConfigurationError(
+            "TLS (memphis+tls://, ca_file, cert_file, key_file) is not available yet in this version; "
+            "connect without it, over loopback or a network that you trust"
+        )
+
+
 def _is_ipv6(text: str) -> bool:
     try:
         ipaddress.IPv6Address(text.partition("%")[0])  # the part behind the % is the interface
@@ -340,7 +349,7 @@ def _credentials(values: Mapping[str, Any]) -> Credentials:
     username = check_str("username", values["username"], empty_ok=False)
     if any(c.isspace() or ord(c) < 32 or ord(c) == 127 for c in username) or "$" in username or "::" in username:
         raise ConfigurationError(
-            f"username is {_show(username)}; it must hold no blank, no control character, no '$' "
+            f"username is {show(username)}; it must hold no blank, no control character, no '$' "
             "(the account goes into account_id) and no '::'"
         )
     password, token = values["password"], values["connection_token"]
@@ -378,7 +387,7 @@ def _tls_context(values: Mapping[str, Any], *, wanted: bool) -> Optional[ssl.SSL
     return context
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
     """A short form of a wrong value."""
     text = (
         repr(value)

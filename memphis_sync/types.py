@@ -10,7 +10,9 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Mapping, Optional, Union
+from typing import Mapping, Optional, Union
+
+VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -198,6 +200,3 @@ class StationView:
     partitions: tuple[int, ...]
     functions: Mapping[int, int] = field(default_factory=dict)
     live: StationLive = field(default_factory=StationLive, compare=False)
-
-
-JsonObject = dict[str, Any]

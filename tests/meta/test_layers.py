@@ -19,7 +19,7 @@ ROWS = [
     {"_wire", "_schema"},
     {"_control", "_link"},
     {"_runtime"},
-    {"_requests", "_connection"},
+    {"_arguments", "_requests", "_connection", "_schema_calls"},
     {"client", "station", "producer", "consumer", "message", "headers", "delivery", "bulk", ""},
     {"broker", "testing", "cli", "contrib"},
 ]

@@ -1,0 +1,255 @@
+"""
+A client's connection: opening, closing, waiting, counting. The public class on top of it is client.Memphis.
+
+Nothing is opened by a constructor, and no destructor does IO: a client that is forgotten is reported as ResourceWarning,
+and its runtime sends what is queued and ends its threads by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Coroutine, Optional, TypeVar
+
+from memphis_sync import options as opt
+from memphis_sync._requests import Requests, longest_s
+from memphis_sync._runtime import Runtime, exit as exit_drain, fork
+from memphis_sync.errors import UsageError
+from memphis_sync.types import ConnectOptions, Stats
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from memphis_sync._link import DataLink
+
+DEFAULT_CLOSE_S = 5.0
+T = TypeVar("T")
+
+
+class Connection:
+    """What a client has apart from stations, producers and consumers."""
+
+    def __init__(self) -> None:
+        self._runtime_or_none: Optional[Runtime] = None
+        self._requests_or_none: Optional[Requests] = None
+        self._opened_at = ""
+
+    # ---- connection -------------------------------------------------------------------------------------------------
+
+    def connect(
+        self,
+        host: Optional[str] = None,
+        username: Optional[str] = None,
+        account_id: int = 1,
+        connection_token: str = "",
+        password: str = "",
+        port: int = opt.DEFAULT_PORT,
+        reconnect: bool = True,
+        max_reconnect: int = -1,
+        reconnect_interval_ms: int = opt.DEFAULT_RECONNECT_INTERVAL_MS,
+        timeout_ms: int = opt.DEFAULT_TIMEOUT_MS,
+        cert_file: str = "",
+        key_file: str = "",
+        ca_file: str = "",
+        *,
+        name: str = opt.DEFAULT_NAME,
+        outbox_max_bytes: int = opt.DEFAULT_OUTBOX_MAX_BYTES,
+        outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
+        max_in_flight: int = opt.DEFAULT_MAX_IN_FLIGHT,
+        exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
+    ) -> None:
+        """Connects this client; arguments and errors are those of memphis_sync.connect(). A client connects once."""
+        if self._runtime_or_none is not None:
+            raise UsageError(f"{self!r} has been connected before; make another one with memphis_sync.connect()")
+        options = opt.build_connect_options(
+            host=host,
+            username=username,
+            account_id=account_id,
+            connection_token=connection_token,
+            password=password,
+            port=port,
+            reconnect=reconnect,
+            max_reconnect=max_reconnect,
+            reconnect_interval_ms=reconnect_interval_ms,
+            timeout_ms=timeout_ms,
+            cert_file=cert_file,
+            key_file=key_file,
+            ca_file=ca_file,
+            name=name,
+            outbox_max_bytes=outbox_max_bytes,
+            outbox_max_messages=outbox_max_messages,
+            max_in_flight=max_in_flight,
+            exit_timeout_s=exit_timeout_s,
+        )
+        self._open(options)
+
+    def _open(self, options: ConnectOptions) -> None:
+        opt.refuse_tls(options)
+        # The runtime must not keep its client alive.
+        me = weakref.ref(self)
+
+        def on_station_removed(internal: str) -> None:
+            client = me()
+            if client is not None:
+                client._forget_station(internal)
+
+        runtime = Runtime(options, on_station_removed)
+        runtime.open()
+        self._runtime_or_none = runtime
+        self._requests_or_none = Requests(runtime)
+        if sys.flags.dev_mode:
+            self._opened_at = _caller()
+
+    def is_connected(self) -> bool:
+        """Whether the connection to the broker is up at this moment; False during an outage and after close()."""
+        runtime = self._runtime_or_none
+        if runtime is None or fork.fork_generation() != runtime.generation:
+            return False
+        return not runtime.is_closing and runtime.control.is_connected
+
+    def close(self, timeout_s: float = DEFAULT_CLOSE_S) -> None:
+        """
+        Sends what is queued, waits for its confirmation, then ends connections and threads. Idempotent.
+
+        Stations, producers and consumer groups stay on the broker. In a forked child it does nothing: the messages are
+        the parent's.
+
+        Args:
+            timeout_s: For everything together, in seconds.
+
+        Raises:
+            OwnThreadError: Called on the client's own loop thread.
+            KeyboardInterrupt: Ctrl-C; the client is closed at once, without waiting for confirmations.
+
+        Warns:
+            UndeliveredWarning: Messages were not confirmed in time; the text and ``count`` say how many.
+        """
+        opt.check_seconds("timeout_s", timeout_s)
+        runtime = self._runtime_or_none
+        if runtime is None or runtime.is_closed or fork.fork_generation() != runtime.generation:
+            return
+        left = runtime.close(timeout_s)
+        self._forget_all()
+        if left:
+            exit_drain.warn_undelivered(left, f"when {runtime.label!r} was closed", stacklevel=2)
+
+    def ping(self, timeout_s: float = 1.0) -> float:
+        """
+        One round trip to the broker on the connection that is there already.
+
+        Args:
+            timeout_s: Limit in seconds.
+
+        Returns:
+            Seconds.
+
+        Raises:
+            DeadlineError: No answer in time.
+            ConnectionLostError: The connection is down at the moment.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+        """
+        opt.check_seconds("timeout_s", timeout_s, allow_zero=False)
+        runtime = self._runtime
+        return runtime.call(runtime.control.ping(timeout_s), timeout_s, "ping()")
+
+    def stats(self) -> Stats:
+        """Counters of all producers since the client was opened. No IO; also after close()."""
+        return self._runtime.stats()
+
+    def flush(self, timeout_s: Optional[float] = None) -> int:
+        """
+        Waits until the broker has confirmed or refused every message that was accepted so far.
+
+        Args:
+            timeout_s: Limit in seconds; None waits as long as it takes.
+
+        Returns:
+            How many messages are still unconfirmed at the limit; 0 when all are settled.
+        """
+        if timeout_s is not None:
+            opt.check_seconds("timeout_s", timeout_s)
+        self._runtime.check_generation()
+        return self._runtime.flush(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        runtime = getattr(self, "_runtime_or_none", None)
+        if runtime is None or runtime.is_closing or fork.fork_generation() != runtime.generation:
+            return
+        where = f" (opened at {self._opened_at})" if self._opened_at else ""
+        warnings.warn(
+            f"{self!r} was forgotten without close(){where}; use it as a context manager",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )
+        runtime.retire()
+
+    def __repr__(self) -> str:
+        runtime = self._runtime_or_none
+        if runtime is None:
+            return f"<{type(self).__name__} not connected>"
+        options, stats = runtime.options, runtime.stats()
+        state = "closed" if runtime.is_closing else runtime.control.state
+        return (
+            f"<{type(self).__name__} {options.name!r} {state} {runtime.control.address} "
+            f"user={options.credentials.username} queued={stats.queued} in_flight={stats.in_flight}>"
+        )
+
+    # ---- for the package's own use ----------------------------------------------------------------------------------
+
+    @property
+    def _runtime(self) -> Runtime:
+        runtime = self._runtime_or_none
+        if runtime is None:
+            raise UsageError("the client is not connected; call connect() first, or use memphis_sync.connect()")
+        return runtime
+
+    @property
+    def _requests(self) -> Requests:
+        self._runtime.check()
+        assert self._requests_or_none is not None
+        return self._requests_or_none
+
+    @property
+    def _connection_id(self) -> str:
+        return self._runtime.connection_id
+
+    @property
+    def _options(self) -> ConnectOptions:
+        return self._runtime.options
+
+    def _data_link(self) -> DataLink:
+        """The data link, opened by the first call."""
+        return self._runtime.data_link()
+
+    def _call(self, work: Coroutine[Any, Any, T], per_try_s: float, retries: int, what: str) -> T:
+        """Runs a control request with its retries."""
+        return self._runtime.call(work, longest_s(per_try_s, retries), what)
+
+    def _forget_station(self, internal: str) -> None:
+        """A station is gone: drops what is cached for it. Runs on the loop."""
+        raise NotImplementedError
+
+    def _forget_all(self) -> None:
+        """The client is closed: drops what refers back to it."""
+        raise NotImplementedError
+
+
+def _caller() -> str:
+    """File and line that opened the client: the first frame outside of this package."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

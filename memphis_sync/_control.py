@@ -1,0 +1,420 @@
+"""
+The control link: one nats-py connection for everything of a low rate. The only client module that imports nats.
+
+nats-py is used through its public API. What it does differently from what users are promised is put right here:
+its connect() tries for ever, ours tries each address once within one deadline; its error callback prints each failed try of
+an outage, ours writes one line when the link is lost and one when it is back. Reconnecting, and subscribing again after
+it, is nats-py's own work; the connection id stays the same, so that the broker revives what was registered under it.
+
+All methods are coroutines of the private loop; the plain properties may be read from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import socket
+import ssl
+import time
+from typing import Any, Callable, Optional
+
+from nats import errors as nats_errors
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from memphis_sync.errors import (
+    AuthenticationError,
+    ClosedError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    MemphisError,
+    RemoteProtocolError,
+    ServerError,
+    StationNotFoundError,
+)
+from memphis_sync.types import ConnectOptions, ServerAddress
+
+__all__ = ["ControlLink", "Subscription"]
+
+log = logging.getLogger("memphis_sync.control")
+
+PING_INTERVAL_S = 20  # a peer that is stopped, not closed, is noticed after two of these
+_CLOSE_S = 1.0
+_STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
+
+
+class ControlLink:
+    """
+    A connection to the broker's control subjects.
+
+    Args:
+        options: What connect() was told.
+        connection_id: Goes into CONNECT's name; the broker ties producers and consumers to it.
+    """
+
+    def __init__(self, options: ConnectOptions, connection_id: str) -> None:
+        self._options = options
+        self._connection_id = connection_id
+        self._nc: Optional[NatsClient] = None
+        self._lost: Optional[asyncio.Future[None]] = None  # pending while the link is up
+        self._up = asyncio.Event()
+        self._lost_at: Optional[float] = None
+        self._attempts = 0
+        self._is_closing = False
+        self._giving_up: Optional[asyncio.Future[None]] = None
+        self.address = str(options.addresses[0])
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the link is up at this moment."""
+        nc = self._nc
+        return nc is not None and nc.is_connected
+
+    @property
+    def state(self) -> str:
+        """``connected``, ``reconnecting`` or ``closed``."""
+        nc = self._nc
+        if nc is None or nc.is_closed:
+            return "closed"
+        return "connected" if nc.is_connected else "reconnecting"
+
+    # ---- connecting -------------------------------------------------------------------------------------------------
+
+    async def connect(self, deadline: float) -> None:
+        """
+        Tries each address once.
+
+        Args:
+            deadline: On the monotonic clock, for all addresses together.
+
+        Raises:
+            AuthenticationError: The first server that answered refused the credentials.
+            ConnectError: No address gave a connection; the text has each with its reason.
+        """
+        reasons: list[tuple[ServerAddress, ConnectError]] = []
+        addresses = self._options.addresses
+        for index, address in enumerate(addresses):
+            # An address that never answers must leave time for the ones behind it.
+            timeout_s = max(0.0, deadline - time.monotonic()) / (len(addresses) - index)
+            try:
+                nc = await self._try(address, addresses[index:] + addresses[:index], timeout_s)
+            except AuthenticationError:
+                raise
+            except ConnectError as exc:
+                log.debug("%r: %s", self._options.name, exc, extra=self._extra(exc))
+                reasons.append((address, exc))
+                continue
+            self._nc = nc
+            self._mark_up()
+            log.info("%r connected to %s", self._options.name, self.address, extra=self._extra())
+            return
+        if len(reasons) == 1:
+            raise reasons[0][1]
+        raise ConnectError("no address gave a connection: " + "; ".join(str(exc) for _, exc in reasons)) from reasons[
+            -1
+        ][1]
+
+    async def _try(self, address: ServerAddress, order: tuple[ServerAddress, ...], timeout_s: float) -> NatsClient:
+        """One try at the first of *order*; the others are for nats-py's own reconnects."""
+        nc = NatsClient()
+        first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        is_trying = True
+
+        async def on_error(exc: Exception) -> None:
+            if not is_trying:
+                await self._on_error(nc, exc)
+            elif not first_error.done():
+                first_error.set_result(exc)
+                # nats-py would now try again, for ever; it is held here until the task is cancelled.
+                await asyncio.Event().wait()
+
+        connecting = asyncio.ensure_future(self._nats_connect(nc, order, on_error))
+        try:
+            both: set[asyncio.Future[Any]] = {connecting, first_error}
+            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done() and connecting.exception() is None:
+                return nc
+            if connecting.done():
+                error: Optional[BaseException] = connecting.exception()
+            else:
+                error = first_error.result() if first_error.done() else None
+        finally:
+            is_trying = False
+            if not connecting.done() or connecting.cancelled() or connecting.exception() is not None:
+                await self._discard(nc, connecting)
+        raise _connect_error(address, error, timeout_s)
+
+    async def _nats_connect(self, nc: NatsClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
+        options, who = self._options, self._options.credentials
+        login: dict[str, str] = (
+            {"token": who.token} if who.token else {"user": who.login, "password": who.password or ""}
+        )
+        # 0 means "for ever" to nats-py, so the bound is kept by _on_error.
+        await nc.connect(
+            servers=[f"nats://{address}" for address in order],
+            name=f"{self._connection_id}::{who.identity}",
+            error_cb=on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            allow_reconnect=options.reconnect and options.max_reconnect != 0,
+            connect_timeout=options.timeout_ms / 1000,  # type: ignore[arg-type]  # nats-py takes any number
+            reconnect_time_wait=options.reconnect_interval_ms / 1000,  # type: ignore[arg-type]
+            max_reconnect_attempts=-1,
+            ping_interval=PING_INTERVAL_S,
+            dont_randomize=True,
+            inbox_prefix="_INBOX",  # the only prefix that users with roles may subscribe to
+            **login,  # type: ignore[arg-type]
+        )
+
+    @staticmethod
+    async def _discard(nc: NatsClient, connecting: asyncio.Future[None]) -> None:
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=_CLOSE_S)
+        try:
+            await asyncio.wait_for(nc.close(), _CLOSE_S)
+        except Exception as exc:  # noqa: BLE001  the attempt has its error already
+            log.debug("closing a failed connection: %r", exc)
+
+    # ---- what nats-py tells us --------------------------------------------------------------------------------------
+
+    def _mark_up(self) -> None:
+        nc = self._nc
+        url = nc.connected_url if nc is not None else None
+        if url is not None and url.hostname:
+            self.address = str(ServerAddress(url.hostname, url.port or 0))
+        self._lost = asyncio.get_running_loop().create_future()
+        self._lost_at = None
+        self._attempts = 0
+        self._up.set()
+
+    async def _on_disconnected(self) -> None:
+        self._up.clear()
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
+        if self._nc is None or self._is_closing or self._lost_at is not None:
+            return
+        self._lost_at = time.monotonic()
+        log.warning("%r lost %s; retrying", self._options.name, self.address, extra=self._extra())
+
+    async def _on_reconnected(self) -> None:
+        lost_at, attempts = self._lost_at or time.monotonic(), self._attempts + 1
+        seconds = time.monotonic() - lost_at
+        self._mark_up()
+        log.info(
+            "%r reconnected to %s after %d attempts in %.1f s",
+            self._options.name,
+            self.address,
+            attempts,
+            seconds,
+            extra=self._extra(memphis_attempts=attempts, memphis_seconds=round(seconds, 3)),
+        )
+
+    async def _on_error(self, nc: NatsClient, exc: Exception) -> None:
+        if nc is not self._nc:
+            return  # a failed try that is being closed; its error is known
+        if self._lost_at is None or self._is_closing:
+            # A refused publish or subscribe; the link itself is up.
+            log.warning("%r: %s said: %s", self._options.name, self.address, exc, extra=self._extra(exc))
+            return
+        self._attempts += 1
+        log.debug("%r: attempt %d failed: %s", self._options.name, self._attempts, exc, extra=self._extra(exc))
+        limit = self._options.max_reconnect
+        if limit >= 0 and self._attempts >= limit * len(self._options.addresses):
+            # A task, because nats-py's close() waits for the very task that is calling this.
+            self._giving_up = asyncio.ensure_future(nc.close())
+
+    async def _on_closed(self) -> None:
+        self._up.clear()
+        if self._nc is not None and not self._is_closing:
+            log.error(
+                "%r gave up on %s after %d attempts; open a new client",
+                self._options.name,
+                self.address,
+                self._attempts,
+                extra=self._extra(memphis_attempts=self._attempts),
+            )
+
+    def _extra(self, exc: Optional[BaseException] = None, **more: Any) -> dict[str, Any]:
+        if exc is not None:
+            more["memphis_error"] = type(exc).__name__
+        return {"memphis_client": self._options.name, **more}
+
+    # ---- using it ---------------------------------------------------------------------------------------------------
+
+    async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
+        """
+        Sends a request without headers (a Memphis broker would take them for a part of the body) and waits for the first reply.
+
+        Args:
+            timeout_s: For the whole call; an outage is waited out within it.
+
+        Raises:
+            DeadlineError: No reply in time; whether the broker has acted is not known.
+            ConnectionLostError: The link went down meanwhile, with the same doubt, or never came up in time.
+            ServerError: Nothing listens on the subject (code 503).
+            ClosedError: The link was closed, or has given up.
+        """
+        deadline = time.monotonic() + timeout_s
+        nc = await self._ready(deadline, subject)
+        lost = self._lost
+        assert lost is not None
+        asking = asyncio.ensure_future(nc.request(subject, body, timeout=max(0.001, deadline - time.monotonic())))
+        try:
+            both: set[asyncio.Future[Any]] = {asking, lost}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise ConnectionLostError(
+                    f"the connection to {self.address} ended while {subject} was waiting for its reply"
+                )
+            return bytes(asking.result().data)
+        except MemphisError:
+            raise
+        except Exception as exc:
+            raise self._mapped(exc, subject, timeout_s) from exc
+        finally:
+            asking.cancel()
+
+    async def js_api(self, call: str, body: Optional[dict[str, Any]], timeout_s: float) -> dict[str, Any]:
+        """
+        A request to JetStream's own API.
+
+        Args:
+            call: What follows ``$JS.API.``, such as ``STREAM.INFO.orders$1``.
+
+        Raises:
+            StationNotFoundError: The stream or consumer is not there.
+            ServerError: JetStream's error, with its code, err_code and description.
+            DeadlineError, ConnectionLostError, ClosedError: As request().
+        """
+        raw = await self.request(f"$JS.API.{call}", b"" if body is None else json.dumps(body).encode(), timeout_s)
+        try:
+            reply = json.loads(raw)
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict):
+            raise RemoteProtocolError(f"JetStream's reply to {call} is no JSON object: {raw[:64]!r}")
+        error = reply.get("error")
+        if error:
+            code, err_code = int(error.get("code", 0)), int(error.get("err_code", 0))
+            text = str(error.get("description", ""))
+            kind = StationNotFoundError if err_code in (_STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND) else ServerError
+            raise kind(f"{call}: {text} ({err_code})", code=code, err_code=err_code, description=text)
+        return reply
+
+    async def publish(self, subject: str, body: bytes, timeout_s: float) -> None:
+        """Publishes without a reply, and waits until the server has read it (PING, PONG)."""
+        deadline = time.monotonic() + timeout_s
+        nc = await self._ready(deadline, subject)
+        try:
+            await nc.publish(subject, body)
+            await nc.flush(timeout=max(0.001, deadline - time.monotonic()))  # type: ignore[arg-type]
+        except Exception as exc:
+            raise self._mapped(exc, subject, timeout_s) from exc
+
+    async def ping(self, timeout_s: float) -> float:
+        """One PING and PONG. Returns seconds."""
+        nc = self._nc
+        if nc is None or not nc.is_connected:
+            raise ConnectionLostError(f"not connected to {self.address} at the moment")
+        start = time.perf_counter()
+        try:
+            await nc.flush(timeout=timeout_s)  # type: ignore[arg-type]
+        except Exception as exc:
+            raise self._mapped(exc, "ping", timeout_s) from exc
+        return time.perf_counter() - start
+
+    async def subscribe(self, subject: str, handler: Callable[[bytes], None], queue: str = "") -> Subscription:
+        """
+        Hands the body of each message on *subject* to *handler*, on the loop, one after the other.
+
+        A handler that raises is logged; the next message is handled all the same. Survives reconnects.
+        """
+        nc = await self._ready(time.monotonic() + self._options.timeout_ms / 1000, subject)
+
+        async def deliver(msg: Msg) -> None:
+            try:
+                handler(bytes(msg.data))
+            except Exception as exc:
+                log.exception(
+                    "%r: a message on %s could not be used", self._options.name, subject, extra=self._extra(exc)
+                )
+
+        try:
+            subscription: Subscription = await nc.subscribe(subject, queue=queue, cb=deliver)
+            return subscription
+        except Exception as exc:
+            raise self._mapped(exc, subject, 0.0) from exc
+
+    async def close(self) -> None:
+        """Closes the connection; idempotent."""
+        self._is_closing = True
+        nc = self._nc
+        if nc is None or nc.is_closed:
+            return
+        try:
+            await asyncio.wait_for(nc.close(), _CLOSE_S)
+        except Exception as exc:  # noqa: BLE001  nothing depends on a connection that is given up
+            log.debug("%r: closing %s: %r", self._options.name, self.address, exc)
+
+    async def _ready(self, deadline: float, what: str) -> NatsClient:
+        """The connection, once it is up."""
+        nc = self._nc
+        if self._is_closing or nc is None or nc.is_closed:
+            raise ClosedError(f"the connection to {self.address} is closed; {what} was not sent")
+        if not self._up.is_set():
+            try:
+                await asyncio.wait_for(self._up.wait(), max(0.0, deadline - time.monotonic()))
+            except asyncio.TimeoutError:
+                raise ConnectionLostError(f"the connection to {self.address} is down; {what} was not sent") from None
+        return nc
+
+    def _mapped(self, exc: Exception, what: str, timeout_s: float) -> MemphisError:
+        """Any error of nats-py as one of ours."""
+        if isinstance(exc, (nats_errors.TimeoutError, asyncio.TimeoutError)):
+            return DeadlineError(
+                f"{what} was not answered by {self.address} within {timeout_s:g} s", timeout_s=timeout_s
+            )
+        if isinstance(exc, nats_errors.NoRespondersError):
+            return ServerError(
+                f"nothing answers {what} at {self.address}: a NATS server is there, but no Memphis broker behind it",
+                code=503,
+            )
+        if isinstance(exc, (nats_errors.ConnectionClosedError, nats_errors.ConnectionDrainingError)):
+            return ClosedError(f"the connection to {self.address} is closed; {what} was not sent")
+        if isinstance(exc, (OSError, nats_errors.Error)):
+            return ConnectionLostError(f"{what}: {exc} ({self.address})")
+        return MemphisError(f"{what}: {exc!r} ({self.address})")
+
+
+def _connect_error(address: ServerAddress, exc: Optional[BaseException], timeout_s: float) -> ConnectError:
+    """Why an address gave no connection, as one of our errors with *exc* as its cause."""
+    text = str(exc)
+    kind: type[ConnectError] = ConnectError
+    if exc is None or isinstance(exc, (asyncio.TimeoutError, TimeoutError, nats_errors.TimeoutError)):
+        reason = f"no NATS server answered within {timeout_s:.1f} s"
+    elif "authorization violation" in text.lower() or "authentication" in text.lower():
+        kind, reason = (
+            AuthenticationError,
+            "the broker refused the user name or its password or token (Authorization Violation)",
+        )
+    elif isinstance(exc, socket.gaierror):
+        reason = f"unknown host ({exc.strerror})"
+    elif isinstance(exc, ssl.SSLError):
+        reason = f"the TLS handshake failed ({text})"
+    elif isinstance(exc, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in text:
+        reason = "connection refused: nothing listens on that port"
+    elif isinstance(exc, OSError):
+        reason = os.strerror(exc.errno) if exc.errno else text
+    elif isinstance(exc, (ValueError, asyncio.IncompleteReadError)) or "INFO" in text or "info message" in text:
+        reason = "this is not a NATS server: it did not begin with INFO"
+    else:
+        reason = text.removeprefix("nats: ") or repr(exc)
+    error = kind(f"cannot connect to {address}: {reason}")
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,309 @@
+"""
+What the client asks of the broker: one coroutine a request, with its retries and the rules that brokers break.
+
+Rules (they hold for Memphis 1.x; our own broker needs none of them):
+* "success" for a new station is verified, because an unknown user and a missing schema are answered with it too;
+* ``Station<name> already exists`` (no blank) means that another producer or consumer created the station at the same
+  moment: ask once more;
+* creations of producers and consumers are not idempotent, so one that got no answer is repeated once at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import uuid
+from typing import Any, Awaitable, Callable, Optional
+
+from memphis_sync._control import ControlLink
+from memphis_sync._runtime import Runtime
+from memphis_sync._wire import subjects
+from memphis_sync._wire.control import (
+    ConsumerCreate,
+    ConsumerDestroy,
+    ProducerCreate,
+    ProducerDestroy,
+    SchemaAttach,
+    SchemaCreate,
+    SchemaDetach,
+    StationCreate,
+    StationDestroy,
+)
+from memphis_sync._wire.names import durable_name, internal_name, stream_name
+from memphis_sync._wire.replies import ConsumerReply, ProducerReply, parse_plain_reply
+from memphis_sync._wire.streams import consumer_config
+from memphis_sync.errors import (
+    ConnectionLostError,
+    DeadlineError,
+    MemphisError,
+    ServerError,
+    StationNotFoundError,
+)
+from memphis_sync.types import StationView
+
+log = logging.getLogger("memphis_sync.control")
+
+CREATE_S = 20.0  # as the official SDKs
+DESTROY_S = 5.0
+JS_S = 5.0
+_VERIFY_TRIES, _VERIFY_PAUSE_S = 3, 0.1  # in a cluster a new stream may be known a moment later
+
+APP_ID = str(uuid.uuid4())  # one a process; the broker groups connections of one program by it
+
+
+class Requests:
+    """
+    The requests of one client.
+
+    Args:
+        runtime: Its loop and links; everything here is a coroutine of that loop.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._username = runtime.options.credentials.identity
+        self._connection_id = runtime.connection_id
+        # How many live producers a (station, name) has: the broker's destroy removes all of them at once.
+        self._producers: dict[tuple[str, str], int] = {}
+
+    @property
+    def _control(self) -> ControlLink:
+        return self._runtime.control
+
+    @property
+    def username(self) -> str:
+        """The user's name as requests carry it."""
+        return self._username
+
+    # ---- stations ---------------------------------------------------------------------------------------------------
+
+    async def create_station(self, request: StationCreate, retries: int) -> None:
+        """
+        Creates a station and makes sure that it is there; one that exists already is left as it is.
+
+        Raises:
+            ServerError: The broker refused, or says success although nothing was created.
+        """
+        body = dataclasses.replace(request, username=self._username).encode()
+        reply = await self._ask(subjects.STATION_CREATE, body, CREATE_S, retries)
+        error = parse_plain_reply(reply)
+        if error and "already exist" not in error:
+            raise server_error(error, f"station {request.name!r}")
+        await self._verify_station(request)
+
+    async def _verify_station(self, request: StationCreate) -> None:
+        internal = internal_name(request.name)
+        for attempt in range(_VERIFY_TRIES):
+            # The first partition, then the only stream of a station from before partitions.
+            for stream in (stream_name(internal, 1), internal):
+                try:
+                    await self._control.js_api(f"STREAM.INFO.{stream}", None, JS_S)
+                except StationNotFoundError:
+                    continue
+                except DeadlineError as exc:
+                    log.warning("station %r cannot be verified: %s", request.name, exc)
+                return
+            if attempt + 1 < _VERIFY_TRIES:
+                await asyncio.sleep(_VERIFY_PAUSE_S)
+        causes = f"the broker does not know the user {self._username!r}"
+        if request.schema_name:
+            causes = f"there is no schema {request.schema_name!r}, or {causes}"
+        raise ServerError(f"the broker reported success, but did not create station {request.name!r}: {causes}")
+
+    async def destroy_station(self, name: str, retries: int) -> None:
+        """Destroys a station; one that is not there is fine."""
+        body = StationDestroy(station_name=name, username=self._username).encode()
+        error = parse_plain_reply(await self._ask(subjects.STATION_DESTROY, body, DESTROY_S, retries))
+        if error and "not exist" not in error:
+            raise server_error(error, f"station {name!r}")
+
+    # ---- producers --------------------------------------------------------------------------------------------------
+
+    async def create_producers(self, stations: list[str], name: str, retries: int) -> list[StationView]:
+        """
+        Registers a producer on all *stations* at once.
+
+        Raises:
+            MemphisError: One of them failed; what the others registered is taken back.
+        """
+        results = await asyncio.gather(
+            *(self._create_producer(station, name, retries) for station in stations), return_exceptions=True
+        )
+        failed = [result for result in results if isinstance(result, BaseException)]
+        if not failed:
+            return [result for result in results if isinstance(result, StationView)]
+        made = [result for result in results if isinstance(result, StationView)]
+        await asyncio.gather(*(self.destroy_producer(view, name, 0) for view in made), return_exceptions=True)
+        raise failed[0]
+
+    async def _create_producer(self, station: str, name: str, retries: int) -> StationView:
+        internal = internal_name(station)
+        entry = await self._runtime.stations.acquire(internal)
+        try:
+            seen = entry.schema_updates
+            body = ProducerCreate(
+                name=name,
+                station_name=station,
+                connection_id=self._connection_id,
+                username=self._username,
+                app_id=APP_ID,
+            ).encode()
+
+            async def ask() -> ProducerReply:
+                return ProducerReply.decode(await self._ask(subjects.PRODUCER_CREATE, body, CREATE_S, min(retries, 1)))
+
+            reply = await _again_after_race(ask, lambda reply: reply.error, station)
+            if reply.error:
+                raise server_error(reply.error, f"producer {name!r} of station {station!r}")
+            await self._runtime.stations.learn(
+                internal, entry, seen, reply.schema_update, reply.functions, reply.station_version
+            )
+            entry.live.schemaverse_to_dls = reply.schemaverse_to_dls
+        except BaseException:
+            await self._runtime.stations.release(internal)
+            raise
+        self._producers[station, name] = self._producers.get((station, name), 0) + 1
+        return StationView(station, internal, tuple(reply.partitions or ()), entry.functions, entry.live)
+
+    async def destroy_producer(self, view: StationView, name: str, retries: int) -> None:
+        """Takes a producer's registration back; the request goes out with the last producer of its name and station."""
+        key = (view.name, name)
+        left = self._producers.get(key, 1) - 1
+        if left > 0:
+            self._producers[key] = left
+        else:
+            self._producers.pop(key, None)
+            body = ProducerDestroy(
+                name=name, station_name=view.name, username=self._username, connection_id=self._connection_id
+            ).encode()
+            error = parse_plain_reply(await self._ask(subjects.PRODUCER_DESTROY, body, DESTROY_S, retries))
+            if error and "not exist" not in error:
+                raise server_error(error, f"producer {name!r} of station {view.name!r}")
+        await self._runtime.stations.release(view.internal)
+
+    async def destroy_producers(self, views: tuple[StationView, ...], name: str, retries: int) -> None:
+        """The same on several stations at once; the first failure is raised after all have been tried."""
+        results = await asyncio.gather(
+            *(self.destroy_producer(view, name, retries) for view in views), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    # ---- consumers --------------------------------------------------------------------------------------------------
+
+    async def create_consumer(self, request: ConsumerCreate, retries: int) -> StationView:
+        """Registers a consumer; the broker creates its group's durables first."""
+        station = request.station_name
+        internal = internal_name(station)
+        entry = await self._runtime.stations.acquire(internal)
+        try:
+            seen = entry.schema_updates
+            body = dataclasses.replace(
+                request, connection_id=self._connection_id, username=self._username, app_id=APP_ID
+            ).encode()
+
+            async def ask() -> ConsumerReply:
+                return ConsumerReply.decode(await self._ask(subjects.CONSUMER_CREATE, body, CREATE_S, min(retries, 1)))
+
+            reply = await _again_after_race(ask, lambda reply: reply.error, station)
+            if reply.error:
+                raise server_error(reply.error, f"consumer {request.name!r} of station {station!r}")
+            await self._runtime.stations.learn(internal, entry, seen, reply.schema_update, entry.functions.copy(), 0)
+            view = StationView(station, internal, tuple(reply.partitions or ()), entry.functions, entry.live)
+            if request.last_messages > 0 and len(view.partitions) == 1:
+                await self._complete_durable(view, request)
+        except BaseException:
+            await self._runtime.stations.release(internal)
+            raise
+        return view
+
+    async def _complete_durable(self, view: StationView, request: ConsumerCreate) -> None:
+        """Memphis 1.4 reports success, but creates no durable for last_messages on a station of one partition."""
+        partition = view.partitions[0]
+        stream, durable = stream_name(view.internal, partition), durable_name(request.consumers_group or request.name)
+        try:
+            await self._control.js_api(f"CONSUMER.INFO.{stream}.{durable}", None, JS_S)
+        except StationNotFoundError:
+            info = await self._control.js_api(f"STREAM.INFO.{stream}", None, JS_S)
+            config = consumer_config(
+                view.internal,
+                partition,
+                request.consumers_group or request.name,
+                max_ack_time_ms=request.max_ack_time_ms,
+                max_msg_deliveries=request.max_msg_deliveries,
+                last_messages=request.last_messages,
+                last_sequence=int(info.get("state", {}).get("last_seq", 0)),
+            )
+            body = {"stream_name": stream, "config": config}
+            await self._control.js_api(f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", body, JS_S)
+
+    async def destroy_consumer(self, view: StationView, name: str, retries: int) -> None:
+        """Takes a consumer's registration back; the group ends with its last member."""
+        body = ConsumerDestroy(
+            name=name, station_name=view.name, username=self._username, connection_id=self._connection_id
+        ).encode()
+        error = parse_plain_reply(await self._ask(subjects.CONSUMER_DESTROY, body, DESTROY_S, retries))
+        await self._runtime.stations.release(view.internal)
+        if error and "not exist" not in error:
+            raise server_error(error, f"consumer {name!r} of station {view.name!r}")
+
+    # ---- schemas ----------------------------------------------------------------------------------------------------
+
+    async def create_schema(self, name: str, kind: str, content: str, retries: int) -> None:
+        """Creates a schema; one of that name and content that exists already is fine."""
+        body = SchemaCreate(name=name, type=kind, created_by_username=self._username, schema_content=content).encode()
+        error = parse_plain_reply(await self._ask(subjects.SCHEMA_CREATE, body, CREATE_S, retries))
+        if error and "already exists" not in error:
+            raise server_error(error, f"schema {name!r}")
+
+    async def attach_schema(self, name: str, station: str, retries: int) -> None:
+        """Makes a station take only messages of a schema."""
+        body = SchemaAttach(name=name, station_name=station, username=self._username).encode()
+        error = parse_plain_reply(await self._ask(subjects.SCHEMA_ATTACH, body, CREATE_S, retries))
+        if error:
+            raise server_error(error, f"schema {name!r} on station {station!r}")
+
+    async def detach_schema(self, station: str, retries: int) -> None:
+        """Makes a station take any message."""
+        body = SchemaDetach(station_name=station, username=self._username).encode()
+        error = parse_plain_reply(await self._ask(subjects.SCHEMA_DETACH, body, CREATE_S, retries))
+        if error:
+            raise server_error(error, f"station {station!r}")
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, subject: str, body: bytes, timeout_s: float, retries: int) -> bytes:
+        """One request, repeated while it gets no answer."""
+        for attempt in range(retries + 1):
+            try:
+                return await self._control.request(subject, body, timeout_s)
+            except (DeadlineError, ConnectionLostError) as exc:
+                if attempt == retries:
+                    raise
+                log.debug("%s: asking again: %s", subject, exc)
+        raise AssertionError("unreachable")
+
+
+async def _again_after_race(ask: Callable[[], Awaitable[Any]], error_of: Callable[[Any], str], station: str) -> Any:
+    """Asks, and once more when somebody else created the station at the same moment."""
+    reply = await ask()
+    error = error_of(reply).lower()
+    if error.startswith("station") and error.endswith("already exists"):
+        log.debug("station %r was created by somebody else at the same moment; asking again", station)
+        reply = await ask()
+    return reply
+
+
+def server_error(text: str, what: str) -> MemphisError:
+    """The broker's error text as an error; the text itself is kept unchanged in `description`."""
+    lowered = text.lower()
+    is_missing = "station" in lowered and "does not exist" in lowered
+    kind: type[ServerError] = StationNotFoundError if is_missing else ServerError
+    return kind(f"{what}: {text}", description=text)
+
+
+def longest_s(per_try_s: float, retries: Optional[int]) -> float:
+    """How long a request with its retries may take, in seconds: twice the tries, for the retry after a race."""
+    return 2 * per_try_s * ((retries or 0) + 1) + 3 * JS_S

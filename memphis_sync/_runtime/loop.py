@@ -1,0 +1,187 @@
+"""
+The private event loop on its own daemon thread: nats-py runs there, user code never does.
+
+PrivateLoop says that it is closed as soon as the process has forked. The child's garbage collector would otherwise let a
+StreamWriter unregister the parent's socket from the epoll set that both share, and the parent would never hear again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from typing import Any, Coroutine, Generic, Optional, TypeVar
+
+from memphis_sync.errors import ClosedError, DeadlineError
+from memphis_sync._runtime import fork, primitives, waiting
+
+log = logging.getLogger("memphis_sync.control")
+T = TypeVar("T")
+_SETTLE_S = 1.0  # how long a cancelled coroutine may take to end
+_STOP_S = 2.0
+
+
+class PrivateLoop(asyncio.SelectorEventLoop):
+    """An event loop that belongs to one process and can resolve host names while the interpreter exits."""
+
+    def __init__(self) -> None:
+        self._generation = fork.fork_generation()
+        super().__init__()
+
+    def is_closed(self) -> bool:
+        """True after close(), and in every process but the one that made the loop."""
+        return fork.fork_generation() != self._generation or super().is_closed()
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
+        """Resolves in the executor; directly once the interpreter refuses new work there (in an exit handler)."""
+        try:
+            return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+        except RuntimeError:
+            return socket.getaddrinfo(host, port, family, type, proto, flags)
+
+
+class _Call(Generic[T]):
+    """One coroutine on its way through the loop, and the lock that its caller waits on."""
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self.ticket = primitives.Lock()
+        self.ticket.acquire()
+        self._work: Optional[Coroutine[Any, Any, T]] = work
+        self._task: Optional[asyncio.Task[T]] = None
+
+    def start(self) -> None:
+        """On the loop: starts the coroutine, unless it was given up before."""
+        if self._work is None:
+            return
+        self._task = asyncio.get_running_loop().create_task(self._work)
+        self._work = None
+        self._task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # a caller that was interrupted never asks, and asyncio would complain at a random time
+        self.ticket.release()
+
+    def cancel(self) -> None:
+        """On the loop: ends the coroutine."""
+        if self._work is not None:
+            self.discard()
+            self.ticket.release()
+        elif self._task is not None:
+            self._task.cancel()
+
+    def discard(self) -> None:
+        """Drops a coroutine that never started."""
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+
+    def result(self) -> T:
+        if self._task is None or self._task.cancelled():
+            raise ClosedError("the client was closed while the call was waiting")
+        return self._task.result()
+
+
+class LoopThread:
+    """
+    Thread ``memphis-loop-N`` with a PrivateLoop.
+
+    Args:
+        number: The N.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._generation = fork.fork_generation()
+        self._loop = PrivateLoop()
+        self.name = f"memphis-loop-{number}"
+        self._thread = primitives.start_thread(self.name, self._run)
+
+    def is_alive(self) -> bool:
+        """Whether the thread runs in this process."""
+        return fork.fork_generation() == self._generation and self._thread.is_alive()
+
+    def call(self, work: Coroutine[Any, Any, T], timeout_s: Optional[float], what: str = "the call") -> T:
+        """
+        Runs a coroutine on the loop and waits for its result.
+
+        Args:
+            timeout_s: Limit in seconds; None waits as long as the coroutine takes.
+            what: The call, for error texts.
+
+        Raises:
+            DeadlineError: The limit was reached; the coroutine was cancelled.
+            OwnThreadError: Called on the loop's own thread.
+            ForkedError: Called in a child of the process that made the loop.
+            ClosedError: The loop has ended, or ended meanwhile.
+            KeyboardInterrupt: Ctrl-C; the coroutine was cancelled.
+        """
+        call = _Call(work)
+        try:
+            waiting.forbid_on_own_thread(what)
+            fork.check(self._generation, "the client")
+            self._post(call.start)
+        except BaseException:
+            call.discard()
+            raise
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            finished = waiting.wait(call.ticket, deadline, self.is_alive)
+        except BaseException:
+            self._post(call.cancel)
+            raise
+        if not finished and self.is_alive():
+            self._post(call.cancel)
+            waiting.wait(call.ticket, time.monotonic() + _SETTLE_S, self.is_alive)
+            raise DeadlineError(f"{what} did not end within {timeout_s} s", timeout_s=timeout_s or 0.0)
+        return call.result()
+
+    def post(self, work: Any, *args: Any) -> None:
+        """Runs a plain function on the loop soon; from any thread, also from a destructor."""
+        self._post(work, *args)
+
+    def stop(self, timeout_s: float = _STOP_S) -> bool:
+        """
+        Cancels what still runs, ends the thread and closes the loop. Idempotent.
+
+        Returns:
+            False when the thread would not end in time; a log line names it then.
+        """
+        if fork.fork_generation() != self._generation:
+            return True
+        if self._thread.is_alive():
+            try:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            except RuntimeError:
+                pass  # it has closed between the two lines
+            deadline = time.monotonic() + timeout_s
+            while self._thread.is_alive() and time.monotonic() < deadline:
+                self._thread.join(min(waiting.SLICE_S, timeout_s))
+        if self._thread.is_alive():
+            log.error("thread %s did not end within %.1f s", self.name, timeout_s)
+            return False
+        return True
+
+    def _post(self, work: Any, *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(work, *args)
+        except RuntimeError as exc:
+            raise ClosedError("the client is closed") from exc
+
+    def _run(self) -> None:
+        waiting.enter_own_thread()
+        loop = self._loop
+        try:
+            asyncio.set_event_loop(loop)
+            loop.run_forever()
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=_SETTLE_S))
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+            waiting.leave_own_thread()

@@ -1,0 +1,48 @@
+"""Making a thing once for each key, however many threads ask at the same moment."""
+
+from __future__ import annotations
+
+from typing import Callable, Generic, Hashable, Optional, TypeVar
+
+from memphis_sync._runtime import primitives
+
+V = TypeVar("V")
+
+
+class _Slot(Generic[V]):
+    def __init__(self) -> None:
+        self.lock = primitives.Lock()  # held while the value is made, which takes IO
+        self.value: Optional[V] = None
+
+
+class OncePerKey(Generic[V]):
+    """A mapping that makes its missing values: one maker a key at a time, different keys side by side."""
+
+    def __init__(self) -> None:
+        self._slots: dict[Hashable, _Slot[V]] = {}
+
+    def get(self, key: Hashable, make: Callable[[], V]) -> V:
+        """The value of *key*; made by *make* when there is none. A make that raises leaves no trace."""
+        slot = self._slots.get(key)
+        if slot is not None and slot.value is not None:
+            return slot.value
+        slot = self._slots.setdefault(key, _Slot())
+        with slot.lock:
+            if slot.value is None:
+                slot.value = make()
+                self._slots[key] = slot  # a remove() may have run meanwhile; the newest value stays findable
+            return slot.value
+
+    def discard(self, value: V) -> None:
+        """Forgets a value, whatever its key."""
+        for key, slot in list(self._slots.items()):
+            if slot.value is value:
+                self._slots.pop(key, None)
+
+    def values(self) -> list[V]:
+        """What has been made and not been forgotten."""
+        return [slot.value for slot in list(self._slots.values()) if slot.value is not None]
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._slots.clear()

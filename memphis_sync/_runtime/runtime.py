@@ -1,0 +1,244 @@
+"""
+One client's threads and links: everything that belongs to one process, behind one reference.
+
+A Runtime never refers to its client, so a client that is forgotten can be collected while its runtime sends what is left.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from typing import Any, Callable, Coroutine, Optional, TypeVar
+
+from memphis_sync._control import ControlLink
+from memphis_sync._link import DataLink
+from memphis_sync._runtime import exit as exit_drain, fork, primitives, waiting
+from memphis_sync._runtime.loop import LoopThread
+from memphis_sync._runtime.stations import StationRegistry
+from memphis_sync.errors import ClosedError, ForkedError, MemphisError, UsageError
+from memphis_sync.types import ConnectOptions, Stats
+
+log = logging.getLogger("memphis_sync.control")
+T = TypeVar("T")
+_CONTROL_CLOSE_S = 2.0
+_GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a little later, as a second net
+
+
+class Runtime:
+    """
+    The threads and links of one client.
+
+    Args:
+        options: What connect() was told.
+        on_station_removed: Called on the loop with a station's internal name when the broker announces its removal.
+    """
+
+    def __init__(self, options: ConnectOptions, on_station_removed: Callable[[str], None]) -> None:
+        if exit_drain.has_ended():
+            raise UsageError("the process is ending and its clients have been drained; nothing can be opened any more")
+        fork.watch_forks()
+        self.generation = fork.fork_generation()
+        self.options = options
+        self.label = options.name
+        self.exit_timeout_s = options.exit_timeout_s
+        self.connection_id = str(uuid.uuid4())
+        number = primitives.next_number()
+        self.number = number
+        self.loop = LoopThread(number)
+        self._on_station_removed = on_station_removed
+        self._control: Optional[ControlLink] = None
+        self._stations: Optional[StationRegistry] = None
+        self._data: Optional[DataLink] = None
+        self._data_lock = primitives.Lock()  # guards opening _data, which is done once
+        self._close_lock = primitives.Lock()  # guards the steps of close(); each can be repeated
+        self._threads: list[primitives.Thread] = []  # only appended to; close() joins them
+        self._is_ending = False
+        self._is_closing = False
+        self._is_closed = False
+        self._left = 0
+
+    # ---- opening ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """
+        Opens the control link.
+
+        Raises:
+            ConnectError, AuthenticationError: See ControlLink.connect. Nothing is left running then.
+        """
+        timeout_s = self.options.timeout_ms / 1000
+        try:
+            self.loop.call(self._open(time.monotonic() + timeout_s), timeout_s + _GRACE_S, "connect()")
+        except BaseException:
+            self._is_closed = True
+            self.loop.stop()
+            raise
+        exit_drain.register(self)
+
+    async def _open(self, deadline: float) -> None:
+        control = ControlLink(self.options, self.connection_id)
+        try:
+            await control.connect(deadline)
+            self._control = control
+            self._stations = StationRegistry(control, self._on_station_removed)
+            await self._stations.start()
+        except BaseException:
+            await control.close()
+            raise
+
+    @property
+    def control(self) -> ControlLink:
+        """The control link."""
+        assert self._control is not None, "open() comes first"
+        return self._control
+
+    @property
+    def stations(self) -> StationRegistry:
+        """What is known of the stations in use."""
+        assert self._stations is not None, "open() comes first"
+        return self._stations
+
+    def data_link(self) -> DataLink:
+        """
+        The data link, opened by the first call.
+
+        Raises:
+            ConnectError: It could not be opened; the next call tries again.
+            ClosedError, ForkedError: As check().
+        """
+        self.check()
+        link = self._data
+        if link is not None:
+            return link
+        waiting.forbid_on_own_thread("opening the data link")
+        with self._data_lock:
+            self.check()
+            if self._data is None:
+                # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
+                link = DataLink(self.options, link_id=str(uuid.uuid4()), label=self.label)
+                link.open(time.monotonic() + self.options.timeout_ms / 1000)
+                self._data = link
+            return self._data
+
+    # ---- using ------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """
+        Raises unless the client can be used here and now.
+
+        Raises:
+            ClosedError: close() was called.
+            ForkedError: The client was opened before a fork.
+        """
+        if fork.fork_generation() != self.generation:
+            self.check_generation()
+        if self._is_closing:
+            raise ClosedError(f"the client {self.label!r} is closed")
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether close() has begun: nothing more is fetched, but what was fetched may still be acknowledged."""
+        return self._is_ending
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the client takes no calls any more."""
+        return self._is_closing
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether close() has done all it does."""
+        return self._is_closed
+
+    def check_generation(self) -> None:
+        """Raises ForkedError in a child of the process that opened the client."""
+        fork.check(self.generation, f"the client {self.label!r}")
+
+    def call(self, work: Coroutine[Any, Any, T], timeout_s: Optional[float], what: str) -> T:
+        """Runs a coroutine on the loop; see LoopThread.call. *timeout_s* is the coroutine's own limit."""
+        try:
+            self.check()
+        except MemphisError:
+            work.close()
+            raise
+        return self.loop.call(work, None if timeout_s is None else timeout_s + _GRACE_S, what)
+
+    def start_thread(self, kind: str, run: Callable[..., Any], *args: Any) -> primitives.Thread:
+        """A daemon thread ``memphis-<kind>-<N>`` for blocking work that ends soon once is_ending says so."""
+        thread = primitives.start_thread(f"memphis-{kind}-{primitives.next_number()}", run, *args)
+        self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+        return thread
+
+    def stats(self) -> Stats:
+        """Counters; no IO."""
+        link = self._data
+        return Stats() if link is None else link.stats()
+
+    def flush(self, timeout_s: Optional[float], owner: int = -1) -> int:
+        """Waits until everything is confirmed. Returns how many messages are not, at the limit."""
+        link = self._data
+        return 0 if link is None else link.flush(timeout_s, owner)
+
+    # ---- closing ----------------------------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float) -> int:
+        """
+        Sends what is queued, then ends links and threads. Idempotent, also after an interruption.
+
+        Returns:
+            How many messages were given up.
+        """
+        if fork.fork_generation() != self.generation:
+            return 0  # the parent sends them
+        waiting.forbid_on_own_thread("close()")
+        self._is_ending = True
+        deadline = time.monotonic() + timeout_s
+        with self._close_lock:
+            if self._is_closed:
+                return self._left
+            try:
+                self._close_steps(deadline)
+            except BaseException:
+                self._close_steps(time.monotonic())  # Ctrl-C while draining: end at once, but in order
+                raise
+            return self._left
+
+    def _close_steps(self, deadline: float) -> None:
+        if not self._is_closing:
+            self._join_threads(deadline)
+        self._is_closing = True
+        if self._data is not None:
+            self._left = max(self._left, self._data.close(max(0.0, deadline - time.monotonic())))
+        if self._control is not None and self.loop.is_alive():
+            try:
+                self.loop.call(self._control.close(), _CONTROL_CLOSE_S, "close()")
+            except (MemphisError, ForkedError) as exc:
+                log.debug("%r: closing the control link: %s", self.label, exc)
+        self.loop.stop()
+        exit_drain.unregister(self)
+        self._is_closed = True
+
+    def _join_threads(self, deadline: float) -> None:
+        me = primitives.current_thread_id()
+        for thread in self._threads:
+            while thread.ident != me and thread.is_alive():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    log.error("thread %s did not end in time: a callback still runs", thread.name)
+                    break
+                thread.join(min(left_s, waiting.SLICE_S))
+
+    def retire(self) -> None:
+        """For a client that was forgotten: closes from a thread of its own. Safe in a destructor."""
+        if self._is_ending or fork.fork_generation() != self.generation:
+            return
+        try:
+            self.loop.post(primitives.start_thread, f"memphis-retire-{self.number}", self._retire)
+        except MemphisError:
+            pass  # the loop has ended; the exit drain does the rest
+
+    def _retire(self) -> None:
+        left = self.close(self.exit_timeout_s)
+        if left:
+            log.error("%r was forgotten without close(): %d messages were not confirmed", self.label, left)

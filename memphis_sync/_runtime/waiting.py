@@ -1,0 +1,68 @@
+"""
+The one place where a caller's thread waits for one of ours.
+
+A wait is cut into slices, because only between two of them some platforms deliver Ctrl-C, and because a slice is how long
+it takes to notice that the thread waited for is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, Optional, Protocol
+
+from memphis_sync.errors import OwnThreadError
+from memphis_sync._runtime import primitives
+
+SLICE_S = 0.2  # Ctrl-C is promised within 0.3 s
+
+# Idents of threads that must never wait: what they would wait for runs on themselves. Changed by the threads themselves.
+_own_threads: set[int] = set()
+
+
+class Waitable(Protocol):
+    """A lock as a waiter's ticket: taken at first, released once by the thread that has the result."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """As threading.Lock.acquire()."""
+
+
+def enter_own_thread() -> None:
+    """The calling thread is one that may not wait from now on."""
+    _own_threads.add(primitives.current_thread_id())
+
+
+def leave_own_thread() -> None:
+    """The calling thread ends; its ident may be given to another one."""
+    _own_threads.discard(primitives.current_thread_id())
+
+
+def forbid_on_own_thread(what: str) -> None:
+    """Raises OwnThreadError when the calling thread is one of the client's own that may not wait."""
+    if primitives.current_thread_id() in _own_threads:
+        raise OwnThreadError(
+            f"{what} was called on a thread of the client's own, where it would wait for itself; "
+            "call it from a callback of produce or consume, or from a thread of yours"
+        )
+
+
+def wait(ticket: Waitable, deadline: Optional[float], is_alive: Callable[[], bool]) -> bool:
+    """
+    Waits until *ticket* is released.
+
+    Args:
+        deadline: On the monotonic clock; None waits without a limit.
+        is_alive: Whether anybody is left who could release it; asked once a slice.
+
+    Returns:
+        False at the deadline, or when nobody is left.
+    """
+    while True:
+        slice_s = SLICE_S
+        if deadline is not None:
+            slice_s = min(slice_s, deadline - time.monotonic())
+            if slice_s <= 0:
+                return ticket.acquire(False)
+        if ticket.acquire(True, slice_s):
+            return True
+        if not is_alive():
+            return ticket.acquire(False)

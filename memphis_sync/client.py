@@ -1,0 +1,455 @@
+"""
+The client: one connection to a broker, for all threads of a process.
+
+Nothing here blocks on another call: each control request runs on the client's own loop thread, each message on the data
+link. Names are lowered and checked here, before any IO, by the broker's own rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping, Optional, Union
+
+from memphis_sync import options as opt
+from memphis_sync._arguments import (
+    check_name,
+    check_retries,
+    check_station_names,
+    consumer_request,
+    station_request,
+    with_suffix,
+)
+from memphis_sync._requests import CREATE_S, DESTROY_S
+from memphis_sync._runtime.once import OncePerKey
+from memphis_sync._schema_calls import SchemaCalls
+from memphis_sync._wire.names import internal_name
+from memphis_sync.consumer import Consumer
+from memphis_sync.errors import StationNotFoundError
+from memphis_sync.headers import Headers
+from memphis_sync.message import Message
+from memphis_sync.producer import Producer
+from memphis_sync.station import Station
+from memphis_sync.types import Retention, Storage
+
+
+class Memphis(SchemaCalls):
+    """
+    A client of a Memphis broker. Make one a process with memphis_sync.connect(), and share it between all threads.
+
+    It is a context manager: leaving the block closes it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._producers: OncePerKey[Producer] = OncePerKey()
+        self._consumers: OncePerKey[Consumer] = OncePerKey()
+
+    # ---- stations ---------------------------------------------------------------------------------------------------
+
+    def station(
+        self,
+        name: str,
+        retention_type: Retention = Retention.MAX_MESSAGE_AGE_SECONDS,
+        retention_value: int = 3600,
+        storage_type: Storage = Storage.DISK,
+        replicas: int = 1,
+        idempotency_window_ms: int = 120000,
+        schema_name: str = "",
+        send_poison_msg_to_dls: bool = True,
+        send_schema_failed_msg_to_dls: bool = True,
+        tiered_storage_enabled: bool = False,
+        partitions_number: int = 1,
+        dls_station: str = "",
+        timeout_retries: int = 5,
+    ) -> Station:
+        """
+        Creates a station. One that exists already is fine, and keeps the settings it has.
+
+        Args:
+            name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+            retention_type: What bounds each partition: age, number of messages, bytes, or acknowledgement by all groups.
+            retention_value: Seconds, messages or bytes, from 1; without meaning for ``ACK_BASED``.
+            storage_type: On disk or in memory.
+            replicas: Copies in a cluster: 1, 3 or 5 (the broker rounds others).
+            idempotency_window_ms: How long the broker remembers message ids, 100 to 86400000 ms. An age retention below it
+                lowers it, because brokers refuse the combination.
+            schema_name: Must exist already; "" for none.
+            send_poison_msg_to_dls: Keep messages that were delivered too often.
+            send_schema_failed_msg_to_dls: Keep messages that did not match the schema.
+            tiered_storage_enabled: Off-load to the broker's second tier, where it has one.
+            partitions_number: 1 to 10000; 0 means 1, as in memphis.py.
+            dls_station: A station that gets a copy of each dead letter; "" for none.
+            timeout_retries: How often a request without an answer is repeated; each waits up to 20 s.
+
+        Raises:
+            ConfigurationError: An argument is out of its bounds; nothing was sent.
+            ServerError: The broker refused, or reported success without creating the station.
+            DeadlineError, ConnectionLostError: No answer; the station may exist.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+
+        Source: Memphis broker 1.4.4, station creation.
+        """
+        request = station_request(
+            name=name,
+            retention_type=retention_type,
+            retention_value=retention_value,
+            storage_type=storage_type,
+            replicas=replicas,
+            idempotency_window_ms=idempotency_window_ms,
+            schema_name=schema_name,
+            send_poison_msg_to_dls=send_poison_msg_to_dls,
+            send_schema_failed_msg_to_dls=send_schema_failed_msg_to_dls,
+            tiered_storage_enabled=tiered_storage_enabled,
+            partitions_number=partitions_number,
+            dls_station=dls_station,
+        )
+        retries = check_retries(timeout_retries)
+        self._call(self._requests.create_station(request, retries), CREATE_S, retries, "station()")
+        return Station(self, request.name)
+
+    # ---- producers --------------------------------------------------------------------------------------------------
+
+    def producer(
+        self,
+        station_name: Union[str, list[str]],
+        producer_name: str,
+        generate_random_suffix: bool = False,
+        timeout_retries: int = 5,
+        *,
+        idempotent: bool = True,
+    ) -> Producer:
+        """
+        Registers a producer. A station that does not exist is created, with the broker's defaults and one partition.
+
+        Args:
+            station_name: One station, or several: each message then goes to all of them.
+            producer_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+            generate_random_suffix: Adds ``_`` and 8 hexadecimal digits to the name.
+            timeout_retries: How often a request without an answer is repeated (once at most: each repetition may register
+                the producer again); each waits up to 20 s.
+            idempotent: Give each message an id, so that it is stored once even if the connection breaks while it is on
+                its way. False saves a fifth of the rate and means at least once.
+
+        Raises:
+            ConfigurationError: An argument is out of its bounds; nothing was sent.
+            ServerError: The broker refused.
+            ConnectError: The data link could not be opened.
+            DeadlineError, ConnectionLostError: No answer.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+        """
+        stations = check_station_names(station_name)
+        name = check_name("producer_name", "Producer", producer_name)
+        opt.check_bool("idempotent", idempotent)
+        if opt.check_bool("generate_random_suffix", generate_random_suffix):
+            name = with_suffix("producer_name", "Producer", name)
+        retries = check_retries(timeout_retries)
+        self._data_link()
+        views = self._call(
+            self._requests.create_producers(stations, name, retries), CREATE_S, min(retries, 1), "producer()"
+        )
+        return Producer(self, name, tuple(views), idempotent=idempotent)
+
+    def produce(
+        self,
+        station_name: Union[str, list[str]],
+        producer_name: str,
+        message: Any,
+        generate_random_suffix: bool = False,
+        ack_wait_sec: float = 15,
+        headers: Union[Headers, Mapping[str, str], None] = None,
+        async_produce: Optional[bool] = None,
+        msg_id: Optional[str] = None,
+        producer_partition_key: Optional[str] = None,
+        producer_partition_number: int = -1,
+        *,
+        nonblocking: bool = False,
+        idempotent: bool = True,
+        on_delivery: Optional[Callable[..., object]] = None,
+    ) -> Any:
+        """
+        Produces a message with a producer that is made once and kept.
+
+        Args:
+            station_name, producer_name, generate_random_suffix, idempotent: As producer().
+            message, ack_wait_sec, headers, async_produce, msg_id, producer_partition_key, producer_partition_number,
+                nonblocking, on_delivery: As Producer.produce().
+
+        Returns:
+            As Producer.produce().
+
+        Raises:
+            MemphisError: As producer() and Producer.produce().
+        """
+        stations = tuple(check_station_names(station_name))
+        key = (stations, check_name("producer_name", "Producer", producer_name), generate_random_suffix, idempotent)
+        producer = self._producers.get(
+            key,
+            lambda: self.producer(list(stations), producer_name, generate_random_suffix, idempotent=idempotent),
+        )
+        try:
+            return producer.produce(
+                message,
+                ack_wait_sec,
+                headers,
+                async_produce,
+                nonblocking,
+                msg_id,
+                producer_partition_key=producer_partition_key,
+                producer_partition_number=producer_partition_number,
+                on_delivery=on_delivery,
+            )
+        except StationNotFoundError:
+            self._producers.discard(producer)  # the next call registers anew, which creates the station again
+            raise
+
+    # ---- consumers --------------------------------------------------------------------------------------------------
+
+    def consumer(
+        self,
+        station_name: str,
+        consumer_name: str,
+        consumer_group: str = "",
+        pull_interval_ms: int = 1000,
+        batch_size: int = 10,
+        batch_max_time_to_wait_ms: int = 100,
+        max_ack_time_ms: int = 30000,
+        max_msg_deliveries: int = 2,
+        generate_random_suffix: bool = False,
+        start_consume_from_sequence: int = 1,
+        last_messages: int = -1,
+        timeout_retries: int = 5,
+    ) -> Consumer:
+        """
+        Joins a consumer group. A station that does not exist is created, with the broker's defaults and one partition.
+
+        Args:
+            station_name: The station; lower-cased.
+            consumer_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+            consumer_group: Members of a group share its messages; the consumer's name when empty.
+            pull_interval_ms: Pause of consume() after a pull that found less than a full batch, from 0.
+            batch_size: How many messages consume() and iteration take at once, 1 to 5000.
+            batch_max_time_to_wait_ms: How long fetch() waits for a first message; 100 at least.
+            max_ack_time_ms: Until a message without an answer is delivered again, from 1.
+            max_msg_deliveries: 1 to 10; then the message is a dead letter. -1 means the broker's 10.
+            generate_random_suffix: Adds ``_`` and 8 hexadecimal digits to the name.
+            start_consume_from_sequence: First message of each partition for a new group, from 1.
+            last_messages: Start a new group with so many newest messages of each partition; -1 for all, 0 for none.
+            timeout_retries: As producer().
+
+        Raises:
+            ConfigurationError: An argument is out of its bounds; nothing was sent.
+            ServerError: The broker refused.
+            DeadlineError, ConnectionLostError: No answer.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+        """
+        request = consumer_request(
+            station_name=station_name,
+            consumer_name=consumer_name,
+            consumer_group=consumer_group,
+            max_ack_time_ms=max_ack_time_ms,
+            max_msg_deliveries=max_msg_deliveries,
+            generate_random_suffix=generate_random_suffix,
+            start_consume_from_sequence=start_consume_from_sequence,
+            last_messages=last_messages,
+        )
+        settings = {
+            "pull_interval_ms": opt.check_int("pull_interval_ms", pull_interval_ms, 0, opt.MAX_TIME_MS),
+            "batch_size": opt.check_int("batch_size", batch_size, 1, opt.MAX_BATCH_SIZE),
+            "batch_max_time_to_wait_ms": max(
+                100, opt.check_int("batch_max_time_to_wait_ms", batch_max_time_to_wait_ms, 0, opt.MAX_TIME_MS)
+            ),
+        }
+        retries = check_retries(timeout_retries)
+        view = self._call(self._requests.create_consumer(request, retries), CREATE_S, min(retries, 1), "consumer()")
+        return Consumer(
+            self,
+            view,
+            name=request.name,
+            group=request.consumers_group,
+            max_ack_time_ms=max_ack_time_ms,
+            max_msg_deliveries=max_msg_deliveries,
+            **settings,
+        )
+
+    def fetch_messages(
+        self,
+        station_name: str,
+        consumer_name: str,
+        consumer_group: str = "",
+        batch_size: int = 10,
+        batch_max_time_to_wait_ms: int = 100,
+        max_ack_time_ms: int = 30000,
+        max_msg_deliveries: int = 2,
+        generate_random_suffix: bool = False,
+        start_consume_from_sequence: int = 1,
+        last_messages: int = -1,
+        consumer_partition_key: Optional[str] = None,
+        consumer_partition_number: int = -1,
+        prefetch: bool = False,
+        *,
+        timeout_s: Optional[float] = None,
+    ) -> list[Message]:
+        """
+        Fetches messages with a consumer that is made once, for each set of arguments that make one, and kept.
+
+        Args:
+            station_name, consumer_name, consumer_group, batch_max_time_to_wait_ms, max_ack_time_ms, max_msg_deliveries,
+                generate_random_suffix, start_consume_from_sequence, last_messages: As consumer().
+            batch_size, consumer_partition_key, consumer_partition_number, prefetch, timeout_s: As Consumer.fetch().
+
+        Returns:
+            As Consumer.fetch().
+
+        Raises:
+            MemphisError: As consumer() and Consumer.fetch().
+        """
+        station = check_name("station_name", "Station", station_name)
+        name = check_name("consumer_name", "Consumer", consumer_name)
+        made_of = (
+            consumer_group,
+            batch_max_time_to_wait_ms,
+            max_ack_time_ms,
+            max_msg_deliveries,
+            generate_random_suffix,
+            start_consume_from_sequence,
+            last_messages,
+        )
+        consumer = self._consumers.get(
+            (station, name, *made_of),
+            lambda: self.consumer(
+                station,
+                name,
+                consumer_group,
+                batch_max_time_to_wait_ms=batch_max_time_to_wait_ms,
+                max_ack_time_ms=max_ack_time_ms,
+                max_msg_deliveries=max_msg_deliveries,
+                generate_random_suffix=generate_random_suffix,
+                start_consume_from_sequence=start_consume_from_sequence,
+                last_messages=last_messages,
+            ),
+        )
+        try:
+            return consumer.fetch(
+                batch_size, consumer_partition_key, consumer_partition_number, prefetch, timeout_s=timeout_s
+            )
+        except StationNotFoundError:
+            self._consumers.discard(consumer)
+            raise
+
+    # ---- for the package's own use ----------------------------------------------------------------------------------
+
+    def _destroy_producer(self, producer: Producer, timeout_retries: int) -> None:
+        """Takes a producer's registrations back."""
+        self._forget(producer)
+        work = self._requests.destroy_producers(producer._views, producer.name, timeout_retries)
+        self._call(work, DESTROY_S, timeout_retries, "destroy()")
+
+    def _destroy_consumer(self, consumer: Consumer, timeout_retries: int) -> None:
+        """Takes a consumer out of its group."""
+        work = self._requests.destroy_consumer(consumer._view, consumer.consumer_name, timeout_retries)
+        self._call(work, DESTROY_S, timeout_retries, "destroy()")
+        self._forget(consumer)
+        consumer._mark_destroyed()
+
+    def _destroy_station(self, name: str, timeout_retries: int) -> None:
+        self._call(self._requests.destroy_station(name, timeout_retries), DESTROY_S, timeout_retries, "destroy()")
+        self._forget_station(internal_name(name))
+
+    def _forget(self, thing: Union[Producer, Consumer]) -> None:
+        """Drops a producer or consumer from the caches of produce() and fetch_messages()."""
+        if isinstance(thing, Consumer):
+            self._consumers.discard(thing)
+        else:
+            self._producers.discard(thing)
+
+    def _forget_station(self, internal: str) -> None:
+        """Drops what is cached for exactly this station; runs on the loop too."""
+        for producer in self._producers.values():
+            if any(view.internal == internal for view in producer._views):
+                self._producers.discard(producer)
+        for consumer in self._consumers.values():
+            if consumer._view.internal == internal:
+                self._consumers.discard(consumer)
+
+    def _forget_all(self) -> None:
+        self._producers.clear()
+        self._consumers.clear()
+
+
+def connect(
+    host: Optional[str] = None,
+    username: Optional[str] = None,
+    account_id: int = 1,
+    connection_token: str = "",
+    password: str = "",
+    port: int = opt.DEFAULT_PORT,
+    reconnect: bool = True,
+    max_reconnect: int = -1,
+    reconnect_interval_ms: int = opt.DEFAULT_RECONNECT_INTERVAL_MS,
+    timeout_ms: int = opt.DEFAULT_TIMEOUT_MS,
+    cert_file: str = "",
+    key_file: str = "",
+    ca_file: str = "",
+    *,
+    name: str = opt.DEFAULT_NAME,
+    outbox_max_bytes: int = opt.DEFAULT_OUTBOX_MAX_BYTES,
+    outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
+    max_in_flight: int = opt.DEFAULT_MAX_IN_FLIGHT,
+    exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
+) -> Memphis:
+    """
+    Connects to a broker.
+
+    Args:
+        host: A host name, an IP address, or a URL ``memphis://user:password@host:port,host2/?option=value``, whose query
+            takes the names of these arguments and ``auth=token`` (the password is a connection token). Without it
+            MEMPHIS_URL is read, else MEMPHIS_HOST, _PORT, _USERNAME, _PASSWORD, _TOKEN, _ACCOUNT_ID, _CA_FILE, _CERT_FILE
+            and _KEY_FILE (_PASSWORD_FILE and _TOKEN_FILE name mounted secrets). Arguments and environment are not mixed.
+        username: The broker's user, without account.
+        account_id: From 1; only cloud brokers have others than 1.
+        connection_token: For a broker in token mode; exactly one of this and *password*.
+        password: For a broker in password mode.
+        port: 1 to 65535; for each host without one of its own.
+        reconnect: Whether to connect again after an outage.
+        max_reconnect: Tries for each address in one outage; -1 has no limit.
+        reconnect_interval_ms: Pause between tries, from 1.
+        timeout_ms: For the whole call, all hosts together; from 1.
+        cert_file: PEM file with a client certificate; needs *key_file*. TLS is not available yet.
+        key_file: PEM file with its key.
+        ca_file: PEM file with the CAs to trust; enough by itself.
+        name: Shown in logs and reprs.
+        outbox_max_bytes: Room for messages that are not confirmed yet, from 65536.
+        outbox_max_messages: The same as a number of messages, from 1.
+        max_in_flight: How many written messages may be unconfirmed at once, from 1.
+        exit_timeout_s: How long the end of the process waits for confirmations, in seconds; 0 does not wait.
+
+    Returns:
+        A connected client. Close it, or use it as a context manager.
+
+    Raises:
+        ConfigurationError: An argument is missing, out of its bounds or contradicts another; nothing was opened.
+        AuthenticationError: The broker refused the credentials.
+        ConnectError: No address gave a connection; the text has each with its reason.
+        UsageError: The process is ending.
+    """
+    client = Memphis()
+    client.connect(
+        host,
+        username,
+        account_id,
+        connection_token,
+        password,
+        port,
+        reconnect,
+        max_reconnect,
+        reconnect_interval_ms,
+        timeout_ms,
+        cert_file,
+        key_file,
+        ca_file,
+        name=name,
+        outbox_max_bytes=outbox_max_bytes,
+        outbox_max_messages=outbox_max_messages,
+        max_in_flight=max_in_flight,
+        exit_timeout_s=exit_timeout_s,
+    )
+    return client

@@ -1,0 +1,118 @@
+"""
+Headers that a user puts on a message.
+
+Refused, because they would change what the broker does with the message: names that start with ``$memphis`` (the client's
+own) or ``Nats-`` (JetStream's commands), and names that contain ``msg-id``. A Memphis broker looks for the first ``msg-id``
+anywhere in the header block, so such a name would silently switch off its de-duplication; ``msg_id=`` is the way to set one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Mapping, MutableMapping, Optional, Union
+
+from memphis_sync._codec import encode_header
+from memphis_sync.errors import HeaderError
+
+RESERVED_PREFIX = "$memphis"
+_CONTROL_PREFIX = "nats-"
+_MESSAGE_ID = "msg-id"
+
+
+class Headers(MutableMapping[str, str]):
+    """
+    Headers of a message, checked as they are added. A plain dict may be given wherever a Headers may.
+
+    Neither is ever changed by the client, so one object may serve many messages and threads.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Optional[Mapping[str, str]] = None) -> None:
+        self._items: dict[str, str] = {}
+        for key, value in (items or {}).items():
+            self.add(key, value)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers as a dict of its own."""
+        return dict(self._items)
+
+    def add(self, key: str, value: str) -> None:
+        """
+        Sets a header; a second value for a name replaces the first.
+
+        Args:
+            key: 1 or more visible ASCII characters without a colon.
+            value: Any text without CR, LF and NUL, sent as UTF-8. Blanks at its ends are not kept on the wire.
+
+        Raises:
+            HeaderError: The name is reserved, or one of the two cannot be written.
+        """
+        _encode(key, value)
+        self._items[key] = value
+
+    def __setitem__(self, key: str, value: str) -> None:
+        self.add(key, value)
+
+    def __getitem__(self, key: str) -> str:
+        return self._items[key]
+
+    def __delitem__(self, key: str) -> None:
+        del self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"Headers({self._items!r})"
+
+
+def encode_user_headers(headers: Union[Mapping[str, str], Headers, None]) -> bytes:
+    """
+    The user's header lines as they go over the wire.
+
+    Args:
+        headers: Not changed. None and empty are the same.
+
+    Returns:
+        ``<name>: <value>\\r\\n`` for each, without the block's first and last line; b"" for none.
+
+    Raises:
+        HeaderError: A name is reserved, or a name or value cannot be written.
+    """
+    if not headers:
+        if headers is None or isinstance(headers, Mapping):
+            return b""
+        raise HeaderError(f"headers are of type {type(headers).__name__}; they must be a dict or a Headers")
+    if not isinstance(headers, Mapping):
+        raise HeaderError(f"headers are of type {type(headers).__name__}; they must be a dict or a Headers")
+    return b"".join([_encode(key, value) for key, value in headers.items()])
+
+
+def is_own(name: str) -> bool:
+    """Whether a header is the client's or JetStream's own, and so none that a user can have set."""
+    lowered = name.lower()
+    return lowered.startswith((RESERVED_PREFIX, _CONTROL_PREFIX)) or _MESSAGE_ID in lowered
+
+
+def _encode(key: Any, value: Any) -> bytes:
+    if not isinstance(key, str):
+        raise HeaderError(f"a header's name is {key!r}, of type {type(key).__name__}; it must be a str")
+    if not isinstance(value, str):
+        raise HeaderError(f"the value of header {key!r} is of type {type(value).__name__}; it must be a str")
+    lowered = key.lower()
+    if lowered.startswith(RESERVED_PREFIX):
+        raise HeaderError(f"header {key!r} is reserved: Keys in headers should not start with $memphis")
+    if _MESSAGE_ID in lowered:
+        raise HeaderError(f"header {key!r} is reserved: it contains 'msg-id'; give a message id as msg_id=...")
+    if lowered.startswith(_CONTROL_PREFIX):
+        raise HeaderError(f"header {key!r} is reserved: names that start with 'Nats-' are commands to JetStream")
+    try:
+        return encode_header(key.encode("ascii"), value.encode("utf-8"))
+    except UnicodeEncodeError as exc:
+        what = "the value of header" if exc.encoding == "utf-8" else "the name of header"
+        rule = "UTF-8" if exc.encoding == "utf-8" else "ASCII"
+    raise HeaderError(f"{what} {key!r} cannot be written as {rule}")

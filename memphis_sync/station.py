@@ -1,0 +1,54 @@
+"""A station, as the program that created it holds it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Optional
+
+from memphis_sync._wire.names import internal_name
+from memphis_sync.options import check_int
+
+if TYPE_CHECKING:
+    from memphis_sync.client import Memphis
+
+
+class Station:
+    """
+    A station of the broker; made by ``client.station()``.
+
+    As a context manager it is only a name for a block: leaving the block does not destroy the station.
+
+    Attributes:
+        name: Lower case.
+        internal_name: The form in streams and subjects: ``#`` for each dot.
+    """
+
+    def __init__(self, client: Memphis, name: str) -> None:
+        self._client = client
+        self.name = name
+        self.internal_name = internal_name(name)
+
+    def destroy(self, timeout_retries: int = 5) -> None:
+        """
+        Destroys the station with its messages, producers and consumers; one that is not there any more is fine.
+
+        Args:
+            timeout_retries: How often a request without an answer is repeated; each waits up to 5 s.
+
+        Raises:
+            ServerError: The broker refused.
+            DeadlineError, ConnectionLostError: No answer; the station may be destroyed.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+        """
+        self._client._destroy_station(self.name, check_int("timeout_retries", timeout_retries, 0, 1000))
+
+    def __enter__(self) -> Station:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Station {self.name!r}>"
