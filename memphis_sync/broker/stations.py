@@ -2,7 +2,7 @@
 Stations: creation, destruction, and the station that a producer or consumer makes by naming it.
 
 A row is claimed before its streams are made, and marked before they are deleted: of several copies of the service one
-does the work and the others wait for it. A claim that is not finished within CLAIM_S (its owner was killed) is taken over
+does the work and the others wait for it. A claim not finished within CLAIM_S (its owner was killed) is taken over
 by whoever comes next; all steps can be repeated.
 """
 

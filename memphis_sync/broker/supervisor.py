@@ -83,11 +83,13 @@ class _Broker:
     def __init__(self, options: BrokerOptions, server: Optional[NatsServer]) -> None:
         self._options = options
         self._server = server
-        self._stop = asyncio.Event()
-        self._child_ended = asyncio.Event()
+        self._stop: asyncio.Event
+        self._child_ended: asyncio.Event
         self._exit_code = 0
 
     async def run(self) -> int:
+        """Runs until told to stop; gives the exit code."""
+        self._stop, self._child_ended = asyncio.Event(), asyncio.Event()  # here: Python 3.9 binds them to the loop
         self._catch_signals()
         service = await self._start_service()
         if service is None:
@@ -178,12 +180,10 @@ class _Broker:
             log.info("serving an existing NATS server")
             return
         host, port = self._options.host, self._server.port
-        log.info("listening on %s:%d, data in %s", host, port, self._server.data_dir)
-        if (
-            not self._options.is_loopback
-            and self._options.token is None
-            and self._options.root_password == DEFAULT_ROOT_PASSWORD
-        ):
+        is_default = self._options.token is None and self._options.root_password == DEFAULT_ROOT_PASSWORD
+        login = f"root:{DEFAULT_ROOT_PASSWORD}@" if is_default else ""  # any other secret stays out of the log
+        log.info("ready: memphis://%s%s:%d, data in %s", login, host, port, self._server.data_dir)
+        if is_default and not self._options.is_loopback:
             log.warning("the broker is open to other machines and root has its default password")
 
     def _write_ready_file(self) -> None:

@@ -1,0 +1,131 @@
+"""A plain NATS connection for tests of the control plane: it asks, waits for one reply, and looks into JetStream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any, Optional, TypeVar
+
+import nats
+from nats.aio.client import Client
+
+from memphis_sync._wire.control import (
+    ConsumerCreate,
+    ConsumerDestroy,
+    ProducerCreate,
+    ProducerDestroy,
+    StationCreate,
+    StationDestroy,
+)
+from memphis_sync.broker import BrokerProcess
+
+T = TypeVar("T")
+
+SUBJECTS = {
+    StationCreate: "$memphis_station_creations",
+    StationDestroy: "$memphis_station_destructions",
+    ProducerCreate: "$memphis_producer_creations",
+    ProducerDestroy: "$memphis_producer_destructions",
+    ConsumerCreate: "$memphis_consumer_creations",
+    ConsumerDestroy: "$memphis_consumer_destructions",
+}
+
+
+class ControlClient:
+    """One connection and its own event loop; a context manager."""
+
+    def __init__(
+        self, broker: BrokerProcess, *, connection_id: str = "test-id", username: str = "root", **login: Any
+    ) -> None:
+        self.connection_id = connection_id
+        self.user = username
+        self._loop = asyncio.new_event_loop()
+        self._url = f"nats://{broker.host}:{broker.port}"
+        if not login:
+            login = {"token": broker.token} if broker.token else {"user": "root$1", "password": broker.password}
+        self._login = login
+        self.connection: Optional[Client] = None
+
+    def __enter__(self):
+        async def connect() -> Client:
+            async def quiet(_: Exception) -> None: ...
+
+            return await nats.connect(
+                self._url,
+                name=f"{self.connection_id}::{self.user}",
+                allow_reconnect=False,
+                error_cb=quiet,
+                connect_timeout=5,
+                **self._login,
+            )
+
+        try:
+            self.connection = self.run(connect())
+        except BaseException:
+            self._loop.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.connection is not None
+        if not self.connection.is_closed:
+            self.run(self.connection.close())
+        self._loop.close()
+
+    def run(self, coro: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(coro)
+
+    def raw(self, subject: str, body: bytes, *, headers: Optional[dict[str, str]] = None) -> bytes:
+        """One request, its reply's body."""
+        assert self.connection is not None
+        return self.run(self.connection.request(subject, body, timeout=10, headers=headers)).data
+
+    def ask(self, request: Any) -> str:
+        """A request whose reply is text; "" is success."""
+        return self.raw(SUBJECTS[type(request)], request.encode()).decode()
+
+    def station(self, name: str, **settings: Any) -> str:
+        return self.ask(StationCreate(**{"name": name, "username": self.user, **settings}))
+
+    def destroy_station(self, name: str, **settings: Any) -> str:
+        return self.ask(StationDestroy(**{"station_name": name, "username": self.user, **settings}))
+
+    def producer(self, station: str, name: str = "p", **settings: Any) -> dict[str, Any]:
+        fields = {"name": name, "station_name": station, "connection_id": self.connection_id, "username": self.user}
+        reply: dict[str, Any] = json.loads(self.ask(ProducerCreate(**{**fields, **settings})))
+        return reply
+
+    def destroy_producer(self, station: str, name: str = "p", **settings: Any) -> str:
+        fields = {"name": name, "station_name": station, "connection_id": self.connection_id, "username": self.user}
+        return self.ask(ProducerDestroy(**{**fields, **settings}))
+
+    def consumer(self, station: str, name: str = "c", **settings: Any) -> str:
+        fields = {"name": name, "station_name": station, "connection_id": self.connection_id, "username": self.user}
+        return self.ask(ConsumerCreate(**{**fields, **settings}))
+
+    def destroy_consumer(self, station: str, name: str = "c", **settings: Any) -> str:
+        fields = {"name": name, "station_name": station, "connection_id": self.connection_id, "username": self.user}
+        return self.ask(ConsumerDestroy(**{**fields, **settings}))
+
+    def jetstream(self, operation: str, body: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+        """One request to JetStream's API."""
+        reply: dict[str, Any] = json.loads(self.raw(f"$JS.API.{operation}", json.dumps(body).encode() if body else b""))
+        return reply
+
+    def stream(self, stream: str) -> dict[str, Any]:
+        """A stream's configuration; fails when there is none."""
+        reply = self.jetstream(f"STREAM.INFO.{stream}")
+        assert "error" not in reply, reply
+        config: dict[str, Any] = reply["config"]
+        return config
+
+    def durable(self, stream: str, durable: str) -> Optional[dict[str, Any]]:
+        """A durable's information; None when there is none."""
+        reply = self.jetstream(f"CONSUMER.INFO.{stream}.{durable}")
+        return None if "error" in reply else reply
+
+    def publish(self, subject: str, body: bytes) -> dict[str, Any]:
+        """Publishes into a stream and gives the server's ack."""
+        reply: dict[str, Any] = json.loads(self.raw(subject, body))
+        return reply
