@@ -7,7 +7,6 @@ import json
 from collections.abc import Coroutine
 from typing import Any, Optional, TypeVar
 
-import nats
 from nats.aio.client import Client
 
 from memphis_sync._wire.control import (
@@ -51,14 +50,21 @@ class ControlClient:
         async def connect() -> Client:
             async def quiet(_: Exception) -> None: ...
 
-            return await nats.connect(
-                self._url,
-                name=f"{self.connection_id}::{self.user}",
-                allow_reconnect=False,
-                error_cb=quiet,
-                connect_timeout=5,
-                **self._login,
-            )
+            connection = Client()
+            try:
+                await connection.connect(
+                    self._url,
+                    name=f"{self.connection_id}::{self.user}",
+                    allow_reconnect=False,
+                    error_cb=quiet,
+                    connect_timeout=5,
+                    **self._login,
+                )
+            except BaseException:
+                await connection.close()
+                await asyncio.sleep(0.05)  # the transport closes itself in the loop's next rounds
+                raise
+            return connection
 
         try:
             self.connection = self.run(connect())

@@ -31,6 +31,7 @@ log = logging.getLogger("memphis_sync.broker")
 
 SERVICE_USER = "$memphis-sync"  # not a legal user name, so no user of the broker's can have it
 STOP_S = 5.0  # how long a nats-server may take to end after SIGTERM; it needs milliseconds
+_ORPHAN_STOP_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
 _LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -255,7 +256,7 @@ def _end(pid: int) -> None:
     """Ends a process that isn't a child: SIGTERM, then SIGKILL."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + _ORPHAN_STOP_S
         while time.monotonic() < deadline:
             os.kill(pid, 0)
             time.sleep(0.01)

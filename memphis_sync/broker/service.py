@@ -19,7 +19,7 @@ from typing import Any, Callable, Optional
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
+from nats.errors import Error as NatsError, NoServersError
 
 from memphis_sync._wire import subjects
 from memphis_sync._wire.control import GoJsonError, ProducerReply
@@ -38,7 +38,7 @@ log = logging.getLogger("memphis_sync.broker")
 
 MAX_AT_ONCE = 256
 _MAX_TEXT = 4096  # of an error text: a name of megabytes isn't sent back
-_CONNECT_S = 5.0
+_CONNECT_S = 5
 _NO_SCHEMAS = "schemas are not available in this broker yet"
 
 Handler = Callable[[bytes], Awaitable[Any]]
@@ -88,10 +88,7 @@ class Service:
         Raises:
             BrokerError: The server can't be reached, refuses the login, or has no JetStream.
         """
-        try:
-            self._connection = await self._connect()
-        except (OSError, NatsError, asyncio.TimeoutError) as exc:
-            raise BrokerError(f"the NATS server cannot be used: {str(exc) or type(exc).__name__}") from exc
+        self._connection = await self._connect()
         try:
             await JetStreamApi(self._connection).request("INFO")
             state = await State.open(self._connection.jetstream(), self._options.replicas)
@@ -113,12 +110,29 @@ class Service:
             await self._connection.close()
 
     async def _connect(self) -> Client:
+        """A wrong address or login is told at once; a connection that was lost later comes back by itself."""
+        causes: list[Exception] = []
+
+        async def remember(exc: Exception) -> None:
+            causes.append(exc)
+
         servers = self._url.split(",")
-        # The first connection is tried once, so that a wrong address is told at once; a lost one comes back by itself.
-        probe = await nats.connect(
-            servers, allow_reconnect=False, error_cb=_ignore, connect_timeout=_CONNECT_S, **self._login
-        )
-        await probe.close()
+        probe = Client()
+        try:
+            await probe.connect(
+                servers,
+                error_cb=remember,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=_CONNECT_S,
+                **self._login,
+            )
+        except (OSError, NatsError, asyncio.TimeoutError, ValueError) as exc:
+            cause = causes[-1] if isinstance(exc, NoServersError) and causes else exc
+            raise BrokerError(f"the NATS server cannot be used: {str(cause) or type(cause).__name__}") from cause
+        finally:
+            await probe.close()
         return await nats.connect(
             servers,
             name="memphis-sync broker",
@@ -188,10 +202,6 @@ class Service:
 
 async def _not_stored(message: Msg) -> None:
     log.warning("a dead letter came in on %s; this broker does not store dead letters yet", message.subject)
-
-
-async def _ignore(_: Exception) -> None:
-    """The caller of connect() gets the same error raised."""
 
 
 async def _on_error(exc: Exception) -> None:

@@ -137,7 +137,13 @@ class _Broker:
                 self._server.connect_options(),
                 exclusive=True,
             )
-        await service.start()
+        start, stop = asyncio.ensure_future(service.start()), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not start.done():  # told to stop while the server keeps us waiting
+            start.cancel()
+            return None
+        await start
         return service
 
     async def _listening(self, server: NatsServer) -> bool:

