@@ -1,5 +1,8 @@
 """
-The cffi binding of the C core, sections 1 to 5: checks types, calls, wraps. _frames.pxi is its twin, name by name.
+The cffi binding of the C core: checks types, calls, wraps.
+
+This is sections 1 to 5, the twin of _frames.pxi, name by name; _cffi_link, _cffi_route and _cffi_inbox are the twin of
+_link.pxi.
 
 What the two must share beyond names (error classes and texts, events, limits) is in _translate and _event.
 """
@@ -10,6 +13,10 @@ from collections.abc import Iterable
 from typing import Any, Optional, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
+from memphis_sync._codec._cffi_inbox import Inbox, RawMessage
+from memphis_sync._codec._cffi_link import Link
+from memphis_sync._codec._cffi_route import Route, Ticket
+from memphis_sync._codec._cffi_view import checked_bytes, view_of
 from memphis_sync._codec._event import DEFAULT_MAX_PAYLOAD, KINDS, MAX_EVENTS, Event
 from memphis_sync._codec._translate import (
     MAX_SIZE,
@@ -27,30 +34,36 @@ from memphis_sync._codec._translate import (
 from memphis_sync.errors import MemphisError, RemoteProtocolError
 from memphis_sync.types import Buffer
 
+__all__ = [
+    "IMPL",
+    "PING",
+    "PONG",
+    "Event",
+    "Inbox",
+    "Link",
+    "Parser",
+    "RawMessage",
+    "Route",
+    "Ticket",
+    "encode_connect",
+    "encode_header",
+    "encode_headers",
+    "encode_hpub",
+    "encode_pub",
+    "encode_sub",
+    "encode_unsub",
+    "fork_generation",
+    "murmur3_x86_32",
+    "parse_headers",
+    "watch_forks",
+]
+
 IMPL = "cffi"
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 
 MAX_CONTROL_LINE: int = lib.MCORE_MAX_CONTROL_LINE
 FIRST_HEADERS = 16  # as HEADERS_ON_STACK of the twin
-
-
-def _checked_bytes(**arguments: object) -> None:
-    """Arguments of type bytes and nothing else, as the twin's signatures say, with Cython's own text."""
-    for name, value in arguments.items():
-        if type(value) is not bytes:
-            raise TypeError(f"Argument '{name}' has incorrect type (expected bytes, got {type(value).__name__})")
-
-
-def _view(data: Buffer) -> Any:
-    """The bytes of any contiguous buffer, uncopied; the errors are those that the twin gets from CPython."""
-    try:
-        view = memoryview(data)
-    except TypeError as exc:
-        raise TypeError(f"a bytes-like object is required, not '{type(data).__name__}'") from exc
-    if not view.c_contiguous:
-        raise BufferError("memoryview: underlying buffer is not C-contiguous")
-    return ffi.from_buffer("uint8_t[]", view)
 
 
 def murmur3_x86_32(data: Buffer, seed: int = 0) -> int:
@@ -70,7 +83,7 @@ def murmur3_x86_32(data: Buffer, seed: int = 0) -> int:
     Source: Appleby, MurmurHash3.cpp; vectors in tests/unit/codec/vectors/murmur3.json.
     """
     checked = checked_number("seed", seed, 0, MAX_U32)
-    with _view(data) as view:
+    with view_of(data) as view:
         return int(lib.mcore_murmur3_x86_32(view, len(view), checked))
 
 
@@ -97,7 +110,7 @@ def encode_connect(json: bytes) -> bytes:
     Raises:
         LocalProtocolError: *json* is empty or more than one line; the text does not show it.
     """
-    _checked_bytes(json=json)
+    checked_bytes(json=json)
     size = lib.mcore_connect_size(len(json))
     out = ffi.new("uint8_t[]", size)
     if lib.mcore_connect_write(out, size, json, len(json)) < 0:
@@ -113,7 +126,7 @@ def encode_sub(subject: bytes, sid: int, queue: bytes = b"") -> bytes:
         LocalProtocolError: *subject* or *queue* holds blanks or control bytes, or is not UTF-8.
         ConfigurationError: *sid* is outside 0..2**64-1.
     """
-    _checked_bytes(subject=subject, queue=queue)
+    checked_bytes(subject=subject, queue=queue)
     number = checked_number("sid", sid, 0, MAX_U64)
     size = lib.mcore_sub_size(len(subject), len(queue), number)
     out = ffi.new("uint8_t[]", size)
@@ -149,7 +162,7 @@ def encode_pub(subject: bytes, payload: bytes, reply: bytes = b"") -> bytes:
     Raises:
         LocalProtocolError: *subject* or *reply* holds blanks or control bytes, or is not UTF-8.
     """
-    _checked_bytes(subject=subject, payload=payload, reply=reply)
+    checked_bytes(subject=subject, payload=payload, reply=reply)
     size = lib.mcore_pub_size(len(subject), len(reply), len(payload))
     out = ffi.new("uint8_t[]", size)
     code = lib.mcore_pub_write(out, size, subject, len(subject), reply, len(reply), payload, len(payload))
@@ -172,7 +185,7 @@ def encode_hpub(subject: bytes, header: bytes, payload: bytes, reply: bytes = b"
         LocalProtocolError: *subject* or *reply* holds blanks or control bytes, or is not UTF-8.
         HeaderError: *header* does not start with NATS/1.0 and end with an empty line.
     """
-    _checked_bytes(subject=subject, header=header, payload=payload, reply=reply)
+    checked_bytes(subject=subject, header=header, payload=payload, reply=reply)
     size = lib.mcore_hpub_size(len(subject), len(reply), len(header), len(payload))
     out = ffi.new("uint8_t[]", size)
     code = lib.mcore_hpub_write(
@@ -190,7 +203,7 @@ def encode_header(name: bytes, value: bytes) -> bytes:
     Raises:
         HeaderError: The name is no printable ASCII or holds ':' or a blank; the value holds CR, LF or NUL.
     """
-    _checked_bytes(name=name, value=value)
+    checked_bytes(name=name, value=value)
     size = lib.mcore_header_size(len(name), len(value))
     out = ffi.new("uint8_t[]", size)
     if lib.mcore_header_write(out, size, name, len(name), value, len(value)) < 0:
@@ -229,7 +242,7 @@ def parse_headers(block: bytes) -> tuple[int, str, list[tuple[str, str]]]:
     Raises:
         HeaderError: *block* is no NATS/1.0 header block.
     """
-    _checked_bytes(block=block)
+    checked_bytes(block=block)
     status = ffi.new("int *")
     description = ffi.new("struct mcore_span *")
     found = ffi.new("struct mcore_header[]", FIRST_HEADERS)
@@ -319,7 +332,7 @@ class Parser:
         found: list[Event] = []
         if self._failed is not None:
             raise self._refused(self._failed)
-        with _view(data) as view:
+        with view_of(data) as view:
             if not self._tail:  # nothing to put in front: parse the caller's bytes where they are
                 taken = self._parse(view, found)
                 self._tail += ffi.buffer(view)[taken:]

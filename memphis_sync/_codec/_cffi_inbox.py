@@ -1,0 +1,145 @@
+"""The cffi binding of the C core: RawMessage and Inbox. See _cffi_link for what holds for all of it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, TypeVar
+
+from memphis_sync._codec._cffi_core import ffi, lib
+from memphis_sync._codec._cffi_link import Link
+from memphis_sync._codec._cffi_view import checked_bytes
+
+_M = TypeVar("_M", bound="RawMessage")
+RECORD_SIZE: int = ffi.sizeof("struct mcore_record")
+
+
+class RawMessage:
+    """One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take()."""
+
+    __slots__ = ("_at", "_chunk", "_link", "_record", "owner")
+
+    _chunk: Any  # the bytes of all records of one take(), freed with the last message that points into them
+    _at: int  # where this message's bytes start in it
+    _record: Any
+    _link: Link
+    owner: Any
+
+    def __new__(cls: type[_M]) -> _M:
+        self = object.__new__(cls)
+        self._record = None
+        self.owner = None
+        return self
+
+    def _found(self) -> Any:
+        if self._record is None:
+            raise TypeError("a message comes from fetch() only")
+        return self._record
+
+    def _bytes(self, start: int, size: int) -> bytes:
+        return bytes(self._chunk[self._at + start : self._at + start + size])
+
+    @property
+    def subject(self) -> str:
+        """The subject it was stored under."""
+        return self._bytes(0, self._found().subject_len).decode("utf-8", "replace")
+
+    @property
+    def reply(self) -> str:
+        """Where its acknowledgement goes."""
+        record = self._found()
+        return self._bytes(record.subject_len, record.reply_len).decode("utf-8", "replace")
+
+    @property
+    def header_block(self) -> bytes:
+        """The raw header block; empty without headers."""
+        record = self._found()
+        return self._bytes(record.subject_len + record.reply_len, record.header_len)
+
+    @property
+    def payload(self) -> bytes:
+        """A copy of the payload."""
+        record = self._found()
+        return self._bytes(record.subject_len + record.reply_len + record.header_len, record.payload_len)
+
+    @property
+    def payload_len(self) -> int:
+        """Length of the payload in bytes."""
+        return int(self._found().payload_len)
+
+    def respond(self, body: bytes = b"") -> None:
+        """Queues an acknowledgement and returns at once. ConnectionLostError when there is no connection."""
+        record = self._found()
+        checked_bytes(body=body)
+        self._link._check()
+        reply = self._bytes(record.subject_len, record.reply_len)
+        self._link._raise_for(lib.mcore_link_publish(self._link._link, reply, len(reply), body, len(body)))
+
+
+_numbers = itertools.count()
+
+
+class Inbox:
+    """What one subscription of the link receives."""
+
+    __slots__ = ("_inbox", "_number", "link", "sid")
+
+    def __init__(self, link: Link, sid: int) -> None:
+        self._number = next(_numbers)
+        self.link = link
+        self.sid = sid
+        link._check()
+        self._inbox = lib.mcore_inbox_new(link._link, sid)
+        if self._inbox == ffi.NULL:
+            raise MemoryError("no memory for an inbox")
+        link._inboxes[self._number] = self._inbox
+
+    def __del__(self, lib: Any = lib) -> None:
+        if lib.mcore_fork_generation() == self.link._generation:
+            inbox = self.link._inboxes.pop(self._number, None)  # None: the link has freed it, or it was never made
+            if inbox is not None:
+                lib.mcore_inbox_free(inbox)
+
+    def wait(self, messages: int, statuses: int, timeout_ns: int) -> int:
+        """
+        Waits until so many messages or so many statuses have come since the inbox was made.
+
+        Returns:
+            0 when they have, -13 after *timeout_ns*, -11 when the connection ended.
+        """
+        self.link._check()
+        lib.mcore_link_push(self.link._link)
+        return int(lib.mcore_inbox_wait(self._inbox, messages, statuses, timeout_ns))
+
+    def take(self, kind: type[_M], owner: object) -> tuple[list[_M], list[tuple[int, str, bytes]]]:
+        """All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples."""
+        self.link._check()
+        place = ffi.new("uint8_t **")
+        length = ffi.new("size_t *")
+        lib.mcore_inbox_take(self._inbox, place, length)
+        size = length[0]
+        messages: list[_M] = []
+        statuses: list[tuple[int, str, bytes]] = []
+        if size == 0:
+            lib.mcore_free(place[0])
+            return messages, statuses
+        data = ffi.gc(place[0], lib.mcore_free, size)
+        chunk = ffi.buffer(data, size)  # keeps `data`, and so the memory, alive
+        at = 0
+        while at < size:
+            record = ffi.cast("struct mcore_record *", data + at)
+            if record.status == 0:
+                messages.append(_filled(kind.__new__(kind), self.link, owner, chunk, at, record))
+            else:
+                status = _filled(RawMessage(), self.link, owner, chunk, at, record)
+                statuses.append((record.status, status.subject, status.header_block))
+            at += record.size
+        return messages, statuses
+
+
+def _filled(message: _M, link: Link, owner: object, chunk: Any, at: int, record: Any) -> _M:
+    message._chunk = chunk
+    message._at = at + RECORD_SIZE
+    message._record = record
+    message._link = link
+    message.owner = owner
+    return message

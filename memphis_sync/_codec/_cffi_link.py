@@ -1,0 +1,297 @@
+"""
+The cffi binding of the C core: Link. With _cffi_route and _cffi_inbox it is the twin of _link.pxi, name by name.
+
+Lifetime: Route, Ticket, Inbox and RawMessage hold their Link, which owns the C outbox and link. When all of them become
+garbage in one cycle, their destructors run in any order: the Link then frees its inboxes first, and a Ticket that comes
+later than its Link touches nothing but itself.
+Fork: the C locks may be held by a thread that does not exist in the child, so nothing of a Link from before a fork is
+touched there: calls raise ForkedError, destructors do nothing.
+Threads: every call into C releases the GIL, unlike those of the twin that do not wait. So what Python code does between
+two calls must stand on single operations of dict and list, which are atomic; see Watchers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from memphis_sync._codec._cffi_core import ffi, lib
+from memphis_sync._codec._cffi_route import AnyTicket, Callback, Payload, Route, Ticket, Watcher, ticket_of
+from memphis_sync._codec._cffi_view import checked_bytes
+from memphis_sync.errors import ClosedError, ConfigurationError, ConnectionLostError, ForkedError, LocalProtocolError
+
+MAX_ROUTES = 64  # of one message, as in the twin
+MAX_REPORTS = 256  # slots taken from C in one call
+LATE_NS = 1_000_000  # how long to wait for a sender that is between append and registration
+LEAST_FRAME_LIMIT = 64 * 1024 * 1024  # what the server sends may be larger than what it takes: stored messages, headers
+STATS = tuple(name for name, _ in ffi.typeof("struct mcore_stats").fields)
+
+
+class Watchers:
+    """
+    Who waits for which slot, without a lock: a destructor may come in anywhere and use it too.
+
+    A slot's list is taken with pop(), so it has one taker. An adder may meet a list that was just taken: it then looks
+    whether its entry is still in it; if so, nobody will see that list again and it adds to a new one.
+    """
+
+    def __init__(self) -> None:
+        self._lists: dict[int, list[Watcher]] = {}
+
+    def add(self, slot: int, watcher: Watcher) -> None:
+        while True:
+            entries = self._lists.setdefault(slot, [])
+            entries.append(watcher)
+            if self._lists.get(slot) is entries or not self._removed(entries, watcher):
+                return
+
+    def take_back(self, slot: int, watcher: Watcher) -> bool:
+        """Whether the watcher was still there; False: somebody has taken it."""
+        entries = self._lists.get(slot)
+        return entries is not None and self._removed(entries, watcher)
+
+    def take(self, slot: int) -> Optional[list[tuple[Ticket, Callback]]]:
+        """All watchers of a slot; None when there are none yet."""
+        entries = self._lists.pop(slot, None)
+        taken = []
+        while entries:
+            try:
+                watcher = entries.pop(0)
+            except IndexError:  # taken back this very moment
+                break
+            taken.append((watcher.ticket, watcher.callback))
+        return None if entries is None else taken
+
+    @staticmethod
+    def _removed(entries: list[Watcher], watcher: Watcher) -> bool:
+        try:
+            entries.remove(watcher)
+        except ValueError:
+            return False
+        return True
+
+
+class Link:
+    """
+    The outbox and the two loops of one data link.
+
+    Args:
+        token: Unique name of the link, 1 or more of ``[A-Za-z0-9]``; its replies go to ``_INBOX.<token>.<slot>``.
+        max_bytes: Bound of the outbox in bytes of encoded frames.
+        max_messages: Bound of the outbox in messages.
+        window: How many messages may be written and not yet confirmed.
+        max_payload: Largest payload that either side takes, in bytes, headers included.
+
+    Raises:
+        MemoryError: The system gave no memory for the outbox.
+    """
+
+    def __init__(self, token: bytes, max_bytes: int, max_messages: int, window: int, max_payload: int) -> None:
+        self._outbox = self._link = ffi.NULL
+        self._generation = lib.mcore_fork_generation()
+        self.token = token
+        self.max_payload = max_payload
+        self._watchers = Watchers()
+        self._late: list[int] = []
+        self._inboxes: dict[int, Any] = {}
+        self._freed = False
+        checked_bytes(token=token)
+        self._outbox = lib.mcore_outbox_new(token, len(token), max_bytes, max_messages, window)
+        if self._outbox == ffi.NULL:
+            raise MemoryError(f"no memory for an outbox of {max_bytes} bytes and {max_messages} messages")
+        self._link = lib.mcore_link_new(self._outbox, max(LEAST_FRAME_LIMIT, max_payload))
+        if self._link == ffi.NULL:
+            raise MemoryError("no memory for a data link")
+
+    # lib as an argument, here and below: the module's globals are gone when the interpreter ends.
+    def __del__(self, lib: Any = lib) -> None:
+        if lib.mcore_fork_generation() == self._generation:
+            self._freed = True
+            while self._inboxes:
+                lib.mcore_inbox_free(self._inboxes.popitem()[1])
+            lib.mcore_link_free(self._link)
+            lib.mcore_outbox_free(self._outbox)
+
+    def _is_ours(self) -> bool:
+        return bool(lib.mcore_fork_generation() == self._generation)
+
+    def _check(self) -> None:
+        if lib.mcore_fork_generation() != self._generation:
+            raise ForkedError("this client was opened before a fork; open one in the child process")
+
+    def _raise_for(self, result: int) -> None:
+        if result == lib.MCORE_E_CLOSED:
+            raise ConnectionLostError("the data link has no connection at the moment")
+        if result == lib.MCORE_E_MEMORY:
+            raise MemoryError("no memory for control frames")
+        if result != 0:
+            raise LocalProtocolError(f"the C core refused a control frame ({result})")
+
+    # ---- connection --------------------------------------------------------------------------------------------
+
+    def attach(self, fd: int, first: bytes, rest: bytes) -> bool:
+        """Takes a connected socket; *first* is written first, *rest* was read too far. False once stopped."""
+        self._check()
+        checked_bytes(first=first, rest=rest)
+        return bool(lib.mcore_link_attach(self._link, fd, first, len(first), rest, len(rest)) == 0)
+
+    def detach(self) -> int:
+        """Lets the socket go and queues what was in flight again; returns how many messages that were."""
+        self._check()
+        return int(lib.mcore_link_detach(self._link))
+
+    def read_loop(self) -> tuple[int, int, str]:
+        """Reads until the connection ends; returns ``(end, errno, text)``. For the reader thread."""
+        self._check()
+        end = lib.mcore_link_read_loop(self._link)
+        return end, lib.mcore_link_errno(self._link), self.text()
+
+    def send_loop(self) -> bool:
+        """Writes and expires until the link is stopped (False) or failures wait to be logged (True). For the sender."""
+        self._check()
+        return bool(lib.mcore_link_send_loop(self._link))
+
+    def stop(self) -> None:
+        """Makes both loops return; nothing is written any more."""
+        if self._is_ours():
+            lib.mcore_link_stop(self._link)
+
+    def is_up(self) -> bool:
+        """Whether a socket is attached and not known to be broken."""
+        self._check()
+        return bool(lib.mcore_link_is_up(self._link))
+
+    def text(self) -> str:
+        """The server's last error text, or the bytes that broke the protocol."""
+        text = ffi.new("char[512]")
+        lib.mcore_link_text(self._link, text, len(text))
+        return bytes(ffi.string(text)).decode("utf-8", "replace")
+
+    def control(self, frames: bytes) -> None:
+        """Queues whole control frames before all produced messages. ConnectionLostError without a connection."""
+        self._check()
+        checked_bytes(frames=frames)
+        self._raise_for(lib.mcore_link_control(self._link, frames, len(frames)))
+
+    def push(self) -> None:
+        """Writes what is queued now if nobody else is writing."""
+        self._check()
+        lib.mcore_link_push(self._link)
+
+    def round_trip(self, timeout_ns: int) -> bool:
+        """PING and its PONG: whatever was queued before has been read by the server. False when it took longer."""
+        self._check()
+        number = lib.mcore_link_ping(self._link)
+        if number < 0:
+            self._raise_for(number)
+        lib.mcore_link_push(self._link)
+        result = lib.mcore_link_wait_pong(self._link, number, timeout_ns)
+        if result == lib.MCORE_E_TIMEOUT:
+            return False
+        self._raise_for(result)
+        return True
+
+    # ---- outbox ------------------------------------------------------------------------------------------------
+
+    def owner_new(self) -> int:
+        """A number under which one producer's backlog is counted."""
+        self._check()
+        owner = lib.mcore_outbox_owner_new(self._outbox)
+        if owner < 0:
+            raise MemoryError("no memory for another producer")
+        return int(owner)
+
+    def stats(self) -> dict[str, int]:
+        """All counters at one instant, as a dict."""
+        self._check()
+        stats = ffi.new("struct mcore_stats *")
+        lib.mcore_outbox_stats(self._outbox, stats)
+        return {name: getattr(stats, name) for name in STATS}
+
+    def outstanding(self, owner: int = -1) -> int:
+        """Messages of *owner* (-1: of all) that are neither delivered nor failed."""
+        self._check()
+        return int(lib.mcore_outbox_outstanding(self._outbox, owner))
+
+    def wait_drained(self, owner: int, timeout_ns: int) -> int:
+        """Waits until nothing of *owner* is outstanding; returns what is."""
+        self._check()
+        lib.mcore_link_push(self._link)
+        return int(lib.mcore_outbox_wait_drained(self._outbox, owner, timeout_ns))
+
+    def wait_room(self, size: int, timeout_ns: int) -> bool:
+        """Waits until a frame of *size* bytes fits, with some air. False when it does not in time."""
+        self._check()
+        result = lib.mcore_outbox_wait_room(self._outbox, size, timeout_ns)
+        if result == lib.MCORE_E_CLOSED:
+            raise ClosedError("the client is closed")
+        return bool(result == 0)
+
+    def close(self) -> None:
+        """No append from now on."""
+        if self._is_ours():
+            lib.mcore_outbox_close(self._outbox)
+
+    def abandon(self) -> int:
+        """Ends all that is outstanding as abandoned; returns how many."""
+        self._check()
+        return int(lib.mcore_outbox_abandon(self._outbox))
+
+    def take_unseen(self) -> tuple[int, str]:
+        """``(count, text)`` of failures since the last call that nobody asked about."""
+        self._check()
+        text = ffi.new("char[256]")
+        count = lib.mcore_outbox_take_unseen(self._outbox, text, len(text))
+        return count, bytes(ffi.string(text)).decode("utf-8", "replace")
+
+    def send_all(
+        self,
+        routes: list[Route],
+        payload: Payload,
+        headers: bytes,
+        msg_id: bytes,
+        timeout_ns: int,
+        kind: type[AnyTicket],
+    ) -> list[AnyTicket]:
+        """Appends one message for each route (at most 64), all or none; the tickets in the order of the routes."""
+        if not 1 <= len(routes) <= MAX_ROUTES:
+            raise ConfigurationError(f"a producer takes 1 to {MAX_ROUTES} stations at once, not {len(routes)}")
+        tickets = [ticket_of(kind, route, msg_id) for route in routes]
+        parts = ffi.new("struct mcore_route *[]", [route._route for route in routes])
+        slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket for ticket in tickets])
+        routes[0]._append(parts, payload, headers, msg_id, timeout_ns, slots)
+        return tickets
+
+    # ---- reports -----------------------------------------------------------------------------------------------
+
+    def watch(self, ticket: Ticket, callback: Callback) -> bool:
+        """Has ``wait_reports`` hand out *ticket* with *callback* once it is settled. False: it is settled already."""
+        self._check()
+        slot = ticket.slot
+        watcher = Watcher(ticket, callback)
+        self._watchers.add(slot, watcher)
+        if lib.mcore_outbox_report(self._outbox, ticket._ticket):
+            return True
+        # Settled meanwhile. Either an earlier watcher's report takes this one along, or it is taken back here.
+        return not self._watchers.take_back(slot, watcher)
+
+    def wait_reports(self, timeout_ns: int) -> list[tuple[Ticket, Callback]]:
+        """Waits for settled tickets that are watched; a list of ``(ticket, callback)``, empty after *timeout_ns*."""
+        self._check()
+        slots = ffi.new("uint64_t[]", MAX_REPORTS)
+        if self._late:
+            timeout_ns = LATE_NS
+        count = lib.mcore_outbox_wait_reports(self._outbox, slots, MAX_REPORTS, timeout_ns)
+        numbers, self._late = [*self._late, *ffi.unpack(slots, max(count, 0))], []
+        found: list[tuple[Ticket, Callback]] = []
+        for number in numbers:
+            watchers = self._watchers.take(number)
+            if watchers is None:
+                self._late.append(number)
+            else:
+                found += watchers
+        return found
+
+    def wake_reports(self) -> None:
+        """Makes ``wait_reports`` return."""
+        if self._is_ours():
+            lib.mcore_outbox_wake_reports(self._outbox)

@@ -1,0 +1,270 @@
+"""The cffi binding of the C core: Route and Ticket. See _cffi_link for what holds for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union
+
+from memphis_sync._codec._cffi_core import ffi, lib
+from memphis_sync._codec._cffi_view import checked_bytes, view_of
+from memphis_sync.errors import BufferFullError, ClosedError, LocalProtocolError, PayloadTooLargeError
+from memphis_sync.types import Buffer
+
+if TYPE_CHECKING:
+    from memphis_sync._codec._cffi_link import Link
+
+Payload = Union[str, Buffer]
+Callback = Callable[[Any], object]
+
+
+class Ticket:
+    """How one appended message ended, or that it has not yet. Made by Route; costs nothing when nobody looks."""
+
+    __slots__ = ("_msg_id", "_route", "_ticket")
+
+    _ticket: Any
+    _route: Route
+    _msg_id: bytes
+
+    def __del__(self, lib: Any = lib) -> None:
+        route = getattr(self, "_route", None)
+        if route is not None and lib.mcore_fork_generation() == route.link._generation:
+            link = route.link
+            if link._freed:  # both in one cycle of garbage: no outbox any more to tell
+                lib.mcore_free(self._ticket.text)
+            else:
+                lib.mcore_ticket_release(link._outbox, self._ticket)
+
+    @property
+    def route(self) -> Route:
+        """The route it was appended to."""
+        return self._route
+
+    @property
+    def slot(self) -> int:
+        """Its number in the log of its link, from 0."""
+        return int(self._ticket.slot)
+
+    @property
+    def outcome(self) -> int:
+        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned."""
+        self._route.link._check()
+        return int(lib.mcore_ticket_outcome(self._ticket))
+
+    def wait(self, timeout_ns: int) -> int:
+        """Waits for the outcome at most *timeout_ns*; returns it, 0 when it is still pending."""
+        link = self._route.link
+        link._check()
+        self._ticket.looked = 1
+        return int(lib.mcore_ticket_wait(link._outbox, self._ticket, timeout_ns))
+
+    def look(self) -> int:
+        """Notes that somebody knows the outcome, so that a failure is not logged as unseen; returns it."""
+        self._route.link._check()
+        self._ticket.looked = 1
+        return int(lib.mcore_ticket_outcome(self._ticket))
+
+    @property
+    def sequence(self) -> int:
+        """Delivered: the sequence in the stream."""
+        return int(self._ticket.sequence)
+
+    @property
+    def duplicate(self) -> bool:
+        """Delivered: whether the broker had the message before."""
+        return bool(self._ticket.duplicate)
+
+    @property
+    def was_written(self) -> bool:
+        """Whether the frame was given to the socket at least once. Valid once settled."""
+        return bool(self._ticket.was_written)
+
+    @property
+    def code(self) -> int:
+        """Refused: the broker's HTTP-like status."""
+        return int(self._ticket.code)
+
+    @property
+    def err_code(self) -> int:
+        """Refused: JetStream's error code."""
+        return int(self._ticket.err_code)
+
+    @property
+    def text(self) -> str:
+        """Refused: the broker's text, as it stood in the JSON."""
+        text = self._ticket.text
+        return "" if text == ffi.NULL else bytes(ffi.string(text)).decode("utf-8", "replace")
+
+    @property
+    def message_id(self) -> Optional[str]:
+        """The id that the message carries; None without one."""
+        if self._msg_id:
+            return self._msg_id.decode()
+        if self._route._route.auto_id:
+            return f"{self._route.link.token.decode()}-{self.slot}"
+        return None
+
+
+AnyTicket = TypeVar("AnyTicket", bound=Ticket)
+
+
+def ticket_of(kind: type[AnyTicket], route: Route, msg_id: bytes) -> AnyTicket:
+    """A ticket that was not appended yet; its C half lies at one place as long as it lives."""
+    ticket = kind.__new__(kind)
+    ticket._ticket = ffi.new("struct mcore_ticket *")
+    ticket._msg_id = msg_id
+    ticket._route = route
+    return ticket
+
+
+class Watcher:
+    """One interest in a ticket; compared by identity, so that list.remove() runs no foreign code."""
+
+    __slots__ = ("callback", "ticket")
+
+    def __init__(self, ticket: Ticket, callback: Callback) -> None:
+        self.ticket = ticket
+        self.callback = callback
+
+
+class Route:
+    """
+    The constant part of the frames of one producer to one partition.
+
+    Args:
+        link: The link that sends them.
+        subject: Where they go, ``<station>$<partition>.final``.
+        id_name: Header of the message id, ``Nats-Msg-Id`` or ``msg-id``.
+        fixed: Header lines of each message, line ends included.
+        owner: The producer's number, of ``Link.owner_new()``.
+        auto_id: Whether a message without an id of its own gets one.
+        target: Anything; for the reader of a ticket.
+    """
+
+    __slots__ = ("_kept", "_parts", "_route", "fixed", "id_name", "link", "subject", "target")
+
+    def __init__(
+        self, link: Link, subject: bytes, id_name: bytes, fixed: bytes, owner: int, auto_id: bool, target: object
+    ) -> None:
+        checked_bytes(subject=subject, id_name=id_name, fixed=fixed)
+        self.link = link
+        self.subject = subject
+        self.id_name = id_name
+        self.fixed = fixed
+        self.target: Any = target
+        self._kept = [ffi.from_buffer("uint8_t[]", part) for part in (subject, id_name, fixed)]
+        self._route = ffi.new("struct mcore_route *")
+        self._route.subject, self._route.id_name, self._route.fixed = self._kept
+        self._route.subject_len, self._route.id_name_len, self._route.fixed_len = map(len, self._kept)
+        self._route.owner = owner
+        self._route.auto_id = bool(auto_id)
+        self._parts = ffi.new("struct mcore_route *[]", [self._route])
+
+    def _append(
+        self,
+        parts: Any,
+        payload: Payload,
+        headers: bytes,
+        msg_id: bytes,
+        timeout_ns: int,
+        slots: Any,
+        *,
+        report: bool = False,
+    ) -> None:
+        self.link._check()
+        checked_bytes(headers=headers, msg_id=msg_id)
+        data: Any = payload.encode() if type(payload) is str else payload
+        with view_of(data) as view, view_of(headers) as header_view, view_of(msg_id) as id_view:
+            message = ffi.new("struct mcore_message *")
+            message.payload, message.payload_len = view, len(view)
+            message.headers, message.headers_len = header_view, len(header_view)
+            message.msg_id, message.msg_id_len = id_view, len(id_view)
+            message.timeout_ns = timeout_ns
+            message.report = report
+            self._check_size(message)
+            slot = lib.mcore_outbox_append(self.link._outbox, parts, len(parts), message, slots)
+            if slot < 0:
+                self._raise_full(slot, message)
+
+    def _check_size(self, message: Any) -> None:
+        # 12: NATS/1.0, its line end and the empty line; 25: the line of an automatic id with the longest slot number.
+        block = 12 + len(self.fixed) + message.headers_len
+        if message.msg_id_len > 0:
+            block += len(self.id_name) + 4 + message.msg_id_len
+        elif self._route.auto_id:
+            block += len(self.id_name) + 25 + len(self.link.token)
+        if message.payload_len + block > self.link.max_payload:
+            raise PayloadTooLargeError(
+                f"message of {message.payload_len} bytes with {block} bytes of headers: the broker takes at most "
+                f"max_payload={self.link.max_payload} bytes for both"
+            )
+
+    def _raise_full(self, error: int, message: Any) -> NoReturn:
+        if error == lib.MCORE_E_CLOSED:
+            raise ClosedError("the client is closed; the message was not taken")
+        stats = self.link.stats()
+        if error == lib.MCORE_E_TOO_LARGE:
+            raise PayloadTooLargeError(
+                f"message of {message.payload_len} bytes: its frame is larger than the whole outbox "
+                f"(outbox_max_bytes={stats['max_bytes']})"
+            )
+        if error in (lib.MCORE_E_FULL_BYTES, lib.MCORE_E_FULL_MESSAGES):
+            raise BufferFullError(
+                f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it "
+                f"takes outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise these "
+                "options of connect(), or use produce_many(), which waits for room"
+            )
+        raise LocalProtocolError(f"the C core refused a message ({error})")
+
+    def frame_size(self, payload_len: int, headers_len: int, msg_id_len: int) -> int:
+        """Bytes that such a message takes in the outbox, at most."""
+        message = ffi.new("struct mcore_message *")
+        message.payload_len = payload_len
+        message.headers_len = headers_len
+        message.msg_id_len = msg_id_len
+        return int(lib.mcore_outbox_frame_size(self.link._outbox, self._route, message))
+
+    def send(
+        self,
+        payload: Payload,
+        headers: bytes,
+        msg_id: bytes,
+        timeout_ns: int,
+        kind: type[AnyTicket],
+        callback: Optional[Callback] = None,
+    ) -> AnyTicket:
+        """
+        Appends one message and returns its ticket at once.
+
+        Args:
+            payload: bytes, str (UTF-8), or an object with the buffer interface; copied.
+            headers: The user's header lines, line ends included.
+            msg_id: The message id; empty: the route's rule.
+            timeout_ns: From now to the message's deadline.
+            kind: Ticket, or a subclass without state of its own: what to return.
+            callback: If given, ``Link.wait_reports`` hands it out with the settled ticket.
+
+        Raises:
+            BufferFullError: No room; the message was not taken.
+            PayloadTooLargeError: Larger than the server's ``max_payload`` or than the outbox.
+            ClosedError: After ``Link.close()``.
+            ForkedError: The link is from before a fork.
+        """
+        ticket = ticket_of(kind, self, msg_id)
+        slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket])
+        self._append(self._parts, payload, headers, msg_id, timeout_ns, slots, report=callback is not None)
+        if callback is not None:
+            self.link._watchers.add(ticket.slot, Watcher(ticket, callback))
+        return ticket
+
+    def send_and_wait(
+        self, payload: Payload, headers: bytes, msg_id: bytes, timeout_ns: int, kind: type[AnyTicket], slice_ns: int
+    ) -> AnyTicket:
+        """``send``, written by this very thread where possible, then waits for the outcome at most *slice_ns*."""
+        ticket = ticket_of(kind, self, msg_id)
+        ticket._ticket.looked = 1
+        slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket])
+        self._append(self._parts, payload, headers, msg_id, timeout_ns, slots)
+        lib.mcore_link_push(self.link._link)
+        lib.mcore_ticket_wait(self.link._outbox, ticket._ticket, slice_ns)
+        return ticket
