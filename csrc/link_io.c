@@ -284,10 +284,10 @@ static bool consume(struct mcore_link *link)
             keep_offending(link, input->data + start + consumed, input->len - start - consumed);
             return false;
         }
+        if (count == 0) /* not count < EVENTS: good frames come before the error of the one behind them */
+            break;
         handle_events(link, input->data + start, events, count);
         start += consumed;
-        if (count < EVENTS)
-            break;
     }
     input->len -= start;
     if (start > 0 && input->len > 0)

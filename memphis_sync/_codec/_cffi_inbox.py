@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._cffi_link import Link
 from memphis_sync._codec._cffi_view import checked_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # 3.11 has it in typing
 
 _M = TypeVar("_M", bound="RawMessage")
 RECORD_SIZE: int = ffi.sizeof("struct mcore_record")
@@ -24,8 +27,8 @@ class RawMessage:
     _link: Link
     owner: Any
 
-    def __new__(cls: type[_M]) -> _M:
-        self = object.__new__(cls)
+    def __new__(cls) -> Self:
+        self = super().__new__(cls)
         self._record = None
         self.owner = None
         return self
@@ -78,12 +81,19 @@ class RawMessage:
 _numbers = itertools.count()
 
 
+@final
 class Inbox:
     """What one subscription of the link receives."""
 
     __slots__ = ("_inbox", "_number", "link", "sid")
 
-    def __init__(self, link: Link, sid: int) -> None:
+    _inbox: Any
+    _number: int
+    link: Link
+    sid: int
+
+    def __new__(cls, link: Link, sid: int) -> Self:
+        self = super().__new__(cls)
         self._number = next(_numbers)
         self.link = link
         self.sid = sid
@@ -92,6 +102,7 @@ class Inbox:
         if self._inbox == ffi.NULL:
             raise MemoryError("no memory for an inbox")
         link._inboxes[self._number] = self._inbox
+        return self
 
     def __del__(self, lib: Any = lib) -> None:
         if lib.mcore_fork_generation() == self.link._generation:

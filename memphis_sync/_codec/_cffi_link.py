@@ -12,12 +12,15 @@ two calls must stand on single operations of dict and list, which are atomic; se
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._cffi_route import AnyTicket, Callback, Payload, Route, Ticket, Watcher, ticket_of
 from memphis_sync._codec._cffi_view import checked_bytes
 from memphis_sync.errors import ClosedError, ConfigurationError, ConnectionLostError, ForkedError, LocalProtocolError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # 3.11 has it in typing
 
 MAX_ROUTES = 64  # of one message, as in the twin
 MAX_REPORTS = 256  # slots taken from C in one call
@@ -70,6 +73,7 @@ class Watchers:
         return True
 
 
+@final
 class Link:
     """
     The outbox and the two loops of one data link.
@@ -85,14 +89,38 @@ class Link:
         MemoryError: The system gave no memory for the outbox.
     """
 
-    def __init__(self, token: bytes, max_bytes: int, max_messages: int, window: int, max_payload: int) -> None:
+    __slots__ = (
+        "_freed",
+        "_generation",
+        "_inboxes",
+        "_late",
+        "_link",
+        "_outbox",
+        "_watchers",
+        "max_payload",
+        "token",
+    )
+
+    _freed: bool
+    _generation: int  # of forks, when it was made
+    _inboxes: dict[int, Any]  # C inboxes that are not freed yet
+    _late: list[int]  # slots that were reported before anybody had registered for them
+    _link: Any
+    _outbox: Any
+    _watchers: Watchers
+    max_payload: int
+    token: bytes
+
+    def __new__(cls, token: bytes, max_bytes: int, max_messages: int, window: int, max_payload: int) -> Self:
+        """As __cinit__ of the twin: there is no Link without its C half."""
+        self = super().__new__(cls)
         self._outbox = self._link = ffi.NULL
         self._generation = lib.mcore_fork_generation()
         self.token = token
         self.max_payload = max_payload
         self._watchers = Watchers()
-        self._late: list[int] = []
-        self._inboxes: dict[int, Any] = {}
+        self._late = []
+        self._inboxes = {}
         self._freed = False
         checked_bytes(token=token)
         self._outbox = lib.mcore_outbox_new(token, len(token), max_bytes, max_messages, window)
@@ -101,6 +129,7 @@ class Link:
         self._link = lib.mcore_link_new(self._outbox, max(LEAST_FRAME_LIMIT, max_payload))
         if self._link == ffi.NULL:
             raise MemoryError("no memory for a data link")
+        return self
 
     # lib as an argument, here and below: the module's globals are gone when the interpreter ends.
     def __del__(self, lib: Any = lib) -> None:

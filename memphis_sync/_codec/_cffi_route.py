@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._cffi_view import checked_bytes, view_of
@@ -11,6 +11,8 @@ from memphis_sync.errors import BufferFullError, ClosedError, LocalProtocolError
 from memphis_sync.types import Buffer
 
 if TYPE_CHECKING:
+    from typing_extensions import Self  # 3.11 has it in typing
+
     from memphis_sync._codec._cffi_link import Link
 
 Payload = Union[str, Buffer]
@@ -127,6 +129,7 @@ class Watcher:
         self.callback = callback
 
 
+@final
 class Route:
     """
     The constant part of the frames of one producer to one partition.
@@ -143,15 +146,25 @@ class Route:
 
     __slots__ = ("_kept", "_parts", "_route", "fixed", "id_name", "link", "subject", "target")
 
-    def __init__(
-        self, link: Link, subject: bytes, id_name: bytes, fixed: bytes, owner: int, auto_id: bool, target: object
-    ) -> None:
+    _kept: list[Any]  # what the pointers in _route point to
+    _parts: Any  # a C array of this one route
+    _route: Any
+    link: Link
+    subject: bytes
+    id_name: bytes
+    fixed: bytes
+    target: Any
+
+    def __new__(
+        cls, link: Link, subject: bytes, id_name: bytes, fixed: bytes, owner: int, auto_id: bool, target: object
+    ) -> Self:
+        self = super().__new__(cls)
         checked_bytes(subject=subject, id_name=id_name, fixed=fixed)
         self.link = link
         self.subject = subject
         self.id_name = id_name
         self.fixed = fixed
-        self.target: Any = target
+        self.target = target
         self._kept = [ffi.from_buffer("uint8_t[]", part) for part in (subject, id_name, fixed)]
         self._route = ffi.new("struct mcore_route *")
         self._route.subject, self._route.id_name, self._route.fixed = self._kept
@@ -159,6 +172,7 @@ class Route:
         self._route.owner = owner
         self._route.auto_id = bool(auto_id)
         self._parts = ffi.new("struct mcore_route *[]", [self._route])
+        return self
 
     def _append(
         self,
@@ -211,8 +225,8 @@ class Route:
         if error in (lib.MCORE_E_FULL_BYTES, lib.MCORE_E_FULL_MESSAGES):
             raise BufferFullError(
                 f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it "
-                f"takes outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise these "
-                "options of connect(), or use produce_many(), which waits for room"
+                f"takes outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise "
+                "these options of connect(), or use produce_many(), which waits for room"
             )
         raise LocalProtocolError(f"the C core refused a message ({error})")
 

@@ -25,6 +25,7 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 
+@cython.final
 cdef class Link:
     """
     The outbox and the two loops of one data link.
@@ -287,6 +288,7 @@ cdef class Link:
             mcore_outbox_wake_reports(self._outbox)
 
 
+@cython.final
 cdef class Route:
     """
     The constant part of the frames of one producer to one partition.
@@ -589,6 +591,7 @@ cdef class RawMessage:
                                                  <const uint8_t *>PyBytes_AS_STRING(body), len(body)))
 
 
+@cython.final
 cdef class Inbox:
     """What one subscription of the link receives."""
 
