@@ -1,4 +1,4 @@
-"""Which binding the package takes, and what it says when that one is not there. Each case in an interpreter of its own."""
+"""Which binding the package takes, and what it says when that one is not there. Each case in its own interpreter."""
 
 from __future__ import annotations
 

@@ -43,23 +43,23 @@ def test_many_headers(binding) -> None:
         assert binding.parse_headers(binding.encode_headers(pairs)) == (0, "", expected)
 
 
+NAMES_ARE = "a name is made of printable ASCII without blanks and ':'"
 BAD = [
     (b"", b"v", "a header has an empty name"),
     (
         b"a b",
         b"v",
-        "the name of header b'a b' holds b' ' at byte 1; a name is made of printable ASCII without blanks and ':'",
+        "the name of header b'a b' holds b' ' at byte 1; {names}",
     ),
     (
         b"a:",
         b"v",
-        "the name of header b'a:' holds b':' at byte 1; a name is made of printable ASCII without blanks and ':'",
+        "the name of header b'a:' holds b':' at byte 1; {names}",
     ),
     (
         b"\xc3",
         b"v",
-        "the name of header b'\\xc3' holds b'\\xc3' at byte 0; "
-        "a name is made of printable ASCII without blanks and ':'",
+        "the name of header b'\\xc3' holds b'\\xc3' at byte 0; {names}",
     ),
     (b"k", b"secret\rx", "the value of header b'k' holds b'\\r' at byte 6; CR, LF and NUL cannot be sent"),
     (b"k", b"\nx", "the value of header b'k' holds b'\\n' at byte 0; CR, LF and NUL cannot be sent"),
@@ -76,7 +76,7 @@ def test_a_bad_header_is_named_and_its_value_is_not_shown(binding, name: bytes, 
     ):
         with pytest.raises(HeaderError) as caught:
             call()
-        assert str(caught.value) == message
+        assert str(caught.value) == message.format(names=NAMES_ARE)
     with pytest.raises(reference.RefusedError):
         reference.encode_header(name, value)
 
