@@ -58,9 +58,8 @@ def test_no_broker_named_says_both_ways() -> None:
 def test_no_connection_is_3_at_once(refused_address: tuple[str, int]) -> None:
     host, port = refused_address
     start = time.monotonic()
-    done = run_python(
-        "-m", "memphis_sync.cli", "--url", f"memphis://root@{host}:{port}", "pub", "orders", "x", check=False
-    )
+    env = {"MEMPHIS_URL": f"memphis://root:memphis@{host}:{port}"}
+    done = run_python("-m", "memphis_sync.cli", "pub", "orders", "x", env=env, check=False)
     assert done.returncode == 3
     assert str(port).encode() in done.stderr
     assert done.stderr.count(b"\n") == 1, done.stderr
