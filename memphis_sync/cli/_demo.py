@@ -109,11 +109,10 @@ def _print_table(report: Report) -> None:
         )
     table.add_section()
     for station, counts in report.partitions.items():
-        table.add_row(f"partitions of {station}", " + ".join(f"{count:,}" for count in counts))
+        for number, count in enumerate(counts, 1):
+            table.add_row(f"in partition {number} of the {station} station", f"{count:,}")
     table.add_section()
-    table.add_row("lost", f"{report.lost:,}")
-    table.add_row("duplicated", f"{report.duplicated:,}")
-    table.add_row("out of order", f"{report.out_of_order:,}")
-    table.add_row("changed", f"{report.changed:,}")
+    for name in ("lost", "duplicated", "out of order", "changed"):
+        table.add_row(name, f"{getattr(report, name.replace(' ', '_')):,}")
     width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
     Console(width=width, highlight=False).print(table)

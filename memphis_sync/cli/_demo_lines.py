@@ -10,7 +10,7 @@ from typing import NamedTuple
 # How a stretch of lines is produced, in the order in which each thread walks through them, again and again.
 WAYS = ("many by key", "many in turn", "mixed", "two stations")
 STRETCH = 2_000  # lines; so that a thread changes its way often, and the order across the change is seen
-BLOCKING_EVERY = 20  # in a mixed stretch: one blocking produce after so many non-blocking ones
+BLOCKING_EVERY = 100  # in a mixed stretch: one blocking produce after so many non-blocking ones
 
 
 class Line(NamedTuple):
@@ -21,9 +21,14 @@ class Line(NamedTuple):
 
 
 def standard_library() -> list[Path]:
-    """The Python sources of the running interpreter's own standard library."""
+    """
+    The Python sources of the running interpreter's own standard library.
+
+    Without its tests, which not every distribution ships: so the input is about the same wherever a Python is.
+    """
     root = Path(sysconfig.get_path("stdlib"))
-    paths = (path for path in root.rglob("*.py") if "site-packages" not in path.parts)
+    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+    paths = (path for path in root.rglob("*.py") if left_out.isdisjoint(path.relative_to(root).parts))
     return sorted(path for path in paths if path.is_file())
 
 

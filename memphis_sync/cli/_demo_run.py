@@ -6,9 +6,9 @@ import dataclasses
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Optional, Protocol
 
 from memphis_sync.errors import BufferFullError
 
@@ -50,7 +50,7 @@ class Report:
 
     Attributes:
         rows: One for each way to produce and each group that read.
-        partitions: Messages in each partition of each station.
+        partitions: Messages in each partition of the first and of the second station.
         differences: One sentence for each thing that is not as it went in.
     """
 
@@ -87,11 +87,11 @@ def run_demo(client: Memphis, script: Script, watch: Watch) -> Report:
         seconds = time.perf_counter() - started
         report.rows += _produce_rows(results)
         report.rows.append(Row(f"produced by {THREADS} threads", script.count, script.size, seconds))
-        everything = [range(len(part)) for part in script.parts]
-        both = [script.for_second_station(thread) for thread in range(THREADS)]
-        readers = [_Reader(client, script, first.name, group, everything, watch) for group in GROUPS]
+        everything: list[Sequence[int]] = [range(len(part)) for part in script.parts]
+        both: list[Sequence[int]] = [script.for_second_station(thread) for thread in range(THREADS)]
+        readers = [_Reader(client, script, ("first", first.name), group, everything, watch) for group in GROUPS]
         if any(both):
-            readers.append(_Reader(client, script, second.name, GROUPS[0], both, None))
+            readers.append(_Reader(client, script, ("second", second.name), GROUPS[0], both, None))
         for reader in pool.map(_Reader.run, readers):
             reader.add_to(report)
     first.destroy()
@@ -143,7 +143,10 @@ class _Sender:
         part, deliveries = self._script.parts[thread], []
         for number in numbers:
             data, key = part[number]
-            options = {"headers": _headers(thread, number), "producer_partition_key": key if number % 2 else None}
+            options: dict[str, Any] = {
+                "headers": _headers(thread, number),
+                "producer_partition_key": key if number % 2 else None,
+            }
             if number % BLOCKING_EVERY == 0:
                 self._one.produce(data, **options)
             else:
@@ -189,11 +192,17 @@ class _Reader:
     """One consumer group: reads until it has every line once, and notes what is not as it went in."""
 
     def __init__(
-        self, client: Memphis, script: Script, station: str, group: str, expected: list[Any], watch: Any
+        self,
+        client: Memphis,
+        script: Script,
+        station: tuple[str, str],
+        group: str,
+        expected: Sequence[Sequence[int]],
+        watch: Optional[Watch],
     ) -> None:
         self._client = client
         self._script = script
-        self._station = station
+        self._label, self._station = station
         self._group = group
         self._expected = expected
         self._watch = watch
@@ -246,7 +255,7 @@ class _Reader:
         if sequence <= self._sequences.get(partition, 0):
             self._differs("out of order", f"sequence {sequence} of partition {partition} came late, or twice")
         self._sequences[partition] = sequence
-        thread, _, digits = message.headers[HEADER].partition(".")
+        thread, _, digits = (message.get_headers() or {})[HEADER].partition(".")
         part, number = int(thread), int(digits)
         line = self._script.parts[part][number]
         if data != line.data:
@@ -276,10 +285,9 @@ class _Reader:
 
     def add_to(self, report: Report) -> None:
         """Puts the findings into the report."""
-        report.rows.append(
-            Row(f"read by {self._group} from {self._station}", sum(self.counts.values()), self.size, self.seconds)
-        )
-        report.partitions[self._station] = [self.counts[number] for number in sorted(self.counts)]
+        label = f"read by {self._group} from the {self._label} station"
+        report.rows.append(Row(label, sum(self.counts.values()), self.size, self.seconds))
+        report.partitions[self._label] = [self.counts[number] for number in sorted(self.counts)]
         report.lost += self.kinds["lost"]
         report.duplicated += self.kinds["duplicated"]
         report.out_of_order += self.kinds["out of order"]
