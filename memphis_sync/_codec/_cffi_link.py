@@ -41,6 +41,7 @@ class Watchers:
         self._lists: dict[int, list[Watcher]] = {}
 
     def add(self, slot: int, watcher: Watcher) -> None:
+        """Registers the watcher for the slot."""
         while True:
             entries = self._lists.setdefault(slot, [])
             entries.append(watcher)
