@@ -198,7 +198,10 @@ class Connection:
         runtime = self._runtime_or_none
         if runtime is None:
             return f"<{type(self).__name__} not connected>"
-        options, stats = runtime.options, runtime.stats()
+        options = runtime.options
+        if fork.fork_generation() != runtime.generation:
+            return f"<{type(self).__name__} {options.name!r} of the parent process>"
+        stats = runtime.stats()
         state = "closed" if runtime.is_closing else runtime.control.state
         return (
             f"<{type(self).__name__} {options.name!r} {state} {runtime.control.address} "

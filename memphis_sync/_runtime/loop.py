@@ -8,6 +8,7 @@ StreamWriter unregister the parent's socket from the epoll set that both share, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -130,10 +131,10 @@ class LoopThread:
         try:
             finished = waiting.wait(call.ticket, deadline, self.is_alive)
         except BaseException:
-            self._post(call.cancel)
+            self._cancel(call)
             raise
         if not finished and self.is_alive():
-            self._post(call.cancel)
+            self._cancel(call)
             waiting.wait(call.ticket, time.monotonic() + _SETTLE_S, self.is_alive)
             raise DeadlineError(f"{what} did not end within {timeout_s} s", timeout_s=timeout_s or 0.0)
         return call.result()
@@ -152,10 +153,8 @@ class LoopThread:
         if fork.fork_generation() != self._generation:
             return True
         if self._thread.is_alive():
-            try:
+            with contextlib.suppress(RuntimeError):  # it has closed between the two lines
                 self._loop.call_soon_threadsafe(self._loop.stop)
-            except RuntimeError:
-                pass  # it has closed between the two lines
             deadline = time.monotonic() + timeout_s
             while self._thread.is_alive() and time.monotonic() < deadline:
                 self._thread.join(min(waiting.SLICE_S, timeout_s))
@@ -163,6 +162,10 @@ class LoopThread:
             log.error("thread %s did not end within %.1f s", self.name, timeout_s)
             return False
         return True
+
+    def _cancel(self, call: _Call[Any]) -> None:
+        with contextlib.suppress(ClosedError):  # a loop that has ended has cancelled everything
+            self._post(call.cancel)
 
     def _post(self, work: Any, *args: Any) -> None:
         try:

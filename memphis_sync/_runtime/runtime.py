@@ -6,6 +6,7 @@ A Runtime never refers to its client, so a client that is forgotten can be colle
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -233,10 +234,8 @@ class Runtime:
         """For a client that was forgotten: closes from a thread of its own. Safe in a destructor."""
         if self._is_ending or fork.fork_generation() != self.generation:
             return
-        try:
+        with contextlib.suppress(MemphisError):  # the loop has ended; the exit drain does the rest
             self.loop.post(primitives.start_thread, f"memphis-retire-{self.number}", self._retire)
-        except MemphisError:
-            pass  # the loop has ended; the exit drain does the rest
 
     def _retire(self) -> None:
         left = self.close(self.exit_timeout_s)

@@ -1,0 +1,106 @@
+"""What was opened before a fork belongs to the parent; the child is told so, and harms nothing."""
+
+from __future__ import annotations
+
+PRELUDE = """
+import gc, os, sys, traceback, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import memphis_sync
+client = memphis_sync.connect(os.environ["TEST_URL"])
+station = client.station(os.environ["TEST_STATION"])
+producer = client.producer(station.name, "p")
+consumer = client.consumer(station.name, "c")
+producer.produce(b"one")
+(message,) = consumer.fetch(1, timeout_s=5)
+def child(run):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+IN_CHILD = """
+def run():
+    for call in (
+        lambda: client.station("other"),
+        lambda: client.producer("other", "p"),
+        lambda: client.consumer("other", "c"),
+        lambda: client.ping(),
+        lambda: client.flush(),
+        lambda: consumer.fetch(1),
+        lambda: consumer.destroy(),
+        lambda: next(iter(consumer)),
+        lambda: consumer.consume(print),
+        lambda: message.ack(),
+        lambda: producer.produce(b"x"),
+        lambda: producer.produce(b"x", nonblocking=True),
+        lambda: client.produce("other", "p", b"x"),
+        lambda: client.stats(),
+        lambda: station.destroy(),
+    ):
+        try:
+            call()
+        except memphis_sync.ForkedError as exc:
+            assert "fork" in str(exc), exc
+        else:
+            raise AssertionError("no ForkedError")
+    assert not client.is_connected()
+    assert 'of the parent process' in repr(client)
+    repr(consumer), repr(station), repr(message)
+    client.close()
+assert child(run) == 0
+assert client.ping() < 5
+producer.produce(b"two")
+message.ack()
+client.close()
+print("ok")
+"""
+
+COLLECT = """
+def run():
+    global client, station, producer, consumer, message
+    client = station = producer = consumer = message = None
+    gc.collect()
+assert child(run) == 0
+assert client.ping() < 5
+client.station("after-the-fork")
+client.close()
+print("ok")
+"""
+
+OWN = """
+def run():
+    with memphis_sync.connect(os.environ["TEST_URL"]) as own:
+        own.produce(os.environ["TEST_STATION"], "child", b"from the child")
+assert child(run) == 0
+assert [m.data for m in consumer.fetch(1, timeout_s=5)] == [b"from the child"]
+client.close()
+print("ok")
+"""
+
+
+def run(run_python, broker, station_name, script):
+    env = {"TEST_URL": broker.url, "TEST_STATION": station_name}
+    done = run_python("-c", PRELUDE + script, env=env)
+    assert done.stdout == b"ok\n", done.stderr
+
+
+def test_inherited_objects_say_so(run_python, broker, station_name):
+    run(run_python, broker, station_name, IN_CHILD)
+
+
+def test_a_child_that_collects_garbage_does_not_deafen_its_parent(run_python, broker, station_name):
+    run(run_python, broker, station_name, COLLECT)
+
+
+def test_a_child_may_open_a_client_of_its_own(run_python, broker, station_name):
+    run(run_python, broker, station_name, OWN)

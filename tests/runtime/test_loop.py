@@ -1,0 +1,160 @@
+"""The private loop: calls from many threads, limits, Ctrl-C, its own thread, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from memphis_sync._runtime import waiting
+from memphis_sync._runtime.loop import LoopThread, PrivateLoop
+from memphis_sync.errors import ClosedError, DeadlineError, OwnThreadError
+
+
+@pytest.fixture
+def loop():
+    thread = LoopThread(0)
+    yield thread
+    thread.stop()
+
+
+async def answer(value, pause_s=0.0):
+    await asyncio.sleep(pause_s)
+    if isinstance(value, Exception):
+        raise value
+    return value
+
+
+def test_a_result_and_an_error_come_back(loop):
+    assert loop.call(answer(7), 5) == 7
+    with pytest.raises(KeyError, match="boom"):
+        loop.call(answer(KeyError("boom")), 5)
+
+
+def test_many_threads_at_once(loop):
+    results = {}
+    barrier = threading.Barrier(16)
+
+    def run(number):
+        barrier.wait()
+        results[number] = [loop.call(answer(number, 0.001), 10) for _ in range(20)]
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == {n: [n] * 20 for n in range(16)}
+
+
+def test_a_limit_cancels_the_work(loop):
+    ended = threading.Event()
+
+    async def work():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    start = time.monotonic()
+    with pytest.raises(DeadlineError, match=r"the lesson did not end within 0\.3 s") as caught:
+        loop.call(work(), 0.3, "the lesson")
+    assert caught.value.timeout_s == 0.3
+    assert time.monotonic() - start < 2
+    assert ended.wait(2), "nobody waits for it any more, so it must not go on"
+
+
+def test_ctrl_c_is_raised_soon_and_ends_the_work(loop):
+    ended = threading.Event()
+
+    async def work():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    start = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.call(work(), 60)
+    assert time.monotonic() - start < 0.2 + 0.3
+    assert ended.wait(2)
+    assert loop.call(answer("usable"), 5) == "usable"
+
+
+def test_a_blocking_call_on_the_loops_own_thread_is_refused(loop):
+    """It would wait for itself, for ever."""
+
+    async def work():
+        inner = answer(1)
+        loop.call(inner, 5, "the inner call")
+
+    with pytest.raises(OwnThreadError, match="the inner call"):
+        loop.call(work(), 5)
+    assert loop.call(answer(2), 5) == 2
+
+
+def test_stop_ends_what_still_waits(loop):
+    outcome = []
+
+    def wait():
+        try:
+            loop.call(answer(1, 60), 60)
+        except ClosedError as exc:
+            outcome.append(exc)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    time.sleep(0.05)
+    assert loop.stop()
+    waiter.join(5)
+    assert len(outcome) == 1
+    with pytest.raises(ClosedError):
+        loop.call(answer(1), 1)
+    assert loop.stop(), "a second stop is fine"
+
+
+def test_a_thread_that_does_not_end_is_named(loop, caplog):
+    release = threading.Event()
+    loop.post(release.wait)  # nothing of ours blocks the loop; a bug would
+    assert not loop.stop(0.3)
+    assert "memphis-loop-0" in caplog.text
+    release.set()
+
+
+def test_names_resolve_when_the_executor_refuses(loop, monkeypatch):
+    """As in an exit handler, where asyncio's own getaddrinfo fails."""
+    monkeypatch.setattr(
+        PrivateLoop, "run_in_executor", lambda *_: (_ for _ in ()).throw(RuntimeError("cannot schedule new futures"))
+    )
+
+    async def resolve():
+        return await asyncio.get_running_loop().getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)
+
+    assert loop.call(resolve(), 5)
+
+
+def test_the_caller_may_run_a_loop_itself(loop):
+    async def main():
+        return loop.call(answer("from a notebook"), 5)
+
+    assert asyncio.run(main()) == "from a notebook"
+
+
+def test_a_wait_ends_when_nobody_is_left():
+    ticket = threading.Lock()
+    ticket.acquire()
+    start = time.monotonic()
+    assert not waiting.wait(ticket, None, lambda: False)
+    assert time.monotonic() - start < 1
+
+
+def test_a_released_ticket_is_seen_at_a_past_deadline():
+    ticket = threading.Lock()
+    assert waiting.wait(ticket, time.monotonic() - 1, lambda: True)

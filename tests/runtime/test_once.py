@@ -1,0 +1,63 @@
+"""One maker a key, however many threads ask."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from memphis_sync._runtime.once import OncePerKey
+
+
+def race(count, run):
+    barrier = threading.Barrier(count)
+
+    def start(number):
+        barrier.wait()
+        run(number)
+
+    threads = [threading.Thread(target=start, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+
+def test_twenty_threads_make_one():
+    cache = OncePerKey()
+    made, got = [], []
+
+    def make():
+        time.sleep(0.05)
+        made.append(object())
+        return made[-1]
+
+    race(20, lambda _: got.append(cache.get("key", make)))
+    assert len(made) == 1
+    assert got == made * 20
+
+
+def test_keys_do_not_wait_for_each_other():
+    cache = OncePerKey()
+    start = time.monotonic()
+    race(8, lambda n: cache.get(n, lambda: time.sleep(0.2) or n + 1))
+    assert time.monotonic() - start < 0.8
+    assert sorted(cache.values()) == list(range(1, 9))
+
+
+def test_a_failed_make_is_tried_again():
+    cache = OncePerKey()
+    with pytest.raises(ZeroDivisionError):
+        cache.get("key", lambda: 1 // 0)
+    assert cache.values() == []
+    assert cache.get("key", lambda: "made") == "made"
+
+
+def test_what_is_discarded_is_made_anew():
+    cache = OncePerKey()
+    first = cache.get("key", object)
+    cache.discard(first)
+    assert cache.get("key", object) is not first
+    cache.clear()
+    assert cache.values() == []
