@@ -50,7 +50,9 @@ from memphis_sync.headers import Headers
 from memphis_sync.message import Message
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
-from memphis_sync.types import VERSION as __version__, PubAck, Retention, Stats, Storage
+from memphis_sync.types import VERSION, PubAck, Retention, Stats, Storage
+
+__version__ = VERSION
 
 _logging.getLogger("memphis_sync").addHandler(_logging.NullHandler())
 

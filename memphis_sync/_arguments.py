@@ -1,4 +1,4 @@
-"""The arguments of station(), producer() and consumer(), checked by the broker's rules and turned into requests. No IO."""
+"""Arguments of station(), producer() and consumer(): checked by the broker's rules, turned into requests. No IO."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def check_name(option: str, kind: Kind, name: object) -> str:
 
     Args:
         option: The argument that it was given as, for the error text.
+        kind: What the name is for.
+        name: In any case.
 
     Raises:
         ConfigurationError: The text has option, value and the broker's rule.

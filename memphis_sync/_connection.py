@@ -1,8 +1,8 @@
 """
 A client's connection: opening, closing, waiting, counting. The public class on top of it is client.Memphis.
 
-Nothing is opened by a constructor, and no destructor does IO: a client that is forgotten is reported as ResourceWarning,
-and its runtime sends what is queued and ends its threads by itself.
+Nothing is opened by a constructor, and no destructor does IO: a client that is forgotten is reported as
+ResourceWarning, and its runtime sends what is queued and ends its threads by itself.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Coroutine, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from memphis_sync import options as opt
 from memphis_sync._requests import Requests, longest_s

@@ -2,9 +2,10 @@
 The control link: one nats-py connection for everything of a low rate. The only client module that imports nats.
 
 nats-py is used through its public API. What it does differently from what users are promised is put right here:
-its connect() tries for ever, ours tries each address once within one deadline; its error callback prints each failed try of
-an outage, ours writes one line when the link is lost and one when it is back. Reconnecting, and subscribing again after
-it, is nats-py's own work; the connection id stays the same, so that the broker revives what was registered under it.
+its connect() tries for ever, ours tries each address once within one deadline; its error callback prints each failed
+try of an outage, ours writes one line when the link is lost and one when it is back. Reconnecting, and subscribing
+again after it, is nats-py's own work; the connection id stays the same, so that the broker revives what was registered
+under it.
 
 All methods are coroutines of the private loop; the plain properties may be read from any thread.
 """
@@ -249,10 +250,13 @@ class ControlLink:
 
     async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
         """
-        Sends a request without headers (a Memphis broker would take them for a part of the body) and waits for the first reply.
+        Sends a request without headers (a Memphis broker would take them for a part of the body) and waits for the
+        first reply.
 
         Args:
-            timeout_s: For the whole call; an outage is waited out within it.
+            subject: Where to.
+            body: JSON.
+            timeout_s: For the whole call, in seconds; an outage is waited out within it.
 
         Raises:
             DeadlineError: No reply in time; whether the broker has acted is not known.
@@ -286,6 +290,8 @@ class ControlLink:
 
         Args:
             call: What follows ``$JS.API.``, such as ``STREAM.INFO.orders$1``.
+            body: Becomes JSON; None for an empty body.
+            timeout_s: As request().
 
         Raises:
             StationNotFoundError: The stream or consumer is not there.

@@ -14,7 +14,8 @@ import asyncio
 import dataclasses
 import logging
 import uuid
-from typing import Any, Awaitable, Callable, Optional
+from collections.abc import Awaitable
+from typing import Any, Callable, Optional
 
 from memphis_sync._control import ControlLink
 from memphis_sync._runtime import Runtime
@@ -279,7 +280,7 @@ class Requests:
         for attempt in range(retries + 1):
             try:
                 return await self._control.request(subject, body, timeout_s)
-            except (DeadlineError, ConnectionLostError) as exc:
+            except (DeadlineError, ConnectionLostError) as exc:  # noqa: PERF203  each round is a request
                 if attempt == retries:
                     raise
                 log.debug("%s: asking again: %s", subject, exc)

@@ -1,5 +1,5 @@
 """
-``memphis://user:password@host:6666,host2/?option=value``
+Broker URLs: ``memphis://user:password@host:6666,host2/?option=value``.
 
 An own parser, because the standard one knows a single host and shows the start of a password in its errors. Rules:
 a secret is only ever in one place (before the ``@``); nothing of that place is in an error text; each part is
@@ -79,7 +79,9 @@ def parse_url(url: str, known_options: frozenset[str]) -> ParsedUrl:
             f"the URL has a path after its host, which means nothing to a broker; the form is {_FORM}"
         )
     userinfo, at, hosts = authority.rpartition("@")
-    options = _parse_query(query, known_options)
+    places = tuple(_parse_host(part) for part in hosts.split(","))
+    # Without an '@' the query may be what a '?' cut off a password, so nothing of it is shown.
+    options = _parse_query(query, known_options, is_shown=bool(at))
     auth = options.pop("auth", "password")
     if auth not in ("password", "token"):
         raise ConfigurationError(f"auth in the URL is {auth!r}; it must be 'password' or 'token'")
@@ -88,7 +90,7 @@ def parse_url(url: str, known_options: frozenset[str]) -> ParsedUrl:
         raise ConfigurationError("auth in the URL is 'token', but there is no token in the place of the password")
     return ParsedUrl(
         tls=scheme.lower() == "memphis+tls",
-        hosts=tuple(_parse_host(part) for part in hosts.split(",")),
+        hosts=places,
         username=username,
         secret=secret,
         is_token=auth == "token",
@@ -123,8 +125,8 @@ def _parse_host(part: str) -> tuple[str, Optional[int]]:
         has_port = bool(colon)
         if ":" in port:
             raise ConfigurationError(
-                "the URL's host holds more than one ':'; write an IPv6 address in brackets, and if that was a user name "
-                "and password, end them with '@'"
+                "the URL's host holds more than one ':'; write an IPv6 address in brackets, and if that was a user "
+                "name and password, end them with '@'"
             )
         host = _decode(host, "host")
     if not host:
@@ -137,7 +139,7 @@ def _parse_host(part: str) -> tuple[str, Optional[int]]:
     return host, int(port)
 
 
-def _parse_query(query: str, known: frozenset[str]) -> dict[str, str]:
+def _parse_query(query: str, known: frozenset[str], *, is_shown: bool) -> dict[str, str]:
     options: dict[str, str] = {}
     for part in query.split("&") if query else ():
         raw_name, equals, raw_value = part.partition("=")
@@ -149,7 +151,8 @@ def _parse_query(query: str, known: frozenset[str]) -> dict[str, str]:
         if name != "auth" and name not in known:
             near = difflib.get_close_matches(name, sorted(known | {"auth"}), n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; the known ones are {', '.join(sorted(known))}"
-            raise ConfigurationError(f"unknown option {name!r} in the URL{hint}")
+            shown = f" {name!r}" if is_shown else ""
+            raise ConfigurationError(f"unknown option{shown} in the URL{hint}")
         if not equals:
             raise ConfigurationError(f"the URL's option {name!r} has no value; write {name}=...")
         if name in options:

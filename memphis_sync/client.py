@@ -7,7 +7,8 @@ link. Names are lowered and checked here, before any IO, by the broker's own rul
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Optional, Union
+from collections.abc import Mapping
+from typing import Any, Callable, Optional, Union
 
 from memphis_sync import options as opt
 from memphis_sync._arguments import (
@@ -66,11 +67,13 @@ class Memphis(SchemaCalls):
 
         Args:
             name: Up to 128 letters, digits, ``_ - .``; lower-cased.
-            retention_type: What bounds each partition: age, number of messages, bytes, or acknowledgement by all groups.
+            retention_type: What bounds each partition: age, number of messages, bytes, or acknowledgement by all
+                groups.
             retention_value: Seconds, messages or bytes, from 1; without meaning for ``ACK_BASED``.
             storage_type: On disk or in memory.
             replicas: Copies in a cluster: 1, 3 or 5 (the broker rounds others).
-            idempotency_window_ms: How long the broker remembers message ids, 100 to 86400000 ms. An age retention below it
+            idempotency_window_ms: How long the broker remembers message ids, 100 to 86400000 ms. An age retention below
+                it
                 lowers it, because brokers refuse the combination.
             schema_name: Must exist already; "" for none.
             send_poison_msg_to_dls: Keep messages that were delivered too often.
@@ -124,7 +127,8 @@ class Memphis(SchemaCalls):
             station_name: One station, or several: each message then goes to all of them.
             producer_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
             generate_random_suffix: Adds ``_`` and 8 hexadecimal digits to the name.
-            timeout_retries: How often a request without an answer is repeated (once at most: each repetition may register
+            timeout_retries: How often a request without an answer is repeated (once at most: each repetition may
+                register
                 the producer again); each waits up to 20 s.
             idempotent: Give each message an id, so that it is stored once even if the connection breaks while it is on
                 its way. False saves a fifth of the rate and means at least once.
@@ -168,10 +172,8 @@ class Memphis(SchemaCalls):
         """
         Produces a message with a producer that is made once and kept.
 
-        Args:
-            station_name, producer_name, generate_random_suffix, idempotent: As producer().
-            message, ack_wait_sec, headers, async_produce, msg_id, producer_partition_key, producer_partition_number,
-                nonblocking, on_delivery: As Producer.produce().
+        ``station_name``, ``producer_name``, ``generate_random_suffix`` and ``idempotent`` are those of producer(); each
+        set of them has a producer of its own. The others are those of Producer.produce().
 
         Returns:
             As Producer.produce().
@@ -291,10 +293,8 @@ class Memphis(SchemaCalls):
         """
         Fetches messages with a consumer that is made once, for each set of arguments that make one, and kept.
 
-        Args:
-            station_name, consumer_name, consumer_group, batch_max_time_to_wait_ms, max_ack_time_ms, max_msg_deliveries,
-                generate_random_suffix, start_consume_from_sequence, last_messages: As consumer().
-            batch_size, consumer_partition_key, consumer_partition_number, prefetch, timeout_s: As Consumer.fetch().
+        ``batch_size``, ``consumer_partition_key``, ``consumer_partition_number``, ``prefetch`` and ``timeout_s`` are
+        those of Consumer.fetch(), the others those of consumer().
 
         Returns:
             As Consumer.fetch().
@@ -400,10 +400,12 @@ def connect(
     Connects to a broker.
 
     Args:
-        host: A host name, an IP address, or a URL ``memphis://user:password@host:port,host2/?option=value``, whose query
+        host: A host name, an IP address, or a URL ``memphis://user:password@host:port,host2/?option=value``, whose
+            query
             takes the names of these arguments and ``auth=token`` (the password is a connection token). Without it
-            MEMPHIS_URL is read, else MEMPHIS_HOST, _PORT, _USERNAME, _PASSWORD, _TOKEN, _ACCOUNT_ID, _CA_FILE, _CERT_FILE
-            and _KEY_FILE (_PASSWORD_FILE and _TOKEN_FILE name mounted secrets). Arguments and environment are not mixed.
+            MEMPHIS_URL is read, else MEMPHIS_HOST, _PORT, _USERNAME, _PASSWORD, _TOKEN, _ACCOUNT_ID, _CA_FILE,
+            _CERT_FILE and _KEY_FILE (_PASSWORD_FILE and _TOKEN_FILE name mounted secrets). Arguments and environment
+            are not mixed.
         username: The broker's user, without account.
         account_id: From 1; only cloud brokers have others than 1.
         connection_token: For a broker in token mode; exactly one of this and *password*.

@@ -11,8 +11,9 @@ import inspect
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from memphis_sync._link import Binding, PullSession
 from memphis_sync._runtime import Runtime, primitives
@@ -31,6 +32,8 @@ from memphis_sync.options import MAX_BATCH_SIZE, check_bool, check_int, check_se
 from memphis_sync.types import StationView
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from memphis_sync.client import Memphis
 
 log = logging.getLogger("memphis_sync.consume")
@@ -125,7 +128,8 @@ class Consumer:
             ConfigurationError: An argument is out of its bounds, or key and number are both given.
             StationNotFoundError: The station or the group was destroyed.
             ConnectionLostError: The data link went down; what was on its way is delivered again.
-            ClosedError, ForkedError: The client was closed or the consumer destroyed, or it belongs to the parent process.
+            ClosedError, ForkedError: The client was closed or the consumer destroyed, or it belongs to the parent
+                process.
         """
         check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
         check_bool("prefetch", prefetch)
@@ -144,8 +148,8 @@ class Consumer:
         """
         Messages from all partitions, for ever: ends at stop_consume(), destroy() or the client's close().
 
-        Outages are waited out. Messages that were fetched and not handed out when the loop was left are the first ones of
-        the next iteration or fetch().
+        Outages are waited out. Messages that were fetched and not handed out when the loop was left are the first ones
+        of the next iteration or fetch().
 
         Raises:
             StationNotFoundError: The station or the group was destroyed by somebody else.
@@ -181,15 +185,16 @@ class Consumer:
         Calls ``callback(messages, error, context)`` for each batch, on a thread of its own, until stop_consume().
 
         Args:
-            callback: A plain function. *messages* holds 1 to ``batch_size`` messages and *error* is None, or *messages* is
-                empty and *error* says what went wrong (once for each outage). An exception in it is logged and handed to
-                it as *error*; consuming goes on. It may block, and may call anything, close() included.
+            callback: A plain function. *messages* holds 1 to ``batch_size`` messages and *error* is None, or *messages*
+                is empty and *error* says what went wrong (once for each outage). An exception in it is logged and
+                handed to it as *error*; consuming goes on. It may block, and may call anything, close() included.
             consumer_partition_key: Read only the partition that this key belongs to.
             consumer_partition_number: Read only this partition; -1 for all.
             context: As set_context(), when it is not None.
 
         Raises:
-            ConfigurationError: *callback* cannot be called or is a coroutine function, or key and number are both given.
+            ConfigurationError: *callback* cannot be called or is a coroutine function, or key and number are both
+                given.
             UsageError: consume() is running already.
             ClosedError, ForkedError: As fetch().
         """
@@ -253,7 +258,7 @@ class Consumer:
         self._return_buffered()
         self._client._destroy_consumer(self, timeout_retries)
 
-    def __enter__(self) -> Consumer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -304,7 +309,7 @@ class Consumer:
         return None if number == -1 else check_partition(number, partitions, self.station_name)
 
     def _pull(self, only: Optional[int], batch_size: int, wait_s: float) -> list[Message]:
-        return self._session.fetch(batch_size, wait_s, only)  # type: ignore[return-value]  # it makes what it was told to
+        return self._session.fetch(batch_size, wait_s, only)  # type: ignore[return-value]  # of the kind it was given
 
     def _take_buffered(self, limit: int) -> list[Message]:
         found: list[Message] = []
@@ -322,7 +327,7 @@ class Consumer:
         for message in self._take_buffered(len(self._buffer)):
             try:
                 message.nack()
-            except MemphisError as exc:
+            except MemphisError as exc:  # noqa: PERF203  a rare path
                 log.debug("%r: giving a message back: %s", self, exc)  # it comes back after its ack time anyway
         self._session.close()
 

@@ -31,7 +31,8 @@ Every class pickles with all its attributes. A payload or a password is in none 
 
 from __future__ import annotations
 
-from typing import Any, Literal, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any, Literal, Optional
 
 Outcome = Literal["not_sent", "rejected", "unknown"]
 
@@ -160,7 +161,9 @@ class BufferFullError(ProduceError, BufferError):
 
 
 class AckTimeoutError(ProduceError, DeadlineError):
-    """The broker did not confirm in time. ``outcome`` is ``unknown`` once the message was written, else ``not_sent``."""
+    """The broker did not confirm in time. ``outcome`` is ``unknown`` once the message was written, else
+    ``not_sent``.
+    """
 
     def __init__(
         self,

@@ -1,14 +1,16 @@
 """
 Headers that a user puts on a message.
 
-Refused, because they would change what the broker does with the message: names that start with ``$memphis`` (the client's
-own) or ``Nats-`` (JetStream's commands), and names that contain ``msg-id``. A Memphis broker looks for the first ``msg-id``
-anywhere in the header block, so such a name would silently switch off its de-duplication; ``msg_id=`` is the way to set one.
+Refused, because they would change what the broker does with the message: names that start with ``$memphis`` (the
+client's own) or ``Nats-`` (JetStream's commands), and names that contain ``msg-id``. A Memphis broker looks for the
+first ``msg-id`` anywhere in the header block, so such a name would silently switch off its de-duplication; ``msg_id=``
+is the way to set one.
 """
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping, MutableMapping, Optional, Union
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Optional, Union
 
 from memphis_sync._codec import encode_header
 from memphis_sync.errors import HeaderError
@@ -72,13 +74,13 @@ class Headers(MutableMapping[str, str]):
 
 def encode_user_headers(headers: Union[Mapping[str, str], Headers, None]) -> bytes:
     """
-    The user's header lines as they go over the wire.
+    The user's header lines as they go over the wire, each with its line end, without the block's first and last line.
 
     Args:
         headers: Not changed. None and empty are the same.
 
     Returns:
-        ``<name>: <value>\\r\\n`` for each, without the block's first and last line; b"" for none.
+        ``<name>: <value>`` and CR LF for each; b"" for none.
 
     Raises:
         HeaderError: A name is reserved, or a name or value cannot be written.

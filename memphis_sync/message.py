@@ -1,10 +1,10 @@
 """
 A message as a consumer receives it.
 
-The C core makes these objects, thousands for each fetch, without running __init__: everything but the raw parts is read from
-them when it is asked for. ``reply`` is JetStream's ack subject and holds all the metadata:
-``$JS.ACK.<stream>.<group>.<delivered>.<stream sequence>.<consumer sequence>.<time, ns>.<pending>``, with domain and account
-before the stream and a random token at the end on servers that have a domain.
+The C core makes these objects, thousands for each fetch, without running __init__: everything but the raw parts is read
+from them when it is asked for. ``reply`` is JetStream's ack subject and holds all the metadata:
+``$JS.ACK.<stream>.<group>.<delivered>.<stream sequence>.<consumer sequence>.<time, ns>.<pending>``, with domain and
+account before the stream and a random token at the end on servers that have a domain.
 """
 
 from __future__ import annotations
@@ -174,13 +174,14 @@ class Message(RawMessage):
 
     def dead_letter(self, reason: str) -> None:
         """
-        The message can never be used: it goes to the dead-letter store with *reason*, and the group will not see it again.
+        The message can never be used: it goes to the dead-letter store with *reason*, and the group will not see it
+            again.
 
         Waits until the broker has the report; only then the message is ended, so that it cannot get lost in between.
 
         Raises:
-            UsageError: It was answered before, or the station has no partitions (the broker cannot store such a report).
-            DeadlineError, ConnectionLostError: The report did not reach the broker; the message is still open.
+            UsageError: It was answered before, or the station has no partitions (the broker cannot store such a
+            report). DeadlineError, ConnectionLostError: The report did not reach the broker; the message is still open.
             ClosedError, ForkedError: As ack().
         """
         check_str("reason", reason)

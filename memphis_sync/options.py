@@ -1,9 +1,9 @@
 """
 Every argument of the public calls is checked here, before any IO.
 
-Each failure is a ConfigurationError that names the option, the value and the bound. A password or a token is never shown:
-such options go through check_secret. Where the arguments of ``connect()`` come from: the arguments, else the environment,
-never a mixture (a password from the environment must not go to a host from an argument, nor the reverse).
+Each failure is a ConfigurationError that names the option, the value and the bound. A password or a token is never
+shown: such options go through check_secret. Where the arguments of ``connect()`` come from: the arguments, else the
+environment, never a mixture (a password from the environment must not go to a host from an argument, nor the reverse).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import math
 import os
 import re
 import ssl
+from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Any, Iterable, Mapping, Optional, TypeVar
+from pathlib import Path
+from typing import Any, Optional, TypeVar
 
 from memphis_sync._url import ParsedUrl, looks_like_url, parse_url
 from memphis_sync.errors import ConfigurationError
@@ -117,12 +119,7 @@ def build_connect_options(
     **others: Any,
 ) -> ConnectOptions:
     """
-    Turns the arguments of ``connect()`` into checked options.
-
-    Args:
-        others: ``reconnect``, ``max_reconnect``, ``reconnect_interval_ms``, ``timeout_ms``, ``name``, ``outbox_max_bytes``,
-            ``outbox_max_messages``, ``max_in_flight``, ``exit_timeout_s``.
-        environ: Read only when *host* is None; the process's own by default.
+    Turns the arguments of ``connect()``, by their names, into checked options. *environ* is read only without a host.
 
     Raises:
         ConfigurationError: Anything is missing, of the wrong type, out of its bounds or contradictory.
@@ -251,8 +248,7 @@ def _secret_from_environment(name: str, environ: Mapping[str, str]) -> str:
     if not path:
         return direct
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().rstrip("\r\n")
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
     raise ConfigurationError(f"MEMPHIS_{name}_FILE is {path!r}, which cannot be read: {reason}")
@@ -371,7 +367,7 @@ def _tls_context(values: Mapping[str, Any], *, wanted: bool) -> Optional[ssl.SSL
         missing, given = ("key_file", "cert_file") if cert else ("cert_file", "key_file")
         raise ConfigurationError(f"{given} is given without {missing}; a client certificate needs both")
     for option, path in (("ca_file", ca), ("cert_file", cert), ("key_file", key)):
-        if path and not os.path.isfile(path):
+        if path and not Path(path).is_file():
             raise ConfigurationError(f"{option} is {path!r}; there is no such file")
     try:
         context = ssl.create_default_context(cafile=ca or None)
@@ -382,7 +378,8 @@ def _tls_context(values: Mapping[str, Any], *, wanted: bool) -> Optional[ssl.SSL
             context.load_cert_chain(cert, key)
         except (ssl.SSLError, OSError) as exc:
             raise ConfigurationError(
-                f"cert_file is {cert!r} and key_file is {key!r}; they cannot be read as a certificate and its key ({exc})"
+                f"cert_file is {cert!r} and key_file is {key!r}; "
+                f"they cannot be read as a certificate and its key ({exc})"
             ) from exc
     return context
 

@@ -9,6 +9,8 @@ from memphis_sync._wire.names import internal_name
 from memphis_sync.options import check_int
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from memphis_sync.client import Memphis
 
 
@@ -42,7 +44,7 @@ class Station:
         """
         self._client._destroy_station(self.name, check_int("timeout_retries", timeout_retries, 0, 1000))
 
-    def __enter__(self) -> Station:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

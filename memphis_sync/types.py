@@ -8,9 +8,10 @@ A password or a token is in no repr.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Mapping, Optional, Union
+from typing import Optional, Union
 
 VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
 
@@ -191,7 +192,8 @@ class StationView:
         name: As the caller wrote it, lower case.
         internal: The same with ``#`` for each ``.``: the form in streams and subjects.
         partitions: Numbers in the broker's order; empty on a station without partitions.
-        functions: Function id for each partition that has one. Kept up to date in place, so look it up for each message.
+        functions: Function id for each partition that has one. Kept up to date in place, so look it up for each
+            message.
         live: Schema and dead-letter switch, kept up to date.
     """
 

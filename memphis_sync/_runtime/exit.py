@@ -118,7 +118,7 @@ def _close(runtime: Drainable) -> int:
 
 
 def warn_undelivered(count: int, where: str, stacklevel: int) -> None:
-    """Warns that messages were given up; on stderr when warnings are errors, because nobody could catch that one here."""
+    """Warns that messages were given up, with their number."""
     warning = UndeliveredWarning(f"{count} messages were not confirmed {where}; they may be lost")
     warning.count = count
     warnings.warn(warning, stacklevel=stacklevel + 1)

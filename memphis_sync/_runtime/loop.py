@@ -1,8 +1,8 @@
 """
 The private event loop on its own daemon thread: nats-py runs there, user code never does.
 
-PrivateLoop says that it is closed as soon as the process has forked. The child's garbage collector would otherwise let a
-StreamWriter unregister the parent's socket from the epoll set that both share, and the parent would never hear again.
+PrivateLoop says that it is closed as soon as the process has forked. The child's garbage collector would otherwise let
+a StreamWriter unregister the parent's socket from the epoll set that both share, and the parent would never hear again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import contextlib
 import logging
 import socket
 import time
-from typing import Any, Coroutine, Generic, Optional, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Generic, Optional, TypeVar
 
-from memphis_sync.errors import ClosedError, DeadlineError
 from memphis_sync._runtime import fork, primitives, waiting
+from memphis_sync.errors import ClosedError, DeadlineError
 
 log = logging.getLogger("memphis_sync.control")
 T = TypeVar("T")
@@ -35,7 +36,14 @@ class PrivateLoop(asyncio.SelectorEventLoop):
         return fork.fork_generation() != self._generation or super().is_closed()
 
     async def getaddrinfo(
-        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,  # noqa: A002  asyncio's own name
+        proto: int = 0,
+        flags: int = 0,
     ) -> Any:
         """Resolves in the executor; directly once the interpreter refuses new work there (in an exit handler)."""
         try:
@@ -109,6 +117,7 @@ class LoopThread:
         Runs a coroutine on the loop and waits for its result.
 
         Args:
+            work: Started on the loop; closed when it cannot be.
             timeout_s: Limit in seconds; None waits as long as the coroutine takes.
             what: The call, for error texts.
 

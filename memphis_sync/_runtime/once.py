@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Generic, Hashable, Optional, TypeVar
+from collections.abc import Hashable
+from typing import Callable, Generic, Optional, TypeVar
 
 from memphis_sync._runtime import primitives
 

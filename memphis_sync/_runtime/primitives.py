@@ -20,7 +20,7 @@ def next_number() -> int:
 
 
 def start_thread(name: str, run: Callable[..., Any], *args: Any) -> Thread:
-    """Starts a daemon thread. All are daemons: the exit drain, not the interpreter, decides how long to wait for them."""
+    """Starts a daemon thread: the exit drain, not the interpreter, decides how long to wait for it."""
     thread = Thread(target=run, args=args, name=name, daemon=True)
     thread.start()
     return thread

@@ -1,7 +1,8 @@
 """
 One client's threads and links: everything that belongs to one process, behind one reference.
 
-A Runtime never refers to its client, so a client that is forgotten can be collected while its runtime sends what is left.
+A Runtime never refers to its client, so a client that is forgotten can be collected while its runtime sends what is
+left.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import contextlib
 import logging
 import time
 import uuid
-from typing import Any, Callable, Coroutine, Optional, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Callable, Optional, TypeVar
 
 from memphis_sync._control import ControlLink
 from memphis_sync._link import DataLink

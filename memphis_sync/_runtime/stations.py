@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any, Callable, Mapping, Optional
-
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
 
 from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._wire import subjects
@@ -81,7 +81,7 @@ class StationRegistry:
         for subscription in entry.subscriptions:
             try:
                 await subscription.unsubscribe()
-            except Exception as exc:  # noqa: BLE001  the connection may be gone, and with it the subscription
+            except Exception as exc:  # noqa: BLE001, PERF203  the connection may be gone, and with it the subscription
                 log.debug("unsubscribing from %s: %r", subscription.subject, exc)
 
     async def learn(
@@ -93,12 +93,7 @@ class StationRegistry:
         functions: Mapping[int, int],
         version: int,
     ) -> None:
-        """
-        Takes over what a creation reply says.
-
-        Args:
-            seen: ``entry.schema_updates`` before the request was sent.
-        """
+        """Takes over what a creation reply says; *seen* is ``entry.schema_updates`` from before the request."""
         if entry.schema_updates == seen:
             entry.live.schema = schema_info(schema)
         replace_functions(entry.functions, functions)
@@ -135,8 +130,8 @@ class StationRegistry:
         if kind == "send_notification":
             self.send_notification = value is True
         elif kind == "schemaverse_to_dls":
-            # A Memphis broker sends the setting from before the change; nothing here depends on it until a message fails
-            # its schema, and each new producer learns the truth from its creation reply.
+            # A Memphis broker sends the setting from before the change; nothing here depends on it until a message
+            # fails its schema, and each new producer learns the truth from its creation reply.
             entry = self._entries.get(internal)
             if entry is not None:
                 entry.live.schemaverse_to_dls = value is True

@@ -1,8 +1,8 @@
 """
 The one place where a caller's thread waits for one of ours.
 
-A wait is cut into slices, because only between two of them some platforms deliver Ctrl-C, and because a slice is how long
-it takes to notice that the thread waited for is gone.
+A wait is cut into slices, because only between two of them some platforms deliver Ctrl-C, and because a slice is how
+long it takes to notice that the thread waited for is gone.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from typing import Callable, Optional, Protocol
 
-from memphis_sync.errors import OwnThreadError
 from memphis_sync._runtime import primitives
+from memphis_sync.errors import OwnThreadError
 
 SLICE_S = 0.2  # Ctrl-C is promised within 0.3 s
 
-# Idents of threads that must never wait: what they would wait for runs on themselves. Changed by the threads themselves.
+# Idents of threads that must never wait: what they would wait for runs on themselves. Changed by the threads
+# themselves.
 _own_threads: set[int] = set()
 
 
@@ -50,6 +51,7 @@ def wait(ticket: Waitable, deadline: Optional[float], is_alive: Callable[[], boo
     Waits until *ticket* is released.
 
     Args:
+        ticket: Held by the caller's side until then.
         deadline: On the monotonic clock; None waits without a limit.
         is_alive: Whether anybody is left who could release it; asked once a slice.
 

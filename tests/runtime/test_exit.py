@@ -51,9 +51,7 @@ def test_a_broker_that_is_away_costs_the_limit_and_one_line(run_python, fresh_br
     end += "\nfor number in range(50): producer.produce(b'late', nonblocking=True)"
     from fix_process import Child
 
-    child = Child(
-        "-c", SCRIPT.format(end=end), env={"TEST_URL": own.url, "TEST_STATION": "away", "TEST_EXIT_S": "1.5"}
-    )
+    child = Child("-c", SCRIPT.format(end=end), env={"TEST_URL": own.url, "TEST_STATION": "away", "TEST_EXIT_S": "1.5"})
     try:
         assert child.line() == b"ready\n"
         own.stop()
@@ -65,13 +63,15 @@ def test_a_broker_that_is_away_costs_the_limit_and_one_line(run_python, fresh_br
         child.close()
     assert time.monotonic() - start < 1.5 + 4
     text = child.stderr.decode()
-    assert re.search(r"memphis_sync: \d+ messages are not confirmed yet; waiting up to 1\.5 s \(Ctrl-C to give up\)", text)
+    assert re.search(
+        r"memphis_sync: \d+ messages are not confirmed yet; waiting up to 1\.5 s \(Ctrl-C to give up\)", text
+    )
     assert re.search(r"UndeliveredWarning: \d+ messages were not confirmed at the end of the process", text)
     assert "Traceback" not in text
 
 
 def test_a_child_leaves_the_parents_messages_alone(run_python, broker, memphis, station_name):
-    """atexit handlers are inherited by a fork: in the child the drain must do nothing, at once."""
+    """Atexit handlers are inherited by a fork: in the child the drain must do nothing, at once."""
     script = SCRIPT.format(
         end="""
 pid = os.fork()
@@ -81,7 +81,9 @@ status = os.waitpid(pid, 0)[1]
 print(os.WEXITSTATUS(status), client.flush(10), client.is_connected(), flush=True)
 """
     )
-    done = run_python("-W", "ignore::DeprecationWarning", "-c", script, env={"TEST_URL": broker.url, "TEST_STATION": station_name})
+    done = run_python(
+        "-W", "ignore::DeprecationWarning", "-c", script, env={"TEST_URL": broker.url, "TEST_STATION": station_name}
+    )
     assert done.stdout == b"7 0 True\n"
     assert done.stderr == b""
 

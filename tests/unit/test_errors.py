@@ -13,9 +13,7 @@ from memphis_sync import errors
 from memphis_sync.types import PubAck
 
 CLASSES = [
-    value
-    for value in vars(errors).values()
-    if inspect.isclass(value) and issubclass(value, errors.MemphisError)
+    value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, errors.MemphisError)
 ]
 FULL = [
     errors.DeadlineError("late", timeout_s=2.5),
@@ -25,7 +23,9 @@ FULL = [
     errors.AckTimeoutError("late", outcome="unknown", message_id="id-2", timeout_s=15.0),
     errors.RejectedError("no", message_id="id-3", code=400, err_code=10071, description="wrong last sequence"),
     errors.StationGoneError("gone", message_id="id-4", code=503),
-    errors.MultiStationError("half", results={"a": PubAck("a", 1, 2, False, "a$1"), "b": errors.BufferFullError("full")}),
+    errors.MultiStationError(
+        "half", results={"a": PubAck("a", 1, 2, False, "a$1"), "b": errors.BufferFullError("full")}
+    ),
 ]
 
 

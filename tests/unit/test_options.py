@@ -153,7 +153,8 @@ def test_contradictions(given, words):
     assert [word for word in words if word not in text] == []
 
 
-# ---- environment ------------------------------------------------------------------------------------------------------
+# ---- environment
+# ------------------------------------------------------------------------------------------------------
 
 URL_ENV = {"MEMPHIS_URL": "memphis://shop:canary-secret@b2:7"}
 HOST_ENV = {"MEMPHIS_HOST": "b3", "MEMPHIS_USERNAME": "shop", "MEMPHIS_PASSWORD": "canary-secret"}
@@ -222,7 +223,8 @@ def test_environment_refusals(environ, words):
     assert [word for word in words if word not in text] == []
 
 
-# ---- TLS ---------------------------------------------------------------------------------------------------------------
+# ---- TLS
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -244,9 +246,7 @@ def test_a_ca_alone_is_enough(pem):
 
 
 def test_a_client_certificate_with_a_password(pem):
-    options = build(
-        **GOOD, ca_file=str(pem / "ca.pem"), cert_file=str(pem / "cert.pem"), key_file=str(pem / "key.pem")
-    )
+    options = build(**GOOD, ca_file=str(pem / "ca.pem"), cert_file=str(pem / "cert.pem"), key_file=str(pem / "key.pem"))
     assert options.tls is not None
 
 
@@ -262,5 +262,5 @@ def test_unreadable_pem_files(pem):
 
 
 def test_connect_says_that_tls_is_not_there_yet():
-    with pytest.raises(ConfigurationError, match="TLS.*not available yet"):
+    with pytest.raises(ConfigurationError, match=r"TLS.*not available yet"):
         memphis_sync.connect("memphis+tls://shop:canary@127.0.0.1:1")

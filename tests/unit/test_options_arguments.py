@@ -164,7 +164,13 @@ def test_station_names():
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [([], "empty list"), (7, "either string or list"), ([7], "either string or list"), (None, "either"), (["a b"], "'a b'")],
+    [
+        ([], "empty list"),
+        (7, "either string or list"),
+        ([7], "either string or list"),
+        (None, "either"),
+        (["a b"], "'a b'"),
+    ],
 )
 def test_station_name_refusals(value, words):
     text = refusal(check_station_names, value)

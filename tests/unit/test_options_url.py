@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import string
 import traceback
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from memphis_sync import options as opt
 from memphis_sync._url import looks_like_url, parse_url
@@ -15,7 +16,9 @@ from memphis_sync.errors import ConfigurationError
 
 OPTIONS = frozenset({"timeout_ms", "name", "reconnect", "max_reconnect", "ca_file", "account_id"})
 secrets = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
-hosts = st.lists(st.sampled_from(["b1", "b1:6666", "127.0.0.1:1", "[::1]", "[2001:db8::1]:65535"]), min_size=1, max_size=3)
+hosts = st.lists(
+    st.sampled_from(["b1", "b1:6666", "127.0.0.1:1", "[::1]", "[2001:db8::1]:65535"]), min_size=1, max_size=3
+)
 
 
 @given(user=secrets, secret=secrets, places=hosts, is_token=st.booleans())
@@ -28,6 +31,8 @@ def test_any_secret_survives_the_url(user, secret, places, is_token):
         assert secret not in repr(parsed).replace(user, "")
 
 
+@example(head="7?", tail="", rest="")
+@example(head="?", tail="", rest="")
 @given(
     head=st.text(string.printable, max_size=6),
     tail=st.text(string.printable, max_size=6),
@@ -38,16 +43,14 @@ def test_no_error_shows_what_stands_in_the_place_of_the_password(head, tail, res
     try:
         parse_url(url, OPTIONS)
     except ConfigurationError as exc:
-        assert "canary" not in "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)).replace(url, "")  # noqa: PT017
-        assert "canary" not in str(exc)  # noqa: PT017
+        shown = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        assert "canary" not in shown  # noqa: PT017  most of these URLs are fine
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_parsed_or_refused(text):
-    try:
-        parse_url("memphis://" + text, OPTIONS)
-    except ConfigurationError:
-        pass
+    with contextlib.suppress(ConfigurationError):
+        assert parse_url("memphis://" + text, OPTIONS).hosts
 
 
 @pytest.mark.parametrize(
