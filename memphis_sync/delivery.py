@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Generator, Mapping, NamedTuple, Optional, Union
 
 from memphis_sync._codec import Ticket
-from memphis_sync._runtime import waiting
+from memphis_sync._runtime import primitives, waiting
 from memphis_sync.errors import (
     AckTimeoutError,
     DeadlineError,
@@ -210,7 +209,7 @@ class Deliveries(Mapping[str, Delivery]):
 
     def add_done_callback(self, fn: Callable[[Deliveries], object]) -> None:
         """Calls ``fn(deliveries)`` once when the last outcome is known; see Delivery.add_done_callback."""
-        lock = threading.Lock()
+        lock = primitives.Lock()
         left = len(self._each)
 
         def settled(_delivery: Delivery) -> None:
