@@ -78,7 +78,8 @@ static bool control_add(struct mcore_link *link, const void *data, size_t len)
 {
     if (!mcore_buffer_reserve(&link->control, len))
         return false;
-    memcpy(link->control.data + link->control.len, data, len);
+    if (len > 0)
+        memcpy(link->control.data + link->control.len, data, len);
     link->control.len += len;
     return true;
 }

@@ -332,6 +332,8 @@ long mcore_outbox_run_take_locked(struct mcore_outbox *outbox, size_t max_bytes,
         struct mcore_slot *entry = slot_at(outbox, slot);
         if (entry->state != MCORE_SLOT_QUEUED || entry->pos != end)
             break;
+        if (count > 0 && end % log->max_bytes == 0)
+            break; /* the frames before it end exactly with the ring; this one lies at its beginning */
         if (count > 0 && end + entry->len - start > max_bytes)
             break;
         if (outbox->stats.in_flight >= outbox->window) {

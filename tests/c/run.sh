@@ -22,7 +22,7 @@ status=0
 for test in tests/c/test_*.c; do
     name=$(basename "$test" .c)
     "$CC" "${STRICT[@]}" "${SANITIZE[@]}" "$test" csrc/*.c -o "$BUILD/$name"
-    "$BUILD/$name" || status=1
+    timeout 300 "$BUILD/$name" || status=1
 done
 
 "$CC" "${STRICT[@]}" -O3 tests/c/parse_rate.c csrc/*.c -o "$BUILD/parse_rate"

@@ -1,0 +1,550 @@
+/*
+ * The outbox and the link's loops: frames, bounds, window, settling, rewind, expiry; a random run against a model; and
+ * a link over a socket pair whose other end plays the server.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "harness.h"
+#include "memphis_core.h"
+
+#define SECOND INT64_C(1000000000)
+#define BYTES_OF(text) (const uint8_t *)(text), strlen(text)
+
+static const char FIXED[] = "$memphis_producedBy: p\r\n";
+
+static struct mcore_route route_of(int auto_id)
+{
+    struct mcore_route route = {BYTES_OF("st$1.final"), BYTES_OF("Nats-Msg-Id"), BYTES_OF(FIXED), 0, auto_id};
+    return route;
+}
+
+static struct mcore_message message_of(const char *payload)
+{
+    struct mcore_message message;
+    memset(&message, 0, sizeof(message));
+    message.payload = (const uint8_t *)payload;
+    message.payload_len = strlen(payload);
+    message.timeout_ns = 60 * SECOND;
+    return message;
+}
+
+static int64_t append(struct mcore_outbox *outbox, const char *payload, int auto_id, struct mcore_ticket *ticket)
+{
+    struct mcore_route route = route_of(auto_id);
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_message message = message_of(payload);
+    return mcore_outbox_append(outbox, routes, 1, &message, &ticket);
+}
+
+static int is_consistent(struct mcore_outbox *outbox)
+{
+    struct mcore_stats s;
+    mcore_outbox_stats(outbox, &s);
+    return s.accepted == s.delivered + s.failed + s.abandoned + s.queued + s.in_flight &&
+           mcore_outbox_outstanding(outbox, -1) == s.queued + s.in_flight;
+}
+
+static void ack(struct mcore_outbox *outbox, uint64_t slot, const char *json)
+{
+    mcore_outbox_ack(outbox, slot, 0, (const uint8_t *)json, strlen(json));
+}
+
+/* ---- frames ------------------------------------------------------------------------------------------------------- */
+
+static void test_frames_are_exact(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("Tok"), 65536, 16, 16);
+    CHECK(mcore_outbox_owner_new(outbox) == 0);
+    CHECK(append(outbox, "hello", 0, NULL) == 0);
+    CHECK(append(outbox, "", 1, NULL) == 1);
+    const uint8_t *data;
+    size_t len;
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 2);
+    const char *expected = "HPUB st$1.final _INBOX.Tok.0 36 41\r\nNATS/1.0\r\n$memphis_producedBy: p\r\n\r\nhello\r\n"
+                           "HPUB st$1.final _INBOX.Tok.1 56 56\r\nNATS/1.0\r\nNats-Msg-Id: Tok-1\r\n"
+                           "$memphis_producedBy: p\r\n\r\n\r\n";
+    CHECK(len == strlen(expected) && memcmp(data, expected, len) == 0);
+    mcore_outbox_run_done(outbox);
+    mcore_outbox_free(outbox);
+}
+
+static void test_a_users_id_and_headers_are_written(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("Tok"), 65536, 16, 16);
+    struct mcore_route route = route_of(1);
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_message message = message_of("x");
+    message.msg_id = (const uint8_t *)"mine";
+    message.msg_id_len = 4;
+    message.headers = (const uint8_t *)"k: v\r\n";
+    message.headers_len = 6;
+    CHECK(mcore_outbox_append(outbox, routes, 1, &message, NULL) == 0);
+    const uint8_t *data;
+    size_t len;
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 1);
+    const char *expected = "HPUB st$1.final _INBOX.Tok.0 61 62\r\nNATS/1.0\r\nNats-Msg-Id: mine\r\n"
+                           "$memphis_producedBy: p\r\nk: v\r\n\r\nx\r\n";
+    CHECK(len == strlen(expected) && memcmp(data, expected, len) == 0);
+    CHECK(mcore_outbox_frame_size(outbox, &route, &message) >= len);
+    mcore_outbox_run_done(outbox);
+    mcore_outbox_free(outbox);
+}
+
+/* ---- bounds ------------------------------------------------------------------------------------------------------- */
+
+static void test_bounds_are_kept_and_leave_everything_accepted(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 4096, 3, 16);
+    CHECK(append(outbox, "a", 0, NULL) == 0);
+    CHECK(append(outbox, "b", 0, NULL) == 1);
+    CHECK(append(outbox, "c", 0, NULL) == 2);
+    CHECK(append(outbox, "d", 0, NULL) == MCORE_E_FULL_MESSAGES);
+    struct mcore_stats stats;
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.accepted == 3 && stats.queued == 3 && stats.buffer_full == 1);
+    mcore_outbox_free(outbox);
+
+    outbox = mcore_outbox_new(BYTES_OF("T"), 300, 100, 16);
+    char large[400];
+    memset(large, 'x', sizeof(large));
+    large[sizeof(large) - 1] = '\0';
+    CHECK(append(outbox, large, 0, NULL) == MCORE_E_TOO_LARGE);
+    int accepted = 0;
+    int64_t slot;
+    while ((slot = append(outbox, "0123456789", 0, NULL)) >= 0)
+        accepted++;
+    CHECK(slot == MCORE_E_FULL_BYTES && accepted == 3);
+    mcore_outbox_close(outbox);
+    CHECK(append(outbox, "x", 0, NULL) == MCORE_E_CLOSED);
+    CHECK(is_consistent(outbox));
+    mcore_outbox_free(outbox);
+}
+
+static void test_several_routes_are_all_or_none(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 3, 16);
+    struct mcore_route route = route_of(0);
+    const struct mcore_route *two[] = {&route, &route};
+    struct mcore_message message = message_of("m");
+    struct mcore_ticket tickets[2];
+    struct mcore_ticket *places[] = {&tickets[0], &tickets[1]};
+    memset(tickets, 0, sizeof(tickets));
+    CHECK(mcore_outbox_append(outbox, two, 2, &message, places) == 0);
+    CHECK(tickets[0].slot == 0 && tickets[1].slot == 1);
+    CHECK(mcore_outbox_append(outbox, two, 2, &message, NULL) == MCORE_E_FULL_MESSAGES);
+    CHECK(mcore_outbox_outstanding(outbox, -1) == 2);
+    mcore_ticket_release(outbox, &tickets[0]);
+    mcore_ticket_release(outbox, &tickets[1]);
+    mcore_outbox_free(outbox);
+}
+
+/* ---- settling ----------------------------------------------------------------------------------------------------- */
+
+static void test_each_kind_of_answer(void)
+{
+    static const struct {
+        const char *json;
+        int outcome;
+        uint64_t sequence;
+        int duplicate;
+        int err_code;
+        const char *text;
+    } cases[] = {
+        {"{\"stream\":\"s$1\",\"seq\":12}", MCORE_DELIVERED, 12, 0, 0, NULL},
+        {"{\"stream\":\"s$1\", \"seq\":12}", MCORE_DELIVERED, 12, 0, 0, NULL},
+        {"{\"stream\":\"s$1\", \"seq\":7,\"duplicate\": true}", MCORE_DELIVERED, 7, 1, 0, NULL},
+        {"{\"domain\":\"d\",\"stream\":\"s\",\"seq\":18446744073709551615}", MCORE_DELIVERED, UINT64_MAX, 0, 0, NULL},
+        {"{\"stream\":\"s\",\"x\":{\"seq\":[1,{}]},\"seq\":3}", MCORE_DELIVERED, 3, 0, 0, NULL},
+        {"{\"error\":{\"code\":400,\"err_code\":10071,\"description\":\"wrong \\\"seq\\\":9 it\"},\"stream\":\"s\",\"seq\":0}",
+         MCORE_REFUSED, 0, 0, 10071, "wrong \\\"seq\\\":9 it"},
+        {"{\"stream\":\"s\"}", MCORE_REFUSED, 0, 0, 0, "{\"stream\":\"s\"}"},
+        {"not json", MCORE_REFUSED, 0, 0, 0, "not json"},
+        {"{\"seq\":99999999999999999999}", MCORE_REFUSED, 0, 0, 0, "{\"seq\":99999999999999999999}"},
+        {"{\"seq", MCORE_REFUSED, 0, 0, 0, "{\"seq"},
+        {"{\"a\":\"\\", MCORE_REFUSED, 0, 0, 0, "{\"a\":\"\\"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+        struct mcore_ticket ticket;
+        memset(&ticket, 0, sizeof(ticket));
+        append(outbox, "m", 0, &ticket);
+        uint8_t *json = exactly(cases[i].json, strlen(cases[i].json));
+        CHECK(mcore_outbox_ack(outbox, 0, 0, json, strlen(cases[i].json)) == 1);
+        CHECK(mcore_outbox_ack(outbox, 0, 0, json, strlen(cases[i].json)) == 0);
+        free(json);
+        CHECK(mcore_ticket_outcome(&ticket) == cases[i].outcome);
+        CHECK(ticket.sequence == cases[i].sequence && ticket.duplicate == cases[i].duplicate);
+        CHECK(ticket.err_code == cases[i].err_code);
+        if (cases[i].text != NULL)
+            CHECK(ticket.text != NULL && strcmp(ticket.text, cases[i].text) == 0);
+        CHECK(is_consistent(outbox));
+        mcore_ticket_release(outbox, &ticket);
+        mcore_outbox_free(outbox);
+    }
+}
+
+static void test_no_responders_and_unknown_slots(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+    struct mcore_ticket ticket;
+    memset(&ticket, 0, sizeof(ticket));
+    append(outbox, "m", 0, &ticket);
+    ack(outbox, 1, "{\"seq\":1}");
+    ack(outbox, UINT64_MAX, "{\"seq\":1}");
+    CHECK(mcore_ticket_outcome(&ticket) == MCORE_PENDING);
+    CHECK(mcore_outbox_ack(outbox, 0, 503, (const uint8_t *)"", 0) == 1);
+    CHECK(mcore_ticket_outcome(&ticket) == MCORE_NO_RESPONDERS && ticket.code == 503);
+    mcore_ticket_release(outbox, &ticket);
+    mcore_outbox_free(outbox);
+}
+
+static void test_unseen_failures_are_counted_once(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+    struct mcore_ticket ignored, looked;
+    memset(&ignored, 0, sizeof(ignored));
+    memset(&looked, 0, sizeof(looked));
+    append(outbox, "m", 0, NULL);
+    append(outbox, "m", 0, &ignored);
+    append(outbox, "m", 0, &looked);
+    append(outbox, "m", 0, NULL);
+    for (uint64_t slot = 0; slot < 3; slot++)
+        mcore_outbox_settle(outbox, slot, MCORE_REFUSED, 0, 0, 500, 1, "stream full", 11);
+    ack(outbox, 3, "{\"seq\":1}");
+    looked.looked = 1;
+    mcore_ticket_release(outbox, &ignored);
+    mcore_ticket_release(outbox, &looked);
+    char text[32];
+    CHECK(mcore_outbox_take_unseen(outbox, text, sizeof(text)) == 2);
+    CHECK(strcmp(text, "stream full") == 0);
+    CHECK(mcore_outbox_take_unseen(outbox, text, sizeof(text)) == 0);
+    mcore_outbox_free(outbox);
+}
+
+static void test_deadlines_end_only_what_is_due(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 1);
+    struct mcore_ticket first, second;
+    memset(&first, 0, sizeof(first));
+    memset(&second, 0, sizeof(second));
+    struct mcore_route route = route_of(0);
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_message message = message_of("m");
+    struct mcore_ticket *place = &first;
+    message.timeout_ns = SECOND;
+    mcore_outbox_append(outbox, routes, 1, &message, &place);
+    place = &second;
+    message.timeout_ns = 3 * SECOND;
+    mcore_outbox_append(outbox, routes, 1, &message, &place);
+    const uint8_t *data;
+    size_t len;
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 1);
+    mcore_outbox_run_done(outbox);
+    int64_t now = mcore_now_ns();
+    CHECK(mcore_outbox_expire(outbox, now) == 0);
+    CHECK(mcore_outbox_expire(outbox, now + 2 * SECOND) == 1);
+    CHECK(mcore_ticket_outcome(&first) == MCORE_EXPIRED && first.was_written == 1);
+    CHECK(mcore_ticket_outcome(&second) == MCORE_PENDING);
+    CHECK(mcore_outbox_expire(outbox, now + 4 * SECOND) == 1);
+    CHECK(mcore_ticket_outcome(&second) == MCORE_EXPIRED && second.was_written == 0);
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 0);
+    CHECK(is_consistent(outbox));
+    mcore_ticket_release(outbox, &first);
+    mcore_ticket_release(outbox, &second);
+    mcore_outbox_free(outbox);
+}
+
+static void test_rewind_sends_the_unsettled_again_in_order(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+    for (int i = 0; i < 4; i++) {
+        char payload[2] = {(char)('a' + i), '\0'};
+        append(outbox, payload, 0, NULL);
+    }
+    const uint8_t *data;
+    size_t len;
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 4);
+    mcore_outbox_run_done(outbox);
+    ack(outbox, 1, "{\"seq\":1}");
+    CHECK(mcore_outbox_rewind(outbox) == 3);
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 1); /* a; b is settled, so the run ends there */
+    CHECK(memchr(data, 'a', len) != NULL && data[len - 3] == 'a');
+    mcore_outbox_run_done(outbox);
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 2);
+    CHECK(data[len - 3] == 'd');
+    mcore_outbox_run_done(outbox);
+    struct mcore_stats stats;
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.resent == 3 && stats.in_flight == 3 && stats.delivered == 1);
+    CHECK(mcore_outbox_abandon(outbox) == 3 && is_consistent(outbox));
+    mcore_outbox_free(outbox);
+}
+
+static void test_bytes_being_written_are_not_overwritten(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 400, 100, 100);
+    append(outbox, "aaaaaaaaaa", 0, NULL);
+    append(outbox, "bbbbbbbbbb", 0, NULL);
+    const uint8_t *data;
+    size_t len;
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 2);
+    uint8_t *before = exactly(data, len);
+    ack(outbox, 0, "{\"seq\":1}");
+    ack(outbox, 1, "{\"seq\":2}");
+    while (append(outbox, "cccccccccc", 0, NULL) >= 0)
+        ;
+    CHECK(memcmp(before, data, len) == 0);
+    mcore_outbox_run_done(outbox);
+    int more = 0;
+    while (append(outbox, "dddddddddd", 0, NULL) >= 0)
+        more++;
+    CHECK(more > 0 && is_consistent(outbox));
+    free(before);
+    mcore_outbox_free(outbox);
+}
+
+/* ---- a random run against a model --------------------------------------------------------------------------------- */
+
+static uint32_t seed = 20261123;
+
+static uint32_t random_below(uint32_t bound)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (seed >> 8) % bound;
+}
+
+enum { MODEL = 4096 };
+
+static void test_fuzz_against_a_model(void)
+{
+    for (int round = 0; round < 40; round++) {
+        static int state[MODEL]; /* 0 queued, 1 in flight, 2 settled */
+        struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1500 + random_below(1500), 24, 1 + random_below(20));
+        uint64_t tail = 0, next = 0;
+        char payload[200];
+        while (tail < MODEL - 1) {
+            uint32_t action = random_below(100);
+            if (action < 50) {
+                size_t len = random_below(sizeof(payload) - 1);
+                memset(payload, 'a' + (int)(tail % 26), len);
+                payload[len] = '\0';
+                int64_t slot = append(outbox, payload, 1, NULL);
+                if (slot >= 0) {
+                    CHECK((uint64_t)slot == tail);
+                    state[tail++] = 0;
+                }
+            } else if (action < 70) {
+                const uint8_t *data;
+                size_t len;
+                long count = mcore_outbox_run_take(outbox, 64 + random_below(800), &data, &len);
+                /* Whole frames, of the next unsettled slots in order. */
+                struct mcore_parser parser;
+                mcore_parser_init(&parser, 0, 1 << 20);
+                while (count-- > 0) {
+                    while (next < tail && state[next] == 2)
+                        next++;
+                    char reply[48];
+                    snprintf(reply, sizeof(reply), " _INBOX.T.%llu ", (unsigned long long)next);
+                    CHECK(memmem(data, len, reply, strlen(reply)) != NULL);
+                    CHECK(state[next] == 0);
+                    state[next++] = 1;
+                }
+                mcore_outbox_run_done(outbox);
+            } else if (action < 95 && tail > 0) {
+                uint64_t slot = tail - 1 - random_below((uint32_t)(tail < 30 ? tail : 30));
+                int settled = mcore_outbox_settle(outbox, slot, random_below(5) ? MCORE_DELIVERED : MCORE_REFUSED, 1, 0, 0,
+                                                  0, NULL, 0);
+                CHECK(settled == (state[slot] != 2));
+                state[slot] = 2;
+            } else {
+                mcore_outbox_rewind(outbox);
+                for (uint64_t slot = 0; slot < tail; slot++)
+                    state[slot] = state[slot] == 1 ? 0 : state[slot];
+                next = 0;
+            }
+            CHECK(is_consistent(outbox));
+            if (test_failures > 0)
+                break;
+        }
+        uint64_t unsettled = 0;
+        for (uint64_t slot = 0; slot < tail; slot++)
+            unsettled += state[slot] != 2;
+        CHECK(mcore_outbox_outstanding(outbox, -1) == unsettled);
+        mcore_outbox_free(outbox);
+    }
+}
+
+/* ---- the loops over a socket pair --------------------------------------------------------------------------------- */
+
+struct peer {
+    int fd;
+    int count; /* frames to answer, then the peer closes */
+};
+
+/* Plays the server: answers each HPUB with a PubAck, in pieces of odd sizes. */
+static void *play_server(void *argument)
+{
+    struct peer *peer = argument;
+    struct mcore_parser parser;
+    static uint8_t data[1 << 20];
+    size_t len = 0;
+    int answered = 0;
+    mcore_parser_init(&parser, 0, 1 << 20);
+    while (answered < peer->count) {
+        ssize_t got = recv(peer->fd, data + len, sizeof(data) - len, 0);
+        if (got <= 0)
+            break;
+        len += (size_t)got;
+        while (answered < peer->count) {
+            uint8_t *end = memmem(data, len, "\r\n", 2);
+            if (end == NULL)
+                break;
+            size_t line = (size_t)(end - data) + 2;
+            unsigned long long slot;
+            size_t header, total;
+            if (sscanf((char *)data, "HPUB %*s _INBOX.T.%llu %zu %zu", &slot, &header, &total) == 3) {
+                if (len < line + total + 2)
+                    break;
+                line += total + 2;
+                char body[64], reply[160];
+                int body_len = snprintf(body, sizeof(body), "{\"stream\":\"s\",\"seq\":%llu}", slot + 1);
+                int reply_len = snprintf(reply, sizeof(reply), "MSG _INBOX.T.%llu 1 %d\r\n%s\r\n%s", slot, body_len, body,
+                                         slot % 7 == 0 ? "PING\r\n" : "");
+                for (int sent = 0; sent < reply_len;) {
+                    int piece = reply_len - sent < 11 ? reply_len - sent : 11;
+                    sent += (int)send(peer->fd, reply + sent, (size_t)piece, MSG_NOSIGNAL);
+                }
+                answered++;
+            }
+            memmove(data, data + line, len - line);
+            len -= line;
+        }
+    }
+    shutdown(peer->fd, SHUT_RDWR);
+    return NULL;
+}
+
+static void *run_sender(void *link)
+{
+    while (mcore_link_send_loop(link))
+        ;
+    return NULL;
+}
+
+static void *run_reader(void *link)
+{
+    return (void *)(intptr_t)mcore_link_read_loop(link);
+}
+
+static void test_a_cut_link_loses_nothing(void)
+{
+    enum { ALL = 500, FIRST = 137 };
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 1024, 64);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20);
+    static struct mcore_ticket tickets[ALL];
+    memset(tickets, 0, sizeof(tickets));
+    pthread_t sender, reader, server;
+    pthread_create(&sender, NULL, run_sender, link);
+    for (int i = 0; i < ALL; i++)
+        CHECK(append(outbox, "payload", 1, &tickets[i]) == i);
+    for (int part = 0; part < 2; part++) {
+        int fds[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+        struct peer peer = {fds[1], part == 0 ? FIRST : ALL - FIRST};
+        pthread_create(&server, NULL, play_server, &peer);
+        CHECK(mcore_link_attach(link, fds[0], BYTES_OF("SUB _INBOX.T.* 1\r\n"), NULL, 0) == MCORE_OK);
+        pthread_create(&reader, NULL, run_reader, link);
+        void *end;
+        pthread_join(reader, &end);
+        CHECK((intptr_t)end == MCORE_LINK_EOF || (intptr_t)end == MCORE_LINK_ERRNO);
+        mcore_link_detach(link);
+        pthread_join(server, NULL);
+        close(fds[0]);
+        close(fds[1]);
+        CHECK(is_consistent(outbox));
+    }
+    CHECK(mcore_outbox_wait_drained(outbox, -1, 5 * SECOND) == 0);
+    for (int i = 0; i < ALL; i++) {
+        CHECK(mcore_ticket_wait(outbox, &tickets[i], SECOND) == MCORE_DELIVERED);
+        CHECK(tickets[i].sequence == (uint64_t)i + 1);
+        mcore_ticket_release(outbox, &tickets[i]);
+    }
+    mcore_link_stop(link);
+    pthread_join(sender, NULL);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
+static void test_a_peer_that_breaks_the_protocol_ends_the_link(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20);
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, BYTES_OF("PING\r\nHELLO \x01 WORLD\r\n")) == MCORE_OK);
+    CHECK(mcore_link_read_loop(link) == MCORE_LINK_PROTOCOL);
+    char text[128];
+    mcore_link_text(link, text, sizeof(text));
+    CHECK(strcmp(text, "HELLO \\x01 WORLD\\x0d\\x0a") == 0);
+    CHECK(!mcore_link_is_up(link));
+    mcore_link_detach(link);
+    close(fds[0]);
+    close(fds[1]);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
+static void test_inbox_keeps_messages_and_statuses(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20);
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
+    struct mcore_inbox *inbox = mcore_inbox_new(link, 7);
+    const char *stream = "MSG s$1.final 7 $JS.ACK.x 3\r\nabc\r\nMSG other 8 1\r\nz\r\n"
+                         "HMSG _INBOX.T.7.1 7 28 28\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n";
+    CHECK(send(fds[1], stream, strlen(stream), 0) == (ssize_t)strlen(stream));
+    shutdown(fds[1], SHUT_WR);
+    CHECK(mcore_link_read_loop(link) == MCORE_LINK_EOF);
+    CHECK(mcore_inbox_wait(inbox, 1, 1, 0) == MCORE_OK);
+    uint8_t *data;
+    size_t len;
+    CHECK(mcore_inbox_take(inbox, &data, &len) == 2);
+    struct mcore_record record;
+    memcpy(&record, data, sizeof(record));
+    CHECK(record.status == 0 && record.payload_len == 3 && record.reply_len == 9);
+    memcpy(&record, data + record.size, sizeof(record));
+    CHECK(record.status == 404 && record.payload_len == 0);
+    mcore_free(data);
+    mcore_link_detach(link);
+    CHECK(mcore_inbox_wait(inbox, 5, 5, SECOND) == MCORE_E_CLOSED);
+    mcore_inbox_free(inbox);
+    close(fds[0]);
+    close(fds[1]);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
+int main(void)
+{
+    RUN(test_frames_are_exact);
+    RUN(test_a_users_id_and_headers_are_written);
+    RUN(test_bounds_are_kept_and_leave_everything_accepted);
+    RUN(test_several_routes_are_all_or_none);
+    RUN(test_each_kind_of_answer);
+    RUN(test_no_responders_and_unknown_slots);
+    RUN(test_unseen_failures_are_counted_once);
+    RUN(test_deadlines_end_only_what_is_due);
+    RUN(test_rewind_sends_the_unsettled_again_in_order);
+    RUN(test_bytes_being_written_are_not_overwritten);
+    RUN(test_fuzz_against_a_model);
+    RUN(test_a_cut_link_loses_nothing);
+    RUN(test_a_peer_that_breaks_the_protocol_ends_the_link);
+    RUN(test_inbox_keeps_messages_and_statuses);
+    return test_summary("test_outbox");
+}
