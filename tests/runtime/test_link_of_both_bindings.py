@@ -1,0 +1,515 @@
+"""
+Link, Route, Ticket, Inbox and RawMessage of Cython and of cffi: the same calls, results, errors and texts.
+
+The peer is a socket pair and a script: it reads what the sender writes and answers as a JetStream server would. What
+the link does on a real server is tested through the public classes.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Callable
+
+import pytest
+
+from memphis_sync._codec import _cffi, _cython
+from memphis_sync.errors import (
+    BufferFullError,
+    ClosedError,
+    ConfigurationError,
+    ConnectionLostError,
+    ForkedError,
+    PayloadTooLargeError,
+)
+
+SECOND = 1_000_000_000
+LONG = 60 * SECOND
+PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED = range(6)
+TIMEOUT, CLOSED = -13, -11
+STATION = b"orders$1.final"
+
+HPUB = re.compile(rb"HPUB (\S+) (\S+) (\d+) (\d+)\r\n")
+PLAIN_PUB = re.compile(rb"PUB (\S+) (?:(\S+) )?(\d+)\r\n")
+
+
+@pytest.fixture(params=[_cython, _cffi], ids=lambda module: module.IMPL)
+def binding(request: pytest.FixtureRequest):
+    return request.param
+
+
+def link_of(
+    binding, *, max_bytes: int = 1 << 20, max_messages: int = 1000, window: int = 100, max_payload: int = 1 << 20
+):
+    return binding.Link(b"token", max_bytes, max_messages, window, max_payload)
+
+
+def route_of(binding, link, *, fixed: bytes = b"k: v\r\n", auto_id: bool = True, target: object = "target"):
+    return binding.Route(link, STATION, b"Nats-Msg-Id", fixed, link.owner_new(), auto_id, target)
+
+
+class Peer:
+    """The other end of a link's socket, and the two threads of the link."""
+
+    def __init__(self, link) -> None:
+        self.link = link
+        self.near, self.far = socket.socketpair()
+        self.far.settimeout(10)
+        self.received = b""
+        self.ended: list[tuple[int, int, str]] = []
+        assert link.attach(self.near.fileno(), b"SUB _INBOX.token.* 1\r\n", b"")
+        self.threads = [
+            threading.Thread(target=lambda: self.ended.append(link.read_loop())),
+            threading.Thread(target=self._send),
+        ]
+        for thread in self.threads:
+            thread.start()
+        self.expect(b"SUB _INBOX.token.* 1\r\n")
+
+    def _send(self) -> None:
+        while self.link.send_loop():
+            pass
+
+    def _more(self) -> None:
+        data = self.far.recv(65536)
+        assert data, "the link closed its socket"
+        self.received += data
+
+    def expect(self, wanted: bytes) -> None:
+        while len(self.received) < len(wanted):
+            self._more()
+        assert self.received.startswith(wanted)
+        self.received = self.received[len(wanted) :]
+
+    def message(self) -> tuple[bytes, bytes, bytes]:
+        """The reply subject, header block and payload of the next HPUB."""
+        while not (line := HPUB.match(self.received)) or len(self.received) < line.end() + int(line[4]) + 2:
+            self._more()
+        assert line[1] == STATION
+        start, header, total = line.end(), int(line[3]), int(line[4])
+        body = self.received[start : start + total]
+        assert self.received[start + total : start + total + 2] == b"\r\n"
+        self.received = self.received[start + total + 2 :]
+        return line[2], body[:header], body[header:]
+
+    def send(self, data: bytes) -> None:
+        self.far.sendall(data)
+
+    def answer(self, reply: bytes, json: bytes) -> None:
+        self.send(b"MSG %b 1 %d\r\n%b\r\n" % (reply, len(json), json))
+
+    def close(self) -> None:
+        self.link.stop()
+        for thread in self.threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        self.near.close()
+        self.far.close()
+
+
+@pytest.fixture
+def peer(binding) -> Iterator[Peer]:
+    with closing(Peer(link_of(binding))) as peer:
+        yield peer
+
+
+def test_a_message_goes_out_with_its_headers_and_its_ack_settles_the_ticket(binding, peer: Peer) -> None:
+    route = route_of(binding, peer.link)
+    assert (route.link, route.subject, route.id_name, route.fixed, route.target) == (
+        peer.link,
+        STATION,
+        b"Nats-Msg-Id",
+        b"k: v\r\n",
+        "target",
+    )
+    ticket = route.send("ключ", b"mine: 1\r\n", b"", LONG, binding.Ticket)
+    assert type(ticket) is binding.Ticket
+    assert ticket.route is route
+    assert (ticket.slot, ticket.outcome, ticket.message_id) == (0, PENDING, "token-0")
+    reply, block, payload = peer.message()
+    assert reply == b"_INBOX.token.0"
+    assert sorted(binding.parse_headers(block)[2]) == [("Nats-Msg-Id", "token-0"), ("k", "v"), ("mine", "1")]
+    assert payload == "ключ".encode()
+    assert peer.link.outstanding() == 1
+    peer.answer(reply, b'{"stream":"orders$1", "seq":12,"duplicate": true}')
+    assert ticket.wait(10 * SECOND) == DELIVERED
+    assert (ticket.sequence, ticket.duplicate, ticket.was_written, ticket.code, ticket.text) == (12, True, True, 0, "")
+    assert peer.link.wait_drained(-1, SECOND) == 0
+
+
+def test_every_payload_type_and_ids_of_the_callers_own(binding, peer: Peer) -> None:
+    route = route_of(binding, peer.link, fixed=b"", auto_id=False)
+    source = bytearray(b"bytearray")
+    for payload, wire in [
+        (b"", b""),
+        (b"\0\r\n\xff", b"\0\r\n\xff"),
+        (source, b"bytearray"),
+        (memoryview(b"xviewx")[1:5], b"view"),
+        ("é", "é".encode()),
+    ]:
+        ticket = route.send(payload, b"", b"id-1", LONG, binding.Ticket)
+        assert ticket.message_id == "id-1"
+        assert peer.message()[1:] == (b"NATS/1.0\r\nNats-Msg-Id: id-1\r\n\r\n", wire)
+    source += b" is not kept"
+    assert route.send(b"", b"a: b\r\n", b"", LONG, binding.Ticket).message_id is None
+    assert peer.message()[1] == b"NATS/1.0\r\na: b\r\n\r\n"
+    for bad in (1, {}):
+        with pytest.raises(TypeError, match=rf"^a bytes-like object is required, not '{type(bad).__name__}'$"):
+            route.send(bad, b"", b"", LONG, binding.Ticket)
+    with pytest.raises(UnicodeEncodeError):
+        route.send("\udcff", b"", b"", LONG, binding.Ticket)
+    assert peer.link.stats()["accepted"] == 6
+
+
+def test_refusals_no_responders_and_deadlines(binding, peer: Peer) -> None:
+    route = route_of(binding, peer.link)
+    refused, gone = (route.send(b"x", b"", b"", LONG, binding.Ticket) for _ in range(2))
+    late = route.send(b"x", b"", b"", SECOND // 50, binding.Ticket)
+    replies = [peer.message()[0] for _ in range(3)]
+    peer.answer(replies[0], b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 17"},"seq":0}')
+    peer.send(b"HMSG %b 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % replies[1])
+    assert [ticket.wait(10 * SECOND) for ticket in (refused, gone, late)] == [REFUSED, NO_RESPONDERS, EXPIRED]
+    assert (refused.code, refused.err_code, refused.text) == (400, 10071, "wrong last sequence: 17")
+    stats = peer.link.stats()
+    assert (stats["accepted"], stats["failed"], stats["in_flight"], stats["queued"]) == (3, 3, 0, 0)
+    assert set(stats) >= {
+        "delivered",
+        "abandoned",
+        "buffer_full",
+        "queued_bytes",
+        "unseen",
+        "max_bytes",
+        "max_messages",
+    }
+
+
+def test_send_and_wait_returns_at_the_ack_or_at_the_end_of_its_slice(binding, peer: Peer) -> None:
+    route = route_of(binding, peer.link)
+    ticket = route.send_and_wait(b"x", b"", b"", LONG, binding.Ticket, SECOND // 100)
+    assert ticket.look() == PENDING
+    peer.message()
+    answering = threading.Thread(target=lambda: peer.answer(peer.message()[0], b'{"stream":"s","seq":7}'))
+    answering.start()
+    ticket = route.send_and_wait(b"y", b"", b"", LONG, binding.Ticket, 10 * SECOND)
+    answering.join(10)
+    assert (ticket.outcome, ticket.sequence, ticket.duplicate) == (DELIVERED, 7, False)
+
+
+def test_one_message_to_several_routes(binding, peer: Peer) -> None:
+    link = peer.link
+    routes = [route_of(binding, link, target=number) for number in range(3)]
+    tickets = link.send_all(routes, b"same", b"", b"id", LONG, binding.Ticket)
+    assert [ticket.route.target for ticket in tickets] == [0, 1, 2]
+    assert [ticket.slot for ticket in tickets] == [0, 1, 2]
+    assert [peer.message()[2] for _ in range(3)] == [b"same"] * 3
+    for count in (0, 65):
+        with pytest.raises(ConfigurationError, match=rf"^a producer takes 1 to 64 stations at once, not {count}$"):
+            link.send_all(routes[:1] * count, b"x", b"", b"", LONG, binding.Ticket)
+
+
+def test_what_does_not_fit_is_refused_with_the_same_words(binding) -> None:
+    link = link_of(binding, max_messages=2, max_payload=1000)
+    route = route_of(binding, link)
+    tickets = [route.send(b"x", b"", b"", LONG, binding.Ticket) for _ in range(2)]
+    with pytest.raises(BufferFullError) as full:
+        route.send(b"x", b"", b"", LONG, binding.Ticket)
+    assert str(full.value) == (
+        "the outbox is full: 2 messages wait for the broker, and it takes outbox_max_messages=2 in "
+        f"outbox_max_bytes={1 << 20}; raise these options of connect(), or use produce_many(), which waits for room"
+    )
+    assert not link.wait_room(10, SECOND // 1000)
+    with pytest.raises(PayloadTooLargeError) as large:
+        route.send(b"x" * 1000, b"", b"", LONG, binding.Ticket)
+    assert str(large.value) == (
+        "message of 1000 bytes with 59 bytes of headers: the broker takes at most max_payload=1000 bytes for both"
+    )
+    link.max_payload = 1 << 22
+    with pytest.raises(PayloadTooLargeError, match=r"^message of 2097152 bytes: its frame is larger than the whole"):
+        route.send(b"x" * (1 << 21), b"", b"", LONG, binding.Ticket)
+    assert link.stats()["buffer_full"] == 1
+    link.close()
+    with pytest.raises(ClosedError, match=r"^the client is closed; the message was not taken$"):
+        route.send(b"x", b"", b"", LONG, binding.Ticket)
+    with pytest.raises(ClosedError, match=r"^the client is closed$"):
+        link.wait_room(10, SECOND)
+    assert link.abandon() == 2
+    assert [ticket.outcome for ticket in tickets] == [ABANDONED] * 2
+    assert [ticket.was_written for ticket in tickets] == [False] * 2
+
+
+def test_frame_size_is_an_upper_bound(binding, peer: Peer) -> None:
+    route = route_of(binding, peer.link)
+    size = route.frame_size(100, 10, 0)
+    route.send(b"x" * 100, b"abcd: ef\r\n", b"", LONG, binding.Ticket)
+    reply, block, payload = peer.message()
+    frame = b"HPUB %b %b %d %d\r\n%b%b\r\n" % (STATION, reply, len(block), len(block + payload), block, payload)
+    assert len(frame) <= size <= len(frame) + 120
+
+
+def test_backlogs_are_counted_by_owner(binding) -> None:
+    link = link_of(binding)
+    first, second = route_of(binding, link), route_of(binding, link)
+    for route in (first, first, second):
+        route.send(b"x", b"", b"", LONG, binding.Ticket)
+    assert [link.outstanding(owner) for owner in (-1, 0, 1)] == [3, 2, 1]
+    assert link.wait_drained(1, SECOND // 1000) == 1
+
+
+def subclass(binding):
+    """One without state of its own, as producers use."""
+    return type("Delivery", (binding.Ticket,), {"__slots__": (), "extra": lambda self: self.slot + 100})
+
+
+def test_tickets_may_be_of_a_subclass(binding) -> None:
+    link = link_of(binding)
+    kind = subclass(binding)
+    ticket = route_of(binding, link).send(b"x", b"", b"", LONG, kind)
+    assert type(ticket) is kind
+    assert ticket.extra() == 100
+    assert type(link.send_all([route_of(binding, link)], b"x", b"", b"", LONG, kind)[0]) is kind
+
+
+# ---- reports
+
+
+def test_callbacks_are_handed_out_once_each_settled_ticket(binding, peer: Peer) -> None:
+    link = peer.link
+    route = route_of(binding, link)
+    with_callback = route.send(b"1", b"", b"", LONG, binding.Ticket, "first")
+    watched = route.send(b"2", b"", b"", LONG, binding.Ticket)
+    assert link.watch(watched, "second")
+    assert link.watch(watched, "third")
+    assert link.wait_reports(SECOND // 1000) == []
+    for _ in range(2):
+        peer.answer(peer.message()[0], b'{"stream":"s","seq":1}')
+    found: list[tuple] = []
+    deadline = time.monotonic() + 10
+    while len(found) < 3 and time.monotonic() < deadline:
+        found += link.wait_reports(SECOND)
+    assert found == [(with_callback, "first"), (watched, "second"), (watched, "third")]
+    assert not link.watch(watched, "too late")
+    assert link.wait_reports(SECOND // 1000) == []
+    waiting = threading.Thread(target=lambda: found.append(link.wait_reports(LONG)))
+    waiting.start()
+    while waiting.is_alive():
+        link.wake_reports()
+        waiting.join(0.01)
+    assert found[-1] == []
+
+
+def test_no_report_is_lost_or_doubled_when_watchers_race_with_acks(binding, peer: Peer) -> None:
+    """Three threads watch the same tickets while a fourth settles them and a fifth takes the reports."""
+    link = peer.link
+    route = route_of(binding, link)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    count = 300
+    tickets = [route.send(b"x", b"", b"", LONG, binding.Ticket) for _ in range(count)]
+    outcomes: list[list[tuple[int, bool]]] = [[], [], []]
+    reported: list[tuple] = []
+    finished = threading.Event()
+
+    def acknowledge() -> None:
+        for number in range(count):
+            peer.answer(peer.message()[0], b'{"stream":"s","seq":%d}' % (number + 1))
+
+    def watch(mine: int) -> None:
+        for number, ticket in enumerate(tickets):
+            outcomes[mine].append((number, link.watch(ticket, (mine, number))))
+
+    def report() -> None:
+        while not finished.is_set():
+            reported.extend(link.wait_reports(SECOND // 100))
+
+    threads = [threading.Thread(target=acknowledge), threading.Thread(target=report)]
+    threads += [threading.Thread(target=watch, args=(mine,)) for mine in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        assert link.wait_drained(-1, 20 * SECOND) == 0
+        for thread in threads[2:]:
+            thread.join(20)
+        promised = [(mine, number) for mine in range(3) for number, kept in outcomes[mine] if kept]
+        deadline = time.monotonic() + 10
+        while len(reported) < len(promised) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        sys.setswitchinterval(interval)
+        finished.set()
+        for thread in threads:
+            thread.join(20)
+    assert all(len(outcome) == count for outcome in outcomes)
+    assert sorted(callback for _, callback in reported) == sorted(promised)
+    assert all(ticket is tickets[callback[1]] for ticket, callback in reported)
+
+
+def test_failures_that_nobody_asked_about_are_counted(binding) -> None:
+    link = link_of(binding)
+    route = route_of(binding, link)
+    looked = route.send(b"x", b"", b"", LONG, binding.Ticket)
+    kept = route.send(b"x", b"", b"", LONG, binding.Ticket)
+    route.send(b"x", b"", b"", LONG, binding.Ticket)  # dropped at once
+    gc.collect()
+    looked.look()
+    link.close()
+    assert link.abandon() == 3
+    assert link.stats()["unseen"] == 1
+    del looked, kept  # the first was looked at before its end; the second never
+    gc.collect()
+    count, text = link.take_unseen()
+    assert count == 2
+    assert text
+    assert link.take_unseen()[0] == 0
+
+
+# ---- control frames and messages
+
+
+def test_control_frames_round_trips_and_the_end_of_a_connection(binding, peer: Peer) -> None:
+    link = peer.link
+    assert link.is_up()
+    link.control(b"SUB a 2\r\n")
+    peer.expect(b"SUB a 2\r\n")
+    assert not link.round_trip(SECOND // 100)
+    peer.expect(b"PING\r\n")
+    peer.send(b"PONG\r\n")
+    answering = threading.Thread(target=lambda: (peer.expect(b"PING\r\n"), peer.send(b"PONG\r\n")))
+    answering.start()
+    assert link.round_trip(10 * SECOND)
+    answering.join(10)
+    peer.send(b"PING\r\n")
+    peer.expect(b"PONG\r\n")
+    route = route_of(binding, link)
+    ticket = route.send(b"x", b"", b"", LONG, binding.Ticket)
+    peer.message()
+    peer.send(b"+OK\r\nHTTP/1.1 400 Bad\r\n")  # a good frame in front must not hide the bad one
+    peer.threads[0].join(10)
+    assert not peer.threads[0].is_alive()
+    assert "HTTP/1.1 400 Bad" in peer.ended[0][2]
+    assert link.text() == peer.ended[0][2]
+    assert link.detach() == 1
+    assert ticket.outcome == PENDING
+    assert not link.is_up()
+    for call in (lambda: link.control(b"PING\r\n"), lambda: link.round_trip(SECOND)):
+        with pytest.raises(ConnectionLostError, match=r"^the data link has no connection at the moment$"):
+            call()
+    link.stop()
+    assert not link.attach(peer.near.fileno(), b"", b"")
+
+
+def test_inboxes_and_messages(binding, peer: Peer) -> None:
+    link = peer.link
+    inbox = binding.Inbox(link, 5)
+    assert (inbox.link, inbox.sid) == (link, 5)
+    assert inbox.wait(1, 1, SECOND // 1000) == TIMEOUT
+    assert inbox.take(binding.RawMessage, None) == ([], [])
+    peer.send(b"MSG a.b 5 $JS.ACK.s.g.1.1.1.1.0 5\r\nhello\r\nHMSG \xd0\xba 5 18 20\r\nNATS/1.0\r\nk: v\r\n\r\nhi\r\n")
+    peer.send(b"HMSG _INBOX.p 5 32 32\r\nNATS/1.0 408 Request Timeout\r\n\r\n\r\n")
+    assert inbox.wait(1 << 40, 1, 10 * SECOND) == 0
+    assert inbox.wait(2, 1 << 40, 10 * SECOND) == 0
+    kind = type("Message", (binding.RawMessage,), {"__slots__": ("_answer",)})
+    messages, statuses = inbox.take(kind, "consumer")
+    assert statuses == [(408, "_INBOX.p", b"NATS/1.0 408 Request Timeout\r\n\r\n")]
+    assert [type(message) for message in messages] == [kind, kind]
+    del inbox
+    gc.collect()
+    seen = [(m.subject, m.reply, m.header_block, m.payload, m.payload_len, m.owner) for m in messages]
+    assert seen == [
+        ("a.b", "$JS.ACK.s.g.1.1.1.1.0", b"", b"hello", 5, "consumer"),
+        ("к", "", b"NATS/1.0\r\nk: v\r\n\r\n", b"hi", 2, "consumer"),
+    ]
+    messages[0].respond()
+    peer.expect(b"PUB $JS.ACK.s.g.1.1.1.1.0 0\r\n\r\n")
+    messages[0].respond(b"-NAK")
+    peer.expect(b"PUB $JS.ACK.s.g.1.1.1.1.0 4\r\n-NAK\r\n")
+    peer.far.close()
+    peer.threads[0].join(10)
+    link.detach()
+    assert messages[1].payload == b"hi"
+    with pytest.raises(ConnectionLostError):
+        messages[0].respond()
+    assert binding.Inbox(link, 6).wait(1, 1, SECOND) == CLOSED
+
+
+def test_a_message_comes_from_fetch_only(binding) -> None:
+    message = binding.RawMessage()
+    assert message.owner is None
+    for name in ("subject", "reply", "header_block", "payload", "payload_len"):
+        with pytest.raises(TypeError, match=r"^a message comes from fetch\(\) only$"):
+            getattr(message, name)
+
+
+# ---- lifetime
+
+
+def test_everything_may_become_garbage_in_one_cycle(binding) -> None:
+    """The destructors of a cycle run in any order; none may touch what another has freed."""
+    for _ in range(50):
+        link = link_of(binding, max_bytes=1 << 16, max_messages=16)
+        cycle: dict[str, object] = {}
+        route = route_of(binding, link, target=cycle)
+        cycle["ticket"] = route.send(b"x", b"", b"", LONG, binding.Ticket, lambda _: None)
+        cycle["tickets"] = [route.send(b"x", b"", b"", LONG, subclass(binding)) for _ in range(3)]
+        cycle["inbox"] = binding.Inbox(link, 9)
+        cycle["link"] = link
+        link.close()
+        link.abandon()
+        del link, route, cycle
+    gc.collect()
+
+
+def test_half_made_objects_go_quietly(binding) -> None:
+    with pytest.raises(TypeError):
+        binding.Link("token", 1 << 16, 16, 4, 1000)
+    with pytest.raises(TypeError):
+        binding.Route(link_of(binding), "subject", b"", b"", 0, True, None)
+    with pytest.raises(OverflowError):
+        binding.Link(b"token", -1, 16, 4, 1000)
+    binding.Ticket()
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_in_a_child_calls_are_refused_and_destructors_do_nothing(binding) -> None:
+    binding.watch_forks()
+    link = link_of(binding)
+    route = route_of(binding, link)
+    ticket = route.send(b"x", b"", b"", LONG, binding.Ticket)
+    inbox = binding.Inbox(link, 3)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        calls: list[Callable] = [
+            link.stats,
+            link.outstanding,
+            link.push,
+            lambda: ticket.outcome,
+            lambda: ticket.wait(0),
+            lambda: inbox.wait(0, 0, 0),
+            lambda: route.send(b"x", b"", b"", LONG, binding.Ticket),
+        ]
+        refused = 0
+        for call in calls:
+            try:
+                call()
+            except ForkedError:
+                refused += 1
+        link.stop()
+        link.close()
+        link.wake_reports()
+        del calls, call, ticket, inbox, route, link
+        gc.collect()
+        os.write(write, b"%d of 7" % refused)
+        os._exit(0)
+    os.close(write)
+    assert os.waitpid(pid, 0)[1] == 0
+    with os.fdopen(read, "rb") as answer:
+        assert answer.read() == b"7 of 7"
+    assert link.outstanding() == 1
