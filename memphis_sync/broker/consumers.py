@@ -6,16 +6,19 @@ Rules:
 * The start position counts when the durable is made and never again; ack wait and deliveries are the last joiner's.
 * A durable goes with its group's last connected member, and only through a destruction: members that merely lost their
   connection find their position again.
-* Joining and leaving change the station's one row of members by revision. A group whose durables are being deleted is
-  marked, and nobody joins it until that is done: else the new member's durable could be the one that goes.
+* A new member's durable must not be the one that is just being deleted. Who joins writes its row, then looks if the
+  group is marked as closing, and waits while it is. Who closes marks the group, then looks for rows once more, and lets
+  the durables be when there is one. So at least one of the two sees the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import time
-from dataclasses import asdict, dataclass
-from typing import Any, Callable, Optional
+from dataclasses import asdict
+from typing import Optional
 
 from nats.aio.client import Client
 
@@ -23,39 +26,37 @@ from memphis_sync._wire.control import ConsumerCreate, ConsumerDestroy, Consumer
 from memphis_sync._wire.names import durable_name, lower_name, stream_name
 from memphis_sync._wire.streams import StationSettings, check_start, consumer_config
 from memphis_sync.broker.activity import open_connection_ids
+from memphis_sync.broker.claims import Claims
 from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, first_error
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.state import ConflictError, Row, State, key_of
+from memphis_sync.broker.state import ConflictError, Row, State, connection_key, key_of, name_of
 from memphis_sync.broker.stations import Stations, settings_of
 from memphis_sync.broker.users import Users
 
 _TYPES = ("application", "connector")
 _WITH_PARTITIONS = 2  # the first request version whose sender understands partitions
-_CLOSING_S = 5.0  # a mark that is older was left by a copy that died
 _POLL_S = 0.02
-_ATTEMPTS = 100  # changes of one row by other copies, one after the other, before a request gives up
-
-Groups = dict[str, Any]  # group -> {"members": [request as a dict], "closing": time or absent}
-
-
-@dataclass(frozen=True)
-class _Leaving:
-    """What a destruction has to do once the member is out of the row."""
-
-    group: str
-    is_last: bool
 
 
 class Consumers:
     """The handlers of consumer requests."""
 
-    def __init__(self, connection: Client, api: JetStreamApi, state: State, stations: Stations, users: Users) -> None:
+    def __init__(
+        self,
+        connection: Client,
+        api: JetStreamApi,
+        state: State,
+        stations: Stations,
+        users: Users,
+        claims: Claims,
+    ) -> None:
         self._connection = connection
         self._api = api
         self._state = state
         self._stations = stations
         self._users = users
+        self._claims = claims
         self._locks = NamedLocks()
 
     async def create(self, body: bytes) -> ConsumerReply:
@@ -77,107 +78,89 @@ class Consumers:
                 )
             raise Refusal("to consume from this station please upgrade your SDK version")
         settings = settings_of(await self._stations.find_or_create(station))
-        member = {**asdict(request), "name": name, "consumers_group": group, "station_name": station}
-        member["created"] = time.time()
-        async with self._locks.hold(f"{station}/{group}"):
-            await self._join(station, group, member)
+        group_key = f"{key_of(station)}.{key_of(group)}"
+        member_key = f"{group_key}.{connection_key(request.connection_id)}.{key_of(name)}.{secrets.token_hex(6)}"
+        async with self._locks.hold(group_key):
+            await self._state.members.put(member_key, {**asdict(request), "created": time.time()})
             try:
+                await self._wait_until_open(group_key, settings, group)
                 await self._make_durables(settings, group, request)
             except BaseException:
-                await self._change(station, lambda groups: _without(groups, group, member))
+                await self._state.members.purge(member_key)
                 raise
         return ConsumerReply(partitions=settings.partitions)
 
     async def destroy(self, body: bytes) -> None:
-        """Serves a destruction."""
+        """Serves a destruction: one member of that name on that connection goes."""
         request = ConsumerDestroy.decode(body)
         station = lower_name("Station", request.station_name)
         gone = Refusal(f"Consumer {request.name} at station {request.station_name} does not exist")
         row = await self._stations.find(station)
+        try:
+            name = lower_name("Consumer", request.name)
+        except ValueError:
+            raise gone from None  # no consumer can have that name
         if row is None:
             raise gone
-        group = _group_of(await self._groups(station), request)
-        if group is None:
+        # A client from before version 1 doesn't say which connection is its own; Memphis goes by the names then.
+        connection = connection_key(request.connection_id) if request.req_version >= 1 else "*"
+        found = await self._state.members.keys(f"{key_of(station)}.*.{connection}.{key_of(name)}.*")
+        if not found:
             raise gone
-        async with self._locks.hold(f"{station}/{group}"):
-            leaving = await self._leave(station, group, request)
-            if leaving is None:
-                raise gone
-            if leaving.is_last:
-                settings = settings_of(row)
-                durable = durable_name(group)
-                streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
-                results = await asyncio.gather(
-                    *(self._api.delete_consumer(stream, durable) for stream in streams), return_exceptions=True
-                )
-                await self._change(station, lambda groups: _reopen(groups, group))
-                error = first_error(results)
-                if error is not None:
-                    raise error
+        group = found[0].split(".")[1]
+        group_key = f"{key_of(station)}.{group}"
+        async with self._locks.hold(group_key):
+            await self._state.members.purge(found[0])
+            await self._close_if_last(group_key, settings_of(row), name_of(group))
 
-    async def _groups(self, station: str) -> Groups:
-        row = await self._state.members.get(key_of(station))
-        return row.value["groups"] if row else {}
+    async def _has_connected_members(self, group_key: str) -> bool:
+        members = await self._state.members.keys(f"{group_key}.>")
+        if not members:
+            return False
+        connected = await open_connection_ids(self._connection)
+        if connected is None:
+            return True
+        keys = {connection_key(connection_id) for connection_id in connected}
+        return any(member.split(".")[2] in keys for member in members)
 
-    async def _change(self, station: str, change: Callable[[Groups], Optional[Groups]]) -> None:
-        """Applies a change to the groups of a station by revision; *change* gives None when there is nothing to do."""
-        key = key_of(station)
-        for _ in range(_ATTEMPTS):
-            row: Optional[Row] = await self._state.members.get(key)
-            groups = change(row.value["groups"] if row else {})
-            if groups is None:
-                return
+    async def _close_if_last(self, group_key: str, settings: StationSettings, group: str) -> None:
+        """Deletes the group's durables if no member is connected."""
+        while not await self._has_connected_members(group_key):
             try:
-                if row is None:
-                    await self._state.members.create(key, {"groups": groups})
-                else:
-                    await self._state.members.update(key, {"groups": groups}, row.revision)
-            except ConflictError:
+                mark = await self._state.closing.create(group_key, self._claims.fields())
+            except ConflictError:  # another copy closes it, or died at that: look again when it is over
+                await self._wait_until_open(group_key, settings, group)
                 continue
+            if await self._has_connected_members(group_key):
+                await self._unmark(group_key, mark)
+            else:
+                await self._close(group_key, settings, group, mark)
             return
-        raise Refusal("timeout: the consumer groups of this station change too fast")
 
-    async def _join(self, station: str, group: str, member: dict[str, Any]) -> None:
-        deadline = time.monotonic() + _CLOSING_S
+    async def _unmark(self, group_key: str, mark: Row) -> None:
+        with contextlib.suppress(ConflictError):  # another copy took it over, and takes the mark away itself
+            await self._state.closing.delete(group_key, mark.revision)
+
+    async def _close(self, group_key: str, settings: StationSettings, group: str, mark: Row) -> None:
+        streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
+        deletions = (self._api.delete_consumer(stream, durable_name(group)) for stream in streams)
+        error = first_error(await asyncio.gather(*deletions, return_exceptions=True))
+        await self._unmark(group_key, mark)
+        if error is not None:
+            raise error
+
+    async def _wait_until_open(self, group_key: str, settings: StationSettings, group: str) -> None:
+        """Waits while the group is being closed; finishes that when whoever began it has died."""
         while True:
-            closing = False
-
-            def join(groups: Groups) -> Optional[Groups]:
-                nonlocal closing
-                entry = groups.get(group, {"members": []})
-                closing = time.time() - entry.get("closing", 0.0) < _CLOSING_S and time.monotonic() < deadline
-                return None if closing else {**groups, group: {"members": [*entry["members"], member]}}
-
-            await self._change(station, join)
-            if not closing:
+            mark: Optional[Row] = await self._state.closing.get(group_key)
+            if mark is None:
                 return
-            await asyncio.sleep(_POLL_S)
-
-    async def _leave(self, station: str, group: str, request: ConsumerDestroy) -> Optional[_Leaving]:
-        """Takes one member out; None when there is none of that name and connection."""
-        leaving: Optional[_Leaving] = None
-        connected = await open_connection_ids(self._connection) if await self._has_others(station, group) else set()
-
-        def leave(groups: Groups) -> Optional[Groups]:
-            nonlocal leaving
-            leaving = None
-            entry = groups.get(group, {"members": []})
-            members = list(entry["members"])
-            index = next((at for at, member in enumerate(members) if _is(member, request)), None)
-            if index is None:
-                return None
-            del members[index]
-            is_last = not any(connected is None or member["connection_id"] in connected for member in members)
-            leaving = _Leaving(group, is_last)
-            mark = {"closing": time.time()} if is_last else {}
-            return {**groups, group: {"members": members, **mark}}
-
-        await self._change(station, leave)
-        return leaving
-
-    async def _has_others(self, station: str, group: str) -> bool:
-        entry = (await self._groups(station)).get(group, {"members": []})
-        return len(entry["members"]) > 1
+            if not await self._claims.is_dead(mark.value):
+                await asyncio.sleep(_POLL_S)
+                continue
+            with contextlib.suppress(ConflictError):  # somebody else was faster
+                mark = await self._state.closing.update(group_key, self._claims.fields(), mark.revision)
+                await self._close(group_key, settings, group, mark)
 
     async def _make_durables(self, settings: StationSettings, group: str, request: ConsumerCreate) -> None:
         results = await asyncio.gather(
@@ -218,35 +201,3 @@ class Consumers:
         wanted = {**present, "ack_wait": config["ack_wait"], "max_deliver": config["max_deliver"]}
         if wanted != present:
             await self._api.request(create, {"stream_name": stream, "config": wanted, "action": "update"})
-
-
-def _is(member: dict[str, Any], request: ConsumerDestroy) -> bool:
-    """Whether a request means this member; before version 1 it doesn't say on which connection."""
-    same_connection = request.req_version < 1 or member["connection_id"] == request.connection_id
-    return same_connection and bool(member["name"] == request.name.lower())
-
-
-def _group_of(groups: Groups, request: ConsumerDestroy) -> Optional[str]:
-    for group, entry in groups.items():
-        if any(_is(member, request) for member in entry["members"]):
-            return group
-    return None
-
-
-def _without(groups: Groups, group: str, member: dict[str, Any]) -> Optional[Groups]:
-    entry = groups.get(group, {"members": []})
-    if member not in entry["members"]:
-        return None
-    members = list(entry["members"])
-    members.remove(member)
-    return _with_members(groups, group, members)
-
-
-def _reopen(groups: Groups, group: str) -> Optional[Groups]:
-    """Takes the mark away; a group without members goes."""
-    return _with_members(groups, group, groups[group]["members"]) if group in groups else None
-
-
-def _with_members(groups: Groups, group: str, members: list[dict[str, Any]]) -> Groups:
-    others = {name: entry for name, entry in groups.items() if name != group}
-    return {**others, group: {"members": members}} if members else others

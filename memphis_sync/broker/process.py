@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import quote
 
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
+from memphis_sync.broker.server import CONFIG_FILE, PID_FILE, end
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -77,7 +78,7 @@ class BrokerProcess:
         if self.data_dir is None or self._options.nats is not None:
             return 0
         try:
-            return int((self.data_dir / "nats-server.pid").read_text())
+            return int((self.data_dir / PID_FILE).read_text())
         except (FileNotFoundError, ValueError):
             return 0
 
@@ -129,13 +130,14 @@ class BrokerProcess:
             self._folder = None
 
     def kill(self) -> None:
-        """Kills both processes with SIGKILL, the supervisor first, as ``kill -9`` would; the data stays for start()."""
-        if self._child is None:
+        """Kills both processes with SIGKILL, as ``kill -9`` does, and waits for their end; the data stays for start()."""
+        if self._child is None or self._child.poll() is not None:
             return
-        nats_pid = self.nats_pid if self._child.poll() is None else 0
+        nats_pid = self.nats_pid
+        if nats_pid and self.data_dir is not None and sys.platform != "win32":
+            self._child.send_signal(signal.SIGSTOP)  # else it might start another nats-server in between
+            end(nats_pid, signal.SIGKILL, self.data_dir / CONFIG_FILE)
         self._child.kill()
-        if nats_pid:
-            _kill(nats_pid)
         self._child.wait()
 
     def output(self) -> str:
@@ -184,10 +186,3 @@ class BrokerProcess:
         self.host, self.port = facts["host"], facts["port"]
         # Whoever restarts must get the same port back, also when it was a free one the first time.
         self._options = replace(self._options, port=self.port) if self._options.nats is None else self._options
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    except ProcessLookupError:
-        return

@@ -30,6 +30,7 @@ from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
 log = logging.getLogger("memphis_sync.broker")
 
 SERVICE_USER = "$memphis-sync"  # not a legal user name, so no user of the broker's can have it
+CONFIG_FILE, PID_FILE = "nats-server.conf", "nats-server.pid"
 STOP_S = 5.0  # how long a nats-server may take to end after SIGTERM; it needs milliseconds
 _ORPHAN_STOP_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
 _LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
@@ -65,8 +66,8 @@ class NatsServer:
         self.data_dir = data_dir.absolute()
         self.port = options.port
         self.service_password = secrets.token_urlsafe(24)
-        self._config = self.data_dir / "nats-server.conf"
-        self._pid_file = self.data_dir / "nats-server.pid"
+        self._config = self.data_dir / CONFIG_FILE
+        self._pid_file = self.data_dir / PID_FILE
         self._log_file = self.data_dir / "nats-server.log"
         self._ports_dir = self.data_dir / "ports"
         self._program = find_nats_server()
@@ -185,9 +186,10 @@ class NatsServer:
             pid = int(self._pid_file.read_text())
         except (FileNotFoundError, ValueError):
             return
-        if str(self._config) in _command_line(pid):
+        if is_running(pid, self._config):
             log.warning("ending the nats-server (pid %d) that an earlier broker left behind", pid)
-            _end(pid)
+            if not (end(pid, signal.SIGTERM, self._config) or end(pid, signal.SIGKILL, self._config)):
+                raise BrokerError(f"the nats-server (pid {pid}) of an earlier broker on {self.data_dir} does not end")
         self._pid_file.unlink(missing_ok=True)
 
 
@@ -252,15 +254,23 @@ def _command_line(pid: int) -> str:
     return listed.stdout
 
 
-def _end(pid: int) -> None:
-    """Ends a process that isn't a child: SIGTERM, then SIGKILL."""
+def is_running(pid: int, config: Path) -> bool:
+    """Whether a process is a nats-server with this configuration file; one that only waits to be reaped is not."""
+    return str(config) in _command_line(pid)
+
+
+def end(pid: int, number: int, config: Path) -> bool:
+    """
+    Signals a nats-server that isn't this process's child, and waits up to _ORPHAN_STOP_S for its end.
+
+    Returns:
+        Whether it has ended.
+    """
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _ORPHAN_STOP_S
-        while time.monotonic() < deadline:
-            os.kill(pid, 0)
-            time.sleep(0.01)
-        os.kill(pid, signal.SIGKILL)
-        while True:
-            os.kill(pid, 0)
-            time.sleep(0.01)
+        os.kill(pid, number)
+    deadline = time.monotonic() + _ORPHAN_STOP_S
+    while is_running(pid, config):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

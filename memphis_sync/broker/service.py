@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import uuid
 from collections.abc import Awaitable
 from typing import Any, Callable, Optional
 
@@ -25,6 +26,7 @@ from memphis_sync._wire import subjects
 from memphis_sync._wire.control import GoJsonError, ProducerReply
 from memphis_sync._wire.names import NameRuleError
 from memphis_sync._wire.streams import SettingError
+from memphis_sync.broker.claims import Claims
 from memphis_sync.broker.consumers import Consumers
 from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
 from memphis_sync.broker.options import BrokerError, BrokerOptions
@@ -69,14 +71,13 @@ class Service:
         options: The broker's options.
         url: The NATS server, or several separated by commas.
         login: Arguments of ``nats.connect()`` that log in.
-        exclusive: No other copy can be at work on the same server.
     """
 
-    def __init__(self, options: BrokerOptions, url: str, login: dict[str, Any], *, exclusive: bool) -> None:
+    def __init__(self, options: BrokerOptions, url: str, login: dict[str, Any]) -> None:
         self._options = options
         self._url = url
         self._login = login
-        self._exclusive = exclusive
+        self._id = str(uuid.uuid4())
         self._connection = Client()
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
@@ -135,7 +136,7 @@ class Service:
             await probe.close()
         return await nats.connect(
             servers,
-            name="memphis-sync broker",
+            name=f"{self._id}::memphis-sync broker",
             connect_timeout=_CONNECT_S,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.1,
@@ -148,9 +149,10 @@ class Service:
     def _handlers(self, state: State) -> dict[str, tuple[Handler, ErrorBody]]:
         api = JetStreamApi(self._connection)
         users = Users(self._options.usernames)
-        stations = Stations(self._connection, api, state, users, exclusive=self._exclusive)
+        claims = Claims(self._connection, self._id)
+        stations = Stations(self._connection, api, state, users, claims)
         producers = Producers(state, stations, users)
-        consumers = Consumers(self._connection, api, state, stations, users)
+        consumers = Consumers(self._connection, api, state, stations, users, claims)
         return {
             subjects.STATION_CREATE: (stations.create, _plain),
             subjects.STATION_DESTROY: (stations.destroy, _plain),

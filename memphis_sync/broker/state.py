@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -25,7 +26,6 @@ from nats.js.errors import (
     BucketNotFoundError,
     KeyNotFoundError,
     KeyWrongLastSequenceError,
-    NoKeysError,
 )
 from nats.js.kv import KeyValue
 
@@ -48,6 +48,11 @@ class Row:
 def key_of(name: str) -> str:
     """The key token of an external name."""
     return name.replace(".", "/")
+
+
+def name_of(key: str) -> str:
+    """The external name in a key token: undoes key_of()."""
+    return key.replace("/", ".")
 
 
 def connection_key(connection_id: str) -> str:
@@ -80,10 +85,13 @@ class Table:
         Raises:
             ConflictError: It exists.
         """
-        try:
-            return Row(value, await self._bucket.create(key, _dump(value)))
-        except KeyWrongLastSequenceError as exc:
-            raise ConflictError(key) from exc
+        while True:
+            try:
+                return Row(value, await self._bucket.create(key, _dump(value)))
+            except KeyWrongLastSequenceError as exc:  # noqa: PERF203  a second round is rare
+                raise ConflictError(key) from exc
+            except KeyNotFoundError:  # it was there, and went while the client looked at it
+                continue
 
     async def update(self, key: str, value: dict[str, Any], revision: int) -> Row:
         """
@@ -122,28 +130,36 @@ class Table:
         """Removes all rows whose keys match, ``*`` and ``>`` standing for tokens; no marker stays."""
         await self._js.purge_stream(f"KV_{self._name}", subject=f"$KV.{self._name}.{pattern}")
 
-    async def keys(self) -> list[str]:
-        """All keys."""
-        try:
-            return await self._bucket.keys()
-        except NoKeysError:
-            return []
+    async def keys(self, pattern: str) -> list[str]:
+        """The keys that match, ``*`` and ``>`` standing for tokens, in alphabetical order."""
+        prefix = f"$KV.{self._name}."
+        info = await self._js.stream_info(f"KV_{self._name}", subjects_filter=prefix + pattern)
+        return sorted(subject[len(prefix) :] for subject in info.state.subjects or {})
 
 
 class State:
-    """The three buckets."""
+    """
+    The buckets.
+
+    Attributes:
+        stations: Settings and status, by ``<station>``.
+        members: Consumers, by ``<station>.<group>.<connection>.<consumer>.<unique>``.
+        closing: Marks of groups whose durables are being deleted, by ``<station>.<group>``.
+        producers: By ``<station>.<connection>.<producer>``.
+    """
 
     stations: Table
     members: Table
+    closing: Table
     producers: Table
 
     @classmethod
     async def open(cls, js: JetStreamContext, replicas: int) -> State:
         """Opens the buckets, and makes those that are missing."""
         state = cls()
-        state.stations = await _open(js, "memphis_stations", replicas)
-        state.members = await _open(js, "memphis_members", replicas)
-        state.producers = await _open(js, "memphis_producers", replicas)
+        names = ("stations", "members", "closing", "producers")
+        tables = await asyncio.gather(*(_open(js, f"memphis_{name}", replicas) for name in names))
+        state.stations, state.members, state.closing, state.producers = tables
         return state
 
 

@@ -2,13 +2,13 @@
 Stations: creation, destruction, and the station that a producer or consumer makes by naming it.
 
 A row is claimed before its streams are made, and marked before they are deleted: of several copies of the service one
-does the work and the others wait for it. A claim not finished within CLAIM_S (its owner was killed) is taken over
-by whoever comes next; all steps can be repeated.
+does the work and the others wait for it, and finish it if that copy dies (see claims.py). All steps can be repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -27,6 +27,7 @@ from memphis_sync._wire.streams import (
     station_settings,
     stream_config,
 )
+from memphis_sync.broker.claims import Claims
 from memphis_sync.broker.jsapi import (
     NO_SUITABLE_PEERS,
     REPLICAS_WITHOUT_CLUSTER,
@@ -42,7 +43,7 @@ from memphis_sync.broker.users import Users
 log = logging.getLogger("memphis_sync.broker")
 
 STATION_VERSION = 2  # partitions, and functions could be attached: what a Memphis 1.4 broker gives every new station
-CLAIM_S = 10.0
+_WAIT_S = 15.0  # how long another copy's work is waited for: less than clients wait for a reply
 _POLL_S = 0.02
 _TENANT = re.compile(r"(.*)\$(\d+)\Z", re.DOTALL)
 
@@ -55,19 +56,14 @@ def settings_of(row: Row) -> StationSettings:
 
 
 class Stations:
-    """
-    The handlers of station requests.
+    """The handlers of station requests."""
 
-    Args:
-        exclusive: No other copy of the service can be at work, so that every unfinished claim is a dead one's.
-    """
-
-    def __init__(self, connection: Client, api: JetStreamApi, state: State, users: Users, *, exclusive: bool) -> None:
+    def __init__(self, connection: Client, api: JetStreamApi, state: State, users: Users, claims: Claims) -> None:
         self._connection = connection
         self._api = api
         self._state = state
         self._users = users
-        self._claim_s = 0.0 if exclusive else CLAIM_S
+        self._claims = claims
         self._locks = NamedLocks()
 
     async def create(self, body: bytes) -> None:
@@ -131,13 +127,15 @@ class Stations:
 
     async def _settled(self, name: str) -> Optional[Row]:
         """The row of a station that is ready, None when there is none; finishes what a dead copy began."""
-        deadline = time.monotonic() + CLAIM_S
+        deadline = time.monotonic() + _WAIT_S
         while True:
             row = await self._state.stations.get(key_of(name))
             if row is None or row.value["status"] == READY:
                 return row
-            if time.time() - row.value["since"] >= self._claim_s or time.monotonic() > deadline:
+            if await self._claims.is_dead(row.value):
                 await self._take_over(name, row)
+            elif time.monotonic() > deadline:
+                raise Refusal(f"timeout: station {name} is still being made or deleted")
             else:
                 await asyncio.sleep(_POLL_S)
 
@@ -152,7 +150,7 @@ class Stations:
             return  # somebody else took it over first; the caller looks again
 
     async def _claim(self, name: str, row: Row, status: str) -> Row:
-        value = {**row.value, "status": status, "since": time.time()}
+        value = {**row.value, "status": status, **self._claims.fields()}
         return await self._state.stations.update(key_of(name), value, row.revision)
 
     async def _make(self, settings: StationSettings) -> Row:
@@ -161,16 +159,16 @@ class Stations:
             "settings": asdict(settings),
             "version": STATION_VERSION,
             "status": CREATING,
-            "since": time.time(),
+            **self._claims.fields(),
         }
         try:
             claim = await self._state.stations.create(key_of(settings.name), value)
-        except ConflictError:  # another copy was faster: its station counts
+            return await self._finish(settings, claim)
+        except ConflictError:  # another copy was faster, or took it over: its station counts
             row = await self._settled(settings.name)
             if row is None:
                 raise Refusal(f"timeout: station {settings.name} was created and deleted meanwhile") from None
             return row
-        return await self._finish(settings, claim)
 
     async def _finish(self, settings: StationSettings, claim: Row) -> Row:
         """Makes the streams of a claimed row; all of them, or none and no row."""
@@ -183,7 +181,8 @@ class Stations:
         # Only what this request made: a stream that was there before may hold somebody's messages.
         made = [reply["config"]["name"] for reply in replies if isinstance(reply, dict) and reply.get("did_create")]
         await asyncio.gather(*(self._api.delete_stream(stream) for stream in made), return_exceptions=True)
-        await self._state.stations.delete(key_of(settings.name), claim.revision)
+        with contextlib.suppress(ConflictError):  # taken over: it isn't ours to delete any more
+            await self._state.stations.delete(key_of(settings.name), claim.revision)
         if isinstance(error, JetStreamError) and error.err_code in (REPLICAS_WITHOUT_CLUSTER, NO_SUITABLE_PEERS):
             raise Refusal(
                 "station can not be created, probably since replicas count is larger than the cluster size"
@@ -208,9 +207,11 @@ class Stations:
         error = first_error(results)
         if error is not None:
             raise error
-        await self._state.members.purge(key_of(name))
+        await self._state.members.purge(f"{key_of(name)}.>")
+        await self._state.closing.purge(f"{key_of(name)}.>")
         await self._state.producers.purge(f"{key_of(name)}.>")
-        await self._state.stations.delete(key_of(name), claim.revision)
+        with contextlib.suppress(ConflictError):  # another copy took it over and has done or is doing the same
+            await self._state.stations.delete(key_of(name), claim.revision)
         update = {"station_name": settings.internal, "type": "remove_station", "update": None}
         await self._connection.publish(subjects.CLIENT_UPDATES, json.dumps(update).encode())
 

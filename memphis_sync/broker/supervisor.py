@@ -127,16 +127,12 @@ class _Broker:
 
         if self._server is None:
             assert self._options.nats is not None
-            service = Service(self._options, self._options.nats, {}, exclusive=False)
+            url, login = self._options.nats, {}
         else:
             if not await self._listening(self._server):
                 return None
-            service = Service(
-                self._options,
-                _nats_url(self._options.host, self._server.port),
-                self._server.connect_options(),
-                exclusive=True,
-            )
+            url, login = _nats_url(self._options.host, self._server.port), self._server.connect_options()
+        service = Service(self._options, url, login)
         start, stop = asyncio.ensure_future(service.start()), asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
