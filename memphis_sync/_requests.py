@@ -280,7 +280,7 @@ class Requests:
         for attempt in range(retries + 1):
             try:
                 return await self._control.request(subject, body, timeout_s)
-            except (DeadlineError, ConnectionLostError) as exc:  # noqa: PERF203  each round is a request
+            except (DeadlineError, ConnectionLostError) as exc:
                 if attempt == retries:
                     raise
                 log.debug("%s: asking again: %s", subject, exc)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterable, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, error_of
 from memphis_sync.errors import BufferFullError, DeadlineError, Outcome, ProduceError
@@ -84,9 +84,7 @@ class BulkError(ProduceError):
         result: What became of all messages that were taken.
     """
 
-    def __init__(
-        self, message: str = "", *, outcome: Outcome = "unknown", result: Optional[BulkResult] = None
-    ) -> None:
+    def __init__(self, message: str = "", *, outcome: Outcome = "unknown", result: Optional[BulkResult] = None) -> None:
         super().__init__(message, outcome=outcome)
         self.result = result
 
@@ -129,9 +127,7 @@ class Bulk:
         except Exception as exc:  # noqa: BLE001  raised again below, once all that was taken is settled
             stopped = exc
         self._settle()
-        result = BulkResult(
-            self._delivered, self._duplicates, tuple(self._failed), time.monotonic() - self._started
-        )
+        result = BulkResult(self._delivered, self._duplicates, tuple(self._failed), time.monotonic() - self._started)
         if stopped is not None and not isinstance(stopped, _Stop):
             raise stopped
         if self._is_late() and (self._failed or stopped is not None):

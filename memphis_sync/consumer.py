@@ -327,7 +327,7 @@ class Consumer:
         for message in self._take_buffered(len(self._buffer)):
             try:
                 message.nack()
-            except MemphisError as exc:  # noqa: PERF203  a rare path
+            except MemphisError as exc:
                 log.debug("%r: giving a message back: %s", self, exc)  # it comes back after its ack time anyway
         self._session.close()
 

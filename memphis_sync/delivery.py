@@ -11,7 +11,8 @@ import asyncio
 import json
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Callable, Generator, Mapping, NamedTuple, Optional, Union
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from memphis_sync._codec import Ticket
 from memphis_sync._runtime import primitives, waiting
@@ -125,7 +126,7 @@ class Delivery(Ticket):
 
     def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
         """
-        Calls ``fn(delivery)`` once, on the callbacks thread when the outcome comes later, here and now when it is known.
+        Calls ``fn(delivery)`` once: on the callbacks thread when the outcome comes later, here when it is known.
 
         An exception in it is logged.
         """
@@ -172,7 +173,7 @@ class Deliveries(Mapping[str, Delivery]):
 
     def done(self) -> bool:
         """Whether every outcome is known."""
-        return all([delivery.done() for delivery in self._each.values()])
+        return all([delivery.done() for delivery in self._each.values()])  # noqa: C419  each one counts as looked at
 
     def result(self, timeout: Optional[float] = None) -> dict[str, PubAck]:
         """
@@ -275,7 +276,9 @@ def error_of(ticket: Ticket) -> ProduceError:
         )
     sent: Outcome = "unknown" if ticket.was_written else "not_sent"
     fate = "it may be stored" if ticket.was_written else "it was never sent"
-    again = f"; produce it again with msg_id={message_id!r} to store it once" if sent == "unknown" and message_id else ""
+    again = (
+        f"; produce it again with msg_id={message_id!r} to store it once" if sent == "unknown" and message_id else ""
+    )
     if outcome == EXPIRED:
         return AckTimeoutError(
             f"{where} did not confirm the message before its deadline; {fate}{again}",

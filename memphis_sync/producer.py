@@ -2,7 +2,8 @@
 A producer: takes messages for one station, or for several at once.
 
 What produce() promises is the produce contract: a blocking produce returns after the broker has stored the message, or
-raises; a non-blocking one returns at once, and each message it took ends in exactly one of delivered, failed, abandoned.
+raises; a non-blocking one returns at once, and each message it took ends in exactly one of delivered, failed and
+abandoned.
 Messages that one thread produces to one partition are stored in that order, blocking and non-blocking alike.
 """
 
@@ -12,9 +13,9 @@ import itertools
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Literal, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union
 
 from memphis_sync._codec import Route, encode_header
 from memphis_sync._runtime import waiting
@@ -37,6 +38,8 @@ from memphis_sync.options import check_int, check_seconds
 from memphis_sync.types import PubAck
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from memphis_sync.client import Memphis
     from memphis_sync.types import StationView
 
@@ -57,9 +60,7 @@ class Producer:
         stations: Names of its stations, in the order given.
     """
 
-    def __init__(
-        self, client: Memphis, name: str, views: tuple[StationView, ...], *, idempotent: bool = True
-    ) -> None:
+    def __init__(self, client: Memphis, name: str, views: tuple[StationView, ...], *, idempotent: bool = True) -> None:
         self._client = client
         self._views = views
         self.name = name
@@ -114,16 +115,16 @@ class Producer:
         Produces a message.
 
         Args:
-            message: bytes, bytearray, memoryview, str (as UTF-8), dict or list (as JSON), a protobuf message or a GraphQL
-                document. It is copied before the call returns, and never changed.
+            message: bytes, bytearray, memoryview, str (as UTF-8), dict or list (as JSON), a protobuf message or a
+                GraphQL document. It is copied before the call returns, and never changed.
             ack_wait_sec: How long the broker may take to confirm, in seconds, above 0; then the message has failed.
             headers: Text to text. Names that begin with ``$memphis`` or ``Nats-`` are reserved.
             async_produce: Deprecated name of *nonblocking*.
             nonblocking: Return at once. The call never waits for the network or for room.
             msg_id: The broker stores a message of this id once within the station's idempotency window. Without one an
                 idempotent producer makes its own.
-            concurrent_task_limit: With *nonblocking*: when so many messages of this producer are unconfirmed, wait until
-                half of them are. The one option that makes a non-blocking produce wait.
+            concurrent_task_limit: With *nonblocking*: when so many messages of this producer are unconfirmed, wait
+                until half of them are. The one option that makes a non-blocking produce wait.
             producer_partition_key: Messages of one key go to one partition.
             producer_partition_number: The partition itself; -1 for round robin.
             on_delivery: With *nonblocking*: called once with the Delivery when its outcome is known, on the callbacks
@@ -166,7 +167,9 @@ class Producer:
         try:
             if not nonblocking:
                 if on_delivery is not None:
-                    raise ConfigurationError("on_delivery is given for a blocking produce; it goes with nonblocking=True")
+                    raise ConfigurationError(
+                        "on_delivery is given for a blocking produce; it goes with nonblocking=True"
+                    )
                 return self._blocking(route, payload, lines, id_bytes, timeout_ns)
             if concurrent_task_limit is not None:
                 self._wait_below(check_int("concurrent_task_limit", concurrent_task_limit, 1))
@@ -177,7 +180,11 @@ class Producer:
             raise _not_utf8(exc) from exc
 
     def produce_many(
-        self, iterable: Iterable[Any], *, timeout_s: Optional[float] = None, on_error: Literal["raise", "collect"] = "raise"
+        self,
+        iterable: Iterable[Any],
+        *,
+        timeout_s: Optional[float] = None,
+        on_error: Literal["raise", "collect"] = "raise",
     ) -> BulkResult:
         """
         Produces everything that an iterable yields, as fast as the broker takes it, and waits for the confirmations.
@@ -187,8 +194,8 @@ class Producer:
         Args:
             iterable: Payloads as for produce(), or Items, which add key, partition, headers or message id.
             timeout_s: Limit for all together, in seconds; None: each message has the default of produce().
-            on_error: ``raise``: stop taking messages at the first failure, wait for the rest and raise. ``collect``: go on,
-                and list the failures in the result.
+            on_error: ``raise``: stop taking messages at the first failure, wait for the rest and raise. ``collect``:
+                go on, and list the failures in the result.
 
         Returns:
             Counts, failures and the time it took.
@@ -196,7 +203,8 @@ class Producer:
         Raises:
             BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken.
             DeadlineError: *timeout_s* is over; ``result`` likewise, the unconfirmed among the failures.
-            ConfigurationError: A bad argument or item, raised where it is met; what was taken before is confirmed first.
+            ConfigurationError: A bad argument or item, raised where it is met, after what was taken before it is
+                confirmed.
         """
         if on_error not in ("raise", "collect"):
             raise ConfigurationError(f"on_error is {on_error!r}; it must be 'raise' or 'collect'")
@@ -353,14 +361,16 @@ class Producer:
         left = self.flush(DESTROY_FLUSH_S)
         if left:
             warnings.warn(
-                f"{left} messages of {self!r} were not confirmed when it was destroyed", UndeliveredWarning, stacklevel=2
+                f"{left} messages of {self!r} were not confirmed when it was destroyed",
+                UndeliveredWarning,
+                stacklevel=2,
             )
         self._client._destroy_producer(self, timeout_retries)
 
     def _mark_destroyed(self) -> None:
         self._is_closed = True
 
-    def __enter__(self) -> Producer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -385,7 +395,9 @@ def _payload(message: Any) -> Any:
         try:
             return json.dumps(message).encode()
         except (TypeError, ValueError, RecursionError) as exc:
-            raise ConfigurationError(f"message is a {type(message).__name__} that cannot be written as JSON: {exc}") from exc
+            raise ConfigurationError(
+                f"message is a {type(message).__name__} that cannot be written as JSON: {exc}"
+            ) from exc
     serialize = getattr(message, "SerializeToString", None)
     if callable(serialize):
         return bytes(serialize())

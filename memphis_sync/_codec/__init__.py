@@ -39,7 +39,7 @@ def _choose() -> ModuleType:
     for name in order:
         try:
             return _load(name)
-        except ImportError as exc:  # noqa: PERF203  two rounds, once a process
+        except ImportError as exc:
             attempts.append(f"{name}: {exc}")
     raise ImportError(
         f"memphis_sync has no compiled core for this interpreter; tried {'; '.join(attempts)}. "

@@ -2,8 +2,8 @@
 The data link of one client: its connection, its threads, its outbox.
 
 State: ``closed`` until open(), then ``up`` and ``down`` in turn, and ``ended`` after close() or when reconnecting was
-given up. Messages are taken in ``up`` and ``down``; the outbox keeps them, and the C core sends again whatever had no ack
-when the connection ended.
+given up. Messages are taken in ``up`` and ``down``; the outbox keeps them, and the C core sends again whatever had no
+ack when the connection ended.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """
 Pulling messages for a consumer group: all its partitions within one deadline.
 
-A fetch asks each partition without waiting first, sharing the batch among them. If nothing was there it asks all of them
-once more and waits for the first message. It returns as soon as it has something. Requests that are still open then are
-withdrawn (UNSUB); a message that crosses with the withdrawal is kept and is the first of the next fetch, so no delivery
-is wasted. Source: JetStream pull consumers (ADR-13 of the NATS architecture notes), Memphis protocol reference 5.3, 6.5.
+A fetch asks each partition without waiting first, sharing the batch among them. If nothing was there it asks all of
+them once more and waits for the first message. It returns as soon as it has something. Requests that are still open
+then are withdrawn (UNSUB); a message that crosses with the withdrawal is kept and is the first of the next fetch, so
+no delivery is wasted. Source: JetStream pull consumers (ADR-13 of the NATS architecture notes), Memphis protocol
+reference 5.3, 6.5.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -149,7 +151,7 @@ class PullSession:
     def _arriving(self, bindings: list[Binding], batch: int, deadline: float) -> list[RawMessage]:
         """The first that comes, with whatever comes along."""
         share = max(1, batch // len(bindings))
-        pull = _Pull(self, {binding: share for binding in bindings}, expires_s=deadline - time.monotonic())
+        pull = _Pull(self, dict.fromkeys(bindings, share), expires_s=deadline - time.monotonic())
         return pull.wait(deadline + LATE_S, enough=1)
 
     def retire(self, inbox: Inbox) -> None:
@@ -162,10 +164,8 @@ class PullSession:
         if inbox is None:
             return
         if self._link.is_up():
-            try:
+            with contextlib.suppress(ConnectionLostError):  # whatever was on its way comes again: nobody has it yet
                 self._link.core.round_trip(int(SILENCE_S * 1e9))
-            except ConnectionLostError:
-                pass  # whatever was on its way comes again: it was never handed out
         messages, _statuses = inbox.take(self._kind, self._owner)
         self._surplus.extend(messages)
 

@@ -81,7 +81,7 @@ class StationRegistry:
         for subscription in entry.subscriptions:
             try:
                 await subscription.unsubscribe()
-            except Exception as exc:  # noqa: BLE001, PERF203  the connection may be gone, and with it the subscription
+            except Exception as exc:  # noqa: BLE001  the connection may be gone, and with it the subscription
                 log.debug("unsubscribing from %s: %r", subscription.subject, exc)
 
     async def learn(
