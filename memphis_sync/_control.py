@@ -66,6 +66,7 @@ class ControlLink:
         self._up = asyncio.Event()
         self._lost_at: Optional[float] = None
         self._attempts = 0
+        self._reason = "the connection ended"
         self._is_closing = False
         self._giving_up: Optional[asyncio.Future[None]] = None
         self.address = str(options.addresses[0])
@@ -201,7 +202,7 @@ class ControlLink:
         if self._nc is None or self._is_closing or self._lost_at is not None:
             return
         self._lost_at = time.monotonic()
-        log.warning("%r lost %s; retrying", self._options.name, self.address, extra=self._extra())
+        log.warning("%r lost %s (%s); retrying", self._options.name, self.address, self._reason, extra=self._extra())
 
     async def _on_reconnected(self) -> None:
         lost_at, attempts = self._lost_at or time.monotonic(), self._attempts + 1
@@ -220,8 +221,11 @@ class ControlLink:
         if nc is not self._nc:
             return  # a failed try that is being closed; its error is known
         if self._lost_at is None or self._is_closing:
-            # A refused publish or subscribe; the link itself is up.
-            log.warning("%r: %s said: %s", self._options.name, self.address, exc, extra=self._extra(exc))
+            if "permissions violation" in str(exc).lower():
+                # A refused publish or subscribe; the link itself is up.
+                log.warning("%r: %s said: %s", self._options.name, self.address, exc, extra=self._extra(exc))
+            else:
+                self._reason = _reason(exc)  # the disconnected callback comes next and writes the one line
             return
         self._attempts += 1
         log.debug("%r: attempt %d failed: %s", self._options.name, self._attempts, exc, extra=self._extra(exc))
@@ -234,9 +238,10 @@ class ControlLink:
         self._up.clear()
         if self._nc is not None and not self._is_closing:
             log.error(
-                "%r gave up on %s after %d attempts; open a new client",
+                "%r gave up on %s (%s) after %d attempts; open a new client",
                 self._options.name,
                 self.address,
+                self._reason,
                 self._attempts,
                 extra=self._extra(memphis_attempts=self._attempts),
             )
@@ -396,6 +401,17 @@ class ControlLink:
         if isinstance(exc, (OSError, nats_errors.Error)):
             return ConnectionLostError(f"{what}: {exc} ({self.address})")
         return MemphisError(f"{what}: {exc!r} ({self.address})")
+
+
+def _reason(exc: BaseException) -> str:
+    """Why a link was lost, in a few words."""
+    if isinstance(exc, nats_errors.UnexpectedEOF):
+        return "the server closed the connection"
+    if isinstance(exc, nats_errors.StaleConnectionError):
+        return "no answer to PING"
+    if isinstance(exc, OSError) and exc.errno:
+        return os.strerror(exc.errno).lower()
+    return str(exc) or type(exc).__name__
 
 
 def _connect_error(address: ServerAddress, exc: Optional[BaseException], timeout_s: float) -> ConnectError:
