@@ -10,7 +10,9 @@ import pytest
 
 @pytest.fixture
 def in_threads():
-    """``in_threads(n, run)`` calls run(number) in n threads that start together; returns results, raises the first error."""
+    """``in_threads(n, run)`` calls run(number) in n threads that start together; returns results, raises the first
+    error.
+    """
 
     def go(count, run):
         barrier = threading.Barrier(count)

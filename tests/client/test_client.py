@@ -30,7 +30,8 @@ def publish(client, subject, body):
     runtime.call(runtime.control.publish(subject, body, 5), 5, subject)
 
 
-# ---- stations ----------------------------------------------------------------------------------------------------------
+# ---- stations
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_all_options_reach_the_broker(memphis, station_name):
@@ -104,7 +105,8 @@ def test_two_hundred_stations_from_eight_threads(memphis, station_name, in_threa
             assert js(memphis, f"STREAM.INFO.{station_name}-{number}-{index}$1")
 
 
-# ---- producers ---------------------------------------------------------------------------------------------------------
+# ---- producers
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_twenty_at_once_create_one_station(memphis, station_name, in_threads, read_all):
@@ -201,7 +203,8 @@ def test_bad_arguments_are_refused_before_any_io(broker, call, words):
         assert words in str(caught.value)
 
 
-# ---- consumers ---------------------------------------------------------------------------------------------------------
+# ---- consumers
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_fetch_messages_keeps_one_consumer_for_each_set_of_options(memphis, station_name):
@@ -313,7 +316,8 @@ def test_leaving_the_block_keeps_the_group(memphis, station_name):
     assert [m.data for m in again.fetch()] == [b"2"], "the position is kept"
 
 
-# ---- updates -----------------------------------------------------------------------------------------------------------
+# ---- updates
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_schema_updates_are_followed_and_a_bad_one_is_survived(memphis, station_name, until, caplog):

@@ -218,7 +218,9 @@ def test_close_warns_about_what_is_left(broker, proxy_to, station_name):
     for _ in range(7):
         producer.produce(b"x", nonblocking=True)
     start = time.monotonic()
-    with pytest.warns(memphis_sync.UndeliveredWarning, match=r"7 messages were not confirmed when 'stalled' was closed") as seen:
+    with pytest.warns(
+        memphis_sync.UndeliveredWarning, match=r"7 messages were not confirmed when 'stalled' was closed"
+    ) as seen:
         client.close(timeout_s=0.3)
     assert time.monotonic() - start < 6
     assert seen[0].message.count == 7
@@ -258,7 +260,8 @@ def test_ping_and_stats(memphis):
         memphis.ping(0)
 
 
-# ---- outages -----------------------------------------------------------------------------------------------------------
+# ---- outages
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -319,7 +322,9 @@ def test_a_request_whose_reply_was_cut_off_is_asked_again(through_proxy, station
         timer.join()
 
 
-@pytest.mark.parametrize(("option", "attempts"), [("reconnect=false", 0), ("max_reconnect=0", 0), ("max_reconnect=12", 12)])
+@pytest.mark.parametrize(
+    ("option", "attempts"), [("reconnect=false", 0), ("max_reconnect=0", 0), ("max_reconnect=12", 12)]
+)
 def test_reconnecting_ends_where_it_was_told_to(through_proxy, until, caplog, option, attempts):
     """No cap at 9, as in the official clients."""
     proxy, url = through_proxy

@@ -195,7 +195,10 @@ def test_iteration_and_consume_wait_out_an_outage(broker, proxy_to, station_name
             if error is not None:
                 errors.append(error)
 
-        with client.consumer(station_name, "a") as first, client.consumer(station_name, "b") as second:
+        with (
+            client.consumer(station_name, "a", pull_interval_ms=0) as first,
+            client.consumer(station_name, "b") as second,
+        ):
             first.consume(callback)
             reader = threading.Thread(target=lambda: iterated.extend(second))
             reader.start()
