@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Coroutine
 from typing import Any, Optional, TypeVar
 
@@ -18,6 +19,7 @@ from memphis_sync._wire.control import (
     StationDestroy,
 )
 from memphis_sync.broker import BrokerProcess
+from memphis_sync.broker.activity import open_connection_ids
 
 T = TypeVar("T")
 
@@ -130,6 +132,12 @@ class ControlClient:
         """A durable's information; None when there is none."""
         reply = self.jetstream(f"CONSUMER.INFO.{stream}.{durable}")
         return None if "error" in reply else reply
+
+    def wait_until_gone(self, connection_id: str) -> None:
+        """Waits until the server has noticed that a connection was closed."""
+        deadline = time.monotonic() + 10
+        while connection_id in (self.run(open_connection_ids(self.connection)) or ()):
+            assert time.monotonic() < deadline, f"{connection_id} is still connected"
 
     def publish(self, subject: str, body: bytes) -> dict[str, Any]:
         """Publishes into a stream and gives the server's ack."""

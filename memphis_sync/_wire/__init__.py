@@ -1,5 +1,1 @@
-"""
-The Memphis rules without any IO: names, subjects, requests and replies, streams and partitions.
-
-No socket, no thread, no clock: what the current time is, is an argument. Client and broker share it.
-"""
+"""The rules of Memphis on the wire, without IO and without a clock: shared by the client and the broker."""

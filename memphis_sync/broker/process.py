@@ -130,7 +130,7 @@ class BrokerProcess:
             self._folder = None
 
     def kill(self) -> None:
-        """Kills both processes with SIGKILL, as ``kill -9`` does, and waits for their end; the data stays for start()."""
+        """Kills both processes with SIGKILL, as ``kill -9`` does, and waits for their end; the data stays."""
         if self._child is None or self._child.poll() is not None:
             return
         nats_pid = self.nats_pid

@@ -28,6 +28,7 @@ from memphis_sync._wire.names import NameRuleError
 from memphis_sync._wire.streams import SettingError
 from memphis_sync.broker.claims import Claims
 from memphis_sync.broker.consumers import Consumers
+from memphis_sync.broker.housekeeping import Housekeeping
 from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
 from memphis_sync.broker.options import BrokerError, BrokerOptions
 from memphis_sync.broker.producers import Producers
@@ -81,6 +82,7 @@ class Service:
         self._connection = Client()
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
+        self._sweeps: Optional[asyncio.Task[None]] = None
 
     async def start(self) -> None:
         """
@@ -102,9 +104,12 @@ class Service:
         for subject in (subjects.SCHEMA_DEAD_LETTERS, subjects.NACKED_DEAD_LETTERS):
             await self._connection.subscribe(subject, queue=f"{subject.lstrip('$')}_group", cb=_not_stored)
         await self._connection.flush()
+        self._sweeps = asyncio.create_task(Housekeeping(self._connection, state).run())
 
     async def stop(self) -> None:
         """Answers what has been taken, then closes."""
+        if self._sweeps is not None:
+            self._sweeps.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=2.0)
         with contextlib.suppress(NatsError):  # the server may be gone by now

@@ -88,7 +88,7 @@ class Table:
         while True:
             try:
                 return Row(value, await self._bucket.create(key, _dump(value)))
-            except KeyWrongLastSequenceError as exc:  # noqa: PERF203  a second round is rare
+            except KeyWrongLastSequenceError as exc:
                 raise ConflictError(key) from exc
             except KeyNotFoundError:  # it was there, and went while the client looked at it
                 continue

@@ -205,6 +205,7 @@ def test_members_of_other_connections_keep_the_durable_while_they_are_connected(
         assert control.destroy_consumer(station, "a") == ""
         assert None not in durables(control, station, "g")
         assert control.consumer(station, "a", consumers_group="g") == SUCCESS
+    control.wait_until_gone("second")
     # "second" is gone without a word: its member doesn't count any more, but it doesn't take the durable with it.
     assert None not in durables(control, station, "g")
     assert control.destroy_consumer(station, "a") == ""
