@@ -131,10 +131,12 @@ class Connection:
         runtime = self._runtime_or_none
         if runtime is None or runtime.is_closed or fork.fork_generation() != runtime.generation:
             return
-        left = runtime.close(timeout_s)
-        self._forget_all()
-        if left:
-            exit_drain.warn_undelivered(left, f"when {runtime.label!r} was closed", stacklevel=2)
+        try:
+            runtime.close(timeout_s)
+        finally:
+            self._forget_all()
+            if runtime.left:
+                exit_drain.warn_undelivered(runtime.left, f"when {runtime.label!r} was closed", stacklevel=2)
 
     def ping(self, timeout_s: float = 1.0) -> float:
         """

@@ -150,6 +150,11 @@ class Runtime:
         return self._is_closing
 
     @property
+    def left(self) -> int:
+        """How many messages close() has given up."""
+        return self._left
+
+    @property
     def is_closed(self) -> bool:
         """Whether close() has done all it does."""
         return self._is_closed
@@ -212,7 +217,10 @@ class Runtime:
             self._join_threads(deadline)
         self._is_closing = True
         if self._data is not None:
-            self._left = max(self._left, self._data.close(max(0.0, deadline - time.monotonic())))
+            try:
+                self._data.close(max(0.0, deadline - time.monotonic()))
+            finally:
+                self._left = self._data.stats().abandoned  # counted there also when Ctrl-C ended the drain
         if self._control is not None and self.loop.is_alive():
             try:
                 self.loop.call(self._control.close(), _CONTROL_CLOSE_S, "close()")

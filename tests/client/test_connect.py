@@ -218,9 +218,8 @@ def test_close_warns_about_what_is_left(broker, proxy_to, station_name):
     for _ in range(7):
         producer.produce(b"x", nonblocking=True)
     start = time.monotonic()
-    with pytest.warns(
-        memphis_sync.UndeliveredWarning, match=r"7 messages were not confirmed when 'stalled' was closed"
-    ) as seen:
+    text = "7 messages were not confirmed when 'stalled' was closed"
+    with pytest.warns(memphis_sync.UndeliveredWarning, match=text) as seen:
         client.close(timeout_s=0.3)
     assert time.monotonic() - start < 6
     assert seen[0].message.count == 7
@@ -235,10 +234,11 @@ def test_a_forgotten_client_is_reported_and_still_sends(broker, memphis, station
         producer = client.producer(station_name, "p")
         for number in range(500):
             producer.produce(b"%d" % number, nonblocking=True)
+        del client, producer
+        gc.collect()
 
     with pytest.warns(ResourceWarning, match="'forgotten'.*was forgotten without close"):
         forget()
-        gc.collect()
     assert len(read_all(memphis.consumer(station_name, "c"), 500)) == 500
     until(lambda: not [t for t in threading.enumerate() if t.name.startswith("memphis-retire")])
 
