@@ -122,15 +122,10 @@ int mcore_link_send_loop(struct mcore_link *link)
     while (!link->stopping) {
         int64_t now = mcore_now_ns();
         mcore_outbox_expire_locked(outbox, now);
-        int64_t until = outbox->next_deadline_ns;
-        if (outbox->stats.unseen != outbox->unseen_taken) {
-            if (now >= outbox->unseen_due_ns) {
-                outbox->unseen_due_ns = now + INT64_C(1000000000);
-                unseen = 1;
-                break;
-            }
-            if (outbox->unseen_due_ns < until)
-                until = outbox->unseen_due_ns;
+        if (outbox->stats.unseen != outbox->unseen_taken && now >= outbox->unseen_due_ns) {
+            outbox->unseen_due_ns = now + INT64_C(1000000000);
+            unseen = 1;
+            break;
         }
         if (link->up && !link->writing) {
             bool full = write_some(link);
@@ -143,6 +138,10 @@ int mcore_link_send_loop(struct mcore_link *link)
             if (link->up && (link->control.len > 0 || mcore_outbox_has_run_locked(outbox)))
                 continue;
         }
+        /* Only now: while write_some() let go of the lock, earlier deadlines may have come, and nobody slept to be woken. */
+        int64_t until = outbox->next_deadline_ns;
+        if (outbox->stats.unseen != outbox->unseen_taken && outbox->unseen_due_ns < until)
+            until = outbox->unseen_due_ns;
         outbox->sender_sleeps = true;
         outbox->sender_until_ns = until;
         mcore_cond_wait_until(&outbox->work, &outbox->lock, until);

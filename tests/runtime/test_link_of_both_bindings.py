@@ -171,7 +171,7 @@ def test_every_payload_type_and_ids_of_the_callers_own(binding, peer: Peer) -> N
 def test_refusals_no_responders_and_deadlines(binding, peer: Peer) -> None:
     route = route_of(binding, peer.link)
     refused, gone = (route.send(b"x", b"", b"", LONG, binding.Ticket) for _ in range(2))
-    late = route.send(b"x", b"", b"", SECOND // 50, binding.Ticket)
+    late = route.send(b"x", b"", b"", SECOND // 4, binding.Ticket)
     replies = [peer.message()[0] for _ in range(3)]
     peer.answer(replies[0], b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 17"},"seq":0}')
     peer.send(b"HMSG %b 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % replies[1])
@@ -188,6 +188,21 @@ def test_refusals_no_responders_and_deadlines(binding, peer: Peer) -> None:
         "max_bytes",
         "max_messages",
     }
+
+
+def test_a_deadline_is_kept_when_it_is_set_while_the_sender_writes(binding, peer: Peer) -> None:
+    """The sender sleeps until the nearest deadline; one that came while it was writing must not be overlooked."""
+    route = route_of(binding, peer.link)
+    large = b"x" * 100_000
+    for _ in range(150):
+        kept = route.send(large, b"", b"", LONG, binding.Ticket)
+        late = route.send(b"y", b"", b"", SECOND // 1000, binding.Ticket)
+        reply = b"_INBOX.token.%d" % kept.slot
+        while peer.message()[0] != reply:  # the late ones come too, unless they expire unwritten
+            pass
+        assert late.wait(5 * SECOND) == EXPIRED
+        peer.answer(reply, b'{"stream":"s","seq":1}')
+        assert kept.wait(5 * SECOND) == DELIVERED
 
 
 def test_send_and_wait_returns_at_the_ack_or_at_the_end_of_its_slice(binding, peer: Peer) -> None:
