@@ -1,0 +1,117 @@
+"""produce_many(): everything an iterable yields, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import memphis_sync
+from memphis_sync.bulk import BulkDeadlineError, BulkError, Item
+from memphis_sync.errors import ConfigurationError, StationGoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from memphis_sync import Memphis
+    from memphis_sync.broker import BrokerProcess
+
+
+def test_all_rows_are_stored_in_order(memphis: Memphis, station_name: str, holds) -> None:
+    result = memphis.producer(station_name, "p").produce_many(b"%d" % i for i in range(10_000))
+    assert (result.delivered, result.duplicates, result.failed) == (10_000, 0, ())
+    assert result.seconds > 0
+    assert [int(data) for _, data in holds(station_name)] == list(range(10_000))
+
+
+def test_items_carry_key_partition_headers_and_id(memphis: Memphis, station_name: str) -> None:
+    memphis.station(station_name, partitions_number=3)
+    items = [
+        Item(b"k", key="user-1"),
+        Item(b"n", partition=2, headers={"a": "b"}),
+        Item(b"i", partition=1, msg_id="x"),
+        Item(b"i", partition=1, msg_id="x"),
+    ]
+    result = memphis.producer(station_name, "p").produce_many(items)
+    assert (result.delivered, result.duplicates) == (4, 1)
+    consumer = memphis.consumer(station_name, "c")
+    found = {}
+    while len(found) < 3:
+        found.update({m.data: (m.partition, m.headers) for m in consumer.fetch(10)})
+    assert found[b"k"][0] == 3
+    assert found[b"n"] == (2, {"a": "b"})
+    assert found[b"i"][0] == 1
+
+
+def test_it_waits_for_room_instead_of_raising(broker: BrokerProcess, station_name: str) -> None:
+    with memphis_sync.connect(broker.url, outbox_max_messages=100, outbox_max_bytes=65536) as memphis:
+        result = memphis.producer(station_name, "p").produce_many(b"x" * 100 for _ in range(20_000))
+        assert result.delivered == 20_000
+
+
+def test_a_failure_stops_it_and_says_what_became_of_the_rest(broker: BrokerProcess, station_name: str) -> None:
+    with memphis_sync.connect(broker.url) as memphis, memphis_sync.connect(broker.url) as other:
+        producer = memphis.producer(station_name, "p")
+        producer.produce(b"m")
+        other.station(station_name).destroy()
+        with pytest.raises(BulkError, match="message 0 failed") as caught:
+            producer.produce_many(b"m" for _ in range(100_000))
+        result = caught.value.result
+        assert result is not None
+        assert result.delivered == 0
+        assert 0 < len(result.failed) < 100_000
+        assert isinstance(result.failed[0].error, StationGoneError)
+        collected = producer.produce_many((b"m" for _ in range(1000)), on_error="collect")
+        assert [failure.index for failure in collected.failed] == list(range(1000))
+
+
+def test_a_deadline_counts_what_is_unconfirmed(through_proxy, station_name: str) -> None:
+    memphis, proxy = through_proxy()
+    producer = memphis.producer(station_name, "p")
+    proxy.stall()
+    with pytest.raises(BulkDeadlineError) as caught:
+        producer.produce_many([b"m"] * 10, timeout_s=0.3)
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.result is not None
+    assert len(caught.value.result.failed) == 10
+    proxy.go_on()
+
+
+def test_an_iterable_that_raises_loses_nothing_it_gave(memphis: Memphis, station_name: str, holds) -> None:
+    def rows() -> Iterator[bytes]:
+        yield from (b"%d" % i for i in range(300))
+        raise RuntimeError("the file ended badly")
+
+    with pytest.raises(RuntimeError, match="ended badly"):
+        memphis.producer(station_name, "p").produce_many(rows())
+    assert len(holds(station_name)) == 300
+
+
+def test_bad_arguments_are_named(memphis: Memphis, station_name: str) -> None:
+    producer = memphis.producer(station_name, "p")
+    with pytest.raises(ConfigurationError, match="on_error is 'ignore'"):
+        producer.produce_many([], on_error="ignore")
+    with pytest.raises(ConfigurationError, match="timeout_s is 0"):
+        producer.produce_many([], timeout_s=0)
+    with pytest.raises(ConfigurationError, match="message is of type int"):
+        producer.produce_many([b"m", 5])
+
+
+def test_several_threads_share_a_producer(memphis: Memphis, station_name: str, holds) -> None:
+    memphis.station(station_name, partitions_number=2)
+    producer = memphis.producer(station_name, "p")
+    threads = [
+        threading.Thread(target=lambda t=t: producer.produce_many(b"%d:%d" % (t, i) for i in range(2000)))
+        for t in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stored = holds(station_name)
+    assert len(stored) == 8000
+    for t in range(4):
+        for partition in (1, 2):
+            mine = [int(d.split(b":")[1]) for p, d in stored if p == partition and d.startswith(b"%d:" % t)]
+            assert mine == sorted(mine)
