@@ -3,7 +3,8 @@ How fast is the embedded broker: from its start until it answers, and for each c
 
     python bench/broker_latency.py [--count 200] [--starts 10] [--json]
 
-Prints medians and 95th percentiles in milliseconds. One client asks one request after the other on one connection; each request names a new station, producer or consumer. "ready" is from the fork of the broker's process until its ready
+Prints medians and 95th percentiles in milliseconds. One client asks one request after the other on one connection;
+each request names a new station, producer or consumer. "ready" is from the fork of the broker's process until its ready
 file is there, when requests are answered. The bounds are the acceptance figures.
 """
 
