@@ -27,7 +27,7 @@ from memphis_sync._wire.names import durable_name, lower_name, stream_name
 from memphis_sync._wire.streams import StationSettings, check_start, consumer_config
 from memphis_sync.broker.activity import open_connection_ids
 from memphis_sync.broker.claims import Claims
-from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, first_error
+from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, both, first_error
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.state import ConflictError, Row, State, connection_key, key_of, name_of
@@ -77,12 +77,16 @@ class Consumers:
                     "please upgrade your SDK version"
                 )
             raise Refusal("to consume from this station please upgrade your SDK version")
-        settings = settings_of(await self._stations.find_or_create(station))
         group_key = f"{key_of(station)}.{key_of(group)}"
         member_key = f"{group_key}.{connection_key(request.connection_id)}.{key_of(name)}.{secrets.token_hex(6)}"
         async with self._locks.hold(group_key):
-            await self._state.members.put(member_key, {**asdict(request), "created": time.time()})
             try:
+                # Side by side, for speed; a row whose station could not be made goes again below.
+                row, _ = await both(
+                    self._stations.find_or_create(station),
+                    self._state.members.put(member_key, {**asdict(request), "created": time.time()}),
+                )
+                settings = settings_of(row)
                 await self._wait_until_open(group_key, settings, group)
                 await self._make_durables(settings, group, request)
             except BaseException:

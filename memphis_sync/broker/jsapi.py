@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Optional
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any, Optional, TypeVar
 
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, NoRespondersError, TimeoutError as NatsTimeoutError
@@ -81,6 +81,20 @@ class JetStreamApi:
         except JetStreamError as exc:
             if exc.err_code not in (gone, STREAM_NOT_FOUND):
                 raise
+
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+async def both(first: Awaitable[_A], second: Awaitable[_B]) -> tuple[_A, _B]:
+    """Awaits two things side by side; raises the first error, but only after both have ended."""
+    one, two = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(one, BaseException):
+        raise one
+    if isinstance(two, BaseException):
+        raise two
+    return one, two
 
 
 def first_error(results: Iterable[object]) -> Optional[BaseException]:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from memphis_sync._wire.control import ProducerCreate, ProducerDestroy, ProducerReply
 from memphis_sync._wire.names import lower_name
+from memphis_sync.broker.jsapi import both
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.state import State, connection_key, key_of
 from memphis_sync.broker.stations import Stations, settings_of
@@ -39,12 +40,16 @@ class Producers:
                     "please upgrade your SDK version"
                 )
             raise Refusal("to produce to this station please upgrade your SDK version")
-        row = await self._stations.find_or_create(station)
+        key = f"{key_of(station)}.{connection_key(request.connection_id)}.{key_of(name)}"
+        try:  # side by side, for speed
+            row, _ = await both(
+                self._stations.find_or_create(station),
+                self._state.producers.put(key, {**asdict(request), "created": time.time()}),
+            )
+        except BaseException:
+            await self._state.producers.purge(key)
+            raise
         settings = settings_of(row)
-        await self._state.producers.put(
-            f"{key_of(station)}.{connection_key(request.connection_id)}.{key_of(name)}",
-            {**asdict(request), "name": name, "station_name": station, "created": time.time()},
-        )
         return ProducerReply(
             partitions=settings.partitions,
             schemaverse_to_dls=settings.dls_schemaverse,
