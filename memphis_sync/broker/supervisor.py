@@ -179,14 +179,23 @@ class _Broker:
     def _say_ready(self) -> None:
         self._write_ready_file()
         if self._server is None:
-            log.info("serving an existing NATS server")
+            address = _address(self._options.nats or "")
+            self._print_url("", address["host"], address["port"])
+            log.info("ready, serving an existing NATS server")
             return
-        host, port = self._options.host, self._server.port
         is_default = self._options.token is None and self._options.root_password == DEFAULT_ROOT_PASSWORD
-        login = f"root:{DEFAULT_ROOT_PASSWORD}@" if is_default else ""  # any other secret stays out of the log
-        log.info("ready: memphis://%s%s:%d, data in %s", login, host, port, self._server.data_dir)
+        login = f"root:{DEFAULT_ROOT_PASSWORD}@" if is_default else ""  # any other secret is not printed
+        self._print_url(login, self._options.host, self._server.port)
+        log.info("ready, data in %s", self._server.data_dir)
         if is_default and not self._options.is_loopback:
             log.warning("the broker is open to other machines and root has its default password")
+
+    @staticmethod
+    def _print_url(login: str, host: object, port: object) -> None:
+        """The one line on standard output: what a client connects to, to be pasted."""
+        with contextlib.suppress(OSError, ValueError):  # nobody has to listen
+            sys.stdout.write(f"memphis://{login}{host}:{port}\n")
+            sys.stdout.flush()
 
     def _write_ready_file(self) -> None:
         """One line of JSON, there at once and complete; no secrets."""

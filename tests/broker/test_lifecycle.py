@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -208,7 +209,13 @@ def test_the_ready_file_tells_where_and_holds_no_secret(
     assert process.stdout is not None
     said = process.stdout.read()
     assert "s3cret-pw" not in said
-    assert f"ready: memphis://127.0.0.1:{facts['port']}" in said
+    assert f"memphis://127.0.0.1:{facts['port']}" in said.splitlines()
+
+
+def test_the_url_to_paste_is_a_line_of_its_own(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = spawn("--port", 0, "--data", tmp_path / "data", "-q")
+    assert process.stdout is not None
+    assert re.fullmatch(r"memphis://root:memphis@127\.0\.0\.1:\d+\n", process.stdout.readline())
 
 
 def test_ephemeral_leaves_nothing_behind(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
