@@ -63,6 +63,19 @@ def test_ctrl_c_is_served_and_the_client_stays_usable(stalled, call):
     assert stats.accepted == stats.delivered + stats.failed + stats.abandoned + stats.queued + stats.in_flight
 
 
+def test_a_pong_after_the_limit_harms_nothing(stalled):
+    """nats-py fails on a PONG that nobody waits for any more, and reconnects."""
+    client, _, _, proxy = stalled
+    for _ in range(3):
+        with pytest.raises(memphis_sync.DeadlineError, match=r"0\.1 s"):
+            client.ping(0.1)
+    accepted = proxy.accepted
+    proxy.go_on()
+    assert client.ping(5) < 5
+    assert client.flush(10) == 0
+    assert (proxy.accepted, client.is_connected()) == (accepted, True)
+
+
 def test_ctrl_c_in_close_ends_the_client_at_once(stalled):
     client, *_ = stalled
     interrupt_after(0.3)

@@ -1,5 +1,5 @@
 """
-The control link: one nats-py connection for everything of a low rate. The only client module that imports nats.
+One nats-py connection, with what users are promised of it.
 
 nats-py is used through its public API. What it does differently from what users are promised is put right here:
 its connect() tries for ever, ours tries each address once within one deadline; its error callback prints each failed
@@ -13,26 +13,21 @@ All methods are coroutines of the private loop; the plain properties may be read
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
-import os
-import socket
-import ssl
 import time
 from typing import Any, Callable, Optional
 
-from nats import errors as nats_errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from memphis_sync._control.reasons import connect_error, lost_reason, request_error
 from memphis_sync.errors import (
     AuthenticationError,
     ClosedError,
     ConnectError,
     ConnectionLostError,
-    DeadlineError,
     MemphisError,
     RemoteProtocolError,
     ServerError,
@@ -40,12 +35,11 @@ from memphis_sync.errors import (
 )
 from memphis_sync.types import ConnectOptions, ServerAddress
 
-__all__ = ["ControlLink", "Subscription"]
-
 log = logging.getLogger("memphis_sync.control")
 
 PING_INTERVAL_S = 20  # a peer that is stopped, not closed, is noticed after two of these
 _CLOSE_S = 1.0
+_FOREVER_S = 86400
 _STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
 
 
@@ -67,6 +61,7 @@ class ControlLink:
         self._lost_at: Optional[float] = None
         self._attempts = 0
         self._reason = "the connection ended"
+        self._flushes: set[asyncio.Future[None]] = set()  # kept here, or the loop would forget running tasks
         self._is_closing = False
         self._giving_up: Optional[asyncio.Future[None]] = None
         self.address = str(options.addresses[0])
@@ -149,7 +144,7 @@ class ControlLink:
             is_trying = False
             if not connecting.done() or connecting.cancelled() or connecting.exception() is not None:
                 await self._discard(nc, connecting)
-        raise _connect_error(address, error, timeout_s)
+        raise connect_error(address, error, timeout_s)
 
     async def _nats_connect(self, nc: NatsClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
         options, who = self._options, self._options.credentials
@@ -225,7 +220,7 @@ class ControlLink:
                 # A refused publish or subscribe; the link itself is up.
                 log.warning("%r: %s said: %s", self._options.name, self.address, exc, extra=self._extra(exc))
             else:
-                self._reason = _reason(exc)  # the disconnected callback comes next and writes the one line
+                self._reason = lost_reason(exc)  # the disconnected callback comes next and writes the one line
             return
         self._attempts += 1
         log.debug("%r: attempt %d failed: %s", self._options.name, self._attempts, exc, extra=self._extra(exc))
@@ -324,9 +319,9 @@ class ControlLink:
         nc = await self._ready(deadline, subject)
         try:
             await nc.publish(subject, body)
-            await nc.flush(timeout=max(0.001, deadline - time.monotonic()))  # type: ignore[arg-type]
         except Exception as exc:
             raise self._mapped(exc, subject, timeout_s) from exc
+        await self._round_trip(nc, deadline - time.monotonic(), subject)
 
     async def ping(self, timeout_s: float) -> float:
         """One PING and PONG. Returns seconds."""
@@ -334,11 +329,37 @@ class ControlLink:
         if nc is None or not nc.is_connected:
             raise ConnectionLostError(f"not connected to {self.address} at the moment")
         start = time.perf_counter()
-        try:
-            await nc.flush(timeout=timeout_s)  # type: ignore[arg-type]
-        except Exception as exc:
-            raise self._mapped(exc, "ping", timeout_s) from exc
+        await self._round_trip(nc, timeout_s, "ping()")
         return time.perf_counter() - start
+
+    async def _round_trip(self, nc: NatsClient, timeout_s: float, what: str) -> None:
+        """
+        PING and PONG.
+
+        A flush() of nats-py that ends early, by its limit or by a cancellation, leaves a future behind on which the
+        late PONG then fails, and the connection with it. So it runs in a task of its own, which ends with its PONG or
+        with the link.
+        """
+        lost = self._lost
+        assert lost is not None
+        flushing = asyncio.ensure_future(nc.flush(timeout=_FOREVER_S))
+        self._flushes.add(flushing)
+        flushing.add_done_callback(self._flushes.discard)
+
+        def give_up(_: asyncio.Future[None]) -> None:
+            flushing.cancel()
+
+        lost.add_done_callback(give_up)
+        flushing.add_done_callback(lambda _: lost.remove_done_callback(give_up))
+        both: set[asyncio.Future[Any]] = {flushing, lost}
+        await asyncio.wait(both, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+        if lost.done():
+            raise ConnectionLostError(f"the connection to {self.address} ended during {what}")
+        if not flushing.done():
+            raise self._mapped(asyncio.TimeoutError(), what, timeout_s)
+        error = flushing.exception()
+        if error is not None:
+            raise self._mapped(error, what, timeout_s) from error
 
     async def subscribe(self, subject: str, handler: Callable[[bytes], None], queue: str = "") -> Subscription:
         """
@@ -385,58 +406,5 @@ class ControlLink:
                 raise ConnectionLostError(f"the connection to {self.address} is down; {what} was not sent") from None
         return nc
 
-    def _mapped(self, exc: Exception, what: str, timeout_s: float) -> MemphisError:
-        """Any error of nats-py as one of ours."""
-        if isinstance(exc, (nats_errors.TimeoutError, asyncio.TimeoutError)):
-            return DeadlineError(
-                f"{what} was not answered by {self.address} within {timeout_s:g} s", timeout_s=timeout_s
-            )
-        if isinstance(exc, nats_errors.NoRespondersError):
-            return ServerError(
-                f"nothing answers {what} at {self.address}: a NATS server is there, but no Memphis broker behind it",
-                code=503,
-            )
-        if isinstance(exc, (nats_errors.ConnectionClosedError, nats_errors.ConnectionDrainingError)):
-            return ClosedError(f"the connection to {self.address} is closed; {what} was not sent")
-        if isinstance(exc, (OSError, nats_errors.Error)):
-            return ConnectionLostError(f"{what}: {exc} ({self.address})")
-        return MemphisError(f"{what}: {exc!r} ({self.address})")
-
-
-def _reason(exc: BaseException) -> str:
-    """Why a link was lost, in a few words."""
-    if isinstance(exc, nats_errors.UnexpectedEOF):
-        return "the server closed the connection"
-    if isinstance(exc, nats_errors.StaleConnectionError):
-        return "no answer to PING"
-    if isinstance(exc, OSError) and exc.errno:
-        return os.strerror(exc.errno).lower()
-    return str(exc) or type(exc).__name__
-
-
-def _connect_error(address: ServerAddress, exc: Optional[BaseException], timeout_s: float) -> ConnectError:
-    """Why an address gave no connection, as one of our errors with *exc* as its cause."""
-    text = str(exc)
-    kind: type[ConnectError] = ConnectError
-    if exc is None or isinstance(exc, (asyncio.TimeoutError, TimeoutError, nats_errors.TimeoutError)):
-        reason = f"no NATS server answered within {timeout_s:.1f} s"
-    elif "authorization violation" in text.lower() or "authentication" in text.lower():
-        kind, reason = (
-            AuthenticationError,
-            "the broker refused the user name or its password or token (Authorization Violation)",
-        )
-    elif isinstance(exc, socket.gaierror):
-        reason = f"unknown host ({exc.strerror})"
-    elif isinstance(exc, ssl.SSLError):
-        reason = f"the TLS handshake failed ({text})"
-    elif isinstance(exc, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in text:
-        reason = "connection refused: nothing listens on that port"
-    elif isinstance(exc, OSError):
-        reason = os.strerror(exc.errno) if exc.errno else text
-    elif isinstance(exc, (ValueError, asyncio.IncompleteReadError)) or "INFO" in text or "info message" in text:
-        reason = "this is not a NATS server: it did not begin with INFO"
-    else:
-        reason = text.removeprefix("nats: ") or repr(exc)
-    error = kind(f"cannot connect to {address}: {reason}")
-    error.__cause__ = exc
-    return error
+    def _mapped(self, exc: BaseException, what: str, timeout_s: float) -> MemphisError:
+        return request_error(exc, what, self.address, timeout_s)

@@ -1,0 +1,13 @@
+"""
+The control link: one nats-py connection for everything of a low rate.
+
+The only part of the client that imports nats.
+"""
+
+from __future__ import annotations
+
+from nats.aio.subscription import Subscription
+
+from memphis_sync._control.link import ControlLink
+
+__all__ = ["ControlLink", "Subscription"]
