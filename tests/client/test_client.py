@@ -377,3 +377,11 @@ def test_subscriptions_end_with_the_last_producer(memphis, station_name):
     for producer in producers:
         producer.destroy()
     assert station_name not in registry._entries
+
+
+def test_a_nats_server_without_a_memphis_broker_behind_it(memphis):
+    """The same answer that every control subject gives there: no responders."""
+    runtime = memphis._runtime
+    with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:
+        runtime.call(runtime.control.request("nobody.listens.here", b"", 5), 5, "request")
+    assert caught.value.code == 503

@@ -1,0 +1,215 @@
+"""
+The rules for brokers that break rules, each with the reply that a Memphis 1.4 broker was seen to give.
+
+Our own broker gives none of these, so the replies are scripted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from memphis_sync._requests import Requests
+from memphis_sync._runtime.stations import StationRegistry
+from memphis_sync._wire.control import ConsumerCreate, StationCreate
+from memphis_sync._wire.replies import ConsumerReply, ProducerReply
+from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError, StationNotFoundError
+from memphis_sync.types import Credentials
+
+GOOD_PRODUCER = ProducerReply(partitions=[1, 2], schemaverse_to_dls=True, station_version=2).encode()
+GOOD_CONSUMER = ConsumerReply(partitions=[1]).encode()
+MISSING = StationNotFoundError("stream not found", code=404, err_code=10059)
+
+
+class Subscription:
+    """What subscribe() gives."""
+
+    def __init__(self, subject, ended):
+        self.subject = subject
+        self._ended = ended
+
+    async def unsubscribe(self):
+        self._ended.append(self.subject)
+
+
+class Script:
+    """Answers requests from a list, in turn; an exception is raised."""
+
+    def __init__(self, *replies, js=()):
+        self.replies, self.js_replies = list(replies), list(js)
+        self.asked, self.js_asked, self.ended, self.subscribed = [], [], [], []
+
+    async def request(self, subject, body, timeout_s):
+        self.asked.append((subject, json.loads(body), timeout_s))
+        return self._next(self.replies)
+
+    async def js_api(self, call, body, timeout_s):
+        self.js_asked.append((call, body))
+        return self._next(self.js_replies)
+
+    async def subscribe(self, subject, handler, queue=""):
+        self.subscribed.append(subject)
+        return Subscription(subject, self.ended)
+
+    @staticmethod
+    def _next(replies):
+        reply = replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+def requests_over(script):
+    runtime = SimpleNamespace(
+        control=script,
+        connection_id="conn-1",
+        options=SimpleNamespace(credentials=Credentials("Shop", "secret")),
+        stations=StationRegistry(script, lambda _: None),
+    )
+    return Requests(runtime)
+
+
+def run(script, call):
+    return asyncio.run(call(requests_over(script)))
+
+
+def test_what_a_producer_request_holds():
+    script = Script(GOOD_PRODUCER)
+    (view,) = run(script, lambda r: r.create_producers(["a.b"], "p", 5))
+    ((subject, body, timeout_s),) = script.asked
+    assert (subject, timeout_s) == ("$memphis_producer_creations", 20.0)
+    assert body.pop("app_id")
+    assert body == {
+        "name": "p",
+        "station_name": "a.b",
+        "connection_id": "conn-1",
+        "producer_type": "application",
+        "req_version": 4,
+        "username": "shop",
+        "sdk_lang": "python",
+    }
+    assert (view.name, view.internal, view.partitions, view.live.schemaverse_to_dls) == ("a.b", "a#b", (1, 2), True)
+
+
+def test_updates_are_heard_before_the_request_is_sent():
+    """What is pushed between the reply and a later subscription would be lost."""
+    script = Script(GOOD_PRODUCER)
+    order = []
+    request, subscribe = script.request, script.subscribe
+
+    async def noted_request(*args):
+        order.append("request")
+        return await request(*args)
+
+    async def noted_subscribe(subject, handler, queue=""):
+        order.append(subject)
+        return await subscribe(subject, handler, queue)
+
+    script.request, script.subscribe = noted_request, noted_subscribe
+    run(script, lambda r: r.create_producers(["s"], "p", 5))
+    assert order == ["$memphis_schema_updates_s", "request", "$memphis_functions_updates_s"]
+
+
+@pytest.mark.parametrize("text", ["Stations already exists", "Stationa#b already exists"])
+def test_a_race_for_a_new_station_is_asked_again_once(text):
+    script = Script(ProducerReply(error=text).encode(), GOOD_PRODUCER)
+    assert run(script, lambda r: r.create_producers(["s"], "p", 5))
+    assert len(script.asked) == 2
+    script = Script(text.encode(), GOOD_CONSUMER)
+    assert run(script, lambda r: r.create_consumer(ConsumerCreate(name="c", station_name="s"), 5))
+    script = Script(*[ProducerReply(error=text).encode()] * 2)
+    with pytest.raises(ServerError, match="already exists"):
+        run(script, lambda r: r.create_producers(["s"], "p", 5))
+    assert script.ended == ["$memphis_schema_updates_s"], "a failed creation leaves no subscription"
+
+
+@pytest.mark.parametrize("error", [DeadlineError("late", timeout_s=20.0), ConnectionLostError("cut")])
+def test_creations_are_repeated_once_and_the_rest_as_often_as_told(error):
+    script = Script(error, GOOD_PRODUCER)
+    run(script, lambda r: r.create_producers(["s"], "p", 5))
+    script = Script(error, error, GOOD_PRODUCER)
+    with pytest.raises(type(error)):
+        run(script, lambda r: r.create_producers(["s"], "p", 5))
+    assert len(script.asked) == 2, "each processed copy would register the producer again"
+    script = Script(error, GOOD_PRODUCER)
+    with pytest.raises(type(error)):
+        run(script, lambda r: r.create_producers(["s"], "p", 0))
+    script = Script(*[error] * 5, b"")
+    run(script, lambda r: r.destroy_station("s", 5))
+    assert [timeout_s for *_, timeout_s in script.asked] == [5.0] * 6
+
+
+def test_success_for_a_station_is_verified():
+    request = StationCreate(name="s", schema_name="nope")
+    script = Script(b"", js=[{"config": {}}])
+    run(script, lambda r: r.create_station(request, 0))
+    assert script.js_asked == [("STREAM.INFO.s$1", None)]
+    script = Script(b"", js=[MISSING] * 6)
+    with pytest.raises(ServerError, match=r"did not create station 's': there is no schema 'nope', or .* user 'shop'"):
+        run(script, lambda r: r.create_station(request, 0))
+    script = Script(b"", js=[MISSING, {"config": {}}])
+    run(script, lambda r: r.create_station(request, 0))
+    assert script.js_asked[1] == ("STREAM.INFO.s", None), "a station from before partitions"
+    script = Script(b"Stations already exists", js=[{}])
+    run(script, lambda r: r.create_station(request, 0))
+
+
+def test_a_station_that_cannot_be_verified_is_believed():
+    """Users with roles may be forbidden to ask."""
+    run(Script(b"", js=[DeadlineError("silence")]), lambda r: r.create_station(StationCreate(name="s"), 0))
+
+
+def test_destroying_what_is_not_there_is_fine():
+    text = b"Station  does not exist"
+    run(Script(text), lambda r: r.destroy_station("s", 0))
+    with pytest.raises(ServerError, match="not allowed") as caught:
+        run(Script(b"user shop is not allowed"), lambda r: r.destroy_station("s", 0))
+    assert caught.value.description == "user shop is not allowed"
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (b"user does not exist", "user does not exist"),
+        (b'{"error":"json: cannot unmarshal number"}', "cannot unmarshal"),
+        (b"start sequence can not be updated (10012)", "10012"),
+    ],
+)
+def test_errors_of_a_consumer_in_either_shape(reply, text):
+    with pytest.raises(ServerError, match=text):
+        run(Script(reply), lambda r: r.create_consumer(ConsumerCreate(name="c", station_name="s"), 0))
+
+
+def test_a_missing_durable_for_last_messages_is_made():
+    """Memphis 1.4 reports success without one, on stations of one partition."""
+    request = ConsumerCreate(name="c", station_name="s", last_messages=4, max_ack_time_ms=7000, max_msg_deliveries=3)
+    script = Script(GOOD_CONSUMER, js=[MISSING, {"state": {"last_seq": 10}}, {}])
+    run(script, lambda r: r.create_consumer(request, 0))
+    call, body = script.js_asked[-1]
+    assert call == "CONSUMER.DURABLE.CREATE.s$1.c"
+    config = body["config"]
+    assert (config["deliver_policy"], config["opt_start_seq"]) == ("by_start_sequence", 7)
+    assert (config["ack_wait"], config["max_deliver"], config["filter_subject"]) == (7_000_000_000, 3, "s$1.final")
+    script = Script(GOOD_CONSUMER, js=[{}])
+    run(script, lambda r: r.create_consumer(request, 0))
+    assert [call for call, _ in script.js_asked] == ["CONSUMER.INFO.s$1.c"]
+
+
+def test_what_was_registered_is_taken_back_when_another_station_fails():
+    async def by_station(subject, body, timeout_s):
+        station = json.loads(body)["station_name"]
+        script.asked.append((subject, station))
+        if subject.endswith("creations") and station == "bad":
+            return ProducerReply(error="user shop is not allowed to access station bad").encode()
+        return GOOD_PRODUCER if subject.endswith("creations") else b""
+
+    script = Script()
+    script.request = by_station
+    with pytest.raises(ServerError, match="not allowed"):
+        run(script, lambda r: r.create_producers(["one", "bad", "two"], "p", 5))
+    destroyed = {station for subject, station in script.asked if subject == "$memphis_producer_destructions"}
+    assert destroyed == {"one", "two"}
+    assert {s for s in script.ended if "schema" in s} == {f"$memphis_schema_updates_{n}" for n in ("one", "bad", "two")}
