@@ -98,6 +98,8 @@ def test_without_reconnection_everything_left_ends_and_is_reported(through_proxy
     assert stats.abandoned == 100
     with pytest.raises(ClosedError):
         producer.produce(b"m", nonblocking=True)
+    with pytest.warns(memphis_sync.UndeliveredWarning, match="100"):
+        memphis.close()
 
 
 def test_closing_with_a_backlog_says_how_much_is_left(through_proxy, station_name: str) -> None:
