@@ -80,6 +80,20 @@ def test_destroy_is_idempotent_and_forgets_only_its_own(memphis, station_name):
     assert memphis.produce(station_name, "p", b"again").sequence == 1, "made anew by the next produce"
 
 
+def test_a_station_that_somebody_else_destroyed_is_made_anew(broker, memphis, station_name, monkeypatch):
+    monkeypatch.setattr(memphis, "_forget_station", lambda _: None)  # as if the broker announced nothing
+    memphis.produce(station_name, "p", b"x")
+    memphis.fetch_messages(station_name, "c")
+    with memphis_sync.connect(broker.url) as other:
+        other.station(station_name).destroy()
+    with pytest.raises(StationNotFoundError):
+        memphis.produce(station_name, "p", b"y")
+    with pytest.raises(StationNotFoundError):
+        memphis.fetch_messages(station_name, "c", timeout_s=2)
+    assert memphis.produce(station_name, "p", b"z").sequence == 1
+    assert [m.data for m in memphis.fetch_messages(station_name, "c", timeout_s=2)] == [b"z"]
+
+
 def test_a_schema_that_does_not_exist_is_no_silent_success(memphis, station_name):
     with pytest.raises(ServerError, match="schema"):
         memphis.station(station_name, schema_name="no-such-schema")

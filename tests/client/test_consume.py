@@ -173,6 +173,21 @@ def test_what_an_iteration_did_not_hand_out_comes_next(memphis, filled):
     assert sorted(map(int, first + rest)) == list(range(100)), "nothing is lost or delivered twice"
 
 
+def test_what_an_iteration_kept_too_long_is_not_handed_out(memphis, filled):
+    """The broker has sent it again by then, perhaps to somebody else."""
+    consumer = memphis.consumer(filled, "c", batch_size=10, max_ack_time_ms=500, max_msg_deliveries=5)
+    next(iter(consumer)).ack()
+    assert len(consumer._buffer) > 0
+    time.sleep(0.8)
+    seen = []
+    while batch := consumer.fetch(100, timeout_s=0.3):
+        for message in batch:
+            message.ack()
+        seen += batch
+    assert len(seen) == len({(message.partition, message.sequence) for message in seen}) == 99
+    assert sum(message.delivered == 2 for message in seen) == 9
+
+
 def test_what_nobody_took_goes_to_another_member(memphis, filled):
     with memphis.consumer(filled, "a", "group", batch_size=50) as consumer:
         next(iter(consumer)).ack()
