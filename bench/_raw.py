@@ -62,24 +62,23 @@ class Template:
 
     Attributes:
         reply: The reply subject up to its last dot; a number follows.
-        block: The header block, without the message id's line and without the empty line at its end.
-        id_line: ``(name, prefix)`` of the message id, whose number follows; empty when the producer sets none.
+        before: The header block up to the number in the message id; all of it when the producer sets no id.
+        after: What follows the number; empty without an id.
     """
 
     reply: bytes
-    block: bytes
-    id_line: tuple[bytes, bytes]
+    before: bytes
+    after: bytes
 
     @classmethod
     def of(cls, frame: bytes) -> Template:
         """Takes *frame* apart: ``HPUB <subject> <reply>.<n> <header length> <total length>`` and what follows."""
         line, _, rest = frame.partition(b"\r\n")
         _, _, reply, header_length, _ = line.split(b" ")
-        lines = rest[: int(header_length)].split(b"\r\n")[:-2]
-        identified = [line for line in lines if line.lower().startswith((b"nats-msg-id: ", b"msg-id: "))]
-        name, _, value = identified[0].partition(b": ") if identified else (b"", b"", b"")
-        block = b"".join(line + b"\r\n" for line in lines if line not in identified)
-        return cls(reply.rpartition(b".")[0], block, (name, value.rpartition(b"-")[0]))
+        block = rest[: int(header_length)]
+        found = re.search(rb"(?i)\r\n(?:nats-)?msg-id: [^\r]*-(\d+)(?=\r\n)", block)
+        before, after = (block[: found.start(1)], block[found.end(1) :]) if found else (block, b"")
+        return cls(reply.rpartition(b".")[0], before, after)
 
     @classmethod
     def record(cls, host: str, port: int, produce: Callable[[int], None]) -> Template:
@@ -96,8 +95,7 @@ class Template:
 
     def frame(self, subject: bytes, payload: bytes, number: int) -> bytes:
         """The frame for message *number*."""
-        name, prefix = self.id_line
-        header = self.block + (b"%s: %s-%d\r\n" % (name, prefix, number) if name else b"") + b"\r\n"
+        header = self.before + (b"%d" % number + self.after if self.after else b"")
         sizes = (len(header), len(header) + len(payload))
         return b"HPUB %s %s.%d %d %d\r\n%s%s\r\n" % (subject, self.reply, number, *sizes, header, payload)
 

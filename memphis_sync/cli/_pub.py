@@ -12,6 +12,8 @@ from typing import IO, TYPE_CHECKING, Callable, Optional, Union
 
 import click
 
+from memphis_sync.errors import MemphisError
+
 from ._app import NOT_STORED, Settings
 
 if TYPE_CHECKING:
@@ -107,12 +109,15 @@ def command(
             own_id = msg_id if single or msg_id is None else f"{msg_id}-{number}"
             yield Item(payload, key=key, partition=number_or_turn, headers=headers, msg_id=own_id)
 
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(settings.connect("pub"))
-        producer = stack.enter_context(client.producer(station, "memphis-sync-pub"))
-        watch = stack.enter_context(_progress(settings, client, None if body is not None else stream))
-        result = producer.produce_many(items(watch(payloads)), on_error="collect")
-    return _report(settings, station, result)
+    with settings.connect("pub") as client:
+        producer = client.producer(station, "memphis-sync-pub")
+        with _progress(settings, client, None if body is not None else stream) as watch:
+            result = producer.produce_many(items(watch(payloads)), on_error="collect")
+        code = _report(settings, station, result)  # first of all: what follows needs a broker that answers
+        if code == 0:
+            with contextlib.suppress(MemphisError):  # everything is stored; the broker forgets a producer by itself
+                producer.destroy()
+    return code
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -11,6 +12,8 @@ import uuid
 from typing import TYPE_CHECKING, Any, Optional
 
 import click
+
+from memphis_sync.errors import MemphisError
 
 from ._app import Settings, forget_stdout
 
@@ -48,8 +51,9 @@ def command(
         except BrokenPipeError:  # the reader has enough: what was not written stays unacknowledged
             forget_stdout()
         finally:
-            if group is None:  # a group that exists for this run only
-                consumer.destroy()
+            if group is None:  # a group that exists for this run only; a broker that is gone has forgotten it
+                with contextlib.suppress(MemphisError):
+                    consumer.destroy()
     return 0
 
 

@@ -173,3 +173,38 @@ def test_what_was_not_stored_is_counted(fresh_broker: Any, station_name: str, tm
     assert result["delivered"] + result["failed"] == 1000
     assert result["failed"] >= 300
     assert err.count(b"error: not stored: ") == 5, "some are spelled out"
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_killed_under_pub_gives_4_and_the_exact_count(fresh_broker: Any, station_name: str) -> None:
+    """Each message has the default 15 s to be confirmed, then it counts as not stored; nothing else is waited for."""
+    import memphis_sync as library
+
+    own = fresh_broker()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "memphis_sync.cli", "--json", "pub", station_name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "MEMPHIS_URL": own.url},
+    )
+    try:
+        assert child.stdin is not None
+        child.stdin.write(b"stored\n" * 1000)
+        child.stdin.flush()
+        with library.connect(own.url) as client:
+            consumer = client.consumer(station_name, "watch", batch_size=1000, batch_max_time_to_wait_ms=1000)
+            seen, deadline = 0, time.monotonic() + 30
+            while seen < 1000 and time.monotonic() < deadline:
+                seen += len(consumer.fetch(1000))
+            assert seen == 1000
+        own.kill()
+        start = time.monotonic()
+        out, err = child.communicate(b"lost\n" * 500, timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+    assert child.returncode == 4, err
+    result = json.loads(out)
+    assert (result["delivered"], result["failed"]) == (1000, 500)
+    assert time.monotonic() - start < 25

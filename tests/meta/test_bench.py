@@ -1,0 +1,62 @@
+"""The measurements run and say what they promise; at this size their figures mean nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fix_process import run_python
+
+BENCH = Path(__file__).parents[2] / "bench"
+ROOT = {"PYTHONPATH": str(BENCH.parent)}
+
+
+@pytest.mark.parametrize(
+    ("script", "figure"),
+    [
+        ("produce_throughput", "msgs_per_s"),
+        ("produce_latency", "p50_us"),
+        ("fetch_throughput", "msgs_per_s"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--ids", "--storage", "file", "--partitions", "3"]], ids=["plain", "ids"])
+def test_a_measurement_prints_its_ratio(broker: Any, script: str, figure: str, options: list[str]) -> None:
+    args = ["--count", "2000", "--pairs", "2", "--url", broker.url, *options]
+    done = run_python(BENCH / f"{script}.py", *args, env=ROOT, timeout_s=60)
+    (line,) = done.stdout.splitlines()
+    report = json.loads(line)
+    assert report["question"] == script
+    assert report[figure] > 0
+    assert report["ratio"] > 0
+    assert report["binding"] in {"cython", "cffi"}
+    assert report["cores"] >= 1
+    assert str(report["ratio"])[:3].encode() in done.stderr
+
+
+def test_the_replay_sends_the_very_bytes_of_our_client(broker: Any, station_name: str) -> None:
+    """The template is taken off the client's connection, and gives back the frame it was taken from."""
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import _raw, memphis_sync
+from urllib.parse import urlsplit
+url, station, ids = sys.argv[2], sys.argv[3], sys.argv[4] == "1"
+parts = urlsplit(url)
+frames = []
+of = _raw.Template.of
+_raw.Template.of = classmethod(lambda cls, frame: frames.append(frame) or of(frame))
+def produce(port):
+    with memphis_sync.connect(parts._replace(netloc=f"root:memphis@127.0.0.1:{port}").geturl()) as client:
+        client.producer(station, "bench", idempotent=ids).produce(b"payload")
+template = _raw.Template.record(parts.hostname, parts.port, produce)
+(frame,) = frames
+subject = frame.split(b" ")[1]
+number = int(frame.split(b" ")[2].rpartition(b".")[2])
+again = template.frame(subject, b"payload", number)
+assert again == frame, (again, frame)
+assert b"$memphis_producedBy: bench\\r\\n" in frame and (b"msg-id" in frame.lower()) == ids
+"""
+    for ids in "01":
+        run_python("-c", program, BENCH, broker.url, station_name, ids, env=ROOT, timeout_s=60)
