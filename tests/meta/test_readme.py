@@ -47,8 +47,9 @@ def test_the_flask_view(memphis: Any, station_name: str) -> None:
         client = names["app"].test_client()
         answers = [client.post("/orders", json={"id": n}) for n in range(3)]
         assert [answer.status_code for answer in answers] == [201, 201, 201]
+        assert answers[0].get_json() == {"stored": True}
     finally:
-        names["memphis"]().close()
+        names["app"].extensions["memphis"].close()
     got = memphis.fetch_messages(station_name, "reader", batch_size=10)
     assert sorted(bytes(message.get_data()) for message in got) == [b'{"id": 0}', b'{"id": 1}', b'{"id": 2}']
 
