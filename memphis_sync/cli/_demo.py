@@ -90,10 +90,11 @@ def _progress(settings: Settings, total: int) -> Iterator[_Bars | _Silent]:
 
 def _print_table(report: Report) -> None:
     """The table on stdout: plain text and at most 100 columns where no terminal says how wide it is."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="memphis-sync demo", title_justify="left")
+    table = Table(box=box.SIMPLE)
     table.add_column("what")
     for name in ("messages", "MB", "messages/s", "MB/s", "seconds"):
         table.add_column(name, justify="right")
@@ -110,7 +111,7 @@ def _print_table(report: Report) -> None:
     table.add_section()
     for station, counts in report.partitions.items():
         for number, count in enumerate(counts, 1):
-            table.add_row(f"in partition {number} of the {station} station", f"{count:,}")
+            table.add_row(f"{station} station, partition {number}", f"{count:,}")
     table.add_section()
     for name in ("lost", "duplicated", "out of order", "changed"):
         table.add_row(name, f"{getattr(report, name.replace(' ', '_')):,}")

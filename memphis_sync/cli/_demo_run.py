@@ -285,7 +285,7 @@ class _Reader:
 
     def add_to(self, report: Report) -> None:
         """Puts the findings into the report."""
-        label = f"read by {self._group} from the {self._label} station"
+        label = f"{self._label} station read by {self._group}"
         report.rows.append(Row(label, sum(self.counts.values()), self.size, self.seconds))
         report.partitions[self._label] = [self.counts[number] for number in sorted(self.counts)]
         report.lost += self.kinds["lost"]

@@ -14,4 +14,4 @@ def test_the_whole_standard_library() -> None:
     produced = rows["produced by 4 threads"]["messages"]
     assert produced > 200_000
     assert [report[kind] for kind in ("lost", "duplicated", "out_of_order", "changed")] == [0, 0, 0, 0]
-    assert sum(1 for what, row in rows.items() if what.startswith("read by") and row["messages"] == produced) == 2
+    assert sum(1 for what, row in rows.items() if "read by" in what and row["messages"] == produced) == 2

@@ -46,7 +46,7 @@ def test_binary_lines_and_a_long_one_twice_in_a_row(tmp_path: Path) -> None:
         by_what = {row["what"].strip(): row for row in report["rows"]}
         assert by_what["produced by 4 threads"]["messages"] == len(lines)
         assert by_what["produced by 4 threads"]["size"] == sum(map(len, lines))
-        assert sum(row["messages"] for what, row in by_what.items() if what.startswith("read by")) > 2 * len(lines)
+        assert sum(row["messages"] for what, row in by_what.items() if "read by" in what) > 2 * len(lines)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"one line", b"\n\n\n"])
