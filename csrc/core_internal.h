@@ -1,8 +1,8 @@
 /*
- * What outbox.c, outbox_wait.c, link.c, link_io.c and inbox.c share and no binding sees.
+ * What lane.c, outbox.c, outbox_wait.c, link.c, link_io.c and inbox.c share and no binding sees.
  *
  * Lock order: outbox->lock, then link->inbox_lock; nobody holds either across IO.
- *   outbox->lock      the log, its counters, tickets that are attached, the link's connection and control buffers
+ *   outbox->lock      the logs, their counters, tickets that are attached, the link's connection and control buffers
  *   link->inbox_lock  the list of inboxes and what they hold
  * Conditions use CLOCK_MONOTONIC. A condition is signalled only when its waiter count says that somebody waits.
  */
@@ -30,7 +30,7 @@ struct mcore_slot {
     uint32_t owner;
     uint16_t state;
     uint16_t flags;
-    uint32_t reserved;
+    uint32_t thread; /* number of the producing thread, below MCORE_THREADS */
 };
 
 /* First bytes of the block: enough to read the log again from a mapped file. Positions and slots only grow. */
@@ -58,6 +58,33 @@ struct mcore_waiter {
     struct mcore_waiter *next;
 };
 
+/*
+ * Two logs share a link. The bulk lane takes everything that nobody waits for; the express lane takes a message that its
+ * producer waits for, so that it does not stand behind another thread's backlog. It is used only by a thread that has
+ * nothing unsettled in the bulk lane, which keeps the order of each thread's messages.
+ */
+enum mcore_lane_number { MCORE_BULK = 0, MCORE_EXPRESS_LANE = 1, MCORE_LANES = 2 };
+
+struct mcore_lane {
+    uint8_t *block;
+    size_t block_len;
+    struct mcore_log *log;
+    struct mcore_slot *slots;
+    uint8_t *data;
+    struct mcore_ticket **tickets; /* by slot % max_messages; this process only */
+    uint8_t *inbox;                /* "_INBOX.<token>." and the lane's mark */
+    size_t inbox_len;
+    uint8_t *id; /* "<token>-" and the lane's mark */
+    size_t id_len;
+    uint64_t tag;     /* in the numbers that go out of here: MCORE_EXPRESS or 0 */
+    uint64_t pin_pos; /* bytes from here on are being written; UINT64_MAX when nobody writes */
+    uint64_t queued;
+    uint64_t in_flight;
+    bool window_was_full; /* then the sender waits for a worthwhile part of the window */
+};
+
+#define MCORE_THREADS 1024 /* threads are told apart up to this many; more only makes the express lane rarer */
+
 struct mcore_outbox {
     pthread_mutex_t lock;
     pthread_cond_t work;    /* the sender has something to do */
@@ -65,24 +92,14 @@ struct mcore_outbox {
     pthread_cond_t room;    /* there is air again */
     pthread_cond_t reports; /* settled slots wait to be reported */
 
-    uint8_t *block;
-    size_t block_len;
-    struct mcore_log *log;
-    struct mcore_slot *slots;
-    uint8_t *data;
-    struct mcore_ticket **tickets; /* by slot % max_messages; this process only */
-
-    uint8_t *inbox; /* "_INBOX.<token>." */
-    size_t inbox_len;
-    uint8_t *token; /* "<token>-" */
-    size_t token_len;
-
+    struct mcore_lane lanes[MCORE_LANES];
+    struct mcore_lane *writing_lane; /* whose run is being written */
     uint64_t window;
-    uint64_t pin_pos; /* bytes from here on are being written; UINT64_MAX when nobody writes */
     int64_t next_deadline_ns; /* no unsettled deadline lies before it */
     struct mcore_stats stats;
     struct mcore_owner *owners;
     size_t owner_count;
+    uint32_t thread_backlog[MCORE_THREADS]; /* unsettled in the bulk lane, by the thread that produced them */
 
     uint64_t *reported;
     size_t reported_len;
@@ -95,10 +112,9 @@ struct mcore_outbox {
     unsigned room_waiters;
     unsigned report_waiters;
     unsigned report_wakes;
-    uint64_t room_wanted; /* bytes that the most modest room waiter wants free */
-    bool sender_sleeps;        /* on `work`, with a connection: an append wakes it */
-    int64_t sender_until_ns;   /* when the sender wakes by itself; 0 while it is awake */
-    bool window_was_full; /* then the sender waits for a worthwhile part of the window */
+    uint64_t room_wanted;    /* bytes that the most modest room waiter wants free */
+    bool sender_sleeps;      /* on `work`, with a connection: an append wakes it */
+    int64_t sender_until_ns; /* when the sender wakes by itself; 0 while it is awake */
     bool closed;
 };
 
@@ -128,6 +144,10 @@ struct mcore_link {
     int64_t pings;
     int64_t pongs;
     unsigned pong_waiters;
+    int64_t ping_interval_ns;
+    int64_t heard_ns; /* when the peer last sent anything; written by the reader without the lock */
+    int64_t asked_ns; /* when it was last asked with a PING */
+    bool is_lame;     /* the server has announced its end */
 
     struct mcore_parser parser;
     struct mcore_buffer input;
@@ -154,6 +174,26 @@ struct mcore_inbox {
     bool closed;
 };
 
+/* lane.c: one log; outbox->lock held. */
+bool mcore_lane_init(struct mcore_lane *lane, const uint8_t *token, size_t token_len, const char *mark, uint64_t tag,
+                     uint64_t max_bytes, uint64_t max_messages);
+void mcore_lane_free(struct mcore_lane *lane);
+struct mcore_slot *mcore_lane_slot(const struct mcore_lane *lane, uint64_t slot);
+size_t mcore_lane_frame_size(const struct mcore_lane *lane, const struct mcore_route *route,
+                             const struct mcore_message *message, size_t digits);
+/* MCORE_OK, or why the message does not fit now, once for each route. */
+int mcore_lane_check(const struct mcore_lane *lane, const struct mcore_route *const *routes, size_t count,
+                     const struct mcore_message *message);
+/* Writes the frame; returns its slot. There must be room. */
+struct mcore_slot *mcore_lane_append(struct mcore_lane *lane, const struct mcore_route *route,
+                                     const struct mcore_message *message, struct mcore_ticket *ticket);
+bool mcore_lane_has_run(const struct mcore_lane *lane, uint64_t window);
+long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
+                         const uint8_t **data, size_t *len);
+/* Gives storage back from the head as far as everything is settled and nobody writes it. */
+void mcore_lane_reclaim(struct mcore_lane *lane);
+uint64_t mcore_lane_rewind(struct mcore_lane *lane, struct mcore_stats *stats);
+
 /* Outbox parts that the link calls with outbox->lock held. */
 int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);
 long mcore_outbox_run_take_locked(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len);
@@ -164,9 +204,10 @@ bool mcore_outbox_has_run_locked(const struct mcore_outbox *outbox);
 void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox);
 
 /* Outbox parts shared by outbox.c and outbox_wait.c, lock held. */
-void mcore_outbox_tell_locked(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,
-                              int code, int err_code, const char *text, size_t text_len, bool was_written,
-                              bool wants_report);
+struct mcore_lane *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot);
+void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t slot, int outcome,
+                              uint64_t sequence, int duplicate, int code, int err_code, const char *text,
+                              size_t text_len, unsigned flags);
 void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);
 
 /* Reads a PubAck. Returns the outcome; *text points into json (still escaped) for MCORE_REFUSED. */

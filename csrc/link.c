@@ -36,7 +36,7 @@ void mcore_free(void *memory)
     free(memory);
 }
 
-struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload)
+struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload, int64_t ping_interval_ns)
 {
     struct mcore_link *link = calloc(1, sizeof(*link));
     if (link == NULL)
@@ -44,6 +44,7 @@ struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payloa
     link->outbox = outbox;
     link->fd = -1;
     link->max_payload = max_payload;
+    link->ping_interval_ns = ping_interval_ns;
     mcore_parser_init(&link->parser, 0, max_payload);
     mcore_cond_init(&link->quiet);
     mcore_cond_init(&link->pong);
@@ -105,6 +106,9 @@ int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, siz
             link->current_len = 0;
             link->pings = 0;
             link->pongs = 0;
+            link->is_lame = false;
+            link->asked_ns = 0;
+            __atomic_store_n(&link->heard_ns, mcore_now_ns(), __ATOMIC_RELAXED);
             link->last_errno = 0;
             link->text[0] = '\0';
             link->fd = fd;

@@ -114,6 +114,27 @@ static void wait_writable(struct mcore_link *link)
     pthread_cond_broadcast(&link->quiet);
 }
 
+/* Asks a silent peer, and gives up one that stays silent; lock held. Returns when to look again. */
+static int64_t check_peer(struct mcore_link *link, int64_t now)
+{
+    if (!link->up || link->ping_interval_ns <= 0)
+        return MCORE_NEVER;
+    int64_t heard = __atomic_load_n(&link->heard_ns, __ATOMIC_RELAXED);
+    if (now - heard >= 2 * link->ping_interval_ns) {
+        broken(link, ETIMEDOUT);
+        return MCORE_NEVER;
+    }
+    if (now - heard >= link->ping_interval_ns && link->asked_ns <= heard) {
+        link->asked_ns = now;
+        if (mcore_buffer_reserve(&link->control, 6)) {
+            memcpy(link->control.data + link->control.len, "PING\r\n", 6);
+            link->control.len += 6;
+            link->pings++;
+        }
+    }
+    return heard + (link->asked_ns > heard ? 2 : 1) * link->ping_interval_ns;
+}
+
 int mcore_link_send_loop(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
@@ -139,7 +160,9 @@ int mcore_link_send_loop(struct mcore_link *link)
                 continue;
         }
         /* Only now: while write_some() let go of the lock, earlier deadlines may have come, and nobody slept to be woken. */
-        int64_t until = outbox->next_deadline_ns;
+        int64_t until = check_peer(link, now);
+        if (outbox->next_deadline_ns < until)
+            until = outbox->next_deadline_ns;
         if (outbox->stats.unseen != outbox->unseen_taken && outbox->unseen_due_ns < until)
             until = outbox->unseen_due_ns;
         outbox->sender_sleeps = true;
@@ -167,18 +190,21 @@ void mcore_link_push(struct mcore_link *link)
 
 /* ---- reading ------------------------------------------------------------------------------------------------------ */
 
-/* The slot number at the end of _INBOX.<token>.<slot>. */
+/* The slot number at the end of _INBOX.<token>.<slot>; with the lane's letter before it in the express lane. */
 static bool slot_of(const struct mcore_outbox *outbox, const uint8_t *subject, size_t len, uint64_t *slot)
 {
-    if (len <= outbox->inbox_len || len > outbox->inbox_len + MCORE_MAX_U64_DIGITS)
+    const struct mcore_lane *lane = &outbox->lanes[MCORE_BULK];
+    if (len > lane->inbox_len && subject[lane->inbox_len] == 'e')
+        lane = &outbox->lanes[MCORE_EXPRESS_LANE];
+    if (len <= lane->inbox_len || len > lane->inbox_len + MCORE_MAX_U64_DIGITS)
         return false;
     uint64_t value = 0;
-    for (size_t i = outbox->inbox_len; i < len; i++) {
+    for (size_t i = lane->inbox_len; i < len; i++) {
         if (subject[i] < '0' || subject[i] > '9')
             return false;
         value = value * 10 + (uint64_t)(subject[i] - '0');
     }
-    *slot = value;
+    *slot = value | lane->tag;
     return true;
 }
 
@@ -221,6 +247,11 @@ static void control_event_locked(struct mcore_link *link, const uint8_t *data, c
         link->pongs++;
         if (link->pong_waiters > 0)
             pthread_cond_broadcast(&link->pong);
+        break;
+    case MCORE_EV_INFO:
+        /* Written by Go's encoder, which leaves no blanks. */
+        if (memmem(data + event->payload.off, event->payload.len, "\"ldm\":true", 10) != NULL)
+            link->is_lame = true;
         break;
     case MCORE_EV_ERR:
         keep_text(link, data + event->payload.off, event->payload.len);
@@ -301,6 +332,8 @@ static int end_of(struct mcore_link *link, bool eof, int error)
     int end;
     if (link->stopping)
         end = MCORE_LINK_STOPPED;
+    else if (link->is_lame)
+        end = MCORE_LINK_LAME;
     else if (link->text[0] != '\0')
         end = MCORE_LINK_SERVER;
     else if (link->last_errno != 0)
@@ -329,10 +362,13 @@ int mcore_link_read_loop(struct mcore_link *link)
             pthread_mutex_unlock(&link->outbox->lock);
             return MCORE_LINK_PROTOCOL;
         }
+        if (link->is_lame)
+            return end_of(link, true, 0);
         size_t want = link->parser.need > link->input.len ? link->parser.need - link->input.len : 0;
         if (!mcore_buffer_reserve(&link->input, want > READ_BYTES ? want : READ_BYTES))
             return end_of(link, false, ENOMEM);
         ssize_t count = recv(fd, link->input.data + link->input.len, link->input.cap - link->input.len, 0);
+        __atomic_store_n(&link->heard_ns, mcore_now_ns(), __ATOMIC_RELAXED);
         if (count > 0)
             link->input.len += (size_t)count;
         else if (count == 0 || errno != EINTR)

@@ -183,12 +183,15 @@ long mcore_parse(struct mcore_parser *parser, const uint8_t *data, size_t len, s
 /* ---- 6. Outbox ------------------------------------------------------------------------------------------------------
  * Queue, in-flight window and retransmission store at once: a bounded, append-only log of encoded frames in one block of
  * memory, addressed by offsets only. Each message has a slot; slots are numbered from 0 and never reused, and the number
- * is the last token of the frame's reply subject, so an ack finds its slot without a search. At any instant
+ * is the last token of the frame's reply subject, so an ack finds its slot without a search. An urgent message may go
+ * into a second log, the express lane, which is written first; its slot numbers have bit MCORE_EXPRESS_BIT set. At any instant
  *   accepted == delivered + failed + abandoned + queued + in_flight.
  * Every function may be called from any thread; none of them waits but those named wait.
  */
 
 struct mcore_outbox;
+
+enum mcore_slot_tag { MCORE_EXPRESS_BIT = 62 }; /* slot numbers from 1 << 62 on belong to the express lane */
 
 enum mcore_outcome {
     MCORE_PENDING = 0,
@@ -236,6 +239,7 @@ struct mcore_message {
     size_t msg_id_len;
     int64_t timeout_ns; /* from now to the slot's deadline */
     int report;         /* hand the slot out through mcore_outbox_wait_reports() when it is settled */
+    int urgent;         /* its producer waits for it: use the express lane if that keeps the thread's order */
 };
 
 struct mcore_stats {
@@ -255,7 +259,8 @@ struct mcore_stats {
 };
 
 /*
- * token: the link's own token; replies go to _INBOX.<token>.<slot> and automatic ids are <token>-<slot>.
+ * token: the link's own token; replies go to _INBOX.<token>.<slot> and automatic ids are <token>-<slot>; in the express
+ * lane <slot> is the letter e and the slot's number there.
  * Returns NULL when the system gives no memory.
  */
 struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes,
@@ -349,10 +354,15 @@ enum mcore_link_end {
     MCORE_LINK_EOF = 1,      /* the peer closed */
     MCORE_LINK_ERRNO = 2,    /* a socket error: mcore_link_errno() */
     MCORE_LINK_PROTOCOL = 3, /* the peer broke the protocol: mcore_link_text() shows the bytes */
-    MCORE_LINK_SERVER = 4    /* the server sent -ERR and closed: mcore_link_text() */
+    MCORE_LINK_SERVER = 4,   /* the server sent -ERR and closed: mcore_link_text() */
+    MCORE_LINK_LAME = 5      /* the server is in lame-duck mode: it will close soon */
 };
 
-struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload);
+/*
+ * ping_interval_ns: a peer that is silent for so long is asked with a PING, and after twice as long it counts as gone
+ * (MCORE_LINK_ERRNO, ETIMEDOUT); 0 never asks.
+ */
+struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload, int64_t ping_interval_ns);
 void mcore_link_free(struct mcore_link *link);
 
 /* Takes the socket; the first bytes to write (SUB ...) are in `first`, bytes read too far by the handshake in `rest`. */

@@ -1,39 +1,17 @@
 /*
- * The log: append, runs for the sender, settling, rewind. Waiting and reporting are in outbox_wait.c.
- *
- * Bytes of the log form a ring of max_bytes; a frame is always contiguous, so one that does not fit before the end of
- * the ring starts at its beginning and the bytes between are left out. When the log becomes empty it starts again at
- * the ring's beginning, which keeps the memory that a modest producer touches small and warm.
+ * The outbox: its two lanes under one lock. Append, runs for the sender, settling, rewind, expiry; waiting and reporting
+ * are in outbox_wait.c.
  */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "core_internal.h"
 
-static struct mcore_slot *slot_at(const struct mcore_outbox *outbox, uint64_t slot)
-{
-    return &outbox->slots[slot % outbox->log->max_messages];
-}
+/* Room for the messages that producers wait for: each waiting thread has one, so this many is many threads. */
+#define EXPRESS_MESSAGES 4096u
+#define EXPRESS_BYTES (16u * 1024u * 1024u)
 
-static size_t round_up(size_t value, size_t unit)
-{
-    return (value + unit - 1) / unit * unit;
-}
-
-static uint8_t *joined(const char *front, const uint8_t *token, size_t token_len, const char *back, size_t *len)
-{
-    size_t front_len = strlen(front);
-    size_t back_len = strlen(back);
-    uint8_t *out = malloc(front_len + token_len + back_len + 1);
-    if (out == NULL)
-        return NULL;
-    memcpy(out, front, front_len);
-    memcpy(out + front_len, token, token_len);
-    memcpy(out + front_len + token_len, back, back_len);
-    *len = front_len + token_len + back_len;
-    return out;
-}
+static const uint64_t express_tag = UINT64_C(1) << MCORE_EXPRESS_BIT;
 
 struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes,
                                       uint64_t max_messages, uint64_t window)
@@ -43,30 +21,17 @@ struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, ui
     struct mcore_outbox *outbox = calloc(1, sizeof(*outbox));
     if (outbox == NULL)
         return NULL;
-    size_t slots_off = round_up(sizeof(struct mcore_log), 64);
-    size_t data_off = round_up(slots_off + max_messages * sizeof(struct mcore_slot), 4096);
-    outbox->block_len = data_off + max_bytes;
-    outbox->block = mmap(NULL, outbox->block_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    outbox->tickets = calloc(max_messages, sizeof(*outbox->tickets));
-    outbox->inbox = joined("_INBOX.", token, token_len, ".", &outbox->inbox_len);
-    outbox->token = joined("", token, token_len, "-", &outbox->token_len);
-    if (outbox->block == MAP_FAILED || outbox->tickets == NULL || outbox->inbox == NULL || outbox->token == NULL) {
-        if (outbox->block == MAP_FAILED)
-            outbox->block = NULL;
-        mcore_outbox_free(outbox);
+    uint64_t express_bytes = max_bytes < EXPRESS_BYTES ? max_bytes : EXPRESS_BYTES;
+    uint64_t express_messages = max_messages < EXPRESS_MESSAGES ? max_messages : EXPRESS_MESSAGES;
+    if (!mcore_lane_init(&outbox->lanes[MCORE_BULK], token, token_len, "", 0, max_bytes, max_messages) ||
+        !mcore_lane_init(&outbox->lanes[MCORE_EXPRESS_LANE], token, token_len, "e", express_tag, express_bytes,
+                         express_messages)) {
+        mcore_lane_free(&outbox->lanes[MCORE_BULK]);
+        mcore_lane_free(&outbox->lanes[MCORE_EXPRESS_LANE]);
+        free(outbox);
         return NULL;
     }
-    outbox->log = (struct mcore_log *)(void *)outbox->block;
-    outbox->slots = (struct mcore_slot *)(void *)(outbox->block + slots_off);
-    outbox->data = outbox->block + data_off;
-    outbox->log->magic = MCORE_LOG_MAGIC;
-    outbox->log->format = MCORE_LOG_FORMAT;
-    outbox->log->max_bytes = max_bytes;
-    outbox->log->max_messages = max_messages;
-    outbox->log->slots_off = slots_off;
-    outbox->log->data_off = data_off;
     outbox->window = window;
-    outbox->pin_pos = UINT64_MAX;
     outbox->next_deadline_ns = MCORE_NEVER;
     outbox->room_wanted = UINT64_MAX;
     outbox->stats.max_bytes = max_bytes;
@@ -83,18 +48,13 @@ void mcore_outbox_free(struct mcore_outbox *outbox)
 {
     if (outbox == NULL)
         return;
-    if (outbox->log != NULL) {
-        pthread_cond_destroy(&outbox->work);
-        pthread_cond_destroy(&outbox->drained);
-        pthread_cond_destroy(&outbox->room);
-        pthread_cond_destroy(&outbox->reports);
-        pthread_mutex_destroy(&outbox->lock);
-    }
-    if (outbox->block != NULL)
-        munmap(outbox->block, outbox->block_len);
-    free(outbox->tickets);
-    free(outbox->inbox);
-    free(outbox->token);
+    pthread_cond_destroy(&outbox->work);
+    pthread_cond_destroy(&outbox->drained);
+    pthread_cond_destroy(&outbox->room);
+    pthread_cond_destroy(&outbox->reports);
+    pthread_mutex_destroy(&outbox->lock);
+    for (int i = 0; i < MCORE_LANES; i++)
+        mcore_lane_free(&outbox->lanes[i]);
     free(outbox->owners);
     free(outbox->reported);
     free(outbox);
@@ -114,153 +74,41 @@ long mcore_outbox_owner_new(struct mcore_outbox *outbox)
     return owner;
 }
 
-/* ---- append ------------------------------------------------------------------------------------------------------- */
-
-static const char version_line[] = "NATS/1.0\r\n";
-
-static bool has_id(const struct mcore_route *route, const struct mcore_message *message)
-{
-    return route->id_name_len > 0 && (message->msg_id_len > 0 || route->auto_id);
-}
-
-/* Bytes of the header block for a slot number of `digits` digits. */
-static size_t block_size(const struct mcore_outbox *outbox, const struct mcore_route *route,
-                         const struct mcore_message *message, size_t digits)
-{
-    size_t size = sizeof(version_line) - 1 + route->fixed_len + message->headers_len + 2;
-    if (has_id(route, message)) {
-        size_t id_len = message->msg_id_len > 0 ? message->msg_id_len : outbox->token_len + digits;
-        size += route->id_name_len + 2 + id_len + 2;
-    }
-    return size;
-}
-
-static size_t frame_size(const struct mcore_outbox *outbox, const struct mcore_route *route,
-                         const struct mcore_message *message, size_t digits)
-{
-    size_t block = block_size(outbox, route, message, digits);
-    size_t total = block + message->payload_len;
-    return 5 + route->subject_len + 1 + outbox->inbox_len + digits + 1 + mcore_u64_size(block) + 1 +
-           mcore_u64_size(total) + 2 + total + 2;
-}
-
 size_t mcore_outbox_frame_size(const struct mcore_outbox *outbox, const struct mcore_route *route,
                                const struct mcore_message *message)
 {
-    return frame_size(outbox, route, message, MCORE_MAX_U64_DIGITS);
+    return mcore_lane_frame_size(&outbox->lanes[MCORE_EXPRESS_LANE], route, message, MCORE_MAX_U64_DIGITS);
 }
 
-static uint8_t *put(uint8_t *out, const void *bytes, size_t len)
+struct mcore_lane *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot)
 {
-    memcpy(out, bytes, len);
-    return out + len;
+    return &outbox->lanes[slot & express_tag ? MCORE_EXPRESS_LANE : MCORE_BULK];
 }
 
-static void frame_write(const struct mcore_outbox *outbox, uint8_t *out, const struct mcore_route *route,
-                        const struct mcore_message *message, uint64_t slot)
+/* ---- append ------------------------------------------------------------------------------------------------------- */
+
+/* Small numbers for threads, in the order in which they first produce; a number is never given twice. */
+static uint32_t thread_number(void)
 {
-    uint8_t digits[MCORE_MAX_U64_DIGITS];
-    size_t digits_len = mcore_u64_write(digits, slot);
-    size_t block = block_size(outbox, route, message, digits_len);
-    out = put(out, "HPUB ", 5);
-    out = put(out, route->subject, route->subject_len);
-    *out++ = ' ';
-    out = put(out, outbox->inbox, outbox->inbox_len);
-    out = put(out, digits, digits_len);
-    *out++ = ' ';
-    out += mcore_u64_write(out, block);
-    *out++ = ' ';
-    out += mcore_u64_write(out, block + message->payload_len);
-    out = put(out, "\r\n", 2);
-    out = put(out, version_line, sizeof(version_line) - 1);
-    if (has_id(route, message)) {
-        /* First of all headers: a Memphis broker gives up on msg-id when an earlier header contains that text. */
-        out = put(out, route->id_name, route->id_name_len);
-        out = put(out, ": ", 2);
-        if (message->msg_id_len > 0) {
-            out = put(out, message->msg_id, message->msg_id_len);
-        } else {
-            out = put(out, outbox->token, outbox->token_len);
-            out = put(out, digits, digits_len);
-        }
-        out = put(out, "\r\n", 2);
+    static uint32_t next;
+    static _Thread_local uint32_t mine;
+    if (mine == 0)
+        mine = __atomic_add_fetch(&next, 1, __ATOMIC_RELAXED);
+    return mine % MCORE_THREADS;
+}
+
+static struct mcore_lane *lane_for(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
+                                   const struct mcore_message *message, uint32_t thread, int *error)
+{
+    struct mcore_lane *express = &outbox->lanes[MCORE_EXPRESS_LANE];
+    if (message->urgent && outbox->thread_backlog[thread] == 0 &&
+        mcore_lane_check(express, routes, count, message) == MCORE_OK) {
+        *error = MCORE_OK;
+        return express;
     }
-    out = put(out, route->fixed, route->fixed_len);
-    if (message->headers_len > 0)
-        out = put(out, message->headers, message->headers_len);
-    out = put(out, "\r\n", 2);
-    if (message->payload_len > 0)
-        out = put(out, message->payload, message->payload_len);
-    put(out, "\r\n", 2);
-}
-
-/* Where a frame of len bytes would start if the tail were at pos. */
-static uint64_t place_for(const struct mcore_log *log, uint64_t pos, size_t len)
-{
-    uint64_t off = pos % log->max_bytes;
-    return off + len <= log->max_bytes ? pos : pos + (log->max_bytes - off);
-}
-
-/* The end of the log after all frames, or 0 when they do not fit. */
-static uint64_t end_for(const struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
-                        const struct mcore_message *message)
-{
-    const struct mcore_log *log = outbox->log;
-    uint64_t pos = log->tail_pos;
-    for (size_t i = 0; i < count; i++) {
-        size_t len = frame_size(outbox, routes[i], message, mcore_u64_size(log->tail_slot + i));
-        pos = place_for(log, pos, len) + len;
-        if (pos - log->head_pos > log->max_bytes)
-            return 0;
-    }
-    return pos;
-}
-
-static int check_room(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
-                      const struct mcore_message *message)
-{
-    const struct mcore_log *log = outbox->log;
-    if (outbox->closed)
-        return MCORE_E_CLOSED;
-    size_t all = 0;
-    for (size_t i = 0; i < count; i++)
-        all += frame_size(outbox, routes[i], message, mcore_u64_size(log->tail_slot + i));
-    if (all > log->max_bytes || count > log->max_messages)
-        return MCORE_E_TOO_LARGE;
-    if (log->tail_slot - log->head_slot + count > log->max_messages)
-        return MCORE_E_FULL_MESSAGES;
-    if (end_for(outbox, routes, count, message) == 0)
-        return MCORE_E_FULL_BYTES;
-    return MCORE_OK;
-}
-
-static void append_one(struct mcore_outbox *outbox, const struct mcore_route *route,
-                       const struct mcore_message *message, struct mcore_ticket *ticket, int64_t deadline_ns)
-{
-    struct mcore_log *log = outbox->log;
-    uint64_t slot = log->tail_slot;
-    size_t len = frame_size(outbox, route, message, mcore_u64_size(slot));
-    uint64_t pos = place_for(log, log->tail_pos, len);
-    frame_write(outbox, outbox->data + pos % log->max_bytes, route, message, slot);
-    struct mcore_slot *entry = slot_at(outbox, slot);
-    entry->pos = pos;
-    entry->len = (uint32_t)len;
-    entry->owner = route->owner;
-    entry->deadline_ns = deadline_ns;
-    entry->state = MCORE_SLOT_QUEUED;
-    entry->flags = message->report ? MCORE_FLAG_REPORT : 0;
-    outbox->tickets[slot % log->max_messages] = ticket;
-    if (ticket != NULL) {
-        ticket->slot = slot;
-        ticket->attached = 1;
-    }
-    log->tail_pos = pos + len;
-    log->tail_slot = slot + 1;
-    outbox->stats.accepted++;
-    outbox->stats.queued++;
-    outbox->stats.queued_bytes += len;
-    if (route->owner < outbox->owner_count)
-        outbox->owners[route->owner].outstanding++;
+    struct mcore_lane *bulk = &outbox->lanes[MCORE_BULK];
+    *error = mcore_lane_check(bulk, routes, count, message);
+    return bulk;
 }
 
 int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
@@ -271,20 +119,33 @@ int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_rout
     if (message->payload_len > UINT32_MAX / 2 || message->headers_len > UINT32_MAX / 4)
         return MCORE_E_TOO_LARGE;
     int64_t deadline_ns = mcore_deadline_after(message->timeout_ns);
+    uint32_t thread = thread_number();
     pthread_mutex_lock(&outbox->lock);
-    int error = check_room(outbox, routes, count, message);
+    int error = MCORE_E_CLOSED;
+    struct mcore_lane *lane = outbox->closed ? NULL : lane_for(outbox, routes, count, message, thread, &error);
     if (error != MCORE_OK) {
         if (error == MCORE_E_FULL_BYTES || error == MCORE_E_FULL_MESSAGES)
             outbox->stats.buffer_full++;
         pthread_mutex_unlock(&outbox->lock);
         return error;
     }
-    int64_t first = (int64_t)outbox->log->tail_slot;
-    for (size_t i = 0; i < count; i++)
-        append_one(outbox, routes[i], message, tickets == NULL ? NULL : tickets[i], deadline_ns);
+    int64_t first = (int64_t)(lane->log->tail_slot | lane->tag);
+    for (size_t i = 0; i < count; i++) {
+        struct mcore_slot *entry = mcore_lane_append(lane, routes[i], message, tickets == NULL ? NULL : tickets[i]);
+        entry->deadline_ns = deadline_ns;
+        entry->thread = thread;
+        outbox->stats.accepted++;
+        outbox->stats.queued++;
+        outbox->stats.queued_bytes += entry->len;
+        if (entry->owner < outbox->owner_count)
+            outbox->owners[entry->owner].outstanding++;
+    }
+    if (lane->tag == 0)
+        outbox->thread_backlog[thread] += (uint32_t)count;
     if (deadline_ns < outbox->next_deadline_ns)
         outbox->next_deadline_ns = deadline_ns;
-    if (deadline_ns < outbox->sender_until_ns || mcore_outbox_has_run_locked(outbox))
+    /* An urgent message is written by its own thread, which asks for it right after this call. */
+    if (deadline_ns < outbox->sender_until_ns || (!message->urgent && mcore_outbox_has_run_locked(outbox)))
         mcore_outbox_wake_sender_locked(outbox);
     pthread_mutex_unlock(&outbox->lock);
     return first;
@@ -301,142 +162,87 @@ void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox)
     }
 }
 
-/* Steps over slots that are settled without having been sent on this connection. */
-static void skip_settled(struct mcore_outbox *outbox)
-{
-    struct mcore_log *log = outbox->log;
-    while (log->sent_slot < log->tail_slot && slot_at(outbox, log->sent_slot)->state == MCORE_SLOT_SETTLED)
-        log->sent_slot++;
-}
-
 bool mcore_outbox_has_run_locked(const struct mcore_outbox *outbox)
 {
-    if (outbox->stats.queued == 0 || outbox->stats.in_flight >= outbox->window)
-        return false;
-    /* After a full window a run for each ack would be a system call for each message: wait for an eighth. */
-    return !outbox->window_was_full || outbox->stats.in_flight <= outbox->window - outbox->window / 8;
+    return mcore_lane_has_run(&outbox->lanes[MCORE_EXPRESS_LANE], outbox->window) ||
+           mcore_lane_has_run(&outbox->lanes[MCORE_BULK], outbox->window);
 }
 
 long mcore_outbox_run_take_locked(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len)
 {
-    struct mcore_log *log = outbox->log;
-    skip_settled(outbox);
-    outbox->window_was_full = false;
-    uint64_t slot = log->sent_slot;
-    if (slot == log->tail_slot || outbox->stats.in_flight >= outbox->window)
-        return 0;
-    uint64_t start = slot_at(outbox, slot)->pos;
-    uint64_t end = start;
-    long count = 0;
-    while (slot < log->tail_slot) {
-        struct mcore_slot *entry = slot_at(outbox, slot);
-        if (entry->state != MCORE_SLOT_QUEUED || entry->pos != end)
-            break;
-        if (count > 0 && end % log->max_bytes == 0)
-            break; /* the frames before it end exactly with the ring; this one lies at its beginning */
-        if (count > 0 && end + entry->len - start > max_bytes)
-            break;
-        if (outbox->stats.in_flight >= outbox->window) {
-            outbox->window_was_full = true;
-            break;
+    for (int i = MCORE_LANES - 1; i >= 0; i--) {
+        struct mcore_lane *lane = &outbox->lanes[i];
+        long count = mcore_lane_run_take(lane, outbox->window, max_bytes, &outbox->stats, data, len);
+        if (count > 0) {
+            outbox->writing_lane = lane;
+            return count;
         }
-        if (entry->flags & MCORE_FLAG_WRITTEN)
-            outbox->stats.resent++;
-        entry->state = MCORE_SLOT_IN_FLIGHT;
-        entry->flags |= MCORE_FLAG_WRITTEN;
-        outbox->stats.queued--;
-        outbox->stats.queued_bytes -= entry->len;
-        outbox->stats.in_flight++;
-        end += entry->len;
-        count++;
-        slot++;
     }
-    log->sent_slot = slot;
-    outbox->pin_pos = start;
-    *data = outbox->data + start % log->max_bytes;
-    *len = (size_t)(end - start);
-    return count;
-}
-
-/* Gives storage back from the head as far as everything is settled and nobody writes it. */
-static void reclaim(struct mcore_outbox *outbox)
-{
-    struct mcore_log *log = outbox->log;
-    while (log->head_slot < log->tail_slot) {
-        const struct mcore_slot *entry = slot_at(outbox, log->head_slot);
-        if (entry->state != MCORE_SLOT_SETTLED || entry->pos >= outbox->pin_pos)
-            break;
-        log->head_slot++;
-        log->head_pos = entry->pos + entry->len;
-    }
-    if (log->sent_slot < log->head_slot)
-        log->sent_slot = log->head_slot;
-    if (log->head_slot == log->tail_slot && outbox->pin_pos == UINT64_MAX) {
-        uint64_t start = (log->tail_pos + log->max_bytes - 1) / log->max_bytes * log->max_bytes;
-        log->tail_pos = start;
-        log->head_pos = start;
-    }
+    return 0;
 }
 
 void mcore_outbox_run_done_locked(struct mcore_outbox *outbox)
 {
-    outbox->pin_pos = UINT64_MAX;
-    reclaim(outbox);
+    struct mcore_lane *lane = outbox->writing_lane;
+    if (lane == NULL)
+        return;
+    outbox->writing_lane = NULL;
+    lane->pin_pos = UINT64_MAX;
+    mcore_lane_reclaim(lane);
     mcore_outbox_after_settle_locked(outbox);
 }
 
 uint64_t mcore_outbox_rewind_locked(struct mcore_outbox *outbox)
 {
-    struct mcore_log *log = outbox->log;
     uint64_t count = 0;
-    for (uint64_t slot = log->head_slot; slot < log->sent_slot; slot++) {
-        struct mcore_slot *entry = slot_at(outbox, slot);
-        if (entry->state != MCORE_SLOT_IN_FLIGHT)
-            continue;
-        entry->state = MCORE_SLOT_QUEUED;
-        outbox->stats.in_flight--;
-        outbox->stats.queued++;
-        outbox->stats.queued_bytes += entry->len;
-        count++;
-    }
-    log->sent_slot = log->head_slot;
-    outbox->window_was_full = false;
+    for (int i = 0; i < MCORE_LANES; i++)
+        count += mcore_lane_rewind(&outbox->lanes[i], &outbox->stats);
     return count;
 }
 
 /* ---- settling ----------------------------------------------------------------------------------------------------- */
 
-static int settle_locked(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,
+static void count_outcome(struct mcore_stats *stats, int outcome, int duplicate)
+{
+    if (outcome == MCORE_DELIVERED) {
+        stats->delivered++;
+        stats->duplicates += duplicate ? 1 : 0;
+    } else if (outcome == MCORE_ABANDONED) {
+        stats->abandoned++;
+    } else {
+        stats->failed++;
+    }
+}
+
+static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outcome, uint64_t sequence, int duplicate,
                          int code, int err_code, const char *text, size_t text_len)
 {
-    struct mcore_log *log = outbox->log;
-    if (slot < log->head_slot || slot >= log->tail_slot)
+    struct mcore_lane *lane = mcore_outbox_lane(outbox, number);
+    uint64_t slot = number & ~express_tag;
+    if (slot < lane->log->head_slot || slot >= lane->log->tail_slot)
         return 0;
-    struct mcore_slot *entry = slot_at(outbox, slot);
+    struct mcore_slot *entry = mcore_lane_slot(lane, slot);
     if (entry->state == MCORE_SLOT_SETTLED)
         return 0;
     if (entry->state == MCORE_SLOT_QUEUED) {
+        lane->queued--;
         outbox->stats.queued--;
         outbox->stats.queued_bytes -= entry->len;
     } else {
+        lane->in_flight--;
         outbox->stats.in_flight--;
     }
     entry->state = MCORE_SLOT_SETTLED;
-    if (outcome == MCORE_DELIVERED) {
-        outbox->stats.delivered++;
-        outbox->stats.duplicates += duplicate ? 1 : 0;
-    } else if (outcome == MCORE_ABANDONED) {
-        outbox->stats.abandoned++;
-    } else {
-        outbox->stats.failed++;
-    }
+    count_outcome(&outbox->stats, outcome, duplicate);
+    if (lane->tag == 0)
+        outbox->thread_backlog[entry->thread]--;
     if (entry->owner < outbox->owner_count && --outbox->owners[entry->owner].outstanding == 0 &&
         outbox->drain_waiters > 0)
         pthread_cond_broadcast(&outbox->drained);
-    mcore_outbox_tell_locked(outbox, slot, outcome, sequence, duplicate, code, err_code, text, text_len,
-                             (entry->flags & MCORE_FLAG_WRITTEN) != 0, (entry->flags & MCORE_FLAG_REPORT) != 0);
-    if (slot == log->head_slot)
-        reclaim(outbox);
+    mcore_outbox_tell_locked(outbox, lane, slot, outcome, sequence, duplicate, code, err_code, text, text_len,
+                             entry->flags);
+    if (slot == lane->log->head_slot)
+        mcore_lane_reclaim(lane);
     mcore_outbox_after_settle_locked(outbox);
     return 1;
 }
@@ -475,20 +281,22 @@ int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, con
 
 uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
 {
-    struct mcore_log *log = outbox->log;
     if (now_ns < outbox->next_deadline_ns)
         return 0;
     uint64_t expired = 0;
     int64_t next = MCORE_NEVER;
-    uint64_t tail = log->tail_slot;
-    for (uint64_t slot = log->head_slot; slot < tail; slot++) {
-        struct mcore_slot *entry = slot_at(outbox, slot);
-        if (entry->state == MCORE_SLOT_SETTLED)
-            continue;
-        if (entry->deadline_ns <= now_ns)
-            expired += (uint64_t)settle_locked(outbox, slot, MCORE_EXPIRED, 0, 0, 0, 0, NULL, 0);
-        else if (entry->deadline_ns < next)
-            next = entry->deadline_ns;
+    for (int i = 0; i < MCORE_LANES; i++) {
+        struct mcore_lane *lane = &outbox->lanes[i];
+        uint64_t tail = lane->log->tail_slot;
+        for (uint64_t slot = lane->log->head_slot; slot < tail; slot++) {
+            const struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+            if (entry->state == MCORE_SLOT_SETTLED)
+                continue;
+            if (entry->deadline_ns <= now_ns)
+                expired += (uint64_t)settle_locked(outbox, slot | lane->tag, MCORE_EXPIRED, 0, 0, 0, 0, NULL, 0);
+            else if (entry->deadline_ns < next)
+                next = entry->deadline_ns;
+        }
     }
     outbox->next_deadline_ns = next;
     return expired;
@@ -496,11 +304,14 @@ uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
 
 uint64_t mcore_outbox_abandon(struct mcore_outbox *outbox)
 {
-    pthread_mutex_lock(&outbox->lock);
     uint64_t count = 0;
-    uint64_t tail = outbox->log->tail_slot;
-    for (uint64_t slot = outbox->log->head_slot; slot < tail; slot++)
-        count += (uint64_t)settle_locked(outbox, slot, MCORE_ABANDONED, 0, 0, 0, 0, NULL, 0);
+    pthread_mutex_lock(&outbox->lock);
+    for (int i = 0; i < MCORE_LANES; i++) {
+        struct mcore_lane *lane = &outbox->lanes[i];
+        uint64_t tail = lane->log->tail_slot;
+        for (uint64_t slot = lane->log->head_slot; slot < tail; slot++)
+            count += (uint64_t)settle_locked(outbox, slot | lane->tag, MCORE_ABANDONED, 0, 0, 0, 0, NULL, 0);
+    }
     pthread_mutex_unlock(&outbox->lock);
     return count;
 }

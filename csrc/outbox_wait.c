@@ -96,11 +96,12 @@ static void report_locked(struct mcore_outbox *outbox, uint64_t slot)
         pthread_cond_signal(&outbox->reports);
 }
 
-void mcore_outbox_tell_locked(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,
-                              int code, int err_code, const char *text, size_t text_len, bool was_written,
-                              bool wants_report)
+void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t slot, int outcome,
+                              uint64_t sequence, int duplicate, int code, int err_code, const char *text,
+                              size_t text_len, unsigned flags)
 {
-    struct mcore_ticket **place = &outbox->tickets[slot % outbox->log->max_messages];
+    bool wants_report = (flags & MCORE_FLAG_REPORT) != 0;
+    struct mcore_ticket **place = &lane->tickets[slot % lane->log->max_messages];
     struct mcore_ticket *ticket = *place;
     *place = NULL;
     if (ticket == NULL) {
@@ -109,7 +110,7 @@ void mcore_outbox_tell_locked(struct mcore_outbox *outbox, uint64_t slot, int ou
     } else {
         ticket->sequence = sequence;
         ticket->duplicate = duplicate;
-        ticket->was_written = was_written;
+        ticket->was_written = (flags & MCORE_FLAG_WRITTEN) != 0;
         ticket->code = code;
         ticket->err_code = err_code;
         ticket->text = copy_text(text, text_len);
@@ -120,7 +121,7 @@ void mcore_outbox_tell_locked(struct mcore_outbox *outbox, uint64_t slot, int ou
         __atomic_store_n(&ticket->outcome, outcome, __ATOMIC_RELEASE);
     }
     if (wants_report)
-        report_locked(outbox, slot);
+        report_locked(outbox, slot | lane->tag);
 }
 
 int mcore_ticket_outcome(const struct mcore_ticket *ticket)
@@ -165,7 +166,8 @@ void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *tick
         pthread_mutex_lock(&outbox->lock);
         outcome = ticket->outcome;
         if (ticket->attached) {
-            outbox->tickets[ticket->slot % outbox->log->max_messages] = NULL;
+            struct mcore_lane *lane = mcore_outbox_lane(outbox, ticket->slot);
+            lane->tickets[(ticket->slot & ~lane->tag) % lane->log->max_messages] = NULL;
             ticket->attached = 0;
         } else if (outcome > MCORE_DELIVERED && !ticket->looked) {
             note_unseen(outbox, outcome, ticket->text == NULL ? "" : ticket->text,
@@ -184,7 +186,8 @@ int mcore_outbox_report(struct mcore_outbox *outbox, struct mcore_ticket *ticket
     pthread_mutex_lock(&outbox->lock);
     int wanted = 0;
     if (ticket->attached) {
-        outbox->slots[ticket->slot % outbox->log->max_messages].flags |= MCORE_FLAG_REPORT;
+        const struct mcore_lane *lane = mcore_outbox_lane(outbox, ticket->slot);
+        mcore_lane_slot(lane, ticket->slot & ~lane->tag)->flags |= MCORE_FLAG_REPORT;
         wanted = 1;
     }
     pthread_mutex_unlock(&outbox->lock);
@@ -243,17 +246,14 @@ static uint64_t outstanding_locked(const struct mcore_outbox *outbox, long owner
     return (size_t)owner < outbox->owner_count ? outbox->owners[owner].outstanding : 0;
 }
 
-static uint64_t free_bytes(const struct mcore_outbox *outbox)
-{
-    return outbox->log->max_bytes - (outbox->log->tail_pos - outbox->log->head_pos);
-}
-
+/* Room is asked for in the bulk lane: the express lane falls back to it. */
 static bool has_room(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t slots)
 {
-    const struct mcore_log *log = outbox->log;
-    if (outbox->stats.queued + outbox->stats.in_flight == 0 && log->head_slot == log->tail_slot)
+    const struct mcore_log *log = outbox->lanes[MCORE_BULK].log;
+    if (log->head_slot == log->tail_slot)
         return true;
-    return free_bytes(outbox) >= bytes && log->max_messages - (log->tail_slot - log->head_slot) >= slots;
+    return log->max_bytes - (log->tail_pos - log->head_pos) >= bytes &&
+           log->max_messages - (log->tail_slot - log->head_slot) >= slots;
 }
 
 void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox)
@@ -262,7 +262,7 @@ void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox)
         mcore_outbox_wake_sender_locked(outbox);
     if (outbox->drain_waiters > 0 && outbox->stats.queued + outbox->stats.in_flight == 0)
         pthread_cond_broadcast(&outbox->drained);
-    if (outbox->room_waiters > 0 && has_room(outbox, outbox->room_wanted, outbox->log->max_messages / 8))
+    if (outbox->room_waiters > 0 && has_room(outbox, outbox->room_wanted, outbox->stats.max_messages / 8))
         pthread_cond_broadcast(&outbox->room);
 }
 
@@ -296,11 +296,11 @@ int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t ti
     pthread_mutex_lock(&outbox->lock);
     /* Two frames' worth: a frame that does not fit before the ring's end leaves up to its own size unused. */
     uint64_t wanted = 2 * (uint64_t)bytes;
-    if (wanted < outbox->log->max_bytes / 8)
-        wanted = outbox->log->max_bytes / 8;
-    if (wanted > outbox->log->max_bytes)
-        wanted = outbox->log->max_bytes;
-    uint64_t slots = outbox->log->max_messages / 8;
+    if (wanted < outbox->stats.max_bytes / 8)
+        wanted = outbox->stats.max_bytes / 8;
+    if (wanted > outbox->stats.max_bytes)
+        wanted = outbox->stats.max_bytes;
+    uint64_t slots = outbox->stats.max_messages / 8;
     int result = MCORE_OK;
     outbox->room_waiters++;
     if (wanted < outbox->room_wanted)

@@ -299,7 +299,7 @@ class Producer:
         started = time.monotonic()
         while True:
             try:
-                return self._link.core.send_all(routes, payload, lines, id_bytes, timeout_ns, Delivery)
+                return self._link.core.send_all(routes, payload, lines, id_bytes, timeout_ns, Delivery, wait)
             except BufferFullError:
                 left_ns = timeout_ns - int((time.monotonic() - started) * 1e9)
                 if not wait or left_ns <= 0:

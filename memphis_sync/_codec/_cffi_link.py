@@ -85,6 +85,7 @@ class Link:
         max_messages: Bound of the outbox in messages.
         window: How many messages may be written and not yet confirmed.
         max_payload: Largest payload that either side takes, in bytes, headers included.
+        ping_interval_ns: A server that is silent for so long is asked, and given up after twice as long; 0: never.
 
     Raises:
         MemoryError: The system gave no memory for the outbox.
@@ -112,7 +113,15 @@ class Link:
     max_payload: int
     token: bytes
 
-    def __new__(cls, token: bytes, max_bytes: int, max_messages: int, window: int, max_payload: int) -> Self:
+    def __new__(
+        cls,
+        token: bytes,
+        max_bytes: int,
+        max_messages: int,
+        window: int,
+        max_payload: int,
+        ping_interval_ns: int = 0,
+    ) -> Self:
         """As __cinit__ of the twin: there is no Link without its C half."""
         self = super().__new__(cls)
         self._outbox = self._link = ffi.NULL
@@ -127,7 +136,7 @@ class Link:
         self._outbox = lib.mcore_outbox_new(token, len(token), max_bytes, max_messages, window)
         if self._outbox == ffi.NULL:
             raise MemoryError(f"no memory for an outbox of {max_bytes} bytes and {max_messages} messages")
-        self._link = lib.mcore_link_new(self._outbox, max(LEAST_FRAME_LIMIT, max_payload))
+        self._link = lib.mcore_link_new(self._outbox, max(LEAST_FRAME_LIMIT, max_payload), ping_interval_ns)
         if self._link == ffi.NULL:
             raise MemoryError("no memory for a data link")
         return self
@@ -281,6 +290,7 @@ class Link:
         msg_id: bytes,
         timeout_ns: int,
         kind: type[AnyTicket],
+        urgent: bool = False,
     ) -> list[AnyTicket]:
         """Appends one message for each route (at most 64), all or none; the tickets in the order of the routes."""
         if not 1 <= len(routes) <= MAX_ROUTES:
@@ -288,7 +298,7 @@ class Link:
         tickets = [ticket_of(kind, route, msg_id) for route in routes]
         parts = ffi.new("struct mcore_route *[]", [route._route for route in routes])
         slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket for ticket in tickets])
-        routes[0]._append(parts, payload, headers, msg_id, timeout_ns, slots)
+        routes[0]._append(parts, payload, headers, msg_id, timeout_ns, slots, urgent=urgent)
         return tickets
 
     # ---- reports -----------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Ticket:
 
     @property
     def slot(self) -> int:
-        """Its number in the log of its link, from 0."""
+        """Its number in the log of its link, from 0, or from 2**62 in the express lane."""
         return int(self._ticket.slot)
 
     @property
@@ -103,7 +103,9 @@ class Ticket:
         if self._msg_id:
             return self._msg_id.decode()
         if self._route._route.auto_id:
-            return f"{self._route.link.token.decode()}-{self.slot}"
+            mark = "e" if self.slot >> lib.MCORE_EXPRESS_BIT else ""
+            number = self.slot & ((1 << lib.MCORE_EXPRESS_BIT) - 1)
+            return f"{self._route.link.token.decode()}-{mark}{number}"
         return None
 
 
@@ -184,6 +186,7 @@ class Route:
         slots: Any,
         *,
         report: bool = False,
+        urgent: bool = False,
     ) -> None:
         self.link._check()
         checked_bytes(headers=headers, msg_id=msg_id)
@@ -195,18 +198,19 @@ class Route:
             message.msg_id, message.msg_id_len = id_view, len(id_view)
             message.timeout_ns = timeout_ns
             message.report = report
+            message.urgent = urgent
             self._check_size(message)
             slot = lib.mcore_outbox_append(self.link._outbox, parts, len(parts), message, slots)
             if slot < 0:
                 self._raise_full(slot, message)
 
     def _check_size(self, message: Any) -> None:
-        # 12: NATS/1.0, its line end and the empty line; 25: the line of an automatic id with the longest slot number.
+        # 12: NATS/1.0, its line end and the empty line; 26: the line of an automatic id with the longest slot number.
         block = 12 + len(self.fixed) + message.headers_len
         if message.msg_id_len > 0:
             block += len(self.id_name) + 4 + message.msg_id_len
         elif self._route.auto_id:
-            block += len(self.id_name) + 25 + len(self.link.token)
+            block += len(self.id_name) + 26 + len(self.link.token)
         if message.payload_len + block > self.link.max_payload:
             raise PayloadTooLargeError(
                 f"message of {message.payload_len} bytes with {block} bytes of headers: the broker takes at most "
@@ -274,11 +278,11 @@ class Route:
     def send_and_wait(
         self, payload: Payload, headers: bytes, msg_id: bytes, timeout_ns: int, kind: type[AnyTicket], slice_ns: int
     ) -> AnyTicket:
-        """``send``, written by this very thread where possible, then waits for the outcome at most *slice_ns*."""
+        """``send``, ahead of other threads' backlog, by this very thread where possible; waits at most *slice_ns*."""
         ticket = ticket_of(kind, self, msg_id)
         ticket._ticket.looked = 1
         slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket])
-        self._append(self._parts, payload, headers, msg_id, timeout_ns, slots)
+        self._append(self._parts, payload, headers, msg_id, timeout_ns, slots, urgent=True)
         lib.mcore_link_push(self.link._link)
         lib.mcore_ticket_wait(self.link._outbox, ticket._ticket, slice_ns)
         return ticket

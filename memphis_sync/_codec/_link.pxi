@@ -36,6 +36,7 @@ cdef class Link:
         max_messages: Bound of the outbox in messages.
         window: How many messages may be written and not yet confirmed.
         max_payload: Largest payload that either side takes, in bytes, headers included.
+        ping_interval_ns: A server that is silent for so long is asked, and given up after twice as long; 0: never.
 
     Raises:
         MemoryError: The system gave no memory for the outbox.
@@ -50,7 +51,7 @@ cdef class Link:
     cdef list _late
 
     def __cinit__(self, bytes token not None, uint64_t max_bytes, uint64_t max_messages, uint64_t window,
-                  size_t max_payload):
+                  size_t max_payload, int64_t ping_interval_ns=0):
         self._generation = mcore_fork_generation()
         self.token = token
         self.max_payload = max_payload
@@ -61,7 +62,7 @@ cdef class Link:
         if self._outbox == NULL:
             raise MemoryError(f"no memory for an outbox of {max_bytes} bytes and {max_messages} messages")
         # What the server sends may be larger than what it takes from us: ack headers, stored messages of other limits.
-        self._link = mcore_link_new(self._outbox, 64 * 1024 * 1024 if max_payload < 64 * 1024 * 1024 else max_payload)
+        self._link = mcore_link_new(self._outbox, max(max_payload, <size_t>64 * 1024 * 1024), ping_interval_ns)
         if self._link == NULL:
             raise MemoryError("no memory for a data link")
 
@@ -218,7 +219,7 @@ cdef class Link:
         return count, (<bytes>text).decode("utf-8", "replace")
 
     def send_all(self, list routes not None, payload, bytes headers not None, bytes msg_id not None,
-                 int64_t timeout_ns, type kind not None):
+                 int64_t timeout_ns, type kind not None, bint urgent=False):
         """Appends one message for each route (at most 64), all or none; the tickets in the order of the routes."""
         cdef const mcore_route *parts[64]
         cdef mcore_ticket *slots[64]
@@ -238,7 +239,7 @@ cdef class Link:
             slots[i] = &ticket._ticket
             tickets.append(ticket)
         route = routes[0]
-        route._append(parts, count, payload, headers, msg_id, timeout_ns, False, slots)
+        route._append(parts, count, payload, headers, msg_id, timeout_ns, False, urgent, slots)
         return tickets
 
     # ---- reports -----------------------------------------------------------------------------------------------
@@ -327,7 +328,7 @@ cdef class Route:
         self._route.auto_id = auto_id
 
     cdef int64_t _append(self, const mcore_route *const *routes, size_t count, payload, bytes headers, bytes msg_id,
-                         int64_t timeout_ns, bint report, mcore_ticket *const *tickets) except -1:
+                         int64_t timeout_ns, bint report, bint urgent, mcore_ticket *const *tickets) except -1:
         cdef mcore_message message
         cdef Py_buffer view
         cdef Py_ssize_t size = 0
@@ -339,6 +340,7 @@ cdef class Route:
         message.msg_id_len = <size_t>PyBytes_GET_SIZE(msg_id)
         message.timeout_ns = timeout_ns
         message.report = report
+        message.urgent = urgent
         if PyBytes_CheckExact(payload):
             message.payload = <const uint8_t *>PyBytes_AS_STRING(payload)
             message.payload_len = <size_t>PyBytes_GET_SIZE(payload)
@@ -359,12 +361,12 @@ cdef class Route:
     cdef int64_t _append_message(self, const mcore_route *const *routes, size_t count, const mcore_message *message,
                                  mcore_ticket *const *tickets) except -1:
         cdef int64_t slot
-        # 12: NATS/1.0, its line end and the empty line; 25: the line of an automatic id with the longest slot number.
+        # 12: NATS/1.0, its line end and the empty line; 26: the line of an automatic id with the longest slot number.
         cdef size_t block = 12 + self._route.fixed_len + message.headers_len
         if message.msg_id_len > 0:
             block += self._route.id_name_len + 4 + message.msg_id_len
         elif self._route.auto_id:
-            block += self._route.id_name_len + 25 + <size_t>PyBytes_GET_SIZE(self.link.token)
+            block += self._route.id_name_len + 26 + <size_t>PyBytes_GET_SIZE(self.link.token)
         if message.payload_len + block > self.link.max_payload:
             raise PayloadTooLargeError(
                 f"message of {message.payload_len} bytes with {block} bytes of headers: the broker takes at most "
@@ -423,21 +425,21 @@ cdef class Route:
         cdef mcore_ticket *slot = &ticket._ticket
         ticket._route = self
         ticket._msg_id = msg_id
-        self._append(&part, 1, payload, headers, msg_id, timeout_ns, callback is not None, &slot)
+        self._append(&part, 1, payload, headers, msg_id, timeout_ns, callback is not None, False, &slot)
         if callback is not None:
             self.link._watched.setdefault(ticket._ticket.slot, []).append((ticket, callback))
         return ticket
 
     def send_and_wait(self, payload, bytes headers not None, bytes msg_id not None, int64_t timeout_ns,
                       type kind not None, int64_t slice_ns):
-        """``send``, written by this very thread where possible, then waits for the outcome at most *slice_ns*."""
+        """``send``, ahead of other threads' backlog, by this very thread where possible; waits at most *slice_ns*."""
         cdef Ticket ticket = <Ticket>kind.__new__(kind)
         cdef const mcore_route *part = &self._route
         cdef mcore_ticket *slot = &ticket._ticket
         ticket._route = self
         ticket._msg_id = msg_id
         ticket._ticket.looked = 1
-        self._append(&part, 1, payload, headers, msg_id, timeout_ns, False, &slot)
+        self._append(&part, 1, payload, headers, msg_id, timeout_ns, False, True, &slot)
         with nogil:
             mcore_link_push(self.link._link)
             mcore_ticket_wait(self.link._outbox, slot, slice_ns)
@@ -466,7 +468,7 @@ cdef class Ticket:
 
     @property
     def slot(self):
-        """Its number in the log of its link, from 0."""
+        """Its number in the log of its link, from 0, or from 2**62 in the express lane."""
         return self._ticket.slot
 
     @property
@@ -526,7 +528,9 @@ cdef class Ticket:
         if self._msg_id:
             return self._msg_id.decode()
         if self._route._route.auto_id:
-            return f"{self._route.link.token.decode()}-{self._ticket.slot}"
+            mark = "e" if self._ticket.slot >> MCORE_EXPRESS_BIT else ""
+            number = self._ticket.slot & ((<uint64_t>1 << MCORE_EXPRESS_BIT) - 1)
+            return f"{self._route.link.token.decode()}-{mark}{number}"
         return None
 
 

@@ -10,6 +10,7 @@ cdef extern from "memphis_core.h" nogil:
         MCORE_E_CLOSED
         MCORE_E_MEMORY
         MCORE_E_TIMEOUT
+        MCORE_EXPRESS_BIT
 
     struct mcore_outbox:
         pass
@@ -49,6 +50,7 @@ cdef extern from "memphis_core.h" nogil:
         size_t msg_id_len
         int64_t timeout_ns
         int report
+        int urgent
 
     struct mcore_stats:
         uint64_t accepted
@@ -93,7 +95,7 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_ticket_wait(mcore_outbox *, mcore_ticket *, int64_t)
     void mcore_ticket_release(mcore_outbox *, mcore_ticket *)
 
-    mcore_link *mcore_link_new(mcore_outbox *, size_t)
+    mcore_link *mcore_link_new(mcore_outbox *, size_t, int64_t)
     void mcore_link_free(mcore_link *)
     int mcore_link_attach(mcore_link *, int, const uint8_t *, size_t, const uint8_t *, size_t)
     uint64_t mcore_link_detach(mcore_link *)

@@ -40,7 +40,7 @@ MAX_BACKOFF_S = 30.0
 REPORT_WAIT_NS = 500_000_000  # a wake-up that comes just before the wait is made good after so long
 _numbers = itertools.count(1)
 _TOKEN_CHARACTERS = string.ascii_letters + string.digits
-_END_STOPPED, _END_EOF, _END_ERRNO, _END_PROTOCOL, _END_SERVER = range(5)
+_END_STOPPED, _END_EOF, _END_ERRNO, _END_PROTOCOL, _END_SERVER, _END_LAME = range(6)
 
 
 class DataLink:
@@ -374,6 +374,8 @@ def _reason(end: int, errno: int, text: str) -> str:
         return "the broker closed the connection"
     if end == _END_PROTOCOL:
         return f"the peer broke the NATS protocol: {text}"
+    if end == _END_LAME:
+        return "the broker is about to shut down"
     if end == _END_SERVER:
         return f"the broker said {text!r}"
     return os.strerror(errno)

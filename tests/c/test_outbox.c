@@ -307,6 +307,65 @@ static void test_bytes_being_written_are_not_overwritten(void)
     mcore_outbox_free(outbox);
 }
 
+/* ---- lanes -------------------------------------------------------------------------------------------------------- */
+
+static int64_t append_urgent(struct mcore_outbox *outbox, const char *payload, struct mcore_ticket *ticket)
+{
+    struct mcore_route route = route_of(1);
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_message message = message_of(payload);
+    message.urgent = 1;
+    return mcore_outbox_append(outbox, routes, 1, &message, &ticket);
+}
+
+struct other_thread {
+    struct mcore_outbox *outbox;
+    struct mcore_ticket ticket;
+    int64_t slot;
+};
+
+static void *produce_urgently(void *argument)
+{
+    struct other_thread *other = argument;
+    other->slot = append_urgent(other->outbox, "urgent", &other->ticket);
+    return NULL;
+}
+
+static void test_an_urgent_message_passes_other_threads_backlog(void)
+{
+    static const int64_t express = INT64_C(1) << MCORE_EXPRESS_BIT;
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("Tok"), 65536, 16, 16);
+    for (int i = 0; i < 3; i++)
+        CHECK(append(outbox, "bulk", 1, NULL) == i);
+    /* Its own backlog it does not pass: the thread's order is kept. */
+    CHECK(append_urgent(outbox, "mine", NULL) == 3);
+    struct other_thread other;
+    memset(&other, 0, sizeof(other));
+    other.outbox = outbox;
+    pthread_t thread;
+    pthread_create(&thread, NULL, produce_urgently, &other);
+    pthread_join(thread, NULL);
+    CHECK(other.slot == express);
+    const uint8_t *data;
+    size_t len;
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 1);
+    static const char start[] = "HPUB st$1.final _INBOX.Tok.e0 ";
+    CHECK(len > sizeof(start) && memcmp(data, start, sizeof(start) - 1) == 0);
+    CHECK(memmem(data, len, "Nats-Msg-Id: Tok-e0\r\n", 21) != NULL);
+    mcore_outbox_run_done(outbox);
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 4);
+    mcore_outbox_run_done(outbox);
+    CHECK(mcore_outbox_rewind(outbox) == 5 && is_consistent(outbox));
+    ack(outbox, (uint64_t)express, "{\"seq\":5}");
+    CHECK(mcore_ticket_outcome(&other.ticket) == MCORE_DELIVERED && other.ticket.sequence == 5);
+    for (uint64_t slot = 0; slot < 4; slot++)
+        ack(outbox, slot, "{\"seq\":1}");
+    CHECK(append_urgent(outbox, "now free to pass", NULL) == express + 1);
+    CHECK(is_consistent(outbox));
+    mcore_ticket_release(outbox, &other.ticket);
+    mcore_outbox_free(outbox);
+}
+
 /* ---- a random run against a model --------------------------------------------------------------------------------- */
 
 static uint32_t seed = 20261123;
@@ -444,7 +503,7 @@ static void test_a_cut_link_loses_nothing(void)
 {
     enum { ALL = 500, FIRST = 137 };
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 1024, 64);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
     static struct mcore_ticket tickets[ALL];
     memset(tickets, 0, sizeof(tickets));
     pthread_t sender, reader, server;
@@ -482,7 +541,7 @@ static void test_a_cut_link_loses_nothing(void)
 static void test_a_peer_that_breaks_the_protocol_ends_the_link(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, BYTES_OF("PING\r\nHELLO \x01 WORLD\r\n")) == MCORE_OK);
@@ -498,10 +557,49 @@ static void test_a_peer_that_breaks_the_protocol_ends_the_link(void)
     mcore_outbox_free(outbox);
 }
 
+static void test_a_silent_peer_is_asked_then_given_up(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, SECOND / 10);
+    int fds[2];
+    char asked[16] = "";
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    pthread_t sender;
+    pthread_create(&sender, NULL, run_sender, link);
+    int64_t start = mcore_now_ns();
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
+    CHECK(mcore_link_read_loop(link) == MCORE_LINK_ERRNO && mcore_link_errno(link) == ETIMEDOUT);
+    CHECK(mcore_now_ns() - start >= SECOND / 5);
+    CHECK(recv(fds[1], asked, sizeof(asked) - 1, MSG_DONTWAIT) == 6 && strcmp(asked, "PING\r\n") == 0);
+    mcore_link_detach(link);
+    mcore_link_stop(link);
+    pthread_join(sender, NULL);
+    close(fds[0]);
+    close(fds[1]);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
+static void test_a_server_in_lame_duck_mode_is_left(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, BYTES_OF("INFO {\"x\":1,\"ldm\":true}\r\n")) ==
+          MCORE_OK);
+    CHECK(mcore_link_read_loop(link) == MCORE_LINK_LAME);
+    mcore_link_detach(link);
+    close(fds[0]);
+    close(fds[1]);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
 static void test_inbox_keeps_messages_and_statuses(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
@@ -542,9 +640,12 @@ int main(void)
     RUN(test_deadlines_end_only_what_is_due);
     RUN(test_rewind_sends_the_unsettled_again_in_order);
     RUN(test_bytes_being_written_are_not_overwritten);
+    RUN(test_an_urgent_message_passes_other_threads_backlog);
     RUN(test_fuzz_against_a_model);
     RUN(test_a_cut_link_loses_nothing);
     RUN(test_a_peer_that_breaks_the_protocol_ends_the_link);
+    RUN(test_a_silent_peer_is_asked_then_given_up);
+    RUN(test_a_server_in_lame_duck_mode_is_left);
     RUN(test_inbox_keeps_messages_and_statuses);
     return test_summary("test_outbox");
 }
