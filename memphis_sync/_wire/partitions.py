@@ -40,7 +40,7 @@ def check_partition(number: int, partitions: Sequence[int], station: str) -> int
     Checks a partition number that the user chose.
 
     Args:
-        number: From 1 to the number of partitions.
+        number: One of *partitions*, which may have gaps.
         partitions: The station's partition numbers.
         station: For the error text.
 
@@ -50,9 +50,10 @@ def check_partition(number: int, partitions: Sequence[int], station: str) -> int
     Raises:
         ConfigurationError: The station has no such partition; the text gives number and bounds.
     """
-    if not 1 <= number <= len(partitions):
+    last = max(partitions, default=0)
+    if not 1 <= number <= last:
         raise ConfigurationError(
-            f"Partition number is out of range: {number} (station {station} has partitions 1 to {len(partitions)})"
+            f"Partition number is out of range: {number} (station {station} has partitions 1 to {last})"
         )
     if number not in partitions:
         raise ConfigurationError(f"Partition {number} does not exist in station {station}")

@@ -56,6 +56,7 @@ def test_partition_numbers(number: int) -> None:
 def test_a_partition_that_is_missing_in_between() -> None:
     with pytest.raises(ConfigurationError, match="Partition 2 does not exist in station st"):
         check_partition(2, [1, 3], "st")
+    assert check_partition(4, [2, 4], "st") == 4
 
 
 @pytest.mark.parametrize(
