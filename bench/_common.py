@@ -88,7 +88,8 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
         def produce_one(through: int) -> None:
             with memphis_sync.connect(_with_port(url, through)) as recorded:
                 station = recorded.station(f"bench-record-{os.getpid()}-{next(_names)}")
-                recorded.producer(station.name, "bench", idempotent=args.ids).produce(b"x")
+                # Not blocking: the frames to replay are those of the lane that a bulk producer uses.
+                recorded.producer(station.name, "bench", idempotent=args.ids).produce(b"x", nonblocking=True).result()
                 station.destroy()
 
         template = _raw.Template.record(host, port, produce_one)

@@ -77,6 +77,8 @@ class Template:
         _, _, reply, header_length, _ = line.split(b" ")
         block = rest[: int(header_length)]
         found = re.search(rb"(?i)\r\n(?:nats-)?msg-id: [^\r]*-(\d+)(?=\r\n)", block)
+        if not found and b"msg-id: " in block.lower():
+            raise SystemExit("the recorded message id has no number at its end, so the replay would be all duplicates")
         before, after = (block[: found.start(1)], block[found.end(1) :]) if found else (block, b"")
         return cls(reply.rpartition(b".")[0], before, after)
 
