@@ -93,7 +93,8 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
                 station.destroy()
 
         template = _raw.Template.record(host, port, produce_one)
-        client = stack.enter_context(memphis_sync.connect(url))
+        # Room for a whole run: what is measured is the wire, not the bound.
+        client = stack.enter_context(memphis_sync.connect(url, outbox_max_bytes=1 << 29))
         wire = _raw.Wire(host, port, f"{user}$1", password)
         stack.callback(wire.close)
         yield Bench(args, client, wire, template, os.urandom(args.size))
