@@ -1,9 +1,10 @@
 """
 What does one non-blocking produce cost its caller, with the server running and with it stopped?
 
-Times each call of ``produce(payload, nonblocking=True)`` on its own, --count of them, first with the broker's nats-server
-running, then with it stopped by SIGSTOP; then goes on until the outbox is full and times the calls that raise. The cost of
-reading the clock is measured too and taken off. Needs the broker that the script starts, so there is no --url.
+Times each call of ``produce(payload, nonblocking=True)`` on its own, --count of them, first with the broker's
+nats-server running, then with it stopped by SIGSTOP; then goes on until the outbox is full and times the calls that
+raise. The cost of reading the clock is measured too and taken off. It stops the broker that it starts, so --url has no
+effect.
 """
 
 from __future__ import annotations

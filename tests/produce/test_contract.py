@@ -268,6 +268,35 @@ def test_the_counters_add_up_at_every_instant(memphis: Memphis, station_name: st
     assert memphis.stats().delivered >= 50_000
 
 
+def test_one_threads_messages_keep_their_order_whatever_the_mode(memphis: Memphis, station_name: str, holds) -> None:
+    producer = memphis.producer(station_name, "p")
+    for i in range(2000):
+        producer.produce(b"%d" % i, nonblocking=i % 100 != 99)
+    producer.flush(10)
+    assert [int(data) for _, data in holds(station_name)] == list(range(2000))
+
+
+def test_a_blocking_produce_does_not_stand_behind_another_threads_backlog(through_proxy, station_name: str) -> None:
+    memphis, proxy = through_proxy(max_in_flight=64)
+    bulk, other = memphis.producer(station_name, "bulk"), memphis.producer(f"{station_name}-2", "other")
+    other.produce(b"warm")
+    proxy.stall()
+    deliveries = [bulk.produce(b"x" * 1000, nonblocking=True) for _ in range(20_000)]
+    backlog: list[int] = []
+
+    def wait_for_one() -> None:
+        other.produce(b"urgent", ack_wait_sec=20)
+        backlog.append(sum(not delivery.done() for delivery in deliveries))
+
+    waiter = threading.Thread(target=wait_for_one)
+    waiter.start()
+    time.sleep(0.2)
+    proxy.go_on()
+    waiter.join()
+    assert bulk.flush(20) == 0
+    assert backlog[0] > 10_000  # most of what was accepted before it was still to come
+
+
 # ---- several stations ----------------------------------------------------------------------------
 
 
