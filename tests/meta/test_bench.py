@@ -49,7 +49,7 @@ of = _raw.Template.of
 _raw.Template.of = classmethod(lambda cls, frame: frames.append(frame) or of(frame))
 def produce(port):
     with memphis_sync.connect(parts._replace(netloc=f"root:memphis@127.0.0.1:{port}").geturl()) as client:
-        client.producer(station, "bench", idempotent=ids).produce(b"payload")
+        client.producer(station, "bench", idempotent=ids).produce(b"payload", nonblocking=True).result()
 template = _raw.Template.record(parts.hostname, parts.port, produce)
 (frame,) = frames
 subject = frame.split(b" ")[1]

@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_refused_with_the_same_words(binding) -> None:
     with pytest.raises(PayloadTooLargeError) as large:
         route.send(b"x" * 1000, b"", b"", LONG, binding.Ticket)
     assert str(large.value) == (
-        "message of 1000 bytes with 59 bytes of headers: the broker takes at most max_payload=1000 bytes for both"
+        "message of 1000 bytes with 60 bytes of headers: the broker takes at most max_payload=1000 bytes for both"
     )
     link.max_payload = 1 << 22
     with pytest.raises(PayloadTooLargeError, match=r"^message of 2097152 bytes: its frame is larger than the whole"):
