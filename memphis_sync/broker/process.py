@@ -22,6 +22,13 @@ from memphis_sync.broker.server import CONFIG_FILE, PID_FILE, end
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# What ``-m memphis_sync.broker`` does, but with the package that is running here: -m would look into the working
+# directory first, where a source tree without the compiled core may lie.
+_START = (
+    "import sys; root = sys.argv.pop(1); sys.path = [root, *filter(None, sys.path)]; "
+    "from memphis_sync.broker.__main__ import main; sys.exit(main())"
+)
+_PACKAGE_ROOT = Path(__file__).absolute().parents[2]
 _POLL_S = 0.005
 _STOP_S = 10.0  # the supervisor gives its nats-server five of them
 
@@ -146,7 +153,7 @@ class BrokerProcess:
 
     def _command(self, ready: Path) -> list[str]:
         options = self._options
-        command = [sys.executable, "-m", "memphis_sync.broker", "--ready-file", str(ready)]
+        command = [sys.executable, "-c", _START, str(_PACKAGE_ROOT), "--ready-file", str(ready)]
         if options.nats is None:
             command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
         command += ["--max-payload", str(options.max_payload), "--replicas", str(options.replicas)]
@@ -158,11 +165,8 @@ class BrokerProcess:
         return command
 
     def _environment(self) -> dict[str, str]:
-        """This process's environment, with the secrets, and with the very package that is running here."""
-        package = str(Path(__file__).absolute().parents[2])
-        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        """This process's environment, with the secrets."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MEMPHIS_SYNC_BROKER_")}
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
         environment["MEMPHIS_SYNC_BROKER_ROOT_PASSWORD"] = self._options.root_password
         if self._options.token is not None:
             environment["MEMPHIS_SYNC_BROKER_TOKEN"] = self._options.token

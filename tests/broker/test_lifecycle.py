@@ -408,3 +408,13 @@ def test_command_line_users(spawn: Callable[..., subprocess.Popen[str]], tmp_pat
     assert wrong.wait(10) == 2
     assert wrong.stdout is not None
     assert "set MEMPHIS_SYNC_BROKER_PASSWORD_MY_APP" in wrong.stdout.read()
+
+
+def test_a_broker_process_runs_the_package_of_its_parent(
+    fresh_broker: Callable[..., BrokerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoy = tmp_path / "memphis_sync"
+    decoy.mkdir()
+    (decoy / "__init__.py").write_text("raise ImportError('the source tree in the working directory')")
+    monkeypatch.chdir(tmp_path)
+    assert fresh_broker().pid > 0
