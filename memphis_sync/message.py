@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, cast
 from memphis_sync._codec import RawMessage, parse_headers
 from memphis_sync._wire import subjects
 from memphis_sync._wire.names import split_stream
-from memphis_sync.errors import UsageError
+from memphis_sync.errors import ConnectionLostError, UsageError
 from memphis_sync.headers import is_own
 from memphis_sync.options import check_seconds, check_str
 
@@ -54,7 +54,7 @@ class Message(RawMessage):
     It may be acknowledged from any thread. Acknowledgements are sent without waiting for the broker.
     """
 
-    __slots__ = ("_answer",)
+    __slots__ = ()
 
     # ---- content ----------------------------------------------------------------------------------------------------
 
@@ -131,10 +131,7 @@ class Message(RawMessage):
     @property
     def is_answered(self) -> bool:
         """Whether ack(), nack(), delay() or dead_letter() was called."""
-        try:
-            return bool(self._answer)
-        except AttributeError:  # made by the C core, which sets no slots
-            return False
+        return self.answer is not None
 
     def ack(self) -> None:
         """
@@ -168,7 +165,7 @@ class Message(RawMessage):
     def in_progress(self) -> None:
         """Still at work: the ack time starts anew. May be called again and again. Raises as ack()."""
         if self.is_answered:
-            raise UsageError(f"{self!r} was already answered with {self._answer}")
+            raise UsageError(f"{self!r} was already answered with {self.answer}")
         self._consumer.check_open()
         self.respond(_WORKING)
 
@@ -186,7 +183,7 @@ class Message(RawMessage):
         """
         check_str("reason", reason)
         if self.is_answered:
-            raise UsageError(f"{self!r} was already answered with {self._answer}")
+            raise UsageError(f"{self!r} was already answered with {self.answer}")
         station, partition = split_stream(self.metadata.stream)
         if not partition:
             raise UsageError(f"station {self.station!r} has no partitions, so a broker cannot keep its dead letters")
@@ -221,11 +218,17 @@ class Message(RawMessage):
         return cast("Consumer", self.owner)
 
     def _respond(self, answer: str, body: bytes) -> None:
-        if self.is_answered:
-            raise UsageError(f"{self!r} was already answered with {self._answer}")
-        self._consumer.check_open()
-        self.respond(body)
-        self._answer: str = answer
+        # The path of each message: what is usual costs two looks, and only what goes wrong asks for the reason.
+        if self.answer is not None:
+            raise UsageError(f"{self!r} was already answered with {self.answer}")
+        if self.owner._is_destroyed:
+            self._consumer.check_open()
+        try:
+            self.respond(body)
+        except ConnectionLostError:
+            self._consumer.check_open()
+            raise
+        self.answer = answer
 
 
 def parse_ack_subject(reply: str) -> Metadata:

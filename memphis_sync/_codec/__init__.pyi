@@ -141,6 +141,7 @@ class Ticket:
 
 @disjoint_base
 class RawMessage:
+    answer: Any
     @property
     def owner(self) -> Any: ...
     @property

@@ -19,18 +19,20 @@ RECORD_SIZE: int = ffi.sizeof("struct mcore_record")
 class RawMessage:
     """One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take()."""
 
-    __slots__ = ("_at", "_chunk", "_link", "_record", "owner")
+    __slots__ = ("_at", "_chunk", "_link", "_record", "answer", "owner")
 
     _chunk: Any  # the bytes of all records of one take(), freed with the last message that points into them
     _at: int  # where this message's bytes start in it
     _record: Any
     _link: Link
     owner: Any
+    answer: Any
 
     def __new__(cls) -> Self:
         self = super().__new__(cls)
         self._record = None
         self.owner = None
+        self.answer = None
         return self
 
     def _found(self) -> Any:

@@ -550,6 +550,7 @@ cdef class RawMessage:
     cdef const mcore_record *_record
     cdef Link _link
     cdef readonly object owner
+    cdef public object answer
 
     cdef const char *_bytes(self) except NULL:
         if self._record == NULL:
