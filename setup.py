@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -17,18 +19,21 @@ LINK_ARGS = ["-pthread", *os.environ.get("MEMPHIS_SYNC_LDFLAGS", "").split()]
 
 
 class BuildExt(build_ext):
-    """Says in one sentence what is missing when there is no C compiler."""
+    """Says in one sentence what is missing when there is no C compiler, or no Python.h."""
 
-    def build_extension(self, ext):
-        try:
-            super().build_extension(ext)
-        except Exception as exc:
-            if "fail" in str(exc).lower() and ("No such file" in str(exc) or "not found" in str(exc)):
-                raise SystemExit(
-                    "memphis-sync needs a C compiler to install from source: install gcc or clang and the Python "
-                    f"headers (on Debian: apt-get install gcc python3-dev), then try again. Cause: {exc}"
-                ) from exc
-            raise
+    def build_extensions(self):
+        command = getattr(self.compiler, "compiler_so", None) or ["cl"]
+        missing = []
+        if shutil.which(command[0]) is None:
+            missing.append(f"a C compiler ({command[0]} is not there)")
+        if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+            missing.append("the headers of this Python (there is no Python.h)")
+        if missing:
+            raise SystemExit(
+                f"memphis-sync is compiled when it is installed, which takes {' and '.join(missing)}: install them "
+                "(on Debian: apt-get install gcc python3-dev) and try again"
+            )
+        super().build_extensions()
 
 
 def extensions():
