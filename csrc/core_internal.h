@@ -72,6 +72,7 @@ struct mcore_lane {
     struct mcore_slot *slots;
     uint8_t *data;
     struct mcore_ticket **tickets; /* by slot % max_messages; this process only */
+    int64_t *due_ns; /* of each MCORE_DUE_BLOCK slots: no unsettled one has a deadline before it; MCORE_NEVER: none has */
     uint8_t *inbox;                /* "_INBOX.<token>." and the lane's mark */
     size_t inbox_len;
     uint8_t *id; /* "<token>-" and the lane's mark */
@@ -82,6 +83,9 @@ struct mcore_lane {
     uint64_t in_flight;
     bool window_was_full; /* then the sender waits for a worthwhile part of the window */
 };
+
+/* So many deadlines are looked at together: a long backlog is not searched slot by slot whenever one of them is due. */
+#define MCORE_DUE_BLOCK 256u
 
 #define MCORE_THREADS 1024 /* threads are told apart up to this many; more only makes the express lane rarer */
 
@@ -187,6 +191,8 @@ int mcore_lane_check(const struct mcore_lane *lane, const struct mcore_route *co
 /* Writes the frame; returns its slot. There must be room. */
 struct mcore_slot *mcore_lane_append(struct mcore_lane *lane, const struct mcore_route *route,
                                      const struct mcore_message *message, struct mcore_ticket *ticket);
+/* Gives the newest slot its deadline. */
+void mcore_lane_set_deadline(struct mcore_lane *lane, int64_t deadline_ns);
 bool mcore_lane_has_run(const struct mcore_lane *lane, uint64_t window);
 long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
                          const uint8_t **data, size_t *len);

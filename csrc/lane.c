@@ -43,9 +43,10 @@ bool mcore_lane_init(struct mcore_lane *lane, const uint8_t *token, size_t token
     if (lane->block == MAP_FAILED)
         lane->block = NULL;
     lane->tickets = calloc(max_messages, sizeof(*lane->tickets));
+    lane->due_ns = calloc(max_messages / MCORE_DUE_BLOCK + 1, sizeof(*lane->due_ns));
     lane->inbox = joined("_INBOX.", token, token_len, ".", mark, &lane->inbox_len);
     lane->id = joined("", token, token_len, "-", mark, &lane->id_len);
-    if (lane->block == NULL || lane->tickets == NULL || lane->inbox == NULL || lane->id == NULL)
+    if (lane->block == NULL || lane->tickets == NULL || lane->due_ns == NULL || lane->inbox == NULL || lane->id == NULL)
         return false;
     lane->log = (struct mcore_log *)(void *)lane->block;
     lane->slots = (struct mcore_slot *)(void *)(lane->block + slots_off);
@@ -66,6 +67,7 @@ void mcore_lane_free(struct mcore_lane *lane)
     if (lane->block != NULL)
         munmap(lane->block, lane->block_len);
     free(lane->tickets);
+    free(lane->due_ns);
     free(lane->inbox);
     free(lane->id);
 }
@@ -201,6 +203,19 @@ struct mcore_slot *mcore_lane_append(struct mcore_lane *lane, const struct mcore
     log->tail_slot = slot + 1;
     lane->queued++;
     return entry;
+}
+
+void mcore_lane_set_deadline(struct mcore_lane *lane, int64_t deadline_ns)
+{
+    const struct mcore_log *log = lane->log;
+    uint64_t slot = log->tail_slot - 1;
+    uint64_t place = slot % log->max_messages;
+    int64_t *due_ns = &lane->due_ns[place / MCORE_DUE_BLOCK];
+    mcore_lane_slot(lane, slot)->deadline_ns = deadline_ns;
+    /* The first of a block forgets what the last round left there, unless its oldest are still kept at the block's end. */
+    bool is_first = place % MCORE_DUE_BLOCK == 0 && log->head_slot + log->max_messages >= slot + MCORE_DUE_BLOCK;
+    if (is_first || deadline_ns < *due_ns)
+        *due_ns = deadline_ns;
 }
 
 /* ---- the sender's side -------------------------------------------------------------------------------------------- */

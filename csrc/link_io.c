@@ -18,6 +18,8 @@
 #define RUN_BYTES (256u * 1024u)
 #define READ_BYTES (256u * 1024u)
 #define EVENTS 256
+/* A thread in poll() is not woken by an earlier deadline that comes: with the socket full it looks again after so long. */
+#define FULL_LOOK_NS INT64_C(50000000)
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
@@ -102,9 +104,8 @@ static bool write_some(struct mcore_link *link)
 static void wait_writable(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
-    int64_t left = outbox->next_deadline_ns == MCORE_NEVER ? INT64_C(1000000000)
-                                                           : outbox->next_deadline_ns - mcore_now_ns();
-    int timeout_ms = left <= 0 ? 0 : left > INT64_C(1000000000) ? 1000 : (int)(left / 1000000) + 1;
+    int64_t left = outbox->next_deadline_ns == MCORE_NEVER ? FULL_LOOK_NS : outbox->next_deadline_ns - mcore_now_ns();
+    int timeout_ms = left <= 0 ? 0 : left > FULL_LOOK_NS ? (int)(FULL_LOOK_NS / 1000000) : (int)(left / 1000000) + 1;
     struct pollfd poller = {.fd = link->fd, .events = POLLOUT};
     link->writing = true; /* keeps detach() from letting the socket go */
     pthread_mutex_unlock(&outbox->lock);

@@ -132,7 +132,7 @@ int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_rout
     int64_t first = (int64_t)(lane->log->tail_slot | lane->tag);
     for (size_t i = 0; i < count; i++) {
         struct mcore_slot *entry = mcore_lane_append(lane, routes[i], message, tickets == NULL ? NULL : tickets[i]);
-        entry->deadline_ns = deadline_ns;
+        mcore_lane_set_deadline(lane, deadline_ns);
         entry->thread = thread;
         outbox->stats.accepted++;
         outbox->stats.queued++;
@@ -279,6 +279,28 @@ int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, con
     return settled;
 }
 
+/* Fails what is due in one block of slots, and notes when the next of them is. */
+static uint64_t expire_block(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t block, int64_t now_ns)
+{
+    uint64_t max = lane->log->max_messages;
+    uint64_t head = lane->log->head_slot;
+    uint64_t end = (block + 1) * MCORE_DUE_BLOCK < max ? (block + 1) * MCORE_DUE_BLOCK : max;
+    uint64_t expired = 0;
+    int64_t next = MCORE_NEVER;
+    for (uint64_t place = block * MCORE_DUE_BLOCK; place < end; place++) {
+        const struct mcore_slot *entry = &lane->slots[place];
+        if (entry->state == MCORE_SLOT_SETTLED)
+            continue;
+        uint64_t slot = head + (place + max - head % max) % max;
+        if (entry->deadline_ns <= now_ns)
+            expired += (uint64_t)settle_locked(outbox, slot | lane->tag, MCORE_EXPIRED, 0, 0, 0, 0, NULL, 0);
+        else if (entry->deadline_ns < next)
+            next = entry->deadline_ns;
+    }
+    lane->due_ns[block] = next;
+    return expired;
+}
+
 uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
 {
     if (now_ns < outbox->next_deadline_ns)
@@ -287,15 +309,17 @@ uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
     int64_t next = MCORE_NEVER;
     for (int i = 0; i < MCORE_LANES; i++) {
         struct mcore_lane *lane = &outbox->lanes[i];
+        uint64_t max = lane->log->max_messages;
         uint64_t tail = lane->log->tail_slot;
-        for (uint64_t slot = lane->log->head_slot; slot < tail; slot++) {
-            const struct mcore_slot *entry = mcore_lane_slot(lane, slot);
-            if (entry->state == MCORE_SLOT_SETTLED)
-                continue;
-            if (entry->deadline_ns <= now_ns)
-                expired += (uint64_t)settle_locked(outbox, slot | lane->tag, MCORE_EXPIRED, 0, 0, 0, 0, NULL, 0);
-            else if (entry->deadline_ns < next)
-                next = entry->deadline_ns;
+        for (uint64_t slot = lane->log->head_slot; slot < tail;) {
+            uint64_t place = slot % max;
+            uint64_t block = place / MCORE_DUE_BLOCK;
+            uint64_t left = MCORE_DUE_BLOCK - place % MCORE_DUE_BLOCK;
+            if (lane->due_ns[block] <= now_ns)
+                expired += expire_block(outbox, lane, block, now_ns);
+            if (lane->due_ns[block] < next)
+                next = lane->due_ns[block];
+            slot += left < max - place ? left : max - place;
         }
     }
     outbox->next_deadline_ns = next;

@@ -437,6 +437,52 @@ static void test_fuzz_against_a_model(void)
     }
 }
 
+/* Deadlines in no order, in a ring of two whole blocks and a part of one, that wraps many times. */
+static void test_deadlines_fall_due_at_their_time_wherever_they_lie(void)
+{
+    enum { MESSAGES = 2 * 256 + 100, ALL = 20000 };
+    static int64_t due[ALL]; /* units; 0: settled */
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, MESSAGES, 64);
+    struct mcore_route route = route_of(0);
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_message message = message_of("x");
+    const int64_t unit = 100 * SECOND; /* so that the time of the test itself does not count */
+    int64_t base = mcore_now_ns() + unit / 2;
+    int64_t clock = 0;
+    uint64_t tail = 0;
+    while (tail < ALL) {
+        uint32_t action = random_below(20);
+        if (action < 15) {
+            int64_t wait = 1 + random_below(random_below(8) == 0 ? 2000 : 40);
+            message.timeout_ns = (clock + wait) * unit;
+            int64_t slot = mcore_outbox_append(outbox, routes, 1, &message, NULL);
+            if (slot >= 0)
+                due[tail++] = clock + wait;
+            else
+                action = 19;
+        }
+        if (action >= 15 && action < 18 && tail > 0) {
+            uint64_t slot = tail - 1 - random_below((uint32_t)(tail < MESSAGES ? tail : MESSAGES));
+            int settled = mcore_outbox_settle(outbox, slot, MCORE_DELIVERED, 1, 0, 0, 0, NULL, 0);
+            CHECK(settled == (due[slot] > 0));
+            due[slot] = 0;
+        } else if (action >= 18) {
+            clock += random_below(30);
+            uint64_t expected = 0;
+            for (uint64_t slot = tail < MESSAGES ? 0 : tail - MESSAGES; slot < tail; slot++)
+                if (due[slot] > 0 && due[slot] <= clock) {
+                    due[slot] = 0;
+                    expected++;
+                }
+            CHECK(mcore_outbox_expire(outbox, base + clock * unit) == expected);
+        }
+        if (test_failures > 0)
+            break;
+    }
+    CHECK(tail > 5 * MESSAGES && is_consistent(outbox));
+    mcore_outbox_free(outbox);
+}
+
 /* ---- the loops over a socket pair --------------------------------------------------------------------------------- */
 
 struct peer {
@@ -642,6 +688,7 @@ int main(void)
     RUN(test_bytes_being_written_are_not_overwritten);
     RUN(test_an_urgent_message_passes_other_threads_backlog);
     RUN(test_fuzz_against_a_model);
+    RUN(test_deadlines_fall_due_at_their_time_wherever_they_lie);
     RUN(test_a_cut_link_loses_nothing);
     RUN(test_a_peer_that_breaks_the_protocol_ends_the_link);
     RUN(test_a_silent_peer_is_asked_then_given_up);
