@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that misbehaves on demand: cut, stall, half-close, slow, or deaf from the start."""
+"""A TCP proxy on loopback that misbehaves on demand: cut, stall, half-close, slow, mute, or deaf from the start."""
 
 from __future__ import annotations
 
@@ -7,28 +7,54 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Callable
+from typing import Callable, Optional
 
 import pytest
+
+# What no fault touches: the flow that a spared connection has.
+_ALWAYS = threading.Event()
+_ALWAYS.set()
+
+
+class Pair:
+    """One connection through the proxy: the client's socket, the server's, and whether faults pass it by."""
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        self.near = near
+        self.far = far
+        self.is_spared = False
+
+    def end(self, *, reset: bool) -> None:
+        """Ends it, with a reset or with what was forwarded still delivered."""
+        for sock in (self.near, self.far):
+            if reset:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
 
 class Proxy:
     """
-    Forwards one loopback port to another; each of its verbs acts on every connection it holds.
+    Forwards one loopback port to another; each of its verbs acts on every connection it holds, spared ones aside.
 
     ``stall()`` stops reading in both directions, so that the peers' buffers fill up; ``go_on()`` ends that.
     ``chunk`` and ``pause_s`` cut the stream into pieces of that many bytes with a pause between (0: as it comes).
+    ``drop_answers`` throws away what the server says.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.chunk = 0
         self.pause_s = 0.0
+        self.drop_answers = False
         self.accepted = 0
         self._flowing = threading.Event()
         self._flowing.set()
-        self._lock = threading.Lock()  # guards _pairs and _listener
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()  # guards _pairs, _fuse and _listener
+        self._pairs: list[Pair] = []
+        self._fuse: Optional[tuple[bool, int]] = None  # towards the server?, bytes that still pass
         self._listener = self._listen(0)
         self.host, self.port = self._listener.getsockname()
         self._threads: list[threading.Thread] = []
@@ -60,52 +86,87 @@ class Proxy:
                 continue
             for sock in (near, far):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = Pair(near, far)
             with self._lock:
-                self._pairs.append((near, far))
-            self._spawn(self._pump, near, far)
-            self._spawn(self._pump, far, near)
+                is_late = listener.fileno() < 0  # down() came between: it does not see this one any more
+                if not is_late:
+                    self._pairs.append(pair)
+            if is_late:
+                pair.end(reset=True)
+                return
+            self._spawn(self._pump, pair, near, far)
+            self._spawn(self._pump, pair, far, near)
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, pair: Pair, source: socket.socket, sink: socket.socket) -> None:
         try:
             while True:
-                self._flowing.wait()
+                self._flow(pair).wait()
                 data = source.recv(65536)
-                self._flowing.wait()
+                self._flow(pair).wait()
                 if not data:
                     break
-                for piece in self._pieces(data):
-                    sink.sendall(piece)
-                    if self.pause_s:
-                        time.sleep(self.pause_s)
+                if pair.is_spared:
+                    sink.sendall(data)
+                elif not (self.drop_answers and source is pair.far):
+                    self._forward(pair, sink, data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:  # cut on either side
             for sock in (source, sink):
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
+    def _flow(self, pair: Pair) -> threading.Event:
+        return _ALWAYS if pair.is_spared else self._flowing
+
+    def _forward(self, pair: Pair, sink: socket.socket, data: bytes) -> None:
+        burns = False
+        with self._lock:
+            if self._fuse is not None and self._fuse[0] == (sink is pair.far):
+                left = self._fuse[1]
+                burns = len(data) > left
+                data = data[:left]
+                self._fuse = None if burns else (self._fuse[0], left - len(data))
+        for piece in self._pieces(data):
+            sink.sendall(piece)
+            if self.pause_s:
+                time.sleep(self.pause_s)
+        if burns:
+            with self._lock:
+                if pair in self._pairs:
+                    self._pairs.remove(pair)
+            pair.end(reset=False)
+
     def _pieces(self, data: bytes) -> Iterator[bytes]:
         size = self.chunk or len(data)
-        return (data[i : i + size] for i in range(0, len(data), size))
+        return (data[i : i + size] for i in range(0, len(data), size or 1))
+
+    def spare(self) -> None:
+        """The connections that exist are left alone from now on: faults are for those that come."""
+        with self._lock:
+            for pair in self._pairs:
+                pair.is_spared = True
 
     def cut(self) -> int:
         """Ends every connection with a reset; new ones are taken. Returns how many there were."""
         with self._lock:
-            pairs, self._pairs = self._pairs, []
+            pairs = [pair for pair in self._pairs if not pair.is_spared]
+            self._pairs = [pair for pair in self._pairs if pair.is_spared]
         for pair in pairs:
-            for sock in pair:
-                with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-                sock.close()
+            pair.end(reset=True)
         return len(pairs)
+
+    def cut_after(self, count: int, *, to_server: bool) -> None:
+        """Lets so many more bytes pass in one direction, whatever connection they are on, then ends that connection."""
+        with self._lock:
+            self._fuse = (to_server, count)
 
     def half_close(self) -> None:
         """The server's side says it will send no more; the other direction stays open."""
         with self._lock:
-            for near, _ in self._pairs:
-                with contextlib.suppress(OSError):
-                    near.shutdown(socket.SHUT_WR)
+            for pair in self._pairs:
+                if not pair.is_spared:
+                    with contextlib.suppress(OSError):
+                        pair.near.shutdown(socket.SHUT_WR)
 
     def stall(self) -> None:
         """Nothing passes any more; connections stay open."""
@@ -133,6 +194,9 @@ class Proxy:
     def close(self) -> None:
         """Ends everything, threads included."""
         self._flowing.set()
+        with self._lock:
+            for pair in self._pairs:
+                pair.is_spared = False
         self.down()
         for thread in self._threads:
             thread.join(5)

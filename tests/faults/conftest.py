@@ -1,0 +1,58 @@
+"""What the fault tests share: clients whose data link runs through a proxy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Callable
+
+import pytest
+
+import memphis_sync
+
+if TYPE_CHECKING:
+    from fix_proxy import Proxy
+
+    from memphis_sync import Memphis
+    from memphis_sync.broker import BrokerProcess
+
+Through = Callable[..., tuple["Memphis", "Proxy"]]
+
+
+@pytest.fixture
+def through(proxy_to: Callable[[str, int], Proxy]) -> Iterator[Through]:
+    """
+    ``through(broker, **options)``: a client and the proxy in front of its broker.
+
+    Faults hit the data link alone: what is under test is the hot path, and requests of the test go on. With
+    ``both_links=True`` they hit the control link as well; with ``proxy=`` the client shares a proxy.
+    """
+    clients: list[Memphis] = []
+
+    def make(
+        broker: BrokerProcess, *, both_links: bool = False, proxy: Proxy | None = None, **options: object
+    ) -> tuple[Memphis, Proxy]:
+        proxy = proxy or proxy_to(broker.host, broker.port)
+        options = {"reconnect_interval_ms": 20, **options}
+        client = memphis_sync.connect(proxy.host, broker.username, password=broker.password, port=proxy.port, **options)
+        if not both_links:
+            proxy.spare()
+        clients.append(client)
+        return client, proxy
+
+    yield make
+    for client in clients:
+        client.close(timeout_s=1.0)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """``eventually(condition, limit_s)`` waits until it holds."""
+
+    def wait(condition: Callable[[], object], limit_s: float = 15.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < deadline, "the condition was not met in time"
+            time.sleep(0.005)
+
+    return wait
