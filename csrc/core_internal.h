@@ -53,8 +53,16 @@ struct mcore_owner {
     uint64_t outstanding;
 };
 
+/*
+ * A thread that waits for one ticket; it lives on that thread's stack. Whoever settles the ticket takes it off the
+ * ticket's list under outbox->lock, and posts it after letting the lock go, so that it does not wake up into that lock.
+ * A waiter that was taken stays until it is posted, however late its own time is.
+ */
 struct mcore_waiter {
+    pthread_mutex_t lock;
     pthread_cond_t cond;
+    bool posted;
+    bool taken; /* outbox->lock guards it */
     struct mcore_waiter *next;
 };
 
@@ -112,6 +120,7 @@ struct mcore_outbox {
     uint64_t unseen_taken;
     int64_t unseen_due_ns; /* not before this are they handed out again */
 
+    struct mcore_waiter *to_post; /* taken off settled tickets, to be posted after the unlock */
     unsigned drain_waiters;
     unsigned room_waiters;
     unsigned report_waiters;
@@ -208,6 +217,9 @@ uint64_t mcore_outbox_rewind_locked(struct mcore_outbox *outbox);
 uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns);
 bool mcore_outbox_has_run_locked(const struct mcore_outbox *outbox);
 void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox);
+
+/* Lets outbox->lock go and posts the waiters of what was settled under it. */
+void mcore_outbox_unlock(struct mcore_outbox *outbox);
 
 /* Outbox parts shared by outbox.c and outbox_wait.c, lock held. */
 struct mcore_lane *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot);

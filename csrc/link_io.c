@@ -143,7 +143,11 @@ int mcore_link_send_loop(struct mcore_link *link)
     pthread_mutex_lock(&outbox->lock);
     while (!link->stopping) {
         int64_t now = mcore_now_ns();
-        mcore_outbox_expire_locked(outbox, now);
+        if (mcore_outbox_expire_locked(outbox, now) > 0) {
+            mcore_outbox_unlock(outbox);
+            pthread_mutex_lock(&outbox->lock);
+            continue;
+        }
         if (outbox->stats.unseen != outbox->unseen_taken && now >= outbox->unseen_due_ns) {
             outbox->unseen_due_ns = now + INT64_C(1000000000);
             unseen = 1;
@@ -271,7 +275,7 @@ static void handle_events(struct mcore_link *link, const uint8_t *data, const st
         bool is_message = event->kind == MCORE_EV_MSG || event->kind == MCORE_EV_HMSG;
         if (is_message && event->sid != 1) {
             if (locked)
-                pthread_mutex_unlock(&outbox->lock);
+                mcore_outbox_unlock(outbox);
             locked = false;
             mcore_inbox_put(link, data, event, status_of(data, event));
             continue;
@@ -287,7 +291,7 @@ static void handle_events(struct mcore_link *link, const uint8_t *data, const st
                                     event->payload.len);
     }
     if (locked)
-        pthread_mutex_unlock(&outbox->lock);
+        mcore_outbox_unlock(outbox);
 }
 
 static void keep_offending(struct mcore_link *link, const uint8_t *data, size_t len)

@@ -252,7 +252,7 @@ int mcore_outbox_settle(struct mcore_outbox *outbox, uint64_t slot, int outcome,
 {
     pthread_mutex_lock(&outbox->lock);
     int settled = settle_locked(outbox, slot, outcome, sequence, duplicate, code, err_code, text, text_len);
-    pthread_mutex_unlock(&outbox->lock);
+    mcore_outbox_unlock(outbox);
     return settled;
 }
 
@@ -275,7 +275,7 @@ int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, con
 {
     pthread_mutex_lock(&outbox->lock);
     int settled = mcore_outbox_ack_locked(outbox, slot, status, json, len);
-    pthread_mutex_unlock(&outbox->lock);
+    mcore_outbox_unlock(outbox);
     return settled;
 }
 
@@ -336,6 +336,6 @@ uint64_t mcore_outbox_abandon(struct mcore_outbox *outbox)
         for (uint64_t slot = lane->log->head_slot; slot < tail; slot++)
             count += (uint64_t)settle_locked(outbox, slot | lane->tag, MCORE_ABANDONED, 0, 0, 0, 0, NULL, 0);
     }
-    pthread_mutex_unlock(&outbox->lock);
+    mcore_outbox_unlock(outbox);
     return count;
 }

@@ -81,6 +81,35 @@ static void note_unseen(struct mcore_outbox *outbox, int outcome, const char *te
     mcore_outbox_wake_sender_locked(outbox); /* whose thread logs it */
 }
 
+/* Moves the waiters of a ticket that is being settled to those that mcore_outbox_unlock() posts. */
+static void take_waiters(struct mcore_outbox *outbox, struct mcore_ticket *ticket)
+{
+    struct mcore_waiter *waiter = ticket->waiters;
+    ticket->waiters = NULL;
+    while (waiter != NULL) {
+        struct mcore_waiter *next = waiter->next;
+        waiter->taken = true;
+        waiter->next = outbox->to_post;
+        outbox->to_post = waiter;
+        waiter = next;
+    }
+}
+
+void mcore_outbox_unlock(struct mcore_outbox *outbox)
+{
+    struct mcore_waiter *waiter = outbox->to_post;
+    outbox->to_post = NULL;
+    pthread_mutex_unlock(&outbox->lock);
+    while (waiter != NULL) {
+        struct mcore_waiter *next = waiter->next; /* the waiter is gone once it is posted */
+        pthread_mutex_lock(&waiter->lock);
+        waiter->posted = true;
+        pthread_cond_signal(&waiter->cond);
+        pthread_mutex_unlock(&waiter->lock);
+        waiter = next;
+    }
+}
+
 static void report_locked(struct mcore_outbox *outbox, uint64_t slot)
 {
     if (outbox->reported_len == outbox->reported_cap) {
@@ -115,8 +144,7 @@ void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *la
         ticket->err_code = err_code;
         ticket->text = copy_text(text, text_len);
         ticket->attached = 0;
-        for (struct mcore_waiter *waiter = ticket->waiters; waiter != NULL; waiter = waiter->next)
-            pthread_cond_signal(&waiter->cond);
+        take_waiters(outbox, ticket);
         /* Last: from here on the ticket's owner may free it without the lock. */
         __atomic_store_n(&ticket->outcome, outcome, __ATOMIC_RELEASE);
     }
@@ -129,33 +157,59 @@ int mcore_ticket_outcome(const struct mcore_ticket *ticket)
     return __atomic_load_n(&ticket->outcome, __ATOMIC_ACQUIRE);
 }
 
+static int wait_posted(struct mcore_waiter *self, int64_t until_ns)
+{
+    int error = 0;
+    pthread_mutex_lock(&self->lock);
+    while (!self->posted && error != ETIMEDOUT)
+        error = mcore_cond_wait_until(&self->cond, &self->lock, until_ns);
+    error = self->posted ? 0 : ETIMEDOUT;
+    pthread_mutex_unlock(&self->lock);
+    return error;
+}
+
+static void leave_list(struct mcore_ticket *ticket, const struct mcore_waiter *self)
+{
+    if (ticket->waiters == self) {
+        ticket->waiters = self->next;
+        return;
+    }
+    struct mcore_waiter *waiter = ticket->waiters;
+    while (waiter->next != self)
+        waiter = waiter->next;
+    waiter->next = self->next;
+}
+
 int mcore_ticket_wait(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int64_t timeout_ns)
 {
     int outcome = mcore_ticket_outcome(ticket);
     if (outcome != MCORE_PENDING || timeout_ns <= 0)
         return outcome;
     int64_t until = mcore_deadline_after(timeout_ns);
-    struct mcore_waiter self;
-    mcore_cond_init(&self.cond);
+    struct mcore_waiter self = {.posted = false};
     pthread_mutex_lock(&outbox->lock);
-    self.next = ticket->waiters;
-    ticket->waiters = &self;
-    while ((outcome = mcore_ticket_outcome(ticket)) == MCORE_PENDING)
-        if (mcore_cond_wait_until(&self.cond, &outbox->lock, until) == ETIMEDOUT) {
-            outcome = mcore_ticket_outcome(ticket);
-            break;
-        }
-    struct mcore_waiter *waiter = ticket->waiters;
-    if (waiter == &self) {
-        ticket->waiters = self.next;
-    } else {
-        while (waiter->next != &self)
-            waiter = waiter->next;
-        waiter->next = self.next;
+    outcome = mcore_ticket_outcome(ticket);
+    if (outcome == MCORE_PENDING) {
+        pthread_mutex_init(&self.lock, NULL);
+        mcore_cond_init(&self.cond);
+        self.next = ticket->waiters;
+        ticket->waiters = &self;
     }
     pthread_mutex_unlock(&outbox->lock);
+    if (outcome != MCORE_PENDING)
+        return outcome;
+    if (wait_posted(&self, until) == ETIMEDOUT) {
+        pthread_mutex_lock(&outbox->lock);
+        bool taken = self.taken;
+        if (!taken)
+            leave_list(ticket, &self);
+        pthread_mutex_unlock(&outbox->lock);
+        if (taken)
+            wait_posted(&self, MCORE_NEVER);
+    }
     pthread_cond_destroy(&self.cond);
-    return outcome;
+    pthread_mutex_destroy(&self.lock);
+    return mcore_ticket_outcome(ticket);
 }
 
 void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *ticket)
@@ -360,6 +414,6 @@ uint64_t mcore_outbox_expire(struct mcore_outbox *outbox, int64_t now_ns)
 {
     pthread_mutex_lock(&outbox->lock);
     uint64_t count = mcore_outbox_expire_locked(outbox, now_ns);
-    pthread_mutex_unlock(&outbox->lock);
+    mcore_outbox_unlock(outbox);
     return count;
 }

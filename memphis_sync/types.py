@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
 
@@ -34,10 +34,11 @@ class Storage(Enum):
     MEMORY = "memory"
 
 
-@dataclass(frozen=True)
-class PubAck:
+class PubAck(NamedTuple):
     """
     The broker's word that a message is stored.
+
+    A tuple underneath, because each blocking produce makes one: a frozen dataclass takes five times as long.
 
     Attributes:
         station: Name of the station as the caller wrote it, lower case.

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -304,6 +305,53 @@ static void test_bytes_being_written_are_not_overwritten(void)
         more++;
     CHECK(more > 0 && is_consistent(outbox));
     free(before);
+    mcore_outbox_free(outbox);
+}
+
+enum { RACES = 2000, WAITERS = 4 };
+
+struct race {
+    struct mcore_outbox *outbox;
+    struct mcore_ticket *tickets;
+    int settled; /* outcomes seen */
+};
+
+static void *wait_briefly(void *argument)
+{
+    struct race *race = argument;
+    for (int i = 0; i < RACES; i++) {
+        while (mcore_ticket_wait(race->outbox, &race->tickets[i], 20000) == MCORE_PENDING)
+            ;
+        race->settled++;
+    }
+    return NULL;
+}
+
+/* Waiters whose time is over just as their ticket is settled: each sees the outcome, and none is posted after it left. */
+static void test_waiters_race_with_acks(void)
+{
+    static struct mcore_ticket tickets[RACES];
+    memset(tickets, 0, sizeof(tickets));
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, RACES, RACES);
+    struct race races[WAITERS];
+    pthread_t threads[WAITERS];
+    for (int i = 0; i < RACES; i++)
+        append(outbox, "m", 0, &tickets[i]);
+    for (int i = 0; i < WAITERS; i++) {
+        races[i] = (struct race){outbox, tickets, 0};
+        pthread_create(&threads[i], NULL, wait_briefly, &races[i]);
+    }
+    for (uint64_t slot = 0; slot < RACES; slot++) {
+        struct timespec pause = {0, (long)(slot % 40) * 1000};
+        nanosleep(&pause, NULL);
+        ack(outbox, slot, "{\"seq\":1}");
+    }
+    for (int i = 0; i < WAITERS; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK(races[i].settled == RACES);
+    }
+    for (int i = 0; i < RACES; i++)
+        mcore_ticket_release(outbox, &tickets[i]);
     mcore_outbox_free(outbox);
 }
 
@@ -686,6 +734,7 @@ int main(void)
     RUN(test_deadlines_end_only_what_is_due);
     RUN(test_rewind_sends_the_unsettled_again_in_order);
     RUN(test_bytes_being_written_are_not_overwritten);
+    RUN(test_waiters_race_with_acks);
     RUN(test_an_urgent_message_passes_other_threads_backlog);
     RUN(test_fuzz_against_a_model);
     RUN(test_deadlines_fall_due_at_their_time_wherever_they_lie);
