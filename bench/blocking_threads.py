@@ -1,8 +1,8 @@
 """
 How much faster are many threads than one, all producing blocking on one client?
 
-Each thread produces and waits for its PubAck, again and again, --seconds long; first one thread, then --threads of them,
-in turn. The acks of many threads travel together, so the rate should grow until the interpreter or the broker is busy.
+Each thread produces and waits for its PubAck, again and again, --seconds long; one thread and --threads of them in
+turn. The acks of many threads travel together, so the rate should grow until the interpreter or the broker is busy.
 """
 
 from __future__ import annotations
