@@ -7,6 +7,7 @@ One concern a file: ``fix_*.py`` beside this one hold the fixtures, and README.m
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Optional
 
@@ -28,6 +29,12 @@ def crashed_in() -> Optional[str]:
     except ProcessLookupError:
         return test
     return None
+
+
+def pytest_configure() -> None:
+    """A suite that was started in the background ignores Ctrl-C, and so would every child that a test interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

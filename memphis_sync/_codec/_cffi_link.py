@@ -216,13 +216,17 @@ class Link:
         self._check()
         lib.mcore_link_push(self._link)
 
-    def round_trip(self, timeout_ns: int) -> bool:
-        """PING and its PONG: whatever was queued before has been read by the server. False when it took longer."""
+    def ping(self) -> int:
+        """Queues a PING and returns its number on this connection. ConnectionLostError without a connection."""
         self._check()
-        number = lib.mcore_link_ping(self._link)
+        number = int(lib.mcore_link_ping(self._link))
         if number < 0:
             self._raise_for(number)
-        lib.mcore_link_push(self._link)
+        return number
+
+    def wait_pong(self, number: int, timeout_ns: int) -> bool:
+        """Whether the PONG of that PING has come within *timeout_ns*. ConnectionLostError when it never will."""
+        self._check()
         result = lib.mcore_link_wait_pong(self._link, number, timeout_ns)
         if result == lib.MCORE_E_TIMEOUT:
             return False

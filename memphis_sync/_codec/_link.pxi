@@ -145,15 +145,19 @@ cdef class Link:
         with nogil:
             mcore_link_push(self._link)
 
-    def round_trip(self, int64_t timeout_ns):
-        """PING and its PONG: whatever was queued before has been read by the server. False when it took longer."""
+    def ping(self):
+        """Queues a PING and returns its number on this connection. ConnectionLostError without a connection."""
         self._check()
         cdef int64_t number = mcore_link_ping(self._link)
-        cdef int result
         if number < 0:
             self._raise_for(<int>number)
+        return number
+
+    def wait_pong(self, int64_t number, int64_t timeout_ns):
+        """Whether the PONG of that PING has come within *timeout_ns*. ConnectionLostError when it never will."""
+        self._check()
+        cdef int result
         with nogil:
-            mcore_link_push(self._link)
             result = mcore_link_wait_pong(self._link, number, timeout_ns)
         if result == MCORE_E_TIMEOUT:
             return False

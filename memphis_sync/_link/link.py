@@ -35,6 +35,7 @@ produce_logger = logging.getLogger("memphis_sync.produce")
 
 ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
 SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
+LAST_ROUND_TRIP_S = 0.05  # what close() allows for the acks of messages, however short its time is
 JOIN_S = 5.0  # how long close() waits for a thread
 MAX_BACKOFF_S = 30.0
 REPORT_WAIT_NS = 500_000_000  # a wake-up that comes just before the wait is made good after so long
@@ -124,7 +125,10 @@ class DataLink:
             self._wait_drained(deadline)
             if self.core.is_up():
                 # Acks of messages are queued behind nothing but time: one round trip, and the broker has them.
-                self.core.round_trip(int(max(deadline - time.monotonic(), 0.05) * 1e9))
+                number = self.core.ping()
+                deadline = max(deadline, time.monotonic() + LAST_ROUND_TRIP_S)
+                while not self.core.wait_pong(number, int(SLICE_S * 1e9)) and time.monotonic() < deadline:
+                    continue
         except ConnectionLostError:
             logger.debug("%r ended without a connection", self._label)
         finally:

@@ -10,7 +10,6 @@ reference 5.3, 6.5.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
 SLICE_S = 0.2  # Ctrl-C is served at least this often
 SILENCE_S = 5.0  # a broker that answers no pull for so long has lost the group, or is gone
 LATE_S = 0.25  # how much later than its expiry the server may end a pull
+CLOSE_S = 1.0  # how long close() waits for messages on their way, to give them back
 _CLOSED = -11  # MCORE_E_CLOSED
+_NEVER = 1 << 62  # more messages than ever come
 _NOTHING_THERE = (404, 408)
 _NO_RESPONDERS = 503
 
@@ -59,7 +60,7 @@ class PullSession:
         self._owner = owner
         self._lock = threading.Lock()
         self._surplus: deque[RawMessage] = deque()
-        self._retired: Optional[Inbox] = None
+        self._retired: deque[tuple[Inbox, int]] = deque()  # withdrawn, with the number of the PING behind the UNSUB
         self._first = 0
         self._answered = time.monotonic()
 
@@ -95,7 +96,11 @@ class PullSession:
         with self._lock:
             if not self._link.is_up():
                 return  # the broker delivers them again when their ack time is over
+            deadline = time.monotonic() + CLOSE_S
             self._take_retired()
+            while self._retired and time.monotonic() < deadline:
+                self._link.core.wait_pong(self._retired[0][1], int(SLICE_S * 1e9))
+                self._take_retired()
             while self._surplus:
                 self._surplus.popleft().respond(b"-NAK")
 
@@ -155,19 +160,24 @@ class PullSession:
         return pull.wait(deadline + LATE_S, enough=1)
 
     def retire(self, inbox: Inbox) -> None:
-        """Withdraws what is still asked for; a message on its way is taken by the next fetch."""
+        """Withdraws what is still asked for; a message on its way is taken by a later fetch."""
         self._link.core.control(encode_unsub(inbox.sid))
-        self._retired = inbox
+        self._retired.append((inbox, self._link.core.ping()))
 
     def _take_retired(self) -> None:
-        inbox, self._retired = self._retired, None
-        if inbox is None:
-            return
-        if self._link.is_up():
-            with contextlib.suppress(ConnectionLostError):  # whatever was on its way comes again: nobody has it yet
-                self._link.core.round_trip(int(SILENCE_S * 1e9))
-        messages, _statuses = inbox.take(self._kind, self._owner)
-        self._surplus.extend(messages)
+        """What came behind a withdrawal. Does not wait: an inbox is kept until the PONG says that nothing more comes."""
+        for _ in range(len(self._retired)):
+            inbox, number = self._retired.popleft()
+            try:
+                is_over = self._link.core.wait_pong(number, 0)
+            except ConnectionLostError:
+                is_over = True
+            # Looked at after the PONG: what came before it is there by now.
+            is_over = is_over or inbox.wait(_NEVER, _NEVER, 0) == _CLOSED
+            messages, _statuses = inbox.take(self._kind, self._owner)
+            self._surplus.extend(messages)
+            if not is_over:
+                self._retired.append((inbox, number))
 
     def take(self, inbox: Inbox) -> tuple[list[RawMessage], list[tuple[int, str, bytes]]]:
         """What has come into *inbox*."""

@@ -392,13 +392,16 @@ def test_control_frames_round_trips_and_the_end_of_a_connection(binding, peer: P
     assert link.is_up()
     link.control(b"SUB a 2\r\n")
     peer.expect(b"SUB a 2\r\n")
-    assert not link.round_trip(SECOND // 100)
+    number = link.ping()
+    assert not link.wait_pong(number, SECOND // 100)
+    peer.expect(b"PING\r\n")
+    assert link.ping() == number + 1
     peer.expect(b"PING\r\n")
     peer.send(b"PONG\r\n")
-    answering = threading.Thread(target=lambda: (peer.expect(b"PING\r\n"), peer.send(b"PONG\r\n")))
-    answering.start()
-    assert link.round_trip(10 * SECOND)
-    answering.join(10)
+    assert link.wait_pong(number, 10 * SECOND)
+    assert not link.wait_pong(number + 1, SECOND // 100)
+    peer.send(b"PONG\r\n")
+    assert link.wait_pong(number + 1, 10 * SECOND)
     peer.send(b"PING\r\n")
     peer.expect(b"PONG\r\n")
     route = route_of(binding, link)
@@ -412,7 +415,7 @@ def test_control_frames_round_trips_and_the_end_of_a_connection(binding, peer: P
     assert link.detach() == 1
     assert ticket.outcome == PENDING
     assert not link.is_up()
-    for call in (lambda: link.control(b"PING\r\n"), lambda: link.round_trip(SECOND)):
+    for call in (lambda: link.control(b"PING\r\n"), link.ping):
         with pytest.raises(ConnectionLostError, match=r"^the data link has no connection at the moment$"):
             call()
     link.stop()
