@@ -165,7 +165,7 @@ class PullSession:
         self._retired.append((inbox, self._link.core.ping()))
 
     def _take_retired(self) -> None:
-        """What came behind a withdrawal. Does not wait: an inbox is kept until its PONG says that nothing more comes."""
+        """What came behind a withdrawal. Does not wait: an inbox is kept until its PONG has come."""
         for _ in range(len(self._retired)):
             inbox, number = self._retired.popleft()
             try:
