@@ -4,6 +4,7 @@
  * Lock order: outbox->lock, then link->inbox_lock; nobody holds either across IO.
  *   outbox->lock      the logs, their counters, tickets that are attached, the link's connection and control buffers
  *   link->inbox_lock  the list of inboxes and what they hold
+ *   group->lock       which tickets of a group are settled; taken last
  * Conditions use CLOCK_MONOTONIC. A condition is signalled only when its waiter count says that somebody waits.
  */
 #ifndef MEMPHIS_CORE_INTERNAL_H
@@ -18,9 +19,18 @@
 #define MCORE_LOG_FORMAT 1u
 #define MCORE_NEVER INT64_MAX
 
-enum mcore_slot_state { MCORE_SLOT_SETTLED = 0, MCORE_SLOT_QUEUED = 1, MCORE_SLOT_IN_FLIGHT = 2 };
+enum mcore_slot_state {
+    MCORE_SLOT_SETTLED = 0,
+    MCORE_SLOT_QUEUED = 1,
+    MCORE_SLOT_IN_FLIGHT = 2,
+    MCORE_SLOT_PAUSED = 3 /* nobody listened; it is queued again when its entry of outbox->retries is due */
+};
 
-enum mcore_slot_flag { MCORE_FLAG_WRITTEN = 1, MCORE_FLAG_REPORT = 2 };
+enum mcore_slot_flag {
+    MCORE_FLAG_WRITTEN = 1,
+    MCORE_FLAG_REPORT = 2,
+    MCORE_FLAG_UNHEARD = 4 /* its last answer was that nobody listens; not written since */
+};
 
 /* One message of the log; 32 bytes, and with its ticket pointer 40 over the frame's own bytes. */
 struct mcore_slot {
@@ -29,7 +39,8 @@ struct mcore_slot {
     uint32_t len;
     uint32_t owner;
     uint16_t state;
-    uint16_t flags;
+    uint8_t flags;
+    uint8_t retried; /* how often it was queued again for want of responders */
     uint32_t thread; /* number of the producing thread, below MCORE_THREADS */
 };
 
@@ -64,6 +75,21 @@ struct mcore_waiter {
     bool posted;
     bool taken; /* outbox->lock guards it */
     struct mcore_waiter *next;
+};
+
+/* One ticket of a group, on the ticket's list of groups while it is not settled. */
+struct mcore_group_node {
+    struct mcore_group_node *next;
+    struct mcore_group *group;
+    struct mcore_outbox *outbox;
+    struct mcore_ticket *ticket;
+    uint32_t place; /* in the group */
+};
+
+/* A paused message: all pause equally long, so the queue is in the order of due times. */
+struct mcore_retry {
+    uint64_t slot; /* with its lane's tag */
+    int64_t due_ns;
 };
 
 /*
@@ -108,6 +134,12 @@ struct mcore_outbox {
     struct mcore_lane *writing_lane; /* whose run is being written */
     uint64_t window;
     int64_t next_deadline_ns; /* no unsettled deadline lies before it */
+    unsigned retry_attempts;
+    int64_t retry_pause_ns;
+    struct mcore_retry *retries; /* from retries_head to retries_len */
+    size_t retries_head;
+    size_t retries_len;
+    size_t retries_cap;
     struct mcore_stats stats;
     struct mcore_owner *owners;
     size_t owner_count;
@@ -205,6 +237,8 @@ void mcore_lane_set_deadline(struct mcore_lane *lane, int64_t deadline_ns);
 bool mcore_lane_has_run(const struct mcore_lane *lane, uint64_t window);
 long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
                          const uint8_t **data, size_t *len);
+/* A paused slot may be sent again. */
+void mcore_lane_queue_again(struct mcore_lane *lane, uint64_t slot);
 /* Gives storage back from the head as far as everything is settled and nobody writes it. */
 void mcore_lane_reclaim(struct mcore_lane *lane);
 uint64_t mcore_lane_rewind(struct mcore_lane *lane, struct mcore_stats *stats);
@@ -215,6 +249,8 @@ long mcore_outbox_run_take_locked(struct mcore_outbox *outbox, size_t max_bytes,
 void mcore_outbox_run_done_locked(struct mcore_outbox *outbox);
 uint64_t mcore_outbox_rewind_locked(struct mcore_outbox *outbox);
 uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns);
+/* When mcore_outbox_expire_locked() has something to do next, as far as is known. */
+int64_t mcore_outbox_next_due_locked(const struct mcore_outbox *outbox);
 bool mcore_outbox_has_run_locked(const struct mcore_outbox *outbox);
 void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox);
 
@@ -227,6 +263,9 @@ void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *la
                               uint64_t sequence, int duplicate, int code, int err_code, const char *text,
                               size_t text_len, unsigned flags);
 void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);
+
+/* group.c: a ticket of a group was settled; the outbox's lock held. Does not touch the ticket. */
+void mcore_group_settled(struct mcore_group_node *node);
 
 /* Reads a PubAck. Returns the outcome; *text points into json (still escaped) for MCORE_REFUSED. */
 int mcore_puback_parse(const uint8_t *json, size_t len, uint64_t *sequence, int *duplicate, int *code, int *err_code,

@@ -194,6 +194,7 @@ struct mcore_slot *mcore_lane_append(struct mcore_lane *lane, const struct mcore
     entry->owner = route->owner;
     entry->state = MCORE_SLOT_QUEUED;
     entry->flags = message->report ? MCORE_FLAG_REPORT : 0;
+    entry->retried = 0;
     lane->tickets[slot % log->max_messages] = ticket;
     if (ticket != NULL) {
         ticket->slot = slot | lane->tag;
@@ -232,7 +233,8 @@ long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_by
                          const uint8_t **data, size_t *len)
 {
     struct mcore_log *log = lane->log;
-    while (log->sent_slot < log->tail_slot && mcore_lane_slot(lane, log->sent_slot)->state == MCORE_SLOT_SETTLED)
+    /* Behind a slot that is sent again lie others that are on their way, or pausing. */
+    while (log->sent_slot < log->tail_slot && mcore_lane_slot(lane, log->sent_slot)->state != MCORE_SLOT_QUEUED)
         log->sent_slot++;
     lane->window_was_full = false;
     uint64_t slot = log->sent_slot;
@@ -256,7 +258,7 @@ long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_by
         if (entry->flags & MCORE_FLAG_WRITTEN)
             stats->resent++;
         entry->state = MCORE_SLOT_IN_FLIGHT;
-        entry->flags |= MCORE_FLAG_WRITTEN;
+        entry->flags = (uint8_t)((entry->flags & ~MCORE_FLAG_UNHEARD) | MCORE_FLAG_WRITTEN);
         stats->queued--;
         stats->queued_bytes -= entry->len;
         stats->in_flight++;
@@ -270,6 +272,14 @@ long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_by
     *data = lane->data + start % log->max_bytes;
     *len = (size_t)(end - start);
     return count;
+}
+
+void mcore_lane_queue_again(struct mcore_lane *lane, uint64_t slot)
+{
+    mcore_lane_slot(lane, slot)->state = MCORE_SLOT_QUEUED;
+    lane->queued++;
+    if (slot < lane->log->sent_slot)
+        lane->log->sent_slot = slot;
 }
 
 void mcore_lane_reclaim(struct mcore_lane *lane)
@@ -295,7 +305,7 @@ uint64_t mcore_lane_rewind(struct mcore_lane *lane, struct mcore_stats *stats)
 {
     struct mcore_log *log = lane->log;
     uint64_t count = 0;
-    for (uint64_t slot = log->head_slot; slot < log->sent_slot; slot++) {
+    for (uint64_t slot = log->head_slot; slot < log->tail_slot && lane->in_flight > 0; slot++) {
         struct mcore_slot *entry = mcore_lane_slot(lane, slot);
         if (entry->state != MCORE_SLOT_IN_FLIGHT)
             continue;

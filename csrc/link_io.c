@@ -104,7 +104,8 @@ static bool write_some(struct mcore_link *link)
 static void wait_writable(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
-    int64_t left = outbox->next_deadline_ns == MCORE_NEVER ? FULL_LOOK_NS : outbox->next_deadline_ns - mcore_now_ns();
+    int64_t due = mcore_outbox_next_due_locked(outbox);
+    int64_t left = due == MCORE_NEVER ? FULL_LOOK_NS : due - mcore_now_ns();
     int timeout_ms = left <= 0 ? 0 : left > FULL_LOOK_NS ? (int)(FULL_LOOK_NS / 1000000) : (int)(left / 1000000) + 1;
     struct pollfd poller = {.fd = link->fd, .events = POLLOUT};
     link->writing = true; /* keeps detach() from letting the socket go */
@@ -166,8 +167,10 @@ int mcore_link_send_loop(struct mcore_link *link)
         }
         /* Only now: while write_some() let go of the lock, earlier deadlines may have come, and nobody slept to be woken. */
         int64_t until = check_peer(link, now);
-        if (outbox->next_deadline_ns < until)
-            until = outbox->next_deadline_ns;
+        if (link->up && !link->writing && link->control.len > 0)
+            continue; /* its PING */
+        if (mcore_outbox_next_due_locked(outbox) < until)
+            until = mcore_outbox_next_due_locked(outbox);
         if (outbox->stats.unseen != outbox->unseen_taken && outbox->unseen_due_ns < until)
             until = outbox->unseen_due_ns;
         outbox->sender_sleeps = true;

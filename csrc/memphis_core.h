@@ -214,7 +214,8 @@ struct mcore_ticket {
     int code;            /* refused: HTTP-like status */
     int err_code;        /* refused: JetStream's own code */
     char *text;          /* refused: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
-    void *waiters;
+    void *waiters;       /* threads that wait for it alone */
+    void *groups;        /* groups that wait for it among others */
 };
 
 /* The constant parts of a frame to one subject. The bytes belong to the caller and outlive the route's use. */
@@ -252,7 +253,7 @@ struct mcore_stats {
     uint64_t failed;
     uint64_t abandoned;
     uint64_t buffer_full; /* appends refused for want of room */
-    uint64_t resent;      /* frames written again after a reconnect */
+    uint64_t resent;      /* frames written again: after a reconnect, or because nobody answered */
     uint64_t unseen;      /* failed or abandoned messages that nobody asked about */
     uint64_t max_bytes;
     uint64_t max_messages;
@@ -266,6 +267,13 @@ struct mcore_stats {
 struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes,
                                       uint64_t max_messages, uint64_t window);
 void mcore_outbox_free(struct mcore_outbox *outbox);
+
+/*
+ * What becomes of a message to which nobody listens (status 503): it is sent again after pause_ns, up to `attempts` times
+ * (0, as it is at first: never; at most 255), unless its deadline comes first; then it ends as MCORE_NO_RESPONDERS.
+ * Meanwhile it counts as queued, and the messages behind it go on: only such a message may lose its place in the order.
+ */
+void mcore_outbox_set_retry(struct mcore_outbox *outbox, unsigned attempts, int64_t pause_ns);
 
 /* A number for a producer's own backlog, or MCORE_E_MEMORY. */
 long mcore_outbox_owner_new(struct mcore_outbox *outbox);
@@ -299,7 +307,7 @@ void mcore_outbox_run_done(struct mcore_outbox *outbox);
 /* The link is gone: everything unsettled is to be sent again, in its order. Returns how many frames were in flight. */
 uint64_t mcore_outbox_rewind(struct mcore_outbox *outbox);
 
-/* Fails what is past its deadline at now_ns (monotonic). Returns how many. */
+/* Fails what is past its deadline at now_ns (monotonic), and queues what has paused long enough. Returns how many failed. */
 uint64_t mcore_outbox_expire(struct mcore_outbox *outbox, int64_t now_ns);
 
 /* No append from now on. */
@@ -338,6 +346,22 @@ int mcore_ticket_wait(struct mcore_outbox *outbox, struct mcore_ticket *ticket, 
 
 /* The ticket's memory is about to go. An outcome that nobody looked at and that is no delivery counts as unseen. */
 void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *ticket);
+
+/*
+ * A group waits for many tickets at once, of several outboxes too: each settled ticket is handed out once, by its place in
+ * the order of adding, in the order of settling. The tickets and their outboxes outlive the group. One thread uses it.
+ */
+struct mcore_group;
+
+/* Room for `count` tickets; NULL when the system gives no memory. */
+struct mcore_group *mcore_group_new(size_t count);
+void mcore_group_free(struct mcore_group *group);
+
+/* Adds a ticket; one that is settled already is handed out by the next wait. MCORE_OK, or MCORE_E_ROOM. */
+int mcore_group_add(struct mcore_group *group, struct mcore_outbox *outbox, struct mcore_ticket *ticket);
+
+/* Waits for at least one; returns how many places were written to `out`, 0 after timeout_ns. */
+long mcore_group_wait(struct mcore_group *group, uint32_t *out, size_t max, int64_t timeout_ns);
 
 int64_t mcore_now_ns(void);
 

@@ -57,7 +57,16 @@ void mcore_outbox_free(struct mcore_outbox *outbox)
         mcore_lane_free(&outbox->lanes[i]);
     free(outbox->owners);
     free(outbox->reported);
+    free(outbox->retries);
     free(outbox);
+}
+
+void mcore_outbox_set_retry(struct mcore_outbox *outbox, unsigned attempts, int64_t pause_ns)
+{
+    pthread_mutex_lock(&outbox->lock);
+    outbox->retry_attempts = attempts < UINT8_MAX ? attempts : UINT8_MAX;
+    outbox->retry_pause_ns = pause_ns > 0 ? pause_ns : 0;
+    pthread_mutex_unlock(&outbox->lock);
 }
 
 long mcore_outbox_owner_new(struct mcore_outbox *outbox)
@@ -224,8 +233,9 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
     struct mcore_slot *entry = mcore_lane_slot(lane, slot);
     if (entry->state == MCORE_SLOT_SETTLED)
         return 0;
-    if (entry->state == MCORE_SLOT_QUEUED) {
-        lane->queued--;
+    if (entry->state != MCORE_SLOT_IN_FLIGHT) {
+        if (entry->state == MCORE_SLOT_QUEUED)
+            lane->queued--;
         outbox->stats.queued--;
         outbox->stats.queued_bytes -= entry->len;
     } else {
@@ -256,8 +266,80 @@ int mcore_outbox_settle(struct mcore_outbox *outbox, uint64_t slot, int outcome,
     return settled;
 }
 
+/* ---- nobody listens ----------------------------------------------------------------------------------------------- */
+
+static bool retry_push(struct mcore_outbox *outbox, uint64_t number, int64_t due_ns)
+{
+    if (outbox->retries_len == outbox->retries_cap) {
+        size_t kept = outbox->retries_len - outbox->retries_head;
+        size_t cap = kept < 32 ? 64 : kept * 2;
+        struct mcore_retry *grown = malloc(cap * sizeof(*grown));
+        if (grown == NULL)
+            return false;
+        if (kept > 0)
+            memcpy(grown, outbox->retries + outbox->retries_head, kept * sizeof(*grown));
+        free(outbox->retries);
+        outbox->retries = grown;
+        outbox->retries_head = 0;
+        outbox->retries_len = kept;
+        outbox->retries_cap = cap;
+    }
+    outbox->retries[outbox->retries_len++] = (struct mcore_retry){number, due_ns};
+    return true;
+}
+
+/* Lets a message to which nobody listened pause. False: it has had its attempts, or no time for another one. */
+static bool pause_locked(struct mcore_outbox *outbox, uint64_t number)
+{
+    struct mcore_lane *lane = mcore_outbox_lane(outbox, number);
+    uint64_t slot = number & ~express_tag;
+    if (slot < lane->log->head_slot || slot >= lane->log->tail_slot)
+        return false;
+    struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+    int64_t due_ns = mcore_deadline_after(outbox->retry_pause_ns);
+    if (entry->state != MCORE_SLOT_IN_FLIGHT || entry->retried >= outbox->retry_attempts ||
+        due_ns >= entry->deadline_ns || !retry_push(outbox, number, due_ns))
+        return false;
+    entry->state = MCORE_SLOT_PAUSED;
+    entry->flags |= MCORE_FLAG_UNHEARD;
+    entry->retried++;
+    lane->in_flight--;
+    outbox->stats.in_flight--;
+    outbox->stats.queued++;
+    outbox->stats.queued_bytes += entry->len;
+    if (due_ns < outbox->sender_until_ns || mcore_outbox_has_run_locked(outbox))
+        mcore_outbox_wake_sender_locked(outbox);
+    return true;
+}
+
+/* Queues what has paused long enough; entries of messages that were settled meanwhile fall out. */
+static void retry_due_locked(struct mcore_outbox *outbox, int64_t now_ns)
+{
+    while (outbox->retries_head < outbox->retries_len && outbox->retries[outbox->retries_head].due_ns <= now_ns) {
+        uint64_t number = outbox->retries[outbox->retries_head++].slot;
+        struct mcore_lane *lane = mcore_outbox_lane(outbox, number);
+        uint64_t slot = number & ~express_tag;
+        if (slot >= lane->log->head_slot && mcore_lane_slot(lane, slot)->state == MCORE_SLOT_PAUSED)
+            mcore_lane_queue_again(lane, slot);
+    }
+    if (outbox->retries_head == outbox->retries_len)
+        outbox->retries_head = outbox->retries_len = 0;
+}
+
+int64_t mcore_outbox_next_due_locked(const struct mcore_outbox *outbox)
+{
+    int64_t due_ns = outbox->next_deadline_ns;
+    if (outbox->retries_head < outbox->retries_len && outbox->retries[outbox->retries_head].due_ns < due_ns)
+        due_ns = outbox->retries[outbox->retries_head].due_ns;
+    return due_ns;
+}
+
+/* ---- answers ------------------------------------------------------------------------------------------------------ */
+
 int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len)
 {
+    if (status == 503 && pause_locked(outbox, slot))
+        return 0;
     if (status != 0)
         return settle_locked(outbox, slot, status == 503 ? MCORE_NO_RESPONDERS : MCORE_REFUSED, 0, 0, status, 0, NULL,
                              0);
@@ -279,6 +361,14 @@ int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, con
     return settled;
 }
 
+/* Ends a message whose time is over. One that nobody listened to, and that was not sent since, is known not to be stored. */
+static int expire_slot_locked(struct mcore_outbox *outbox, uint64_t number, unsigned flags)
+{
+    bool unheard = (flags & MCORE_FLAG_UNHEARD) != 0;
+    return settle_locked(outbox, number, unheard ? MCORE_NO_RESPONDERS : MCORE_EXPIRED, 0, 0, unheard ? 503 : 0, 0, NULL,
+                         0);
+}
+
 /* Fails what is due in one block of slots, and notes when the next of them is. */
 static uint64_t expire_block(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t block, int64_t now_ns)
 {
@@ -293,7 +383,7 @@ static uint64_t expire_block(struct mcore_outbox *outbox, struct mcore_lane *lan
             continue;
         uint64_t slot = head + (place + max - head % max) % max;
         if (entry->deadline_ns <= now_ns)
-            expired += (uint64_t)settle_locked(outbox, slot | lane->tag, MCORE_EXPIRED, 0, 0, 0, 0, NULL, 0);
+            expired += (uint64_t)expire_slot_locked(outbox, slot | lane->tag, entry->flags);
         else if (entry->deadline_ns < next)
             next = entry->deadline_ns;
     }
@@ -303,6 +393,7 @@ static uint64_t expire_block(struct mcore_outbox *outbox, struct mcore_lane *lan
 
 uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
 {
+    retry_due_locked(outbox, now_ns);
     if (now_ns < outbox->next_deadline_ns)
         return 0;
     uint64_t expired = 0;

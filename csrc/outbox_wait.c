@@ -145,8 +145,15 @@ void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *la
         ticket->text = copy_text(text, text_len);
         ticket->attached = 0;
         take_waiters(outbox, ticket);
+        struct mcore_group_node *node = ticket->groups;
+        ticket->groups = NULL;
         /* Last: from here on the ticket's owner may free it without the lock. */
         __atomic_store_n(&ticket->outcome, outcome, __ATOMIC_RELEASE);
+        while (node != NULL) {
+            struct mcore_group_node *next = node->next; /* the group may be gone once it knows */
+            mcore_group_settled(node);
+            node = next;
+        }
     }
     if (wants_report)
         report_locked(outbox, slot | lane->tag);

@@ -68,5 +68,6 @@ parse_headers = _binding.parse_headers
 Link = _binding.Link
 Route = _binding.Route
 Ticket = _binding.Ticket
+Group = _binding.Group
 RawMessage = _binding.RawMessage
 Inbox = _binding.Inbox

@@ -1,8 +1,8 @@
 """
 The cffi binding of the C core: checks types, calls, wraps.
 
-This is sections 1 to 5, the twin of _frames.pxi, name by name; _cffi_link, _cffi_route and _cffi_inbox are the twin of
-_link.pxi.
+This is sections 1 to 5, the twin of _frames.pxi, name by name; _cffi_link, _cffi_route, _cffi_group and _cffi_inbox are
+the twin of _link.pxi.
 
 What the two must share beyond names (error classes and texts, events, limits) is in _translate and _event.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Optional, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
+from memphis_sync._codec._cffi_group import Group
 from memphis_sync._codec._cffi_inbox import Inbox, RawMessage
 from memphis_sync._codec._cffi_link import Link
 from memphis_sync._codec._cffi_route import Route, Ticket
@@ -39,6 +40,7 @@ __all__ = [
     "PING",
     "PONG",
     "Event",
+    "Group",
     "Inbox",
     "Link",
     "Parser",

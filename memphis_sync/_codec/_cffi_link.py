@@ -86,6 +86,8 @@ class Link:
         window: How many messages may be written and not yet confirmed.
         max_payload: Largest payload that either side takes, in bytes, headers included.
         ping_interval_ns: A server that is silent for so long is asked, and given up after twice as long; 0: never.
+        retry_attempts: How often a message that nobody listens to is sent again, 0 to 255.
+        retry_pause_ns: How long it waits for that.
 
     Raises:
         MemoryError: The system gave no memory for the outbox.
@@ -121,6 +123,8 @@ class Link:
         window: int,
         max_payload: int,
         ping_interval_ns: int = 0,
+        retry_attempts: int = 0,
+        retry_pause_ns: int = 0,
     ) -> Self:
         """As __cinit__ of the twin: there is no Link without its C half."""
         self = super().__new__(cls)
@@ -136,6 +140,7 @@ class Link:
         self._outbox = lib.mcore_outbox_new(token, len(token), max_bytes, max_messages, window)
         if self._outbox == ffi.NULL:
             raise MemoryError(f"no memory for an outbox of {max_bytes} bytes and {max_messages} messages")
+        lib.mcore_outbox_set_retry(self._outbox, retry_attempts, retry_pause_ns)
         self._link = lib.mcore_link_new(self._outbox, max(LEAST_FRAME_LIMIT, max_payload), ping_interval_ns)
         if self._link == ffi.NULL:
             raise MemoryError("no memory for a data link")

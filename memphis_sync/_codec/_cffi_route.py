@@ -230,7 +230,8 @@ class Route:
             raise BufferFullError(
                 f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it "
                 f"takes outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise "
-                "these options of connect(), or use produce_many(), which waits for room"
+                "these options of connect(), or let produce() wait for room: block_on_full_s of the producer, or "
+                "produce_many()"
             )
         raise LocalProtocolError(f"the C core refused a message ({error})")
 

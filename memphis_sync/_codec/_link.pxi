@@ -37,6 +37,8 @@ cdef class Link:
         window: How many messages may be written and not yet confirmed.
         max_payload: Largest payload that either side takes, in bytes, headers included.
         ping_interval_ns: A server that is silent for so long is asked, and given up after twice as long; 0: never.
+        retry_attempts: How often a message that nobody listens to is sent again, 0 to 255.
+        retry_pause_ns: How long it waits for that.
 
     Raises:
         MemoryError: The system gave no memory for the outbox.
@@ -51,7 +53,8 @@ cdef class Link:
     cdef list _late
 
     def __cinit__(self, bytes token not None, uint64_t max_bytes, uint64_t max_messages, uint64_t window,
-                  size_t max_payload, int64_t ping_interval_ns=0):
+                  size_t max_payload, int64_t ping_interval_ns=0, unsigned int retry_attempts=0,
+                  int64_t retry_pause_ns=0):
         self._generation = mcore_fork_generation()
         self.token = token
         self.max_payload = max_payload
@@ -61,6 +64,7 @@ cdef class Link:
                                         window)
         if self._outbox == NULL:
             raise MemoryError(f"no memory for an outbox of {max_bytes} bytes and {max_messages} messages")
+        mcore_outbox_set_retry(self._outbox, retry_attempts, retry_pause_ns)
         # What the server sends may be larger than what it takes from us: ack headers, stored messages of other limits.
         self._link = mcore_link_new(self._outbox, max(max_payload, <size_t>64 * 1024 * 1024), ping_interval_ns)
         if self._link == NULL:
@@ -393,7 +397,7 @@ cdef class Route:
             raise BufferFullError(
                 f"the outbox is full: {stats.queued + stats.in_flight} messages wait for the broker, and it takes "
                 f"outbox_max_messages={stats.max_messages} in outbox_max_bytes={stats.max_bytes}; raise these options "
-                f"of connect(), or use produce_many(), which waits for room")
+                f"of connect(), or let produce() wait for room: block_on_full_s of the producer, or produce_many()")
         raise LocalProtocolError(f"the C core refused a message ({error})")
 
     def frame_size(self, size_t payload_len, size_t headers_len, size_t msg_id_len):
@@ -536,6 +540,48 @@ cdef class Ticket:
             number = self._ticket.slot & ((<uint64_t>1 << MCORE_EXPRESS_BIT) - 1)
             return f"{self._route.link.token.decode()}-{mark}{number}"
         return None
+
+
+@cython.final
+@cython.no_gc_clear  # the links must outlive it
+cdef class Group:
+    """
+    Waits for many tickets at once, of several links too. One thread uses it.
+
+    Args:
+        tickets: At most 2**32 - 1.
+    """
+
+    cdef mcore_group *_group
+    cdef uint64_t _generation
+    cdef tuple _tickets
+
+    def __cinit__(self, tickets):
+        cdef Ticket ticket
+        self._generation = mcore_fork_generation()
+        self._tickets = tuple(tickets)
+        self._group = mcore_group_new(len(self._tickets))
+        if self._group == NULL:
+            raise MemoryError(f"no memory to wait for {len(self._tickets)} messages")
+        for ticket in self._tickets:
+            ticket._route.link._check()
+            ticket._ticket.looked = 1
+            mcore_group_add(self._group, ticket._route.link._outbox, &ticket._ticket)
+
+    def __dealloc__(self):
+        if mcore_fork_generation() == self._generation:
+            mcore_group_free(self._group)
+
+    def wait(self, int64_t timeout_ns):
+        """Waits for at least one more settled ticket; the places of the new ones among the tickets, in their order."""
+        cdef uint32_t places[1024]
+        cdef long count
+        cdef long i
+        if mcore_fork_generation() != self._generation:
+            raise ForkedError("this wait began before a fork and stays with the parent process")
+        with nogil:
+            count = mcore_group_wait(self._group, places, 1024, timeout_ns)
+        return [places[i] for i in range(count)]
 
 
 cdef class Chunk:

@@ -21,6 +21,9 @@ cdef extern from "memphis_core.h" nogil:
     struct mcore_inbox:
         pass
 
+    struct mcore_group:
+        pass
+
     struct mcore_ticket:
         uint64_t slot
         uint64_t sequence
@@ -77,6 +80,7 @@ cdef extern from "memphis_core.h" nogil:
 
     mcore_outbox *mcore_outbox_new(const uint8_t *, size_t, uint64_t, uint64_t, uint64_t)
     void mcore_outbox_free(mcore_outbox *)
+    void mcore_outbox_set_retry(mcore_outbox *, unsigned, int64_t)
     long mcore_outbox_owner_new(mcore_outbox *)
     size_t mcore_outbox_frame_size(const mcore_outbox *, const mcore_route *, const mcore_message *)
     int64_t mcore_outbox_append(mcore_outbox *, const mcore_route *const *, size_t, const mcore_message *,
@@ -94,6 +98,11 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_ticket_outcome(const mcore_ticket *)
     int mcore_ticket_wait(mcore_outbox *, mcore_ticket *, int64_t)
     void mcore_ticket_release(mcore_outbox *, mcore_ticket *)
+
+    mcore_group *mcore_group_new(size_t)
+    void mcore_group_free(mcore_group *)
+    int mcore_group_add(mcore_group *, mcore_outbox *, mcore_ticket *)
+    long mcore_group_wait(mcore_group *, uint32_t *, size_t, int64_t)
 
     mcore_link *mcore_link_new(mcore_outbox *, size_t, int64_t)
     void mcore_link_free(mcore_link *)

@@ -203,6 +203,216 @@ static void test_no_responders_and_unknown_slots(void)
     mcore_outbox_free(outbox);
 }
 
+/* Takes all that may be sent; returns how many frames that were. */
+static long send_all(struct mcore_outbox *outbox)
+{
+    const uint8_t *data;
+    size_t len;
+    long count = 0;
+    long more;
+    while ((more = mcore_outbox_run_take(outbox, 65536, &data, &len)) > 0) {
+        mcore_outbox_run_done(outbox);
+        count += more;
+    }
+    return count;
+}
+
+static void no_responders(struct mcore_outbox *outbox, uint64_t slot)
+{
+    CHECK(mcore_outbox_ack(outbox, slot, 503, (const uint8_t *)"", 0) == 0 || is_consistent(outbox));
+    CHECK(is_consistent(outbox));
+}
+
+static void test_a_message_without_responders_is_sent_again_after_a_pause(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+    struct mcore_ticket tickets[3];
+    struct mcore_stats stats;
+    memset(tickets, 0, sizeof(tickets));
+    mcore_outbox_set_retry(outbox, 2, SECOND);
+    for (int i = 0; i < 3; i++)
+        CHECK(append(outbox, "m", 0, &tickets[i]) == i);
+    CHECK(send_all(outbox) == 3);
+    no_responders(outbox, 1);
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.queued == 1 && stats.in_flight == 2 && stats.queued_bytes > 0);
+    mcore_outbox_expire(outbox, mcore_now_ns());
+    CHECK(send_all(outbox) == 0); /* it pauses */
+    ack(outbox, 0, "{\"stream\":\"s\",\"seq\":1}");
+    mcore_outbox_expire(outbox, mcore_now_ns() + 2 * SECOND);
+    CHECK(send_all(outbox) == 1); /* it alone: the one behind it is on its way already */
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.queued == 0 && stats.queued_bytes == 0 && stats.in_flight == 2 && stats.resent == 1);
+    no_responders(outbox, 1);
+    mcore_outbox_expire(outbox, mcore_now_ns() + 2 * SECOND);
+    CHECK(send_all(outbox) == 1);
+    ack(outbox, 1, "{\"stream\":\"s\",\"seq\":2}");
+    CHECK(mcore_ticket_outcome(&tickets[1]) == MCORE_DELIVERED && tickets[1].sequence == 2);
+    ack(outbox, 2, "{\"stream\":\"s\",\"seq\":3}");
+    CHECK(mcore_outbox_outstanding(outbox, -1) == 0 && is_consistent(outbox));
+    for (int i = 0; i < 3; i++)
+        mcore_ticket_release(outbox, &tickets[i]);
+    mcore_outbox_free(outbox);
+}
+
+static void test_attempts_without_responders_are_bounded(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+    struct mcore_ticket ticket;
+    struct mcore_stats stats;
+    memset(&ticket, 0, sizeof(ticket));
+    mcore_outbox_set_retry(outbox, 2, SECOND);
+    CHECK(append(outbox, "m", 0, &ticket) == 0);
+    for (int sent = 1; sent <= 3; sent++) {
+        CHECK(mcore_ticket_outcome(&ticket) == MCORE_PENDING);
+        CHECK(send_all(outbox) == 1);
+        no_responders(outbox, 0);
+        mcore_outbox_expire(outbox, mcore_now_ns() + 2 * SECOND);
+    }
+    CHECK(mcore_ticket_outcome(&ticket) == MCORE_NO_RESPONDERS && ticket.code == 503);
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.failed == 1 && stats.queued == 0 && stats.queued_bytes == 0 && stats.in_flight == 0);
+    mcore_ticket_release(outbox, &ticket);
+    mcore_outbox_free(outbox);
+}
+
+static void test_a_deadline_ends_a_pause(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+    struct mcore_ticket tickets[2];
+    memset(tickets, 0, sizeof(tickets));
+    mcore_outbox_set_retry(outbox, 2, 30 * SECOND);
+    CHECK(append(outbox, "m", 0, &tickets[0]) == 0);
+    CHECK(append(outbox, "m", 0, &tickets[1]) == 1);
+    CHECK(send_all(outbox) == 2);
+    no_responders(outbox, 0);
+    CHECK(mcore_outbox_expire(outbox, mcore_now_ns() + 61 * SECOND) == 2);
+    /* The first is known not to be stored, the second may be. */
+    CHECK(mcore_ticket_outcome(&tickets[0]) == MCORE_NO_RESPONDERS && tickets[0].code == 503);
+    CHECK(mcore_ticket_outcome(&tickets[1]) == MCORE_EXPIRED);
+    CHECK(is_consistent(outbox));
+    mcore_ticket_release(outbox, &tickets[0]);
+    mcore_ticket_release(outbox, &tickets[1]);
+
+    /* No time for another attempt: it ends at once. */
+    memset(tickets, 0, sizeof(tickets));
+    mcore_outbox_set_retry(outbox, 2, 120 * SECOND);
+    int64_t slot = append(outbox, "m", 0, &tickets[0]);
+    CHECK(send_all(outbox) == 1);
+    CHECK(mcore_outbox_ack(outbox, (uint64_t)slot, 503, (const uint8_t *)"", 0) == 1);
+    CHECK(mcore_ticket_outcome(&tickets[0]) == MCORE_NO_RESPONDERS);
+    mcore_ticket_release(outbox, &tickets[0]);
+    mcore_outbox_free(outbox);
+}
+
+static void test_a_lost_link_and_an_end_during_a_pause(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+    struct mcore_stats stats;
+    mcore_outbox_set_retry(outbox, 1, SECOND);
+    for (int i = 0; i < 4; i++)
+        CHECK(append(outbox, "m", 0, NULL) == i);
+    CHECK(send_all(outbox) == 4);
+    no_responders(outbox, 0);
+    no_responders(outbox, 2);
+    mcore_outbox_expire(outbox, mcore_now_ns() + 2 * SECOND);
+    const uint8_t *data;
+    size_t len;
+    CHECK(mcore_outbox_run_take(outbox, 65536, &data, &len) == 1); /* 0 again; 1 and 3 are on their way, 2 waits */
+    mcore_outbox_run_done(outbox);
+    CHECK(mcore_outbox_rewind(outbox) == 3);
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.queued == 4 && stats.in_flight == 0 && is_consistent(outbox));
+    CHECK(send_all(outbox) == 4);
+    no_responders(outbox, 3);
+    ack(outbox, 0, "{\"stream\":\"s\",\"seq\":1}");
+    CHECK(mcore_outbox_abandon(outbox) == 3 && is_consistent(outbox));
+    mcore_outbox_expire(outbox, mcore_now_ns() + 5 * SECOND); /* the entry of the abandoned one falls out */
+    CHECK(send_all(outbox) == 0);
+    mcore_outbox_free(outbox);
+}
+
+/* ---- groups ------------------------------------------------------------------------------------------------------- */
+
+static void test_a_group_hands_out_each_settled_ticket_once(void)
+{
+    struct mcore_outbox *outboxes[2] = {mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16),
+                                        mcore_outbox_new(BYTES_OF("U"), 65536, 16, 16)};
+    struct mcore_ticket tickets[4];
+    uint32_t places[8];
+    memset(tickets, 0, sizeof(tickets));
+    for (int i = 0; i < 4; i++)
+        CHECK(append(outboxes[i % 2], "m", 0, &tickets[i]) == i / 2);
+    CHECK(send_all(outboxes[0]) == 2 && send_all(outboxes[1]) == 2);
+    ack(outboxes[0], 0, "{\"stream\":\"s\",\"seq\":1}");
+    struct mcore_group *group = mcore_group_new(5);
+    struct mcore_group *other = mcore_group_new(1);
+    for (int i = 0; i < 4; i++)
+        CHECK(mcore_group_add(group, outboxes[i % 2], &tickets[i]) == MCORE_OK);
+    CHECK(mcore_group_add(group, outboxes[1], &tickets[3]) == MCORE_OK); /* twice: handed out twice */
+    CHECK(mcore_group_add(group, outboxes[1], &tickets[3]) == MCORE_E_ROOM);
+    CHECK(mcore_group_add(other, outboxes[1], &tickets[3]) == MCORE_OK);
+    CHECK(mcore_group_wait(group, places, 8, 0) == 1 && places[0] == 0);
+    CHECK(mcore_group_wait(group, places, 8, SECOND / 100) == 0);
+    ack(outboxes[1], 1, "{\"stream\":\"s\",\"seq\":1}");
+    ack(outboxes[0], 1, "{\"stream\":\"s\",\"seq\":2}");
+    CHECK(mcore_group_wait(group, places, 2, 0) == 2 && places[0] + places[1] == 3 + 4);
+    CHECK(mcore_group_wait(group, places, 8, 0) == 1 && places[0] == 2);
+    mcore_group_free(group); /* ticket 1 is still pending */
+    CHECK(tickets[1].groups == NULL);
+    CHECK(mcore_group_wait(other, places, 8, 0) == 1 && places[0] == 0);
+    mcore_group_free(other);
+    for (int i = 0; i < 4; i++)
+        mcore_ticket_release(outboxes[i % 2], &tickets[i]);
+    mcore_outbox_free(outboxes[0]);
+    mcore_outbox_free(outboxes[1]);
+}
+
+struct settler {
+    struct mcore_outbox *outbox;
+    int count;
+};
+
+static void *settle_all(void *argument)
+{
+    struct settler *settler = argument;
+    for (int i = 0; i < settler->count; i++)
+        ack(settler->outbox, (uint64_t)i, "{\"stream\":\"s\",\"seq\":1}");
+    return NULL;
+}
+
+static void test_groups_come_and_go_while_tickets_are_settled(void)
+{
+    enum { ALL = 2000 };
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, ALL, ALL);
+    static struct mcore_ticket tickets[ALL];
+    static uint32_t places[ALL];
+    memset(tickets, 0, sizeof(tickets));
+    for (int i = 0; i < ALL; i++)
+        CHECK(append(outbox, "m", 0, &tickets[i]) == i);
+    CHECK(send_all(outbox) == ALL);
+    struct settler settler = {outbox, ALL};
+    pthread_t thread;
+    pthread_create(&thread, NULL, settle_all, &settler);
+    int pending = ALL;
+    while (pending > 0) {
+        struct mcore_group *group = mcore_group_new(ALL);
+        pending = 0;
+        for (int i = 0; i < ALL; i++)
+            if (mcore_ticket_outcome(&tickets[i]) == MCORE_PENDING) {
+                mcore_group_add(group, outbox, &tickets[i]);
+                pending++;
+            }
+        if (pending > 0)
+            CHECK(mcore_group_wait(group, places, ALL, 5 * SECOND) > 0);
+        mcore_group_free(group);
+    }
+    pthread_join(thread, NULL);
+    for (int i = 0; i < ALL; i++)
+        mcore_ticket_release(outbox, &tickets[i]);
+    mcore_outbox_free(outbox);
+}
+
 static void test_unseen_failures_are_counted_once(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
@@ -674,6 +884,44 @@ static void test_a_silent_peer_is_asked_then_given_up(void)
     mcore_outbox_free(outbox);
 }
 
+/* Answers `count` PINGs, then falls silent. */
+static void *answer_pings(void *argument)
+{
+    struct peer *peer = argument;
+    char ping[7] = "";
+    for (int i = 0; i < peer->count; i++)
+        if (recv(peer->fd, ping, 6, MSG_WAITALL) != 6 || strcmp(ping, "PING\r\n") != 0 ||
+            send(peer->fd, "PONG\r\n", 6, MSG_NOSIGNAL) != 6)
+            return NULL;
+    return argument;
+}
+
+static void test_a_quiet_peer_that_answers_is_kept(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, SECOND / 10);
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    pthread_t sender, server;
+    struct peer peer = {fds[1], 5};
+    void *answered;
+    pthread_create(&server, NULL, answer_pings, &peer);
+    pthread_create(&sender, NULL, run_sender, link);
+    int64_t start = mcore_now_ns();
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
+    CHECK(mcore_link_read_loop(link) == MCORE_LINK_ERRNO && mcore_link_errno(link) == ETIMEDOUT);
+    CHECK(mcore_now_ns() - start >= 7 * SECOND / 10);
+    pthread_join(server, &answered);
+    CHECK(answered == &peer);
+    mcore_link_detach(link);
+    mcore_link_stop(link);
+    pthread_join(sender, NULL);
+    close(fds[0]);
+    close(fds[1]);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
 static void test_a_server_in_lame_duck_mode_is_left(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
@@ -730,6 +978,12 @@ int main(void)
     RUN(test_several_routes_are_all_or_none);
     RUN(test_each_kind_of_answer);
     RUN(test_no_responders_and_unknown_slots);
+    RUN(test_a_message_without_responders_is_sent_again_after_a_pause);
+    RUN(test_attempts_without_responders_are_bounded);
+    RUN(test_a_deadline_ends_a_pause);
+    RUN(test_a_lost_link_and_an_end_during_a_pause);
+    RUN(test_a_group_hands_out_each_settled_ticket_once);
+    RUN(test_groups_come_and_go_while_tickets_are_settled);
     RUN(test_unseen_failures_are_counted_once);
     RUN(test_deadlines_end_only_what_is_due);
     RUN(test_rewind_sends_the_unsettled_again_in_order);
@@ -741,6 +995,7 @@ int main(void)
     RUN(test_a_cut_link_loses_nothing);
     RUN(test_a_peer_that_breaks_the_protocol_ends_the_link);
     RUN(test_a_silent_peer_is_asked_then_given_up);
+    RUN(test_a_quiet_peer_that_answers_is_kept);
     RUN(test_a_server_in_lame_duck_mode_is_left);
     RUN(test_inbox_keeps_messages_and_statuses);
     return test_summary("test_outbox");

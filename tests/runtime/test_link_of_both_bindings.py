@@ -237,7 +237,8 @@ def test_what_does_not_fit_is_refused_with_the_same_words(binding) -> None:
         route.send(b"x", b"", b"", LONG, binding.Ticket)
     assert str(full.value) == (
         "the outbox is full: 2 messages wait for the broker, and it takes outbox_max_messages=2 in "
-        f"outbox_max_bytes={1 << 20}; raise these options of connect(), or use produce_many(), which waits for room"
+        f"outbox_max_bytes={1 << 20}; raise these options of connect(), or let produce() wait for room: "
+        "block_on_full_s of the producer, or produce_many()"
     )
     assert not link.wait_room(10, SECOND // 1000)
     with pytest.raises(PayloadTooLargeError) as large:
