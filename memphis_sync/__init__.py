@@ -50,7 +50,7 @@ from memphis_sync.headers import Headers
 from memphis_sync.message import Message
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
-from memphis_sync.types import VERSION, PubAck, Retention, Stats, Storage
+from memphis_sync.types import VERSION, LinkEvent, PubAck, Retention, RetryPolicy, Stats, Storage
 
 __version__ = VERSION
 
@@ -76,6 +76,7 @@ __all__ = [
     "HeaderError",
     "Headers",
     "Item",
+    "LinkEvent",
     "LocalProtocolError",
     "Memphis",
     "MemphisConnectError",
@@ -93,6 +94,7 @@ __all__ = [
     "RejectedError",
     "RemoteProtocolError",
     "Retention",
+    "RetryPolicy",
     "SchemaError",
     "ServerError",
     "Station",

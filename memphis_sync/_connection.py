@@ -12,13 +12,13 @@ import warnings
 import weakref
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
 from memphis_sync import options as opt
 from memphis_sync._requests import Requests, longest_s
 from memphis_sync._runtime import Runtime, exit as exit_drain, fork
 from memphis_sync.errors import UsageError
-from memphis_sync.types import ConnectOptions, Stats
+from memphis_sync.types import ConnectOptions, LinkEvent, RetryPolicy, Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,6 +60,11 @@ class Connection:
         outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
         max_in_flight: int = opt.DEFAULT_MAX_IN_FLIGHT,
         exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
+        ping_interval_s: float = opt.DEFAULT_PING_INTERVAL_S,
+        no_responders_retry: Optional[RetryPolicy] = opt.DEFAULT_NO_RESPONDERS_RETRY,
+        on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
+        on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
+        on_error: Optional[Callable[[LinkEvent], object]] = None,
     ) -> None:
         """Connects this client; arguments and errors are those of memphis_sync.connect(). A client connects once."""
         if self._runtime_or_none is not None:
@@ -83,6 +88,11 @@ class Connection:
             outbox_max_messages=outbox_max_messages,
             max_in_flight=max_in_flight,
             exit_timeout_s=exit_timeout_s,
+            ping_interval_s=ping_interval_s,
+            no_responders_retry=no_responders_retry,
+            on_disconnect=on_disconnect,
+            on_reconnect=on_reconnect,
+            on_error=on_error,
         )
         self._open(options)
 

@@ -24,12 +24,13 @@ from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
 from memphis_sync._wire.names import internal_name
 from memphis_sync.consumer import Consumer
+from memphis_sync.delivery import Delivery
 from memphis_sync.errors import StationNotFoundError
 from memphis_sync.headers import Headers
 from memphis_sync.message import Message
-from memphis_sync.producer import Producer
+from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer
 from memphis_sync.station import Station
-from memphis_sync.types import Retention, Storage
+from memphis_sync.types import LinkEvent, Retention, RetryPolicy, Storage
 
 
 class Memphis(SchemaCalls):
@@ -119,6 +120,9 @@ class Memphis(SchemaCalls):
         timeout_retries: int = 5,
         *,
         idempotent: bool = True,
+        block_on_full_s: Optional[float] = None,
+        ack_timeout_s: float = DEFAULT_ACK_WAIT_S,
+        on_delivery: Optional[Callable[[Delivery], object]] = None,
     ) -> Producer:
         """
         Registers a producer. A station that does not exist is created, with the broker's defaults and one partition.
@@ -132,6 +136,11 @@ class Memphis(SchemaCalls):
                 the producer again); each waits up to 20 s.
             idempotent: Give each message an id, so that it is stored once even if the connection breaks while it is on
                 its way. False saves a fifth of the rate and means at least once.
+            block_on_full_s: How long a non-blocking produce waits for room when the outbox is full, in seconds, from 0,
+                before it raises BufferFullError; None: it raises at once.
+            ack_timeout_s: How long the broker may take to confirm a message, in seconds, above 0, where produce() is
+                not told otherwise.
+            on_delivery: For non-blocking messages, those of produce_many() included, where produce() is not given one.
 
         Raises:
             ConfigurationError: An argument is out of its bounds; nothing was sent.
@@ -143,6 +152,10 @@ class Memphis(SchemaCalls):
         stations = check_station_names(station_name)
         name = check_name("producer_name", "Producer", producer_name)
         opt.check_bool("idempotent", idempotent)
+        if block_on_full_s is not None:
+            opt.check_seconds("block_on_full_s", block_on_full_s)
+        opt.check_seconds("ack_timeout_s", ack_timeout_s, allow_zero=False)
+        opt.check_callable("on_delivery", on_delivery)
         if opt.check_bool("generate_random_suffix", generate_random_suffix):
             name = with_suffix("producer_name", "Producer", name)
         retries = check_retries(timeout_retries)
@@ -150,7 +163,15 @@ class Memphis(SchemaCalls):
         views = self._call(
             self._requests.create_producers(stations, name, retries), CREATE_S, min(retries, 1), "producer()"
         )
-        return Producer(self, name, tuple(views), idempotent=idempotent)
+        return Producer(
+            self,
+            name,
+            tuple(views),
+            idempotent=idempotent,
+            block_on_full_s=block_on_full_s,
+            ack_timeout_s=ack_timeout_s,
+            on_delivery=on_delivery,
+        )
 
     def produce(
         self,
@@ -158,7 +179,7 @@ class Memphis(SchemaCalls):
         producer_name: str,
         message: Any,
         generate_random_suffix: bool = False,
-        ack_wait_sec: float = 15,
+        ack_wait_sec: float = DEFAULT_ACK_WAIT_S,
         headers: Union[Headers, Mapping[str, str], None] = None,
         async_produce: Optional[bool] = None,
         msg_id: Optional[str] = None,
@@ -168,12 +189,13 @@ class Memphis(SchemaCalls):
         nonblocking: bool = False,
         idempotent: bool = True,
         on_delivery: Optional[Callable[..., object]] = None,
+        block_on_full_s: Optional[float] = None,
     ) -> Any:
         """
         Produces a message with a producer that is made once and kept.
 
-        ``station_name``, ``producer_name``, ``generate_random_suffix`` and ``idempotent`` are those of producer(); each
-        set of them has a producer of its own. The others are those of Producer.produce().
+        ``station_name``, ``producer_name``, ``generate_random_suffix``, ``idempotent`` and ``block_on_full_s`` are
+        those of producer(); each set of them has a producer of its own. The others are those of Producer.produce().
 
         Returns:
             As Producer.produce().
@@ -182,10 +204,13 @@ class Memphis(SchemaCalls):
             MemphisError: As producer() and Producer.produce().
         """
         stations = tuple(check_station_names(station_name))
-        key = (stations, check_name("producer_name", "Producer", producer_name), generate_random_suffix, idempotent)
+        name = check_name("producer_name", "Producer", producer_name)
+        key = (stations, name, generate_random_suffix, idempotent, block_on_full_s)
         producer = self._producers.get(
             key,
-            lambda: self.producer(list(stations), producer_name, generate_random_suffix, idempotent=idempotent),
+            lambda: self.producer(
+                list(stations), name, generate_random_suffix, idempotent=idempotent, block_on_full_s=block_on_full_s
+            ),
         )
         try:
             return producer.produce(
@@ -395,6 +420,11 @@ def connect(
     outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
     max_in_flight: int = opt.DEFAULT_MAX_IN_FLIGHT,
     exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
+    ping_interval_s: float = opt.DEFAULT_PING_INTERVAL_S,
+    no_responders_retry: Optional[RetryPolicy] = opt.DEFAULT_NO_RESPONDERS_RETRY,
+    on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
+    on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
+    on_error: Optional[Callable[[LinkEvent], object]] = None,
 ) -> Memphis:
     """
     Connects to a broker.
@@ -423,6 +453,13 @@ def connect(
         outbox_max_messages: The same as a number of messages, from 1.
         max_in_flight: How many written messages may be unconfirmed at once, from 1.
         exit_timeout_s: How long the end of the process waits for confirmations, in seconds; 0 does not wait.
+        ping_interval_s: A broker that is silent for so long is asked, and its connection counts as lost after twice as
+            long; in seconds, from 0.01.
+        no_responders_retry: How often a message whose station does not answer is sent again; None: it fails at once.
+        on_disconnect: Called with a LinkEvent when a connection was lost. This and the next two run on the callbacks
+            thread, one after the other; what they raise is logged and counted in ``stats().callback_errors``.
+        on_reconnect: The same, when it is there again.
+        on_error: The same, when a connection was given up, or the broker refused an operation on it.
 
     Returns:
         A connected client. Close it, or use it as a context manager.
@@ -453,5 +490,10 @@ def connect(
         outbox_max_messages=outbox_max_messages,
         max_in_flight=max_in_flight,
         exit_timeout_s=exit_timeout_s,
+        ping_interval_s=ping_interval_s,
+        no_responders_retry=no_responders_retry,
+        on_disconnect=on_disconnect,
+        on_reconnect=on_reconnect,
+        on_error=on_error,
     )
     return client

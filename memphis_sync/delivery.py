@@ -128,11 +128,11 @@ class Delivery(Ticket):
         """
         Calls ``fn(delivery)`` once: on the callbacks thread when the outcome comes later, here when it is known.
 
-        An exception in it is logged.
+        An exception in it is logged, and counted in ``stats().callback_errors``.
         """
         self.look()
         if not _target(self).link.watch(self, fn):
-            call_safely(fn, self)
+            _target(self).link.call_back(fn, self)
 
     def __await__(self) -> Generator[Any, None, PubAck]:
         loop = asyncio.get_running_loop()
@@ -154,10 +154,13 @@ class Deliveries(Mapping[str, Delivery]):
     """
     The outcomes of one message to several stations: a mapping of station to Delivery, used like a single one.
 
-    ``result()`` is the mapping of station to PubAck, or a MultiStationError that holds successes and failures.
+    ``result()`` is the mapping of station to PubAck, or a MultiStationError that holds successes and failures. Two of
+    them are equal only if they are the same object, so they can be members of a set.
     """
 
     __slots__ = ("_each",)
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
     def __init__(self, each: Iterable[Delivery]) -> None:
         self._each = {delivery.station: delivery for delivery in each}
@@ -213,27 +216,19 @@ class Deliveries(Mapping[str, Delivery]):
         lock = primitives.Lock()
         left = len(self._each)
 
-        def settled(_delivery: Delivery) -> None:
+        def settled(delivery: Delivery) -> None:
             nonlocal left
             with lock:
                 left -= 1
                 last = left == 0
             if last:
-                call_safely(fn, self)
+                _target(delivery).link.call_back(fn, self)
 
         for delivery in self._each.values():
             delivery.add_done_callback(settled)
 
     def __repr__(self) -> str:
         return f"<Deliveries {', '.join(repr(delivery) for delivery in self._each.values())}>"
-
-
-def call_safely(fn: Callable[[Any], object], argument: object) -> None:
-    """Calls a user's callback; what it raises is logged, because nobody is there to catch it."""
-    try:
-        fn(argument)
-    except Exception:
-        logger.exception("a delivery callback raised")
 
 
 def _finish(future: asyncio.Future[None]) -> None:

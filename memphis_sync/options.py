@@ -16,11 +16,11 @@ import ssl
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from memphis_sync._url import ParsedUrl, looks_like_url, parse_url
 from memphis_sync.errors import ConfigurationError
-from memphis_sync.types import ConnectOptions, Credentials, ServerAddress
+from memphis_sync.types import ConnectOptions, Credentials, RetryPolicy, ServerAddress
 
 DEFAULT_PORT = 6666  # the broker's own
 DEFAULT_NAME = "memphis-sync"
@@ -30,6 +30,11 @@ DEFAULT_OUTBOX_MAX_BYTES = 64 * 1024 * 1024  # holds about a second of the wire'
 DEFAULT_OUTBOX_MAX_MESSAGES = 1_000_000  # 48 bytes of book-keeping each, so about as much again
 DEFAULT_MAX_IN_FLIGHT = 16384  # enough to cover a round trip of 40 ms at 400,000 messages a second
 DEFAULT_EXIT_TIMEOUT_S = 5.0  # process managers send SIGKILL after 10 s and more
+DEFAULT_PING_INTERVAL_S = 20.0  # a stalled connection is lost after 40 s at most; two PINGs a minute cost nothing
+DEFAULT_NO_RESPONDERS_RETRY = RetryPolicy()
+LEAST_PING_INTERVAL_S = 0.01  # a round trip on a slow link must fit
+MAX_RETRY_ATTEMPTS = 100
+MAX_RETRY_PAUSE_MS = 60_000
 
 MAX_BATCH_SIZE = 5000  # the limit of every Memphis SDK
 MAX_TIME_MS = 24 * 3600 * 1000
@@ -50,12 +55,12 @@ def check_int(option: str, value: object, low: int, high: Optional[int] = None) 
     return value
 
 
-def check_seconds(option: str, value: object, *, allow_zero: bool = True) -> float:
+def check_seconds(option: str, value: object, *, allow_zero: bool = True, least: float = 0.0) -> float:
     """A finite, non-negative number of seconds, at most a day."""
-    bound = f"a number of seconds {'from 0' if allow_zero else 'above 0'} to {MAX_TIME_MS // 1000}"
+    bound = f"a number of seconds {f'from {least:g}' if allow_zero else 'above 0'} to {MAX_TIME_MS // 1000}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{option} is {show(value)}; it must be {bound}")
-    if not math.isfinite(value) or value < 0 or value > MAX_TIME_MS / 1000 or (value == 0 and not allow_zero):
+    if not math.isfinite(value) or value < least or value > MAX_TIME_MS / 1000 or (value == 0 and not allow_zero):
         raise ConfigurationError(f"{option} is {value}; it must be {bound}")
     return float(value)
 
@@ -64,6 +69,24 @@ def check_bool(option: str, value: object) -> bool:
     """True or False, nothing that merely behaves like it."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{option} is {show(value)}; it must be True or False")
+    return value
+
+
+def check_callable(option: str, value: object) -> Optional[Callable[..., object]]:
+    """Something that can be called, or None."""
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"{option} is {show(value)}; it must be callable or None")
+    return value
+
+
+def check_retry(option: str, value: object) -> Optional[RetryPolicy]:
+    """A RetryPolicy within its bounds, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, RetryPolicy):
+        raise ConfigurationError(f"{option} is {show(value)}; it must be a RetryPolicy or None")
+    check_int(f"{option}.attempts", value.attempts, 1, MAX_RETRY_ATTEMPTS)
+    check_int(f"{option}.pause_ms", value.pause_ms, 1, MAX_RETRY_PAUSE_MS)
     return value
 
 
@@ -134,6 +157,8 @@ def build_connect_options(
         "cert_file": cert_file,
         "key_file": key_file,
         "ca_file": ca_file,
+        "ping_interval_s": DEFAULT_PING_INTERVAL_S,
+        "no_responders_retry": DEFAULT_NO_RESPONDERS_RETRY,
         **others,
     }
     for secret in ("password", "connection_token"):
@@ -154,6 +179,9 @@ def build_connect_options(
         "outbox_max_messages": check_int("outbox_max_messages", values["outbox_max_messages"], 1, 2**28),
         "max_in_flight": check_int("max_in_flight", values["max_in_flight"], 1, 2**20),
         "exit_timeout_s": check_seconds("exit_timeout_s", values["exit_timeout_s"]),
+        "ping_interval_s": check_seconds("ping_interval_s", values["ping_interval_s"], least=LEAST_PING_INTERVAL_S),
+        "no_responders_retry": check_retry("no_responders_retry", values["no_responders_retry"]),
+        **{name: check_callable(name, values.get(name)) for name in ("on_disconnect", "on_reconnect", "on_error")},
     }
     return ConnectOptions(
         addresses=_addresses(where, check_int("port", values["port"], 1, 65535), url),
@@ -179,6 +207,7 @@ _QUERY_TYPES: dict[str, type] = {
     "outbox_max_messages": int,
     "max_in_flight": int,
     "exit_timeout_s": float,
+    "ping_interval_s": float,
 }
 _DEFAULTS: dict[str, Any] = {
     "username": None,
@@ -198,6 +227,7 @@ _DEFAULTS: dict[str, Any] = {
     "outbox_max_messages": DEFAULT_OUTBOX_MAX_MESSAGES,
     "max_in_flight": DEFAULT_MAX_IN_FLIGHT,
     "exit_timeout_s": DEFAULT_EXIT_TIMEOUT_S,
+    "ping_interval_s": DEFAULT_PING_INTERVAL_S,
 }
 
 

@@ -43,8 +43,12 @@ if TYPE_CHECKING:
     from memphis_sync.client import Memphis
     from memphis_sync.types import StationView
 
-DEFAULT_ACK_WAIT_S = 15  # memphis.py's
-DEFAULT_ACK_WAIT_NS = DEFAULT_ACK_WAIT_S * 1_000_000_000
+
+class _Default(float):
+    """A default that can be told from the same number given by a caller; a plain float has no identity on PyPy."""
+
+
+DEFAULT_ACK_WAIT_S: float = _Default(15)  # memphis.py's
 DESTROY_FLUSH_S = 15.0  # as long as the messages' own default deadline, so none is left
 PAYLOADS = "bytes, bytearray, memoryview, str, dict, list, a protobuf message or a GraphQL document"
 
@@ -60,7 +64,17 @@ class Producer:
         stations: Names of its stations, in the order given.
     """
 
-    def __init__(self, client: Memphis, name: str, views: tuple[StationView, ...], *, idempotent: bool = True) -> None:
+    def __init__(
+        self,
+        client: Memphis,
+        name: str,
+        views: tuple[StationView, ...],
+        *,
+        idempotent: bool = True,
+        block_on_full_s: Optional[float] = None,
+        ack_timeout_s: float = DEFAULT_ACK_WAIT_S,
+        on_delivery: Optional[Callable[[Delivery], object]] = None,
+    ) -> None:
         self._client = client
         self._views = views
         self.name = name
@@ -68,6 +82,9 @@ class Producer:
         self._link = client._data_link()
         self._owner: int = self._link.core.owner_new()
         self._is_idempotent = idempotent
+        self._block_on_full_s = block_on_full_s
+        self._timeout_ns = int(ack_timeout_s * 1e9)
+        self._on_delivery = on_delivery
         self._id_name = b"msg-id" if self._link.is_memphis else b"Nats-Msg-Id"
         self._fixed = encode_header(b"$memphis_producedBy", name.encode()) + encode_header(
             b"$memphis_connectionId", client._connection_id.encode()
@@ -118,17 +135,19 @@ class Producer:
             message: bytes, bytearray, memoryview, str (as UTF-8), dict or list (as JSON), a protobuf message or a
                 GraphQL document. It is copied before the call returns, and never changed.
             ack_wait_sec: How long the broker may take to confirm, in seconds, above 0; then the message has failed.
+                Not given, the producer's ``ack_timeout_s`` holds.
             headers: Text to text. Names that begin with ``$memphis`` or ``Nats-`` are reserved.
             async_produce: Deprecated name of *nonblocking*.
-            nonblocking: Return at once. The call never waits for the network or for room.
+            nonblocking: Return at once. The call never waits for the network, nor for room unless the producer has
+                ``block_on_full_s``.
             msg_id: The broker stores a message of this id once within the station's idempotency window. Without one an
                 idempotent producer makes its own.
             concurrent_task_limit: With *nonblocking*: when so many messages of this producer are unconfirmed, wait
-                until half of them are. The one option that makes a non-blocking produce wait.
+                until half of them are.
             producer_partition_key: Messages of one key go to one partition.
             producer_partition_number: The partition itself; -1 for round robin.
             on_delivery: With *nonblocking*: called once with the Delivery when its outcome is known, on the callbacks
-                thread; once for each station.
+                thread; once for each station. Not given, the producer's own.
 
         Returns:
             Blocking: a PubAck; for several stations a dict of station to PubAck.
@@ -137,10 +156,11 @@ class Producer:
         Raises:
             ConfigurationError, HeaderError: A bad argument; nothing was taken.
             PayloadTooLargeError: Larger than the broker takes; nothing was taken.
-            BufferFullError: Non-blocking: the outbox is full, nothing was taken. Blocking: it stayed full for
-                *ack_wait_sec*.
+            BufferFullError: Non-blocking: the outbox is full (and stayed full for ``block_on_full_s``), nothing was
+                taken. Blocking: it stayed full for *ack_wait_sec*.
             RejectedError: Blocking: the broker refused the message; it is not stored.
-            StationGoneError: Blocking: the station was destroyed; the message is not stored.
+            StationGoneError: Blocking: the station was destroyed; the message is not stored. Raised after the attempts
+                of the client's ``no_responders_retry``; a message that is sent again may be stored behind later ones.
             AckTimeoutError: Blocking: no confirmation in time; ``outcome`` says whether it may be stored.
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
             ClosedError, ForkedError: The producer was destroyed, the client closed, or it is the parent process's.
@@ -152,9 +172,11 @@ class Producer:
             raise ClosedError(f"{self!r} is destroyed; the message was not taken")
         kind = type(message)
         payload = message if kind is bytes or kind is str else _payload(message)
-        timeout_ns = DEFAULT_ACK_WAIT_NS if ack_wait_sec == DEFAULT_ACK_WAIT_S else _timeout_ns(ack_wait_sec)
+        timeout_ns = self._timeout_ns if ack_wait_sec is DEFAULT_ACK_WAIT_S else _timeout_ns(ack_wait_sec)
         lines = b"" if headers is None else encode_user_headers(headers)
         id_bytes = b"" if msg_id is None else _message_id(msg_id)
+        if nonblocking and on_delivery is None:
+            on_delivery = self._on_delivery
         if not self._is_simple:
             routes = [
                 self._choose(i, producer_partition_key, producer_partition_number) for i in range(len(self._views))
@@ -176,6 +198,10 @@ class Producer:
             if on_delivery is not None:
                 self._link.start_callbacks()
             return route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
+        except BufferFullError:
+            if not nonblocking or self._block_on_full_s is None:
+                raise
+            return self._send_when_room(route, payload, lines, id_bytes, timeout_ns, on_delivery)
         except UnicodeEncodeError as exc:
             raise _not_utf8(exc) from exc
 
@@ -268,6 +294,30 @@ class Producer:
             return pub_ack(ticket)
         raise error_of(ticket)
 
+    def _send_when_room(
+        self,
+        route: Route,
+        payload: Any,
+        lines: bytes,
+        id_bytes: bytes,
+        timeout_ns: int,
+        on_delivery: Optional[Callable[[Delivery], object]],
+    ) -> Delivery:
+        size = route.frame_size(_size(payload), len(lines), len(id_bytes))
+        deadline = time.monotonic() + (self._block_on_full_s or 0.0)
+        while True:
+            self._wait_for_room(size, deadline)
+            try:
+                return route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
+            except BufferFullError:
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _wait_for_room(self, size: int, deadline: float) -> None:
+        """Waits one slice for room in the outbox, at most until *deadline*."""
+        waiting.forbid_on_own_thread("produce() with block_on_full_s")
+        self._link.core.wait_room(size, min(max(int((deadline - time.monotonic()) * 1e9), 0), SLICE_NS))
+
     def _produce_all(
         self,
         routes: list[Route],
@@ -296,16 +346,15 @@ class Producer:
     def _append_all(
         self, routes: list[Route], payload: Any, lines: bytes, id_bytes: bytes, timeout_ns: int, *, wait: bool
     ) -> list[Delivery]:
-        started = time.monotonic()
+        deadline = time.monotonic() + (timeout_ns / 1e9 if wait else self._block_on_full_s or 0.0)
         while True:
             try:
                 return self._link.core.send_all(routes, payload, lines, id_bytes, timeout_ns, Delivery, wait)
             except BufferFullError:
-                left_ns = timeout_ns - int((time.monotonic() - started) * 1e9)
-                if not wait or left_ns <= 0:
+                if time.monotonic() >= deadline:
                     raise
                 size = sum(route.frame_size(_size(payload), len(lines), len(id_bytes)) for route in routes)
-                self._link.core.wait_room(size, min(left_ns, SLICE_NS))
+                self._wait_for_room(size, deadline)
 
     def _wait_below(self, limit: int) -> None:
         if len(self) < limit:

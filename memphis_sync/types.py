@@ -8,10 +8,10 @@ A password or a token is in no repr.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Optional, Union
+from typing import Literal, NamedTuple, Optional, Union
 
 VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
 
@@ -72,6 +72,7 @@ class Stats:
         abandoned: Given up when the client was closed.
         buffer_full: Messages that were not taken because the outbox was full; not part of `accepted`.
         reconnects: Times the data link was made again.
+        callback_errors: Callbacks of the user's, of deliveries and of link events, that raised.
     """
 
     accepted: int = 0
@@ -83,6 +84,52 @@ class Stats:
     abandoned: int = 0
     buffer_full: int = 0
     reconnects: int = 0
+    callback_errors: int = 0
+
+
+@dataclass(frozen=True)
+class LinkEvent:
+    """
+    What has happened to one of a client's two connections. ``on_disconnect``, ``on_reconnect`` and ``on_error`` of
+    connect() are called with it.
+
+    Attributes:
+        client: The client's name.
+        link: ``data`` carries messages and their confirmations, ``control`` everything else.
+        address: ``host:port`` of the broker that was lost, reached again, or complained.
+        reason: Why the connection was lost, given up or complained about.
+        attempts: Tries since it was lost; 0 when it was lost right now.
+        seconds: How long it has been down.
+        waiting: Messages of the client's that wait for the broker at this moment.
+    """
+
+    client: str
+    link: Literal["data", "control"]
+    address: str
+    reason: str
+    attempts: int
+    seconds: float
+    waiting: int
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """
+    What happens to a message that the broker has nobody for ("no responders"): its station may be between two leaders
+    of a cluster, or on its way to be created again, so it is sent again after a pause.
+
+    Only such a message may lose its place: those produced after it go on, and may be stored before it.
+
+    Attributes:
+        attempts: How often it is sent again, 1 to 100, unless its deadline comes first. Then it fails with
+            StationGoneError.
+        pause_ms: How long to wait before each, in milliseconds, 1 to 60000.
+
+    Source: the defaults are those of nats.go's publish calls.
+    """
+
+    attempts: int = 2
+    pause_ms: int = 250
 
 
 @dataclass(frozen=True)
@@ -146,6 +193,11 @@ class ConnectOptions:
     outbox_max_messages: int = 1_000_000
     max_in_flight: int = 16384
     exit_timeout_s: float = 5.0
+    ping_interval_s: float = 20.0
+    no_responders_retry: Optional[RetryPolicy] = field(default_factory=RetryPolicy)
+    on_disconnect: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
+    on_reconnect: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
+    on_error: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import asyncio
 import json
 import logging
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Literal, Optional
 
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
@@ -37,10 +37,14 @@ from memphis_sync.types import ConnectOptions, ServerAddress
 
 log = logging.getLogger("memphis_sync.control")
 
-PING_INTERVAL_S = 20  # a peer that is stopped, not closed, is noticed after two of these
+# nats-py tells when the server closed the connection, and nothing when it broke or PING had no answer.
+_BROKEN = "the connection broke, or the broker did not answer PING"
 _CLOSE_S = 1.0
 _FOREVER_S = 86400
 _STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
+
+
+Tell = Callable[[Literal["disconnect", "reconnect", "error"], str, str, int, float], None]
 
 
 class ControlLink:
@@ -50,17 +54,19 @@ class ControlLink:
     Args:
         options: What connect() was told.
         connection_id: Goes into CONNECT's name; the broker ties producers and consumers to it.
+        tell: Called with each change: what it is, the address, the reason, tries and seconds since the loss.
     """
 
-    def __init__(self, options: ConnectOptions, connection_id: str) -> None:
+    def __init__(self, options: ConnectOptions, connection_id: str, tell: Tell) -> None:
         self._options = options
         self._connection_id = connection_id
+        self._tell = tell
         self._nc: Optional[NatsClient] = None
         self._lost: Optional[asyncio.Future[None]] = None  # pending while the link is up
         self._up = asyncio.Event()
         self._lost_at: Optional[float] = None
         self._attempts = 0
-        self._reason = "the connection ended"
+        self._reason = _BROKEN
         self._flushes: set[asyncio.Future[None]] = set()  # kept here, or the loop would forget running tasks
         self._is_closing = False
         self._giving_up: Optional[asyncio.Future[None]] = None
@@ -159,11 +165,13 @@ class ControlLink:
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
             closed_cb=self._on_closed,
+            lame_duck_mode_cb=self._on_lame_duck,
             allow_reconnect=options.reconnect and options.max_reconnect != 0,
             connect_timeout=options.timeout_ms / 1000,  # type: ignore[arg-type]  # nats-py takes any number
             reconnect_time_wait=options.reconnect_interval_ms / 1000,  # type: ignore[arg-type]
             max_reconnect_attempts=-1,
-            ping_interval=PING_INTERVAL_S,
+            ping_interval=options.ping_interval_s,  # type: ignore[arg-type]
+            max_outstanding_pings=1,  # a second one unanswered is the end: twice the interval
             dont_randomize=True,
             inbox_prefix="_INBOX",  # the only prefix that users with roles may subscribe to
             **login,  # type: ignore[arg-type]
@@ -188,7 +196,14 @@ class ControlLink:
         self._lost = asyncio.get_running_loop().create_future()
         self._lost_at = None
         self._attempts = 0
+        self._reason = _BROKEN
         self._up.set()
+
+    async def _on_lame_duck(self) -> None:
+        nc = self._nc
+        if nc is not None and not self._is_closing:
+            self._reason = "the broker is about to shut down"
+            await nc.force_reconnect()
 
     async def _on_disconnected(self) -> None:
         self._up.clear()
@@ -198,10 +213,11 @@ class ControlLink:
             return
         self._lost_at = time.monotonic()
         log.warning("%r lost %s (%s); retrying", self._options.name, self.address, self._reason, extra=self._extra())
+        self._tell("disconnect", self.address, self._reason, 0, 0.0)
 
     async def _on_reconnected(self) -> None:
         lost_at, attempts = self._lost_at or time.monotonic(), self._attempts + 1
-        seconds = time.monotonic() - lost_at
+        seconds, reason = time.monotonic() - lost_at, self._reason
         self._mark_up()
         log.info(
             "%r reconnected to %s after %d attempts in %.1f s",
@@ -211,6 +227,7 @@ class ControlLink:
             seconds,
             extra=self._extra(memphis_attempts=attempts, memphis_seconds=round(seconds, 3)),
         )
+        self._tell("reconnect", self.address, reason, attempts, seconds)
 
     async def _on_error(self, nc: NatsClient, exc: Exception) -> None:
         if nc is not self._nc:
@@ -219,6 +236,7 @@ class ControlLink:
             if "permissions violation" in str(exc).lower():
                 # A refused publish or subscribe; the link itself is up.
                 log.warning("%r: %s said: %s", self._options.name, self.address, exc, extra=self._extra(exc))
+                self._tell("error", self.address, str(exc), 0, 0.0)
             else:
                 self._reason = lost_reason(exc)  # the disconnected callback comes next and writes the one line
             return
@@ -240,6 +258,8 @@ class ControlLink:
                 self._attempts,
                 extra=self._extra(memphis_attempts=self._attempts),
             )
+            seconds = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+            self._tell("error", self.address, self._reason, self._attempts, seconds)
 
     def _extra(self, exc: Optional[BaseException] = None, **more: Any) -> dict[str, Any]:
         if exc is not None:

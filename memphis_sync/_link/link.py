@@ -20,10 +20,11 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._codec import Inbox, Link, RawMessage, Ticket, encode_sub, watch_forks
+from memphis_sync._link.callbacks import Callbacks, Change
 from memphis_sync._link.handshake import Connected, open_connection
 from memphis_sync._link.pull import Binding, PullSession
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError
-from memphis_sync.types import Stats
+from memphis_sync.types import LinkEvent, ServerAddress, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,6 @@ SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
 LAST_ROUND_TRIP_S = 0.05  # what close() allows for the acks of messages, however short its time is
 JOIN_S = 5.0  # how long close() waits for a thread
 MAX_BACKOFF_S = 30.0
-REPORT_WAIT_NS = 500_000_000  # a wake-up that comes just before the wait is made good after so long
 _numbers = itertools.count(1)
 _TOKEN_CHARACTERS = string.ascii_letters + string.digits
 _END_STOPPED, _END_EOF, _END_ERRNO, _END_PROTOCOL, _END_SERVER, _END_LAME = range(6)
@@ -52,9 +52,10 @@ class DataLink:
         options: As given to connect().
         link_id: The connection id of this link, another one than the control link's (protocol reference 1.4).
         label: The client's name, for log lines.
+        callbacks: Where the user's callables run.
     """
 
-    def __init__(self, options: ConnectOptions, *, link_id: str, label: str) -> None:
+    def __init__(self, options: ConnectOptions, *, link_id: str, label: str, callbacks: Callbacks) -> None:
         self._options = options
         self._link_id = link_id
         self._label = label
@@ -66,7 +67,7 @@ class DataLink:
         self._reconnects = 0
         self._sids = itertools.count(ACK_SID + 1)
         self._threads: list[threading.Thread] = []
-        self._callbacks: Optional[threading.Thread] = None
+        self._callbacks = callbacks
         self._idle = threading.Event()
         self.core: Link
         self.max_payload = 0
@@ -86,9 +87,10 @@ class DataLink:
             AuthenticationError: The credentials were refused.
         """
         watch_forks()
-        connected = self._connect_any(deadline)
+        connected = self._connect_any(self._options.addresses, deadline)
         token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
         options = self._options
+        retry = options.no_responders_retry
         try:
             self.core = Link(
                 token,
@@ -96,6 +98,9 @@ class DataLink:
                 options.outbox_max_messages,
                 options.max_in_flight,
                 connected.max_payload,
+                int(options.ping_interval_s * 1e9),
+                retry.attempts if retry else 0,
+                retry.pause_ms * 1_000_000 if retry else 0,
             )
             self.max_payload = connected.max_payload
             self.is_memphis = connected.is_memphis
@@ -103,6 +108,7 @@ class DataLink:
         except BaseException:
             connected.sock.close()
             raise
+        self._callbacks.attach(self.core)
         self._start("sender", self._send)
         self._start("reader", self._read)
 
@@ -143,8 +149,8 @@ class DataLink:
         self.core.close()
         left: int = self.core.abandon()
         self.core.stop()
-        self.core.wake_reports()
-        for thread in [*self._threads, *([self._callbacks] if self._callbacks else [])]:
+        self._callbacks.retire()
+        for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(JOIN_S)
                 if thread.is_alive():
@@ -183,6 +189,7 @@ class DataLink:
             abandoned=raw["abandoned"],
             buffer_full=raw["buffer_full"],
             reconnects=self._reconnects,
+            callback_errors=self._callbacks.errors,
         )
 
     def outstanding(self, owner: int = -1) -> int:
@@ -209,11 +216,11 @@ class DataLink:
 
     def start_callbacks(self) -> None:
         """Starts the callbacks thread if it is not running."""
-        if self._callbacks is None:
-            with self._state:
-                if self._callbacks is None and self._phase in ("up", "down"):
-                    self._callbacks = self._thread("callbacks", self._report)
-                    self._callbacks.start()
+        self._callbacks.start()
+
+    def call_back(self, fn: Callable[[Any], object], argument: object) -> None:
+        """Calls a callback of the user's here; what it raises is logged and counted."""
+        self._callbacks.call(fn, argument)
 
     def fetch(
         self, bindings: Sequence[Binding], batch: int, wait_s: float, kind: type[RawMessage], owner: object
@@ -254,19 +261,6 @@ class DataLink:
                 extra={"memphis_client": self._label, "memphis_error": text},
             )
 
-    def _report(self) -> None:
-        while True:
-            ended = self._phase == "ended"
-            reports = self.core.wait_reports(0 if ended else REPORT_WAIT_NS)
-            if ended and not reports:
-                return
-            for ticket, callback in reports:
-                ticket.look()
-                try:
-                    callback(ticket)
-                except Exception:
-                    produce_logger.exception("%r: a delivery callback raised", self._label)
-
     def _read(self) -> None:
         while True:
             end, errno, text = self.core.read_loop()
@@ -288,59 +282,74 @@ class DataLink:
                 in_flight,
                 extra={"memphis_client": self._label, "memphis_error": reason},
             )
-            if not self._options.reconnect or not self._reconnect():
-                self._give_up(reason)
+            self._tell("disconnect", reason)
+            started = time.monotonic()
+            attempts, refusal = self._reconnect(reason, started) if self._options.reconnect else (0, reason)
+            if refusal:
+                self._give_up(refusal, attempts, time.monotonic() - started)
                 return
 
-    def _give_up(self, reason: str) -> None:
+    def _tell(self, change: Change, reason: str, attempts: int = 0, seconds: float = 0.0) -> None:
+        self._callbacks.tell(
+            change,
+            lambda: LinkEvent(
+                self._label, "data", str(self._address), reason, attempts, seconds, self.core.outstanding(-1)
+            ),
+        )
+
+    def _give_up(self, reason: str, attempts: int, seconds: float) -> None:
         with self._state:
             if self._phase == "ended":
                 return
         logger.error("%r gave up connecting (%s)", self._label, reason)
+        self._tell("error", reason, attempts, seconds)
         self._end("ended")
 
-    def _reconnect(self) -> bool:
-        started = time.monotonic()
+    def _reconnect(self, reason: str, started: float) -> tuple[int, str]:
+        """Connects again; returns the number of tries, and why it was given up ("": it was not)."""
         base_s = self._options.reconnect_interval_ms / 1000
+        addresses = self._options.addresses
+        after = addresses.index(self._address) + 1
+        order = addresses[after:] + addresses[:after]  # the lost one last: it is the one most likely to be away
         attempts = 0
         while self._options.max_reconnect < 0 or attempts < self._options.max_reconnect:
             # Half to full delay at random, so that many clients do not come back in step; the first try at once.
             delay_s = 0.0 if attempts == 0 else min(base_s * 2 ** min(attempts - 1, 8), MAX_BACKOFF_S)
             if self._idle.wait(delay_s * random.uniform(0.5, 1.0)):  # noqa: S311  spreading, not a secret
-                return False
+                return attempts, "closed"
             attempts += 1
             try:
-                connected = self._connect_any(time.monotonic() + self._options.timeout_ms / 1000)
+                connected = self._connect_any(order, time.monotonic() + self._options.timeout_ms / 1000)
             except AuthenticationError as exc:
-                logger.error("%r: %s", self._label, exc)  # noqa: TRY400  the cause is in the text
-                return False
+                return attempts, str(exc)
             except ConnectError as exc:
                 logger.debug("%r: attempt %d: %s", self._label, attempts, exc)
                 continue
             self._reconnects += 1
             if not self._attach(connected):
                 connected.sock.close()
-                return False
+                return attempts, "closed"
+            seconds = time.monotonic() - started
             logger.info(
                 "%r reconnected to %s after %d attempts in %.1f s; %d messages sent again",
                 self._label,
                 self._address,
                 attempts,
-                time.monotonic() - started,
+                seconds,
                 self.core.outstanding(-1),
                 extra={"memphis_client": self._label, "memphis_attempts": attempts},
             )
-            return True
-        return False
+            self._tell("reconnect", reason, attempts, seconds)
+            return attempts, ""
+        return attempts, reason
 
     # ---- connection --------------------------------------------------------------------------------------------
 
-    def _connect_any(self, deadline: float) -> Connected:
+    def _connect_any(self, order: Sequence[ServerAddress], deadline: float) -> Connected:
         reasons: list[str] = []
-        addresses = self._options.addresses
-        for i, address in enumerate(addresses):
+        for i, address in enumerate(order):
             left = deadline - time.monotonic()
-            share = time.monotonic() + left / (len(addresses) - i)
+            share = time.monotonic() + left / (len(order) - i)
             try:
                 connected = open_connection(address, self._options.credentials, self._link_id, share)
             except AuthenticationError:

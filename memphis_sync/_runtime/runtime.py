@@ -15,12 +15,12 @@ from collections.abc import Coroutine
 from typing import Any, Callable, Optional, TypeVar
 
 from memphis_sync._control import ControlLink
-from memphis_sync._link import DataLink
+from memphis_sync._link import Callbacks, Change, DataLink
 from memphis_sync._runtime import exit as exit_drain, fork, primitives, waiting
 from memphis_sync._runtime.loop import LoopThread
 from memphis_sync._runtime.stations import StationRegistry
 from memphis_sync.errors import ClosedError, ForkedError, MemphisError, UsageError
-from memphis_sync.types import ConnectOptions, Stats
+from memphis_sync.types import ConnectOptions, LinkEvent, Stats
 
 log = logging.getLogger("memphis_sync.control")
 T = TypeVar("T")
@@ -49,6 +49,7 @@ class Runtime:
         number = primitives.next_number()
         self.number = number
         self.loop = LoopThread(number)
+        self.callbacks = Callbacks(number, options)
         self._on_station_removed = on_station_removed
         self._control: Optional[ControlLink] = None
         self._stations: Optional[StationRegistry] = None
@@ -80,7 +81,7 @@ class Runtime:
         exit_drain.register(self)
 
     async def _open(self, deadline: float) -> None:
-        control = ControlLink(self.options, self.connection_id)
+        control = ControlLink(self.options, self.connection_id, self._tell)
         try:
             await control.connect(deadline)
             self._control = control
@@ -89,6 +90,16 @@ class Runtime:
         except BaseException:
             await control.close()
             raise
+
+    def _tell(self, change: Change, address: str, reason: str, attempts: int, seconds: float) -> None:
+        """The control link's changes, for the user's callables."""
+
+        def event() -> LinkEvent:
+            stats = self.stats()
+            waiting = stats.queued + stats.in_flight
+            return LinkEvent(self.label, "control", address, reason, attempts, seconds, waiting)
+
+        self.callbacks.tell(change, event)
 
     @property
     def control(self) -> ControlLink:
@@ -119,7 +130,7 @@ class Runtime:
             self.check()
             if self._data is None:
                 # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
-                link = DataLink(self.options, link_id=str(uuid.uuid4()), label=self.label)
+                link = DataLink(self.options, link_id=str(uuid.uuid4()), label=self.label, callbacks=self.callbacks)
                 link.open(time.monotonic() + self.options.timeout_ms / 1000)
                 self._data = link
             return self._data
@@ -181,7 +192,7 @@ class Runtime:
     def stats(self) -> Stats:
         """Counters; no IO."""
         link = self._data
-        return Stats() if link is None else link.stats()
+        return Stats(callback_errors=self.callbacks.errors) if link is None else link.stats()
 
     def flush(self, timeout_s: Optional[float], owner: int = -1) -> int:
         """Waits until everything is confirmed. Returns how many messages are not, at the limit."""
@@ -226,6 +237,7 @@ class Runtime:
                 self.loop.call(self._control.close(), _CONTROL_CLOSE_S, "close()")
             except (MemphisError, ForkedError) as exc:
                 log.debug("%r: closing the control link: %s", self.label, exc)
+        self.callbacks.close()
         self.loop.stop()
         exit_drain.unregister(self)
         self._is_closed = True

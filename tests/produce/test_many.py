@@ -51,7 +51,8 @@ def test_it_waits_for_room_instead_of_raising(broker: BrokerProcess, station_nam
 
 
 def test_a_failure_stops_it_and_says_what_became_of_the_rest(broker: BrokerProcess, station_name: str) -> None:
-    with memphis_sync.connect(broker.url) as memphis, memphis_sync.connect(broker.url) as other:
+    at_once = memphis_sync.connect(broker.url, no_responders_retry=None)
+    with at_once as memphis, memphis_sync.connect(broker.url) as other:
         producer = memphis.producer(station_name, "p")
         producer.produce(b"m")
         other.station(station_name).destroy()
