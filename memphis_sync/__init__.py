@@ -13,6 +13,7 @@ import logging as _logging
 
 from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkResult, Failure, Item
 from memphis_sync.client import Memphis, connect
+from memphis_sync.completion import as_completed, wait
 from memphis_sync.consumer import Consumer
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import (
@@ -106,5 +107,7 @@ __all__ = [
     "UndeliveredWarning",
     "UsageError",
     "__version__",
+    "as_completed",
     "connect",
+    "wait",
 ]
