@@ -50,6 +50,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     SENTINEL.parent.mkdir(exist_ok=True)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what takes minutes or wants an idle machine, unless ``-m`` names it."""
+    asked_for = config.getoption("markexpr")
+    for marker in ("large", "bench"):
+        if marker not in asked_for:
+            left_out = [item for item in items if item.get_closest_marker(marker)]
+            items[:] = [item for item in items if item not in left_out]
+            config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_runtest_logstart(nodeid: str) -> None:
     SENTINEL.write_text(f"{os.getpid()} {nodeid}")
 
