@@ -23,16 +23,35 @@ class Pair:
         self.near = near
         self.far = far
         self.is_spared = False
+        self._pumps = 2
+        self._lock = threading.Lock()  # guards _pumps
 
     def end(self, *, reset: bool) -> None:
-        """Ends it, with a reset or with what was forwarded still delivered."""
+        """
+        Ends it, with a reset or with what was forwarded still delivered.
+
+        The sockets stay open until both pumps have left them: a number that is given out again while a pump is on its
+        way into recv() would make it read from another connection.
+        """
         for sock in (self.near, self.far):
             if reset:
                 with contextlib.suppress(OSError):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
+
+    def pump_left(self) -> None:
+        """One of the two pumps is done."""
+        with self._lock:
+            self._pumps -= 1
+            is_last = self._pumps == 0
+        if is_last:
+            self.close()
+
+    def close(self) -> None:
+        """Gives both sockets back."""
+        self.near.close()
+        self.far.close()
 
 
 class Proxy:
@@ -93,6 +112,7 @@ class Proxy:
                     self._pairs.append(pair)
             if is_late:
                 pair.end(reset=True)
+                pair.close()
                 return
             self._spawn(self._pump, pair, near, far)
             self._spawn(self._pump, pair, far, near)
@@ -114,6 +134,8 @@ class Proxy:
             for sock in (source, sink):
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
+        finally:
+            pair.pump_left()
 
     def _flow(self, pair: Pair) -> threading.Event:
         return _ALWAYS if pair.is_spared else self._flowing

@@ -54,7 +54,8 @@ class Reader:
             except ConnectionLostError:
                 continue
         try:
-            arrived = self._client._data_link().core.round_trip(1_000_000_000)
+            core = self._client._data_link().core
+            arrived = core.wait_pong(core.ping(), 1_000_000_000)
         except ConnectionLostError:
             return
         # A server reads in order, so the pong of the connection that the acks went over says that it has them.

@@ -202,7 +202,7 @@ class OutboxMachine(RuleBasedStateMachine):
         """Sends, and waits until the reader has dealt with it: its pong comes behind."""
         assert self.peer is not None
         self.peer.sendall(data + b"PONG\r\n")
-        assert self.link.round_trip(10 * SECOND)
+        assert self.link.wait_pong(self.link.ping(), 10 * SECOND)
 
     # ---- rules -----------------------------------------------------------------------------------------------------
 
