@@ -178,7 +178,9 @@ struct mcore_link {
     uint64_t connection; /* counts attaches */
     bool up;
     bool stopping;
-    bool writing; /* a thread is in send() with `current` */
+    bool writing; /* a thread is in send() with `current`, or holds it between next and written */
+    bool sans_io; /* the bytes go through the caller's hands, not to the socket as they are */
+    bool poked;   /* mcore_link_wake() was called since the last next */
 
     struct mcore_buffer control; /* filled by callers */
     struct mcore_buffer sending; /* taken from control, being written */

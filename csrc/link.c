@@ -36,7 +36,8 @@ void mcore_free(void *memory)
     free(memory);
 }
 
-struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload, int64_t ping_interval_ns)
+struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload, int64_t ping_interval_ns,
+                                  int sans_io)
 {
     struct mcore_link *link = calloc(1, sizeof(*link));
     if (link == NULL)
@@ -45,6 +46,7 @@ struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payloa
     link->fd = -1;
     link->max_payload = max_payload;
     link->ping_interval_ns = ping_interval_ns;
+    link->sans_io = sans_io != 0;
     mcore_parser_init(&link->parser, 0, max_payload);
     mcore_cond_init(&link->quiet);
     mcore_cond_init(&link->pong);
@@ -107,6 +109,7 @@ int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, siz
             link->pings = 0;
             link->pongs = 0;
             link->is_lame = false;
+            link->poked = false;
             link->asked_ns = 0;
             __atomic_store_n(&link->heard_ns, mcore_now_ns(), __ATOMIC_RELAXED);
             link->last_errno = 0;

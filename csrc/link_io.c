@@ -1,5 +1,8 @@
 /*
- * The two loops of a plain TCP link, and the write step that a blocking caller may take in the sender's place.
+ * What comes in and goes out of a link, and the two loops that do it on a plain TCP socket. Where somebody else holds the
+ * bytes (TLS), that one asks mcore_link_next() what to write, tells mcore_link_written() how it went, and gives
+ * mcore_link_feed() what it read; the plain loops stand on the same steps, and so does the write that a blocking caller may
+ * do in the sender's place.
  *
  * One thread writes at a time (`writing`). What is being written is `current`: control frames moved to `sending`, or a run
  * of the log. A write that the socket took only in part leaves the rest in `current`, and nothing else is written before
@@ -16,6 +19,7 @@
 
 /* Large enough that the system call is cheap, small enough that an urgent control frame waits for little. */
 #define RUN_BYTES (256u * 1024u)
+#define SANS_IO_RUN_BYTES (1024u * 1024u) /* each run costs its Python loop several turns at the interpreter's lock */
 #define READ_BYTES (256u * 1024u)
 #define EVENTS 256
 /* A thread in poll() is not woken by an earlier deadline that comes: with the socket full it looks again after so long. */
@@ -46,20 +50,13 @@ static bool next_current(struct mcore_link *link)
         return false;
     size_t len = 0;
     const uint8_t *data = NULL;
-    if (mcore_outbox_run_take_locked(link->outbox, RUN_BYTES, &data, &len) <= 0)
+    if (mcore_outbox_run_take_locked(link->outbox, link->sans_io ? SANS_IO_RUN_BYTES : RUN_BYTES, &data,
+                                     &len) <= 0)
         return false;
     link->current = data;
     link->current_len = len;
     link->current_is_run = true;
     return true;
-}
-
-static void current_written(struct mcore_link *link, size_t count)
-{
-    link->current += count;
-    link->current_len -= count;
-    if (link->current_len == 0 && link->current_is_run)
-        mcore_outbox_run_done_locked(link->outbox);
 }
 
 static void broken(struct mcore_link *link, int error)
@@ -69,6 +66,26 @@ static void broken(struct mcore_link *link, int error)
         link->up = false;
         shutdown(link->fd, SHUT_RDWR); /* the reader sees the end and tells its caller */
     }
+}
+
+/* `count` bytes of `current` are out, or the socket said `error`; lock held. */
+static void settle_write(struct mcore_link *link, size_t count, int error)
+{
+    if (error != 0) {
+        if (error != EAGAIN && error != EWOULDBLOCK && error != EINTR)
+            broken(link, error);
+        return;
+    }
+    link->current += count;
+    link->current_len -= count;
+    if (link->current_len == 0 && link->current_is_run)
+        mcore_outbox_run_done_locked(link->outbox);
+}
+
+static void end_writing(struct mcore_link *link)
+{
+    link->writing = false;
+    pthread_cond_broadcast(&link->quiet);
 }
 
 /*
@@ -86,34 +103,13 @@ static bool write_some(struct mcore_link *link)
         int fd = link->fd;
         pthread_mutex_unlock(&outbox->lock);
         ssize_t count = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-        int error = errno;
+        int error = count < 0 ? errno : 0;
         pthread_mutex_lock(&outbox->lock);
-        if (count >= 0)
-            current_written(link, (size_t)count);
-        else if (error == EAGAIN || error == EWOULDBLOCK)
-            full = true;
-        else if (error != EINTR)
-            broken(link, error);
+        settle_write(link, count < 0 ? 0 : (size_t)count, error);
+        full = error == EAGAIN || error == EWOULDBLOCK;
     }
-    link->writing = false;
-    pthread_cond_broadcast(&link->quiet);
+    end_writing(link);
     return full;
-}
-
-/* Waits until the socket takes bytes again, or a deadline is due; lock held on entry and return. */
-static void wait_writable(struct mcore_link *link)
-{
-    struct mcore_outbox *outbox = link->outbox;
-    int64_t due = mcore_outbox_next_due_locked(outbox);
-    int64_t left = due == MCORE_NEVER ? FULL_LOOK_NS : due - mcore_now_ns();
-    int timeout_ms = left <= 0 ? 0 : left > FULL_LOOK_NS ? (int)(FULL_LOOK_NS / 1000000) : (int)(left / 1000000) + 1;
-    struct pollfd poller = {.fd = link->fd, .events = POLLOUT};
-    link->writing = true; /* keeps detach() from letting the socket go */
-    pthread_mutex_unlock(&outbox->lock);
-    poll(&poller, 1, timeout_ms);
-    pthread_mutex_lock(&outbox->lock);
-    link->writing = false;
-    pthread_cond_broadcast(&link->quiet);
 }
 
 /* Asks a silent peer, and gives up one that stays silent; lock held. Returns when to look again. */
@@ -137,57 +133,128 @@ static int64_t check_peer(struct mcore_link *link, int64_t now)
     return heard + (link->asked_ns > heard ? 2 : 1) * link->ping_interval_ns;
 }
 
-int mcore_link_send_loop(struct mcore_link *link)
+/*
+ * What is due by the clock: deadlines, paused messages and the silent peer; lock held on entry and return, and let go
+ * between if deadlines were due, so that who waited for them does not wake up into it. Returns when to look again.
+ */
+static int64_t tend(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
-    int unseen = 0;
+    if (mcore_outbox_expire_locked(outbox, mcore_now_ns()) > 0) {
+        mcore_outbox_unlock(outbox);
+        pthread_mutex_lock(&outbox->lock);
+    }
+    int64_t until = check_peer(link, mcore_now_ns());
+    int64_t due = mcore_outbox_next_due_locked(outbox);
+    return due < until ? due : until;
+}
+
+/* Waits until the socket takes bytes again, or something is due; lock held on entry and return. */
+static void wait_writable(struct mcore_link *link)
+{
+    struct mcore_outbox *outbox = link->outbox;
+    link->writing = true; /* keeps detach() from letting the socket go */
+    int64_t left = tend(link) - mcore_now_ns();
+    int timeout_ms = left <= 0 ? 0 : left > FULL_LOOK_NS ? (int)(FULL_LOOK_NS / 1000000) : (int)(left / 1000000) + 1;
+    struct pollfd poller = {.fd = link->fd, .events = POLLOUT};
+    pthread_mutex_unlock(&outbox->lock);
+    poll(&poller, 1, timeout_ms);
     pthread_mutex_lock(&outbox->lock);
-    while (!link->stopping) {
+    end_writing(link);
+}
+
+/* Sleeps until somebody has bytes to write and nobody else writes, or until `limit`; lock held on entry and return. */
+static int wait_next(struct mcore_link *link, int64_t limit)
+{
+    struct mcore_outbox *outbox = link->outbox;
+    for (;;) {
+        int64_t until = tend(link);
+        if (link->stopping)
+            return MCORE_NEXT_STOPPED;
         int64_t now = mcore_now_ns();
-        if (mcore_outbox_expire_locked(outbox, now) > 0) {
-            mcore_outbox_unlock(outbox);
-            pthread_mutex_lock(&outbox->lock);
-            continue;
-        }
-        if (outbox->stats.unseen != outbox->unseen_taken && now >= outbox->unseen_due_ns) {
+        bool is_unseen = outbox->stats.unseen != outbox->unseen_taken;
+        if (is_unseen && now >= outbox->unseen_due_ns) {
             outbox->unseen_due_ns = now + INT64_C(1000000000);
-            unseen = 1;
-            break;
+            return MCORE_NEXT_UNSEEN;
         }
-        if (link->up && !link->writing) {
-            bool full = write_some(link);
-            if (link->stopping)
-                break;
-            if (full) {
-                wait_writable(link);
-                continue;
-            }
-            if (link->up && (link->control.len > 0 || mcore_outbox_has_run_locked(outbox)))
-                continue;
-        }
-        /* Only now: while write_some() let go of the lock, earlier deadlines may have come, and nobody slept to be woken. */
-        int64_t until = check_peer(link, now);
-        if (link->up && !link->writing && link->control.len > 0)
-            continue; /* its PING */
-        if (mcore_outbox_next_due_locked(outbox) < until)
-            until = mcore_outbox_next_due_locked(outbox);
-        if (outbox->stats.unseen != outbox->unseen_taken && outbox->unseen_due_ns < until)
+        if (link->up && !link->writing && (next_current(link) || link->poked))
+            return MCORE_NEXT_BYTES;
+        if (now >= limit)
+            return MCORE_NEXT_NOTHING;
+        if (is_unseen && outbox->unseen_due_ns < until)
             until = outbox->unseen_due_ns;
+        if (limit < until)
+            until = limit;
         outbox->sender_sleeps = true;
         outbox->sender_until_ns = until;
         mcore_cond_wait_until(&outbox->work, &outbox->lock, until);
         outbox->sender_sleeps = false;
         outbox->sender_until_ns = 0;
     }
-    pthread_mutex_unlock(&outbox->lock);
-    return unseen;
+}
+
+int mcore_link_send_loop(struct mcore_link *link)
+{
+    int next;
+    pthread_mutex_lock(&link->outbox->lock);
+    while ((next = wait_next(link, MCORE_NEVER)) == MCORE_NEXT_BYTES) {
+        if (write_some(link) && !link->stopping)
+            wait_writable(link);
+    }
+    pthread_mutex_unlock(&link->outbox->lock);
+    return next == MCORE_NEXT_UNSEEN;
+}
+
+int mcore_link_next(struct mcore_link *link, int64_t timeout_ns, const uint8_t **data, size_t *len)
+{
+    int64_t limit = mcore_deadline_after(timeout_ns);
+    pthread_mutex_lock(&link->outbox->lock);
+    int next = wait_next(link, limit);
+    *data = NULL;
+    *len = 0;
+    if (next == MCORE_NEXT_BYTES) {
+        link->writing = true;
+        link->poked = false;
+        *data = link->current;
+        *len = link->current_len;
+    }
+    pthread_mutex_unlock(&link->outbox->lock);
+    return next;
+}
+
+void mcore_link_written(struct mcore_link *link, size_t count, int error)
+{
+    pthread_mutex_lock(&link->outbox->lock);
+    if (error != 0 || count <= link->current_len)
+        settle_write(link, count, error);
+    end_writing(link);
+    pthread_mutex_unlock(&link->outbox->lock);
+}
+
+int64_t mcore_link_tend(struct mcore_link *link)
+{
+    pthread_mutex_lock(&link->outbox->lock);
+    int64_t until = tend(link);
+    pthread_mutex_unlock(&link->outbox->lock);
+    int64_t now = mcore_now_ns();
+    return until == MCORE_NEVER ? MCORE_NEVER : until > now ? until - now : 0;
+}
+
+void mcore_link_wake(struct mcore_link *link)
+{
+    pthread_mutex_lock(&link->outbox->lock);
+    link->poked = true;
+    mcore_outbox_wake_sender_locked(link->outbox);
+    pthread_mutex_unlock(&link->outbox->lock);
 }
 
 void mcore_link_push(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
     pthread_mutex_lock(&outbox->lock);
-    if (link->up && !link->writing && !link->stopping) {
+    if (link->sans_io) {
+        mcore_outbox_wake_sender_locked(outbox); /* the bytes are not for the socket as they are */
+    } else if (link->up && !link->writing && !link->stopping) {
         write_some(link);
         /* Whatever the socket did not take, or came meanwhile, is the sender's. */
         if (link->current_len > 0 || link->control.len > 0 || mcore_outbox_has_run_locked(outbox))
@@ -355,31 +422,66 @@ static int end_of(struct mcore_link *link, bool eof, int error)
     return end;
 }
 
-int mcore_link_read_loop(struct mcore_link *link)
+/* Makes room for what the parser waits for, and for at least so many bytes. */
+static bool reserve_input(struct mcore_link *link, size_t bytes)
+{
+    size_t want = link->parser.need > link->input.len ? link->parser.need - link->input.len : 0;
+    return mcore_buffer_reserve(&link->input, want > bytes ? want : bytes);
+}
+
+/* So many bytes have come into the input buffer. Returns MCORE_LINK_GOES_ON, or the connection's end. */
+static int received(struct mcore_link *link, size_t count)
+{
+    __atomic_store_n(&link->heard_ns, mcore_now_ns(), __ATOMIC_RELAXED);
+    link->input.len += count;
+    if (!consume(link)) {
+        pthread_mutex_lock(&link->outbox->lock);
+        broken(link, EPROTO);
+        pthread_mutex_unlock(&link->outbox->lock);
+        return MCORE_LINK_PROTOCOL;
+    }
+    return link->is_lame ? end_of(link, true, 0) : MCORE_LINK_GOES_ON;
+}
+
+/* The socket, -1 when there is none to read from. */
+static int readable_fd(struct mcore_link *link)
 {
     pthread_mutex_lock(&link->outbox->lock);
-    int fd = link->fd;
-    bool stopping = link->stopping;
+    int fd = link->stopping ? -1 : link->fd;
     pthread_mutex_unlock(&link->outbox->lock);
-    if (stopping || fd < 0)
+    return fd;
+}
+
+int mcore_link_read_loop(struct mcore_link *link)
+{
+    int fd = readable_fd(link);
+    if (fd < 0)
         return MCORE_LINK_STOPPED;
-    for (;;) {
-        if (!consume(link)) {
-            pthread_mutex_lock(&link->outbox->lock);
-            broken(link, EPROTO);
-            pthread_mutex_unlock(&link->outbox->lock);
-            return MCORE_LINK_PROTOCOL;
-        }
-        if (link->is_lame)
-            return end_of(link, true, 0);
-        size_t want = link->parser.need > link->input.len ? link->parser.need - link->input.len : 0;
-        if (!mcore_buffer_reserve(&link->input, want > READ_BYTES ? want : READ_BYTES))
+    int end = received(link, 0); /* what the handshake has read too far */
+    while (end == MCORE_LINK_GOES_ON) {
+        if (!reserve_input(link, READ_BYTES))
             return end_of(link, false, ENOMEM);
         ssize_t count = recv(fd, link->input.data + link->input.len, link->input.cap - link->input.len, 0);
-        __atomic_store_n(&link->heard_ns, mcore_now_ns(), __ATOMIC_RELAXED);
         if (count > 0)
-            link->input.len += (size_t)count;
+            end = received(link, (size_t)count);
         else if (count == 0 || errno != EINTR)
-            return end_of(link, count == 0, errno);
+            end = end_of(link, count == 0, errno);
     }
+    return end;
+}
+
+int mcore_link_feed(struct mcore_link *link, const uint8_t *data, size_t len)
+{
+    if (readable_fd(link) < 0)
+        return MCORE_LINK_STOPPED;
+    if (!reserve_input(link, len))
+        return end_of(link, false, ENOMEM);
+    if (len > 0)
+        memcpy(link->input.data + link->input.len, data, len);
+    return received(link, len);
+}
+
+int mcore_link_ended(struct mcore_link *link, int error)
+{
+    return end_of(link, error == 0, error);
 }

@@ -374,6 +374,7 @@ struct mcore_link;
 struct mcore_inbox;
 
 enum mcore_link_end {
+    MCORE_LINK_GOES_ON = -1, /* no end yet */
     MCORE_LINK_STOPPED = 0,  /* mcore_link_stop() */
     MCORE_LINK_EOF = 1,      /* the peer closed */
     MCORE_LINK_ERRNO = 2,    /* a socket error: mcore_link_errno() */
@@ -385,8 +386,11 @@ enum mcore_link_end {
 /*
  * ping_interval_ns: a peer that is silent for so long is asked with a PING, and after twice as long it counts as gone
  * (MCORE_LINK_ERRNO, ETIMEDOUT); 0 never asks.
+ * sans_io: the bytes are not for the socket as they are (TLS). The caller runs the two loops itself, with the functions
+ * from mcore_link_next() to mcore_link_ended(); the socket only serves to be shut down.
  */
-struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload, int64_t ping_interval_ns);
+struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload, int64_t ping_interval_ns,
+                                  int sans_io);
 void mcore_link_free(struct mcore_link *link);
 
 /* Takes the socket; the first bytes to write (SUB ...) are in `first`, bytes read too far by the handshake in `rest`. */
@@ -414,8 +418,47 @@ void mcore_link_stop(struct mcore_link *link);
 /* Whether a socket is attached and not known to be broken. */
 int mcore_link_is_up(struct mcore_link *link);
 
-/* Writes what is queued at once, if nobody else is writing and the socket takes it: saves a blocking caller a thread. */
+/*
+ * Writes what is queued at once, if nobody else is writing and the socket takes it: saves a blocking caller a thread.
+ * With sans_io it only wakes the sender.
+ */
 void mcore_link_push(struct mcore_link *link);
+
+enum mcore_next {
+    MCORE_NEXT_STOPPED = 0, /* mcore_link_stop() */
+    MCORE_NEXT_UNSEEN = 1,  /* there are unseen failures to log (at most once a second) */
+    MCORE_NEXT_BYTES = 2,   /* write these, then call mcore_link_written() */
+    MCORE_NEXT_NOTHING = 3  /* the time is over */
+};
+
+/*
+ * The send loop's step, for one thread: waits for bytes to write, across connections, and expires deadlines and asks a
+ * silent peer meanwhile; an enum mcore_next. With MCORE_NEXT_BYTES the bytes stay valid, and mcore_link_detach() waits,
+ * until mcore_link_written(); none at all (len 0) means that mcore_link_wake() was called.
+ */
+int mcore_link_next(struct mcore_link *link, int64_t timeout_ns, const uint8_t **data, size_t *len);
+
+/*
+ * The first `count` of them are out; what is left comes again with the next call. error: the socket's errno, which ends the
+ * connection, or 0.
+ */
+void mcore_link_written(struct mcore_link *link, size_t count, int error);
+
+/*
+ * For a sender that waits for its socket: does what mcore_link_next() does besides waiting. Returns after how many
+ * nanoseconds it is to be called again.
+ */
+int64_t mcore_link_tend(struct mcore_link *link);
+
+/* Makes mcore_link_next() return if there is a connection, with or without bytes: its caller has something to write. */
+void mcore_link_wake(struct mcore_link *link);
+
+/* The read loop's step: bytes that the peer sent. MCORE_LINK_GOES_ON, or an end. Call it once
+ * with none at all first, for what attach() was given as read too far. */
+int mcore_link_feed(struct mcore_link *link, const uint8_t *data, size_t len);
+
+/* The socket gives no more: error is its errno, 0 when the peer closed. Returns the end as the loops would. */
+int mcore_link_ended(struct mcore_link *link, int error);
 
 /* Queues whole control frames. Returns MCORE_OK, MCORE_E_CLOSED (no connection) or MCORE_E_MEMORY. */
 int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len);

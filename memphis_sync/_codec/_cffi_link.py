@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Optional, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._cffi_route import AnyTicket, Callback, Payload, Route, Ticket, Watcher, ticket_of
-from memphis_sync._codec._cffi_view import checked_bytes
+from memphis_sync._codec._cffi_view import checked_bytes, view_of
 from memphis_sync.errors import ClosedError, ConfigurationError, ConnectionLostError, ForkedError, LocalProtocolError
+from memphis_sync.types import Buffer
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # 3.11 has it in typing
@@ -125,6 +126,7 @@ class Link:
         ping_interval_ns: int = 0,
         retry_attempts: int = 0,
         retry_pause_ns: int = 0,
+        sans_io: bool = False,
     ) -> Self:
         """As __cinit__ of the twin: there is no Link without its C half."""
         self = super().__new__(cls)
@@ -141,7 +143,7 @@ class Link:
         if self._outbox == ffi.NULL:
             raise MemoryError(f"no memory for an outbox of {max_bytes} bytes and {max_messages} messages")
         lib.mcore_outbox_set_retry(self._outbox, retry_attempts, retry_pause_ns)
-        self._link = lib.mcore_link_new(self._outbox, max(LEAST_FRAME_LIMIT, max_payload), ping_interval_ns)
+        self._link = lib.mcore_link_new(self._outbox, max(LEAST_FRAME_LIMIT, max_payload), ping_interval_ns, sans_io)
         if self._link == ffi.NULL:
             raise MemoryError("no memory for a data link")
         return self
@@ -194,6 +196,56 @@ class Link:
         self._check()
         return bool(lib.mcore_link_send_loop(self._link))
 
+    def next(self, timeout_ns: int) -> tuple[int, memoryview]:
+        """
+        The send loop's step, for one thread: waits for bytes to write.
+
+        Returns:
+            ``(2, bytes)`` to write, valid until ``written()``, which must follow; they are empty after ``wake()``.
+            ``(0, empty)`` once stopped, ``(1, empty)`` when failures wait to be logged, ``(3, empty)`` after
+            *timeout_ns*.
+        """
+        self._check()
+        data, size = ffi.new("uint8_t const **"), ffi.new("size_t *")
+        kind = lib.mcore_link_next(self._link, timeout_ns, data, size)
+        view = memoryview(ffi.buffer(data[0], size[0])) if size[0] else memoryview(b"")
+        return kind, view.toreadonly()
+
+    def written(self, count: int, errno: int = 0) -> None:
+        """The first *count* bytes are out; or the socket's *errno*, which ends the connection."""
+        self._check()
+        lib.mcore_link_written(self._link, count, errno)
+
+    def tend(self) -> int:
+        """Expires deadlines and asks a silent server while the socket is full; returns ns until it is needed again."""
+        self._check()
+        return int(lib.mcore_link_tend(self._link))
+
+    def wake(self) -> None:
+        """Makes ``next`` return, if there is a connection."""
+        self._check()
+        lib.mcore_link_wake(self._link)
+
+    def feed(self, data: Buffer) -> Optional[tuple[int, int, str]]:
+        """
+        The read loop's step: bytes that the server sent; none at all first, for what ``attach`` was given.
+
+        Returns:
+            None while the connection goes on, else as ``read_loop``.
+        """
+        self._check()
+        view = view_of(data)
+        end = lib.mcore_link_feed(self._link, view, len(view))
+        if end == lib.MCORE_LINK_GOES_ON:
+            return None
+        return end, lib.mcore_link_errno(self._link), self.text()
+
+    def ended(self, errno: int) -> tuple[int, int, str]:
+        """The socket gives no more: its *errno*, 0 when the server closed. Returns what ``read_loop`` would."""
+        self._check()
+        end = lib.mcore_link_ended(self._link, errno)
+        return end, lib.mcore_link_errno(self._link), self.text()
+
     def stop(self) -> None:
         """Makes both loops return; nothing is written any more."""
         if self._is_ours():
@@ -217,7 +269,7 @@ class Link:
         self._raise_for(lib.mcore_link_control(self._link, frames, len(frames)))
 
     def push(self) -> None:
-        """Writes what is queued now if nobody else is writing."""
+        """Writes what is queued now if nobody else is writing; with sans_io it wakes the sender."""
         self._check()
         lib.mcore_link_push(self._link)
 

@@ -5,8 +5,9 @@
 # Fork: the C locks may be held by a thread that does not exist in the child, so nothing of a Link from before a fork is
 # touched there: calls raise ForkedError, destructors do nothing.
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_CheckExact
 from libc.string cimport memset
 
@@ -39,6 +40,7 @@ cdef class Link:
         ping_interval_ns: A server that is silent for so long is asked, and given up after twice as long; 0: never.
         retry_attempts: How often a message that nobody listens to is sent again, 0 to 255.
         retry_pause_ns: How long it waits for that.
+        sans_io: The bytes are not for the socket as they are (TLS): ``next`` and ``feed`` instead of the two loops.
 
     Raises:
         MemoryError: The system gave no memory for the outbox.
@@ -54,7 +56,7 @@ cdef class Link:
 
     def __cinit__(self, bytes token not None, uint64_t max_bytes, uint64_t max_messages, uint64_t window,
                   size_t max_payload, int64_t ping_interval_ns=0, unsigned int retry_attempts=0,
-                  int64_t retry_pause_ns=0):
+                  int64_t retry_pause_ns=0, bint sans_io=False):
         self._generation = mcore_fork_generation()
         self.token = token
         self.max_payload = max_payload
@@ -66,7 +68,8 @@ cdef class Link:
             raise MemoryError(f"no memory for an outbox of {max_bytes} bytes and {max_messages} messages")
         mcore_outbox_set_retry(self._outbox, retry_attempts, retry_pause_ns)
         # What the server sends may be larger than what it takes from us: ack headers, stored messages of other limits.
-        self._link = mcore_link_new(self._outbox, max(max_payload, <size_t>64 * 1024 * 1024), ping_interval_ns)
+        self._link = mcore_link_new(self._outbox, max(max_payload, <size_t>64 * 1024 * 1024), ping_interval_ns,
+                                    sans_io)
         if self._link == NULL:
             raise MemoryError("no memory for a data link")
 
@@ -121,6 +124,66 @@ cdef class Link:
             unseen = mcore_link_send_loop(self._link)
         return unseen != 0
 
+    def next(self, int64_t timeout_ns):
+        """
+        The send loop's step, for one thread: waits for bytes to write.
+
+        Returns:
+            ``(2, bytes)`` to write, valid until ``written()``, which must follow; they are empty after ``wake()``.
+            ``(0, empty)`` once stopped, ``(1, empty)`` when failures wait to be logged, ``(3, empty)`` after
+            *timeout_ns*.
+        """
+        self._check()
+        cdef const uint8_t *data
+        cdef size_t size
+        cdef int kind
+        with nogil:
+            kind = mcore_link_next(self._link, timeout_ns, &data, &size)
+        if size == 0:
+            return kind, memoryview(b"")
+        return kind, PyMemoryView_FromMemory(<char *>data, <Py_ssize_t>size, PyBUF_READ)
+
+    def written(self, size_t count, int errno=0):
+        """The first *count* bytes are out; or the socket's *errno*, which ends the connection."""
+        self._check()
+        mcore_link_written(self._link, count, errno)
+
+    def tend(self):
+        """Expires deadlines and asks a silent server while the socket is full; returns ns until it is needed again."""
+        self._check()
+        return mcore_link_tend(self._link)
+
+    def wake(self):
+        """Makes ``next`` return, if there is a connection."""
+        self._check()
+        mcore_link_wake(self._link)
+
+    def feed(self, data):
+        """
+        The read loop's step: bytes that the server sent; none at all first, for what ``attach`` was given.
+
+        Returns:
+            None while the connection goes on, else as ``read_loop``.
+        """
+        self._check()
+        cdef Py_buffer view
+        cdef int end
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                end = mcore_link_feed(self._link, <const uint8_t *>view.buf, <size_t>view.len)
+        finally:
+            PyBuffer_Release(&view)
+        if end == MCORE_LINK_GOES_ON:
+            return None
+        return end, mcore_link_errno(self._link), self.text()
+
+    def ended(self, int errno):
+        """The socket gives no more: its *errno*, 0 when the server closed. Returns what ``read_loop`` would."""
+        self._check()
+        cdef int end = mcore_link_ended(self._link, errno)
+        return end, mcore_link_errno(self._link), self.text()
+
     def stop(self):
         """Makes both loops return; nothing is written any more."""
         if mcore_fork_generation() == self._generation:
@@ -144,7 +207,7 @@ cdef class Link:
         self._raise_for(mcore_link_control(self._link, <const uint8_t *>PyBytes_AS_STRING(frames), len(frames)))
 
     def push(self):
-        """Writes what is queued now if nobody else is writing."""
+        """Writes what is queued now if nobody else is writing; with sans_io it wakes the sender."""
         self._check()
         with nogil:
             mcore_link_push(self._link)

@@ -11,6 +11,7 @@ cdef extern from "memphis_core.h" nogil:
         MCORE_E_MEMORY
         MCORE_E_TIMEOUT
         MCORE_EXPRESS_BIT
+        MCORE_LINK_GOES_ON
 
     struct mcore_outbox:
         pass
@@ -104,7 +105,7 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_group_add(mcore_group *, mcore_outbox *, mcore_ticket *)
     long mcore_group_wait(mcore_group *, uint32_t *, size_t, int64_t)
 
-    mcore_link *mcore_link_new(mcore_outbox *, size_t, int64_t)
+    mcore_link *mcore_link_new(mcore_outbox *, size_t, int64_t, int)
     void mcore_link_free(mcore_link *)
     int mcore_link_attach(mcore_link *, int, const uint8_t *, size_t, const uint8_t *, size_t)
     uint64_t mcore_link_detach(mcore_link *)
@@ -113,6 +114,12 @@ cdef extern from "memphis_core.h" nogil:
     void mcore_link_stop(mcore_link *)
     int mcore_link_is_up(mcore_link *)
     void mcore_link_push(mcore_link *)
+    int mcore_link_next(mcore_link *, int64_t, const uint8_t **, size_t *)
+    void mcore_link_written(mcore_link *, size_t, int)
+    int64_t mcore_link_tend(mcore_link *)
+    void mcore_link_wake(mcore_link *)
+    int mcore_link_feed(mcore_link *, const uint8_t *, size_t)
+    int mcore_link_ended(mcore_link *, int)
     int mcore_link_control(mcore_link *, const uint8_t *, size_t)
     int mcore_link_publish(mcore_link *, const uint8_t *, size_t, const uint8_t *, size_t)
     int64_t mcore_link_ping(mcore_link *)

@@ -807,7 +807,7 @@ static void test_a_cut_link_loses_nothing(void)
 {
     enum { ALL = 500, FIRST = 137 };
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 1024, 64);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0, 0);
     static struct mcore_ticket tickets[ALL];
     memset(tickets, 0, sizeof(tickets));
     pthread_t sender, reader, server;
@@ -842,10 +842,188 @@ static void test_a_cut_link_loses_nothing(void)
     mcore_outbox_free(outbox);
 }
 
+/* A link whose bytes go through the caller's hands; they are kept here as a TLS layer would. */
+struct hands {
+    struct mcore_outbox *outbox;
+    struct mcore_link *link;
+    int fds[2];
+};
+
+static struct hands open_hands(int64_t ping_interval_ns, const char *first, const char *rest)
+{
+    struct hands hands = {.outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 64, 64)};
+    hands.link = mcore_link_new(hands.outbox, 1 << 20, ping_interval_ns, 1);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, hands.fds) == 0);
+    CHECK(mcore_link_attach(hands.link, hands.fds[0], BYTES_OF(first), BYTES_OF(rest)) == MCORE_OK);
+    return hands;
+}
+
+static void close_hands(struct hands *hands)
+{
+    mcore_link_detach(hands->link);
+    mcore_link_free(hands->link);
+    mcore_outbox_free(hands->outbox);
+    close(hands->fds[0]);
+    close(hands->fds[1]);
+}
+
+/* Takes what is to be written within a second; MCORE_NEXT_BYTES and exactly this text. */
+static int next_is(struct mcore_link *link, const char *text)
+{
+    const uint8_t *data;
+    size_t len;
+    return mcore_link_next(link, SECOND, &data, &len) == MCORE_NEXT_BYTES && len == strlen(text) &&
+           (len == 0 || memcmp(data, text, len) == 0);
+}
+
+static void test_bytes_pass_through_the_callers_hands(void)
+{
+    struct hands hands = open_hands(0, "SUB _INBOX.T.* 1\r\n", "PI");
+    struct mcore_ticket ticket;
+    const uint8_t *data;
+    size_t len;
+    memset(&ticket, 0, sizeof(ticket));
+    CHECK(next_is(hands.link, "SUB _INBOX.T.* 1\r\n"));
+    mcore_link_written(hands.link, 4, 0);
+    CHECK(next_is(hands.link, "_INBOX.T.* 1\r\n"));
+    mcore_link_written(hands.link, 14, 0);
+    CHECK(mcore_link_next(hands.link, 0, &data, &len) == MCORE_NEXT_NOTHING && len == 0);
+    CHECK(mcore_link_feed(hands.link, NULL, 0) == MCORE_LINK_GOES_ON);
+    CHECK(mcore_link_feed(hands.link, BYTES_OF("NG\r\n")) == MCORE_LINK_GOES_ON);
+    CHECK(next_is(hands.link, "PONG\r\n"));
+    mcore_link_written(hands.link, 6, 0);
+    CHECK(append(hands.outbox, "payload", 0, &ticket) == 0);
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES && memmem(data, len, "payload", 7) != NULL);
+    mcore_link_push(hands.link); /* neither writes it a second time nor to the socket */
+    mcore_link_written(hands.link, len, 0);
+    mcore_link_push(hands.link);
+    char nothing[8];
+    CHECK(recv(hands.fds[1], nothing, sizeof(nothing), MSG_DONTWAIT) == -1 && errno == EAGAIN);
+    const char *ack_text = "MSG _INBOX.T.0 1 25\r\n{\"stream\":\"s\",\"seq\":4711}\r\n";
+    for (size_t i = 0; i < strlen(ack_text); i++)
+        CHECK(mcore_link_feed(hands.link, (const uint8_t *)ack_text + i, 1) == MCORE_LINK_GOES_ON);
+    CHECK(mcore_ticket_wait(hands.outbox, &ticket, 0) == MCORE_DELIVERED && ticket.sequence == 4711);
+    CHECK(mcore_link_feed(hands.link, BYTES_OF("-ERR 'Stale Connection'\r\n")) == MCORE_LINK_GOES_ON);
+    CHECK(mcore_link_ended(hands.link, 0) == MCORE_LINK_SERVER);
+    CHECK(!mcore_link_is_up(hands.link));
+    mcore_ticket_release(hands.outbox, &ticket);
+    mcore_link_stop(hands.link);
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_STOPPED);
+    CHECK(mcore_link_feed(hands.link, BYTES_OF("PING\r\n")) == MCORE_LINK_STOPPED);
+    close_hands(&hands);
+}
+
+static void test_a_sender_is_woken_without_bytes_and_expires_deadlines(void)
+{
+    struct hands hands = open_hands(0, "", "");
+    struct mcore_ticket ticket;
+    const uint8_t *data;
+    size_t len;
+    memset(&ticket, 0, sizeof(ticket));
+    mcore_link_wake(hands.link);
+    CHECK(next_is(hands.link, ""));
+    mcore_link_written(hands.link, 0, 0);
+    CHECK(mcore_link_next(hands.link, 0, &data, &len) == MCORE_NEXT_NOTHING);
+    struct mcore_route route = route_of(0);
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_ticket *tickets[] = {&ticket};
+    struct mcore_message message = message_of("late");
+    message.timeout_ns = SECOND / 50;
+    CHECK(mcore_outbox_append(hands.outbox, routes, 1, &message, tickets) == 0);
+    CHECK(mcore_link_next(hands.link, 0, &data, &len) == MCORE_NEXT_BYTES);
+    int64_t left = mcore_link_tend(hands.link); /* as a sender does whose socket is full */
+    CHECK(left > 0 && left <= SECOND / 50);
+    usleep(25000);
+    mcore_link_tend(hands.link);
+    CHECK(mcore_ticket_wait(hands.outbox, &ticket, 0) == MCORE_EXPIRED);
+    mcore_link_written(hands.link, len, 0);
+    mcore_ticket_release(hands.outbox, &ticket);
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_UNSEEN || ticket.looked);
+    close_hands(&hands);
+}
+
+static void test_a_failed_write_ends_the_connection_and_loses_nothing(void)
+{
+    struct hands hands = open_hands(0, "", "");
+    struct mcore_ticket ticket;
+    const uint8_t *data;
+    size_t len;
+    memset(&ticket, 0, sizeof(ticket));
+    CHECK(append(hands.outbox, "again", 1, &ticket) == 0);
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES);
+    mcore_link_written(hands.link, 0, EPIPE);
+    CHECK(!mcore_link_is_up(hands.link));
+    CHECK(mcore_link_ended(hands.link, ECONNRESET) == MCORE_LINK_ERRNO && mcore_link_errno(hands.link) == EPIPE);
+    CHECK(mcore_link_detach(hands.link) == 1);
+    CHECK(is_consistent(hands.outbox));
+    CHECK(mcore_link_attach(hands.link, hands.fds[0], BYTES_OF(""), BYTES_OF("")) == MCORE_OK);
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES && memmem(data, len, "again", 5) != NULL);
+    mcore_link_written(hands.link, len, 0);
+    CHECK(mcore_link_feed(hands.link, BYTES_OF("nonsense\r\n")) == MCORE_LINK_PROTOCOL);
+    mcore_ticket_release(hands.outbox, &ticket);
+    close_hands(&hands);
+}
+
+static void *detach_soon(void *link)
+{
+    mcore_link_detach(link);
+    return NULL;
+}
+
+static void test_detach_waits_for_the_bytes_in_the_callers_hands(void)
+{
+    struct hands hands = open_hands(SECOND / 20, "SUB x 1\r\n", "");
+    const uint8_t *data;
+    size_t len;
+    char copy[16];
+    pthread_t detacher;
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES && len == 9);
+    pthread_create(&detacher, NULL, detach_soon, hands.link);
+    usleep(20000);
+    memcpy(copy, data, len); /* AddressSanitizer looks */
+    CHECK(memcmp(copy, "SUB x 1\r\n", 9) == 0);
+    mcore_link_written(hands.link, len, 0);
+    pthread_join(detacher, NULL);
+    CHECK(mcore_link_attach(hands.link, hands.fds[0], BYTES_OF(""), BYTES_OF("")) == MCORE_OK);
+    CHECK(next_is(hands.link, "PING\r\n")); /* the silent peer is asked here too, and given up */
+    mcore_link_written(hands.link, 6, 0);
+    CHECK(mcore_link_next(hands.link, SECOND / 5, &data, &len) == MCORE_NEXT_NOTHING);
+    CHECK(mcore_link_ended(hands.link, 0) == MCORE_LINK_ERRNO && mcore_link_errno(hands.link) == ETIMEDOUT);
+    close_hands(&hands);
+}
+
+static void test_a_full_socket_does_not_hide_a_silent_peer(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 4 << 20, 16, 16);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, SECOND / 10, 0);
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    static uint8_t large[1 << 20];
+    struct mcore_route route = route_of(0);
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_ticket *tickets[] = {NULL};
+    struct mcore_message message = message_of("");
+    message.payload = large;
+    message.payload_len = sizeof(large);
+    CHECK(mcore_outbox_append(outbox, routes, 1, &message, tickets) == 0);
+    CHECK(mcore_outbox_append(outbox, routes, 1, &message, tickets) == 1);
+    pthread_t sender;
+    pthread_create(&sender, NULL, run_sender, link);
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
+    CHECK(mcore_link_read_loop(link) == MCORE_LINK_ERRNO && mcore_link_errno(link) == ETIMEDOUT);
+    CHECK(mcore_link_detach(link) >= 1);
+    mcore_link_stop(link);
+    pthread_join(sender, NULL);
+    close(fds[0]);
+    close(fds[1]);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
 static void test_a_peer_that_breaks_the_protocol_ends_the_link(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0, 0);
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, BYTES_OF("PING\r\nHELLO \x01 WORLD\r\n")) == MCORE_OK);
@@ -864,7 +1042,7 @@ static void test_a_peer_that_breaks_the_protocol_ends_the_link(void)
 static void test_a_silent_peer_is_asked_then_given_up(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, SECOND / 10);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, SECOND / 10, 0);
     int fds[2];
     char asked[16] = "";
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
@@ -899,7 +1077,7 @@ static void *answer_pings(void *argument)
 static void test_a_quiet_peer_that_answers_is_kept(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, SECOND / 10);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, SECOND / 10, 0);
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     pthread_t sender, server;
@@ -925,7 +1103,7 @@ static void test_a_quiet_peer_that_answers_is_kept(void)
 static void test_a_server_in_lame_duck_mode_is_left(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0, 0);
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, BYTES_OF("INFO {\"x\":1,\"ldm\":true}\r\n")) ==
@@ -941,7 +1119,7 @@ static void test_a_server_in_lame_duck_mode_is_left(void)
 static void test_inbox_keeps_messages_and_statuses(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0, 0);
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
@@ -993,6 +1171,11 @@ int main(void)
     RUN(test_fuzz_against_a_model);
     RUN(test_deadlines_fall_due_at_their_time_wherever_they_lie);
     RUN(test_a_cut_link_loses_nothing);
+    RUN(test_bytes_pass_through_the_callers_hands);
+    RUN(test_a_sender_is_woken_without_bytes_and_expires_deadlines);
+    RUN(test_a_failed_write_ends_the_connection_and_loses_nothing);
+    RUN(test_detach_waits_for_the_bytes_in_the_callers_hands);
+    RUN(test_a_full_socket_does_not_hide_a_silent_peer);
     RUN(test_a_peer_that_breaks_the_protocol_ends_the_link);
     RUN(test_a_silent_peer_is_asked_then_given_up);
     RUN(test_a_quiet_peer_that_answers_is_kept);
