@@ -70,6 +70,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--replicas", type=int, default=1, help="copies of the broker's own state in a cluster: 1, 3 or 5"
     )
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM certificate and chain: TLS for everybody")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file with its key")
+    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM CAs: clients need a certificate of theirs")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
     return parser
 
@@ -104,6 +107,9 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             ready_file=arguments.ready_file,
             max_payload=arguments.max_payload,
             replicas=arguments.replicas,
+            tls_cert=arguments.tls_cert,
+            tls_key=arguments.tls_key,
+            tls_ca=arguments.tls_ca,
         )
     except (ConfigurationError, OSError) as exc:
         parser.error(str(exc))

@@ -53,6 +53,10 @@ class BrokerOptions:
         ready_file: Gets one line of JSON once the broker answers: url, host, port, pid, nats_pid, data_dir.
         max_payload: Largest message in bytes, headers included.
         replicas: Copies of the broker's own state in a cluster; 1, 3 or 5.
+        tls_cert: PEM file with the server's certificate and its chain: every connection then uses TLS.
+        tls_key: PEM file with its key.
+        tls_ca: PEM file with CAs: clients then need a certificate of theirs. The broker connects to itself with
+            *tls_cert*, so that one has to be good for a client too.
     """
 
     host: str = "127.0.0.1"
@@ -66,6 +70,9 @@ class BrokerOptions:
     ready_file: Optional[Path] = None
     max_payload: int = MAX_PAYLOAD
     replicas: int = 1
+    tls_cert: Optional[Path] = None
+    tls_key: Optional[Path] = None
+    tls_ca: Optional[Path] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -78,12 +85,29 @@ class BrokerOptions:
             raise ConfigurationError("ephemeral and data_dir exclude each other")
         if self.nats is not None and (self.ephemeral or self.data_dir is not None):
             raise ConfigurationError("nats excludes data_dir and ephemeral: an existing server keeps its own data")
+        self._check_tls()
         for name, password in {ROOT: self.root_password, **self.users}.items():
             _check_user(name, password)
         if ROOT in self.users:
             raise ConfigurationError("users holds 'root'; its password is root_password")
         if self.token is not None:
             _check_secret("token", self.token)
+
+    def _check_tls(self) -> None:
+        files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key, "tls_ca": self.tls_ca}
+        given = [name for name, path in files.items() if path is not None]
+        if given and self.nats is not None:
+            raise ConfigurationError(f"nats excludes {given[0]}: an existing server has its own")
+        if given and (self.tls_cert is None or self.tls_key is None):
+            raise ConfigurationError(f"{given[0]} is given without tls_cert and tls_key, which TLS needs both")
+        for name, path in files.items():
+            if path is not None and not path.is_file():
+                raise ConfigurationError(f"{name} is {str(path)!r}; there is no such file")
+
+    @property
+    def scheme(self) -> str:
+        """Of the URL that clients connect to."""
+        return "memphis" if self.tls_cert is None else "memphis+tls"
 
     @property
     def usernames(self) -> Optional[frozenset[str]]:

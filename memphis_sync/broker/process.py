@@ -70,9 +70,12 @@ class BrokerProcess:
 
     @property
     def url(self) -> str:
-        """What a client connects to: ``memphis://root:<password>@host:port``; without credentials in token mode."""
+        """
+        What a client connects to: ``memphis://root:<password>@host:port``, with TLS ``memphis+tls://...``; without
+        credentials in token mode.
+        """
         login = "" if self.token is not None else f"{self.username}:{quote(self.password, safe='')}@"
-        return f"memphis://{login}{self.host}:{self.port}"
+        return f"{self._options.scheme}://{login}{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -157,6 +160,9 @@ class BrokerProcess:
         if options.nats is None:
             command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
         command += ["--max-payload", str(options.max_payload), "--replicas", str(options.replicas)]
+        for name in ("tls_cert", "tls_key", "tls_ca"):
+            if getattr(options, name) is not None:
+                command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
         if options.users:
             users = ready.with_name("users")
             users.touch(mode=0o600)

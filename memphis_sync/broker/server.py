@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -35,6 +36,7 @@ STOP_S = 5.0  # how long a nats-server may take to end after SIGTERM; it needs m
 _ORPHAN_STOP_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
 _LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_X509_V_FLAG_PARTIAL_CHAIN = 0x80000  # ssl.VERIFY_X509_PARTIAL_CHAIN, which Python has from 3.10 on
 
 
 def find_nats_server() -> str:
@@ -139,8 +141,22 @@ class NatsServer:
     def connect_options(self) -> dict[str, Any]:
         """How the service logs in: its own user, or the token."""
         if self._options.token is not None:
-            return {"token": self._options.token}
-        return {"user": SERVICE_USER, "password": self.service_password}
+            return {"token": self._options.token, **self._tls_context()}
+        return {"user": SERVICE_USER, "password": self.service_password, **self._tls_context()}
+
+    def _tls_context(self) -> dict[str, Any]:
+        """How the service trusts its own server: by the very certificate, whatever names stand in it."""
+        options = self._options
+        if options.tls_cert is None:
+            return {}
+        try:
+            context = ssl.create_default_context(cafile=str(options.tls_cert))
+            context.check_hostname = False
+            context.verify_flags |= _X509_V_FLAG_PARTIAL_CHAIN
+            context.load_cert_chain(options.tls_cert, options.tls_key, password=lambda: "")
+        except (ssl.SSLError, OSError) as exc:
+            raise BrokerError(f"{options.tls_cert} and {options.tls_key} cannot be used for TLS: {exc}") from exc
+        return {"tls": context}
 
     def stop(self) -> None:
         """Ends the process (SIGTERM, SIGKILL after STOP_S) and gives the folder free."""
@@ -167,9 +183,19 @@ class NatsServer:
             f"ports_file_dir: {_quote(str(self._ports_dir))}",
             f"jetstream {{ store_dir: {_quote(str(self.data_dir))} }}",
             *self._authorization(),
+            *self._tls(),
         ]
         with _open_private(self._config, os.O_TRUNC) as file:
             file.write("\n".join(lines) + "\n")
+
+    def _tls(self) -> list[str]:
+        options = self._options
+        if options.tls_cert is None:
+            return []
+        lines = [f"  cert_file: {_file(options.tls_cert)}", f"  key_file: {_file(options.tls_key)}"]
+        if options.tls_ca is not None:
+            lines += [f"  ca_file: {_file(options.tls_ca)}", "  verify: true"]
+        return ["tls {", *lines, "}"]
 
     def _authorization(self) -> list[str]:
         if self._options.token is not None:
@@ -196,6 +222,11 @@ class NatsServer:
 def _quote(text: str) -> str:
     """A string of the NATS configuration language; what BrokerOptions lets through needs no other escapes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _file(path: Optional[Path]) -> str:
+    """A path for the configuration: the server reads a relative one from its own folder."""
+    return _quote(str(path.absolute())) if path is not None else '""'
 
 
 def _open_private(path: Path, flags: int) -> IO[str]:

@@ -180,21 +180,21 @@ class _Broker:
         self._write_ready_file()
         if self._server is None:
             address = _address(self._options.nats or "")
-            self._print_url("", address["host"], address["port"])
+            self._print_url("memphis", "", address["host"], address["port"])
             log.info("ready, serving an existing NATS server")
             return
         is_default = self._options.token is None and self._options.root_password == DEFAULT_ROOT_PASSWORD
         login = f"root:{DEFAULT_ROOT_PASSWORD}@" if is_default else ""  # any other secret is not printed
-        self._print_url(login, self._options.host, self._server.port)
+        self._print_url(self._options.scheme, login, self._options.host, self._server.port)
         log.info("ready, data in %s", self._server.data_dir)
         if is_default and not self._options.is_loopback:
             log.warning("the broker is open to other machines and root has its default password")
 
     @staticmethod
-    def _print_url(login: str, host: object, port: object) -> None:
+    def _print_url(scheme: str, login: str, host: object, port: object) -> None:
         """The one line on standard output: what a client connects to, to be pasted."""
         with contextlib.suppress(OSError, ValueError):  # nobody has to listen
-            sys.stdout.write(f"memphis://{login}{host}:{port}\n")
+            sys.stdout.write(f"{scheme}://{login}{host}:{port}\n")
             sys.stdout.flush()
 
     def _write_ready_file(self) -> None:
@@ -209,7 +209,7 @@ class _Broker:
         else:
             facts.update(host=self._options.host, port=self._server.port, nats_pid=self._server.pid)
             facts["data_dir"] = str(self._server.data_dir)
-        facts["url"] = f"memphis://{facts['host']}:{facts['port']}"
+        facts["url"] = f"{self._options.scheme}://{facts['host']}:{facts['port']}"
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(facts) + "\n")
         temporary.replace(path)
