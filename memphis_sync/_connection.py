@@ -7,6 +7,7 @@ ResourceWarning, and its runtime sends what is queued and ends its threads by it
 
 from __future__ import annotations
 
+import ssl
 import sys
 import warnings
 import weakref
@@ -55,6 +56,7 @@ class Connection:
         key_file: str = "",
         ca_file: str = "",
         *,
+        tls: Optional[ssl.SSLContext] = None,
         name: str = opt.DEFAULT_NAME,
         outbox_max_bytes: int = opt.DEFAULT_OUTBOX_MAX_BYTES,
         outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
@@ -83,6 +85,7 @@ class Connection:
             cert_file=cert_file,
             key_file=key_file,
             ca_file=ca_file,
+            tls=tls,
             name=name,
             outbox_max_bytes=outbox_max_bytes,
             outbox_max_messages=outbox_max_messages,
@@ -97,7 +100,6 @@ class Connection:
         self._open(options)
 
     def _open(self, options: ConnectOptions) -> None:
-        opt.refuse_tls(options)
         # The runtime must not keep its client alive.
         me = weakref.ref(self)
 

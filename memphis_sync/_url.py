@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from memphis_sync.errors import ConfigurationError
 
-SCHEMES = ("memphis", "memphis+tls")
+SCHEMES = ("memphis", "memphis+tls", "tls")  # the last two are the same
 _FORM = "memphis://user:password@host:port/?option=value"
 _SECRET_IN_QUERY = frozenset({"password", "connection_token", "token", "username", "user"})
 
@@ -89,7 +89,7 @@ def parse_url(url: str, known_options: frozenset[str]) -> ParsedUrl:
     if auth == "token" and secret is None:
         raise ConfigurationError("auth in the URL is 'token', but there is no token in the place of the password")
     return ParsedUrl(
-        tls=scheme.lower() == "memphis+tls",
+        tls=scheme.lower() != "memphis",
         hosts=places,
         username=username,
         secret=secret,

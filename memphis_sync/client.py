@@ -7,6 +7,7 @@ link. Names are lowered and checked here, before any IO, by the broker's own rul
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, Union
 
@@ -415,6 +416,7 @@ def connect(
     key_file: str = "",
     ca_file: str = "",
     *,
+    tls: Optional[ssl.SSLContext] = None,
     name: str = opt.DEFAULT_NAME,
     outbox_max_bytes: int = opt.DEFAULT_OUTBOX_MAX_BYTES,
     outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
@@ -445,9 +447,11 @@ def connect(
         max_reconnect: Tries for each address in one outage; -1 has no limit.
         reconnect_interval_ms: Pause between tries, from 1.
         timeout_ms: For the whole call, all hosts together; from 1.
-        cert_file: PEM file with a client certificate; needs *key_file*. TLS is not available yet.
-        key_file: PEM file with its key.
-        ca_file: PEM file with the CAs to trust; enough by itself.
+        cert_file: PEM file with a client certificate; needs *key_file*.
+        key_file: PEM file with its key, not encrypted.
+        ca_file: PEM file with the CAs to trust, enough by itself for TLS; with ``memphis+tls://`` (or ``tls://``) and
+            without it, the system's.
+        tls: A context of your own instead of the three files; it is used as it is, and so is its check of host names.
         name: Shown in logs and reprs.
         outbox_max_bytes: Room for messages that are not confirmed yet, from 65536.
         outbox_max_messages: The same as a number of messages, from 1.
@@ -467,7 +471,8 @@ def connect(
     Raises:
         ConfigurationError: An argument is missing, out of its bounds or contradicts another; nothing was opened.
         AuthenticationError: The broker refused the credentials.
-        ConnectError: No address gave a connection; the text has each with its reason.
+        ConnectError: No address gave a connection; the text has each with its reason. Never does a connection that was
+            to have TLS go on without it.
         UsageError: The process is ending.
     """
     client = Memphis()
@@ -485,6 +490,7 @@ def connect(
         cert_file,
         key_file,
         ca_file,
+        tls=tls,
         name=name,
         outbox_max_bytes=outbox_max_bytes,
         outbox_max_messages=outbox_max_messages,

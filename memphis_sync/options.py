@@ -18,6 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
+from memphis_sync._tls import check_context, file_context
 from memphis_sync._url import ParsedUrl, looks_like_url, parse_url
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.types import ConnectOptions, Credentials, RetryPolicy, ServerAddress
@@ -138,6 +139,7 @@ def build_connect_options(
     cert_file: str,
     key_file: str,
     ca_file: str,
+    tls: object = None,
     environ: Optional[Mapping[str, str]] = None,
     **others: Any,
 ) -> ConnectOptions:
@@ -159,6 +161,7 @@ def build_connect_options(
         "ca_file": ca_file,
         "ping_interval_s": DEFAULT_PING_INTERVAL_S,
         "no_responders_retry": DEFAULT_NO_RESPONDERS_RETRY,
+        "tls": tls,
         **others,
     }
     for secret in ("password", "connection_token"):
@@ -222,6 +225,7 @@ _DEFAULTS: dict[str, Any] = {
     "cert_file": "",
     "key_file": "",
     "ca_file": "",
+    "tls": None,
     "name": DEFAULT_NAME,
     "outbox_max_bytes": DEFAULT_OUTBOX_MAX_BYTES,
     "outbox_max_messages": DEFAULT_OUTBOX_MAX_MESSAGES,
@@ -242,6 +246,7 @@ def _take_environment(values: dict[str, Any], environ: Mapping[str, str]) -> Non
         "cert_file",
         "key_file",
         "ca_file",
+        "tls",
     ):
         if values[option] != _DEFAULTS[option]:
             raise ConfigurationError(
@@ -351,15 +356,6 @@ def _addresses(where: str, port: int, url: Optional[ParsedUrl]) -> tuple[ServerA
     return tuple(found)
 
 
-def refuse_tls(options: ConnectOptions) -> None:
-    """The one place that says that TLS is not there yet; the options themselves are checked already."""
-    if options.tls is not None:
-        raise ConfigurationError(
-            "TLS (memphis+tls://, ca_file, cert_file, key_file) is not available yet in this version; "
-            "connect without it, over loopback or a network that you trust"
-        )
-
-
 def _is_ipv6(text: str) -> bool:
     try:
         ipaddress.IPv6Address(text.partition("%")[0])  # the part behind the % is the interface
@@ -389,29 +385,14 @@ def _credentials(values: Mapping[str, Any]) -> Credentials:
 
 
 def _tls_context(values: Mapping[str, Any], *, wanted: bool) -> Optional[ssl.SSLContext]:
-    """The context for both links, or None. A CA alone is enough; without one the system's own CAs are trusted."""
+    """The context for both links, or None for plain TCP. A CA alone is enough; without one the system's are trusted."""
     cert, key, ca = (check_str(option, values[option]) for option in ("cert_file", "key_file", "ca_file"))
-    if not (wanted or cert or key or ca):
-        return None
-    if bool(cert) != bool(key):
-        missing, given = ("key_file", "cert_file") if cert else ("cert_file", "key_file")
-        raise ConfigurationError(f"{given} is given without {missing}; a client certificate needs both")
-    for option, path in (("ca_file", ca), ("cert_file", cert), ("key_file", key)):
-        if path and not Path(path).is_file():
-            raise ConfigurationError(f"{option} is {path!r}; there is no such file")
-    try:
-        context = ssl.create_default_context(cafile=ca or None)
-    except (ssl.SSLError, OSError) as exc:
-        raise ConfigurationError(f"ca_file is {ca!r}; it cannot be read as PEM certificates ({exc})") from exc
-    if cert:
-        try:
-            context.load_cert_chain(cert, key)
-        except (ssl.SSLError, OSError) as exc:
-            raise ConfigurationError(
-                f"cert_file is {cert!r} and key_file is {key!r}; "
-                f"they cannot be read as a certificate and its key ({exc})"
-            ) from exc
-    return context
+    context = check_context(values["tls"])
+    if context is not None:
+        if cert or key or ca:
+            raise ConfigurationError("tls excludes ca_file, cert_file and key_file: load them into the context")
+        return context
+    return file_context(ca, cert, key) if wanted or cert or key or ca else None
 
 
 def show(value: object) -> str:

@@ -22,7 +22,7 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from memphis_sync._control.reasons import connect_error, lost_reason, request_error
+from memphis_sync._control.reasons import NoTlsError, connect_error, lost_reason, request_error
 from memphis_sync.errors import (
     AuthenticationError,
     ClosedError,
@@ -45,6 +45,23 @@ _STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
 
 
 Tell = Callable[[Literal["disconnect", "reconnect", "error"], str, str, int, float], None]
+
+
+def _under_tls_only(nc: NatsClient, secret: str) -> Callable[[], str]:
+    """
+    A part of the login that nats-py asks for when it writes CONNECT.
+
+    nats-py starts TLS only if the server's INFO demands it, and else goes on in the clear, at each reconnect anew: so
+    whoever sits between could have the password by dropping a word from INFO. What INFO said is in no public property;
+    should it ever move, nobody can log in with TLS, which is the side to err on.
+    """
+
+    def give() -> str:
+        if not getattr(nc, "_server_info", {}).get("tls_required"):
+            raise NoTlsError
+        return secret
+
+    return give
 
 
 class ControlLink:
@@ -150,13 +167,16 @@ class ControlLink:
             is_trying = False
             if not connecting.done() or connecting.cancelled() or connecting.exception() is not None:
                 await self._discard(nc, connecting)
-        raise connect_error(address, error, timeout_s)
+        raise connect_error(address, error, timeout_s, is_tls=self._options.tls is not None)
 
     async def _nats_connect(self, nc: NatsClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
         options, who = self._options, self._options.credentials
-        login: dict[str, str] = (
+        login: dict[str, Any] = (
             {"token": who.token} if who.token else {"user": who.login, "password": who.password or ""}
         )
+        if options.tls is not None:
+            login = {name: _under_tls_only(nc, secret) for name, secret in login.items()}
+            login["tls"] = options.tls  # and no tls_hostname: each server is checked by the name in its own address
         # 0 means "for ever" to nats-py, so the bound is kept by _on_error.
         await nc.connect(
             servers=[f"nats://{address}" for address in order],
@@ -174,7 +194,7 @@ class ControlLink:
             max_outstanding_pings=1,  # a second one unanswered is the end: twice the interval
             dont_randomize=True,
             inbox_prefix="_INBOX",  # the only prefix that users with roles may subscribe to
-            **login,  # type: ignore[arg-type]
+            **login,
         )
 
     @staticmethod

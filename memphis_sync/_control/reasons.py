@@ -11,6 +11,7 @@ from typing import Optional
 
 from nats import errors as nats_errors
 
+from memphis_sync._tls import NEEDS_TLS, NO_TLS, tls_reason
 from memphis_sync.errors import (
     AuthenticationError,
     ClosedError,
@@ -21,6 +22,13 @@ from memphis_sync.errors import (
     ServerError,
 )
 from memphis_sync.types import ServerAddress
+
+
+class NoTlsError(nats_errors.Error):
+    """The server does without TLS and the client does not; a nats-py error, so that its reconnection goes on."""
+
+    def __str__(self) -> str:
+        return NO_TLS
 
 
 def request_error(exc: BaseException, what: str, address: str, timeout_s: float) -> MemphisError:
@@ -45,13 +53,17 @@ def lost_reason(exc: BaseException) -> str:
         return "the server closed the connection"
     if isinstance(exc, nats_errors.StaleConnectionError):
         return "no answer to PING"
+    if isinstance(exc, ssl.SSLError):
+        return tls_reason(exc)
     if isinstance(exc, OSError) and exc.errno:
         return os.strerror(exc.errno).lower()
     return str(exc) or type(exc).__name__
 
 
-def connect_error(address: ServerAddress, exc: Optional[BaseException], timeout_s: float) -> ConnectError:
-    """Why an address gave no connection, as one of our errors with *exc* as its cause."""
+def connect_error(
+    address: ServerAddress, exc: Optional[BaseException], timeout_s: float, *, is_tls: bool
+) -> ConnectError:
+    """Why an address gave no connection, with or without TLS, as one of our errors with *exc* as its cause."""
     text = str(exc)
     kind: type[ConnectError] = ConnectError
     if exc is None or isinstance(exc, (asyncio.TimeoutError, TimeoutError, nats_errors.TimeoutError)):
@@ -64,7 +76,7 @@ def connect_error(address: ServerAddress, exc: Optional[BaseException], timeout_
     elif isinstance(exc, socket.gaierror):
         reason = f"unknown host ({exc.strerror})"
     elif isinstance(exc, ssl.SSLError):
-        reason = f"the TLS handshake failed ({text})"
+        reason = tls_reason(exc) if is_tls else NEEDS_TLS  # without a context nats-py tries one of its own
     elif isinstance(exc, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in text:
         reason = "connection refused: nothing listens on that port"
     elif isinstance(exc, OSError):

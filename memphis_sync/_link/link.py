@@ -23,6 +23,7 @@ from memphis_sync._codec import Inbox, Link, RawMessage, Ticket, encode_sub, wat
 from memphis_sync._link.callbacks import Callbacks, Change
 from memphis_sync._link.handshake import Connected, open_connection
 from memphis_sync._link.pull import Binding, PullSession
+from memphis_sync._link.secure import END_TLS, Stream, read_loop, send_loop
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError
 from memphis_sync.types import LinkEvent, ServerAddress, Stats
 
@@ -63,6 +64,7 @@ class DataLink:
         self._state = threading.Condition()
         self._phase = "closed"
         self._sock: Optional[socket.socket] = None
+        self._stream: Optional[Stream] = None  # under TLS
         self._address = options.addresses[0]
         self._reconnects = 0
         self._sids = itertools.count(ACK_SID + 1)
@@ -101,6 +103,7 @@ class DataLink:
                 int(options.ping_interval_s * 1e9),
                 retry.attempts if retry else 0,
                 retry.pause_ms * 1_000_000 if retry else 0,
+                sans_io=options.tls is not None,
             )
             self.max_payload = connected.max_payload
             self.is_memphis = connected.is_memphis
@@ -247,7 +250,7 @@ class DataLink:
         thread.start()
 
     def _send(self) -> None:
-        while self.core.send_loop():
+        while send_loop(self.core, lambda: self._stream) if self._options.tls else self.core.send_loop():
             self._log_unseen()
 
     def _log_unseen(self) -> None:
@@ -263,7 +266,8 @@ class DataLink:
 
     def _read(self) -> None:
         while True:
-            end, errno, text = self.core.read_loop()
+            stream = self._stream
+            end, errno, text = self.core.read_loop() if stream is None else read_loop(self.core, stream)
             in_flight = self.core.detach()
             self._close_socket()
             if end == _END_STOPPED or self._phase == "ended":
@@ -351,7 +355,7 @@ class DataLink:
             left = deadline - time.monotonic()
             share = time.monotonic() + left / (len(order) - i)
             try:
-                connected = open_connection(address, self._options.credentials, self._link_id, share)
+                connected = open_connection(address, self._options.credentials, self._link_id, share, self._options.tls)
             except AuthenticationError:
                 raise
             except ConnectError as exc:
@@ -367,7 +371,7 @@ class DataLink:
         with self._state:
             if self._phase == "ended":
                 return False
-            self._sock = connected.sock
+            self._sock, self._stream = connected.sock, connected.stream
             if not self.core.attach(connected.sock.fileno(), first, connected.rest):
                 return False
             self._phase = "up"
@@ -376,7 +380,7 @@ class DataLink:
 
     def _close_socket(self) -> None:
         with self._state:
-            sock, self._sock = self._sock, None
+            sock, self._sock, self._stream = self._sock, None, None
         if sock is not None:
             sock.close()
 
@@ -389,6 +393,8 @@ def _reason(end: int, errno: int, text: str) -> str:
         return f"the peer broke the NATS protocol: {text}"
     if end == _END_LAME:
         return "the broker is about to shut down"
+    if end == END_TLS:
+        return f"what came was no valid TLS: {text}"
     if end == _END_SERVER:
         return f"the broker said {text!r}"
     return os.strerror(errno)
