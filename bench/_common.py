@@ -10,6 +10,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -98,6 +99,27 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
         wire = _raw.Wire(host, port, f"{user}$1", password)
         stack.callback(wire.close)
         yield Bench(args, client, wire, template, os.urandom(args.size))
+
+
+@contextlib.contextmanager
+def tls_client() -> Iterator[memphis_sync.Memphis]:
+    """A client under TLS, with a broker and certificates of its own."""
+    try:
+        import trustme
+    except ImportError:
+        raise SystemExit("--tls needs trustme: pip install 'memphis-sync[bench]'") from None
+    from memphis_sync.broker import BrokerOptions, BrokerProcess
+
+    with tempfile.TemporaryDirectory(prefix="memphis-sync-bench-") as name, contextlib.ExitStack() as stack:
+        ca, cert, key = (Path(name) / f"{part}.pem" for part in ("ca", "cert", "key"))
+        authority = trustme.CA()
+        issued = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(str(ca))
+        issued.private_key_pem.write_to_path(str(key))
+        issued.cert_chain_pems[0].write_to_path(str(cert))
+        options = BrokerOptions(port=0, ephemeral=True, tls_cert=cert, tls_key=key)
+        url = stack.enter_context(BrokerProcess(options)).url
+        yield stack.enter_context(memphis_sync.connect(url, ca_file=str(ca), outbox_max_bytes=1 << 29))
 
 
 def _with_port(url: str, port: int) -> str:

@@ -2,11 +2,13 @@
 How fast can one thread produce, compared with a program that only replays prebuilt bytes?
 
 Non-blocking produce of --count messages and a flush, against the raw replay of the same frames into an equal station.
-The figure to look at is the ratio; the rates alone say more about the machine.
+The figure to look at is the ratio; the rates alone say more about the machine. With --tls it is the client under TLS
+that is measured, against itself without.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 
@@ -21,10 +23,12 @@ def main() -> None:
         "--window", type=int, default=16384, help="unacknowledged messages of the raw replay; the client's default"
     )
     parser.add_argument("--many", action="store_true", help="produce_many() instead of one call a message")
+    parser.add_argument("--tls", action="store_true", help="the client under TLS against the client without it")
     args = parser.parse_args()
-    with _common.bench(args) as run:
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(_common.bench(args))
 
-        def ours() -> float:
+        def ours(run: _common.Bench = run) -> float:
             station = run.station()
             producer = run.producer(station)
             payload, count = run.payload, args.count
@@ -48,22 +52,27 @@ def main() -> None:
             station.destroy()
             return args.count / took
 
-        rates = _common.in_turn(args.pairs, ours, raw)
+        if args.tls:
+            secure = run._replace(client=stack.enter_context(_common.tls_client()))
+            question, other, others_name = "produce_throughput_tls", "plain", "the same without TLS"
+            rates = _common.in_turn(args.pairs, lambda: ours(secure), ours)
+        else:
+            question, other, others_name = "produce_throughput", "raw", "the raw replay"
+            rates = _common.in_turn(args.pairs, ours, raw)
         mine, limit = map(statistics.median, rates)
         ratios = sorted(a / b for a, b in zip(*rates))
-        figures = {"msgs_per_s": round(mine), "raw_msgs_per_s": round(limit), "ratio": round(mine / limit, 3)}
+        figures = {"msgs_per_s": round(mine), f"{other}_msgs_per_s": round(limit), "ratio": round(mine / limit, 3)}
         figures["ratio_range"] = [round(ratios[0], 3), round(ratios[-1], 3)]
         _common.report(
-            "produce_throughput",
+            question,
             run,
             figures,
-            f"{mine:,.0f} acknowledged messages/s, the raw replay {limit:,.0f}: {mine / limit:.2f} of it",
+            f"{mine:,.0f} acknowledged messages/s, {others_name} {limit:,.0f}: {mine / limit:.2f} of it",
         )
         if args.plot:
             title = f"non-blocking produce, {args.size}-byte payload"
-            _common.plot(
-                args.plot, title, "acknowledged messages/s", {"memphis_sync": rates[0], "raw replay": rates[1]}
-            )
+            series = {"memphis_sync": rates[0], others_name: rates[1]}
+            _common.plot(args.plot, title, "acknowledged messages/s", series)
 
 
 if __name__ == "__main__":

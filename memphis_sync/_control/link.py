@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from memphis_sync._control.reasons import NoTlsError, connect_error, lost_reason, request_error
+from memphis_sync._link.handshake import open_connection
 from memphis_sync.errors import (
     AuthenticationError,
     ClosedError,
@@ -40,6 +41,7 @@ log = logging.getLogger("memphis_sync.control")
 # nats-py tells when the server closed the connection, and nothing when it broke or PING had no answer.
 _BROKEN = "the connection broke, or the broker did not answer PING"
 _CLOSE_S = 1.0
+_DISCARD_S = 0.3  # twice this is less than the grace that connect() has over its limit
 _FOREVER_S = 86400
 _STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
 
@@ -141,6 +143,7 @@ class ControlLink:
 
     async def _try(self, address: ServerAddress, order: tuple[ServerAddress, ...], timeout_s: float) -> NatsClient:
         """One try at the first of *order*; the others are for nats-py's own reconnects."""
+        deadline = time.monotonic() + timeout_s
         nc = NatsClient()
         first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         is_trying = True
@@ -167,7 +170,19 @@ class ControlLink:
             is_trying = False
             if not connecting.done() or connecting.cancelled() or connecting.exception() is not None:
                 await self._discard(nc, connecting)
+        if isinstance(error, ConnectionError) and self._options.tls is not None:
+            await self._ask_again(address, deadline)
         raise connect_error(address, error, timeout_s, is_tls=self._options.tls is not None)
+
+    async def _ask_again(self, address: ServerAddress, deadline: float) -> None:
+        """
+        Raises why a server closed the connection after the TLS handshake: with TLS 1.3 it is then that it refuses a
+        client certificate, and nats-py hears of the closing before the reason. The other link's handshake waits for it.
+        """
+        options = self._options
+        login = (address, options.credentials, self._connection_id, deadline, options.tls)
+        connected = await asyncio.get_running_loop().run_in_executor(None, open_connection, *login)
+        connected.sock.close()
 
     async def _nats_connect(self, nc: NatsClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
         options, who = self._options, self._options.credentials
@@ -200,9 +215,9 @@ class ControlLink:
     @staticmethod
     async def _discard(nc: NatsClient, connecting: asyncio.Future[None]) -> None:
         connecting.cancel()
-        await asyncio.wait({connecting}, timeout=_CLOSE_S)
+        await asyncio.wait({connecting}, timeout=_DISCARD_S)
         try:
-            await asyncio.wait_for(nc.close(), _CLOSE_S)
+            await asyncio.wait_for(nc.close(), _DISCARD_S)
         except Exception as exc:  # noqa: BLE001  the attempt has its error already
             log.debug("closing a failed connection: %r", exc)
 

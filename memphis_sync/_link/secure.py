@@ -27,7 +27,7 @@ RECORD_BYTES = 16384  # the largest record of TLS; one read gives one record
 STOPPED, UNSEEN, BYTES = range(3)  # of enum mcore_next
 END_ERRNO = 2  # of enum mcore_link_end
 END_TLS = 6  # our own, beside those: text says what was wrong with the records
-MAX_POLL_NS = 1_000_000_000
+MAX_POLL_NS = 50_000_000  # poll() is not woken by an earlier deadline that comes, as in the C core
 FOREVER_NS = 2**62
 # The socket stays blocking for the reader, which then needs one system call for each read.
 SEND_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)

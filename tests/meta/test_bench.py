@@ -38,6 +38,16 @@ def test_a_measurement_prints_its_ratio(broker: Any, script: str, figure: str, o
     assert float(said[1]) == pytest.approx(report["ratio"], abs=0.01)
 
 
+def test_the_share_that_tls_leaves_is_measured(broker: Any) -> None:
+    args = ["--tls", "--count", "2000", "--pairs", "1", "--url", broker.url]
+    done = run_python(BENCH / "produce_throughput.py", *args, env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == "produce_throughput_tls"
+    assert report["msgs_per_s"] > 0
+    assert report["plain_msgs_per_s"] > 0
+    assert b"the same without TLS" in done.stderr
+
+
 def test_the_replay_sends_the_very_bytes_of_our_client(broker: Any, station_name: str) -> None:
     """The template is taken off the client's connection, and gives back the frame it was taken from."""
     program = """

@@ -532,3 +532,81 @@ def test_in_a_child_calls_are_refused_and_destructors_do_nothing(binding) -> Non
     with os.fdopen(read, "rb") as answer:
         assert answer.read() == b"7 of 7"
     assert link.outstanding() == 1
+
+
+# ---- sans-IO: the loops are the caller's ----------------------------------------------------------------------------
+
+STOPPED, UNSEEN, BYTES, NOTHING = range(4)
+SERVER_END, EPROTO_END = 4, 3
+
+
+@pytest.fixture
+def in_hands(binding):
+    """A link whose bytes go through the test's hands, and its socket."""
+    near, far = socket.socketpair()
+    link = binding.Link(b"token", 1 << 20, 100, 100, 1 << 20, 0, True)
+    assert link.attach(near.fileno(), b"SUB x 1\r\n", b"PI")
+    yield link
+    link.detach()
+    assert far.recv(1) == b""  # nothing but the shutdown reached the socket
+    near.close()
+    far.close()
+
+
+def test_next_hands_out_bytes_until_they_are_written(in_hands):
+    kind, data = in_hands.next(SECOND)
+    assert (kind, bytes(data), data.readonly) == (BYTES, b"SUB x 1\r\n", True)
+    in_hands.written(4)
+    kind, data = in_hands.next(SECOND)
+    assert (kind, bytes(data)) == (BYTES, b"x 1\r\n")
+    in_hands.written(5)
+    assert in_hands.next(0) == (NOTHING, b"")
+    in_hands.wake()
+    assert in_hands.next(SECOND) == (BYTES, b"")
+    in_hands.written(0)
+    in_hands.push()
+    assert in_hands.next(0) == (NOTHING, b"")
+    assert in_hands.tend() > 60 * SECOND  # nothing is due
+
+
+def test_feed_answers_and_ends_as_the_loop_does(in_hands):
+    in_hands.written(len(in_hands.next(SECOND)[1]))
+    assert in_hands.feed(b"") is None
+    assert in_hands.feed(bytearray(b"NG\r\n")) is None
+    kind, data = in_hands.next(SECOND)
+    assert (kind, bytes(data)) == (BYTES, b"PONG\r\n")
+    in_hands.written(6)
+    with pytest.raises(TypeError):
+        in_hands.feed("text")
+    assert in_hands.feed(memoryview(b"-ERR 'Stale Connection'\r\n")) is None
+    assert in_hands.ended(0) == (SERVER_END, 0, "Stale Connection")
+    assert not in_hands.is_up()
+
+
+def test_feed_shows_what_breaks_the_protocol(in_hands):
+    in_hands.written(len(in_hands.next(SECOND)[1]))
+    assert in_hands.feed(b"") is None
+    end, _, text = in_hands.feed(b"NG\r\nGARBAGE\x01\r\n")
+    assert (end, text) == (EPROTO_END, r"GARBAGE\x01\x0d\x0a")
+
+
+def test_the_callers_loops_produce_as_the_cores_do(binding, in_hands):
+    in_hands.written(len(in_hands.next(SECOND)[1]))
+    route = route_of(binding, in_hands)
+    ticket = route.send(b"payload", b"", b"", LONG, binding.Ticket)
+    kind, data = in_hands.next(SECOND)
+    (subject, reply, _, _) = HPUB.match(bytes(data)).groups()
+    assert (kind, subject) == (BYTES, STATION)
+    in_hands.written(len(data))
+    in_hands.feed(b"")
+    in_hands.feed(b'NG\r\nMSG %s 1 22\r\n{"stream":"s","seq":7}\r\n' % reply)
+    assert (ticket.wait(SECOND), ticket.sequence) == (DELIVERED, 7)
+    again = route.send(b"again", b"", b"", LONG, binding.Ticket)
+    assert in_hands.next(SECOND)[0] == BYTES
+    in_hands.written(0, 32)  # EPIPE
+    assert not in_hands.is_up()
+    assert again.outcome == PENDING
+    in_hands.stop()
+    assert in_hands.next(LONG) == (STOPPED, b"")
+    in_hands.abandon()
+    again.look()

@@ -7,6 +7,7 @@ import ssl
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 import memphis_sync
 from memphis_sync import options as opt
@@ -252,6 +253,7 @@ def test_a_client_certificate_with_a_password(pem):
 
 def test_the_scheme_asks_for_tls():
     assert build(host="memphis+tls://shop:canary@b1").tls is not None
+    assert build(host="tls://shop:canary@b1").tls is not None
     assert build(host="memphis://shop:canary@b1").tls is None
 
 
@@ -261,6 +263,16 @@ def test_unreadable_pem_files(pem):
     assert "key_file" in refused(**GOOD, key_file=str(pem / "key.pem"))
 
 
-def test_connect_says_that_tls_is_not_there_yet():
-    with pytest.raises(ConfigurationError, match=r"TLS.*not available yet"):
-        memphis_sync.connect("memphis+tls://shop:canary@127.0.0.1:1")
+def test_an_encrypted_key_is_refused_instead_of_asked_for(pem):
+    key = serialization.load_pem_private_key((pem / "key.pem").read_bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"canary")
+    )
+    (pem / "encrypted.pem").write_bytes(encrypted)
+    text = refused(**GOOD, cert_file=str(pem / "cert.pem"), key_file=str(pem / "encrypted.pem"))
+    assert "for an encrypted key load both into an ssl.SSLContext" in text
+
+
+def test_a_context_is_taken_as_it_is():
+    context = ssl.create_default_context()
+    assert build(**GOOD, tls=context).tls is context
