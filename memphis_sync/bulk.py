@@ -109,6 +109,7 @@ class Bulk:
 
     def __init__(self, producer: Producer, timeout_s: Optional[float], *, stop_at_failure: bool) -> None:
         self._producer = producer
+        self._at_once = producer._at_once()
         self._link = producer._link
         self._timeout_s = timeout_s
         self._stop_at_failure = stop_at_failure
@@ -168,9 +169,10 @@ class Bulk:
                 "producer_partition_number": item.partition,
             }
             item = item.payload
+        producer = self._producer if self._producer._is_closed else self._at_once
         while True:
             try:
-                sent: Union[Delivery, Deliveries] = self._producer.produce(item, nonblocking=True, **options)
+                sent: Union[Delivery, Deliveries] = producer.produce(item, nonblocking=True, **options)
             except BufferFullError:
                 self._sweep()
                 if self._is_late():

@@ -9,6 +9,7 @@ Messages that one thread produces to one partition are stored in that order, blo
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import time
@@ -415,6 +416,12 @@ class Producer:
                 stacklevel=2,
             )
         self._client._destroy_producer(self, timeout_retries)
+
+    def _at_once(self) -> Producer:
+        """The same producer for a caller that waits for room in its own way: BufferFullError comes at once."""
+        twin = copy.copy(self)
+        twin._block_on_full_s = None
+        return twin
 
     def _mark_destroyed(self) -> None:
         self._is_closed = True

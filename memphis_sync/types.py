@@ -70,7 +70,8 @@ class Stats:
         delivered: Confirmed by the broker.
         failed: Refused by the broker, or not confirmed in time.
         abandoned: Given up when the client was closed.
-        buffer_full: Messages that were not taken because the outbox was full; not part of `accepted`.
+        buffer_full: How often a message found the outbox full; not part of `accepted`, also where it then waited for
+            room.
         reconnects: Times the data link was made again.
         callback_errors: Callbacks of the user's, of deliveries and of link events, that raised.
     """

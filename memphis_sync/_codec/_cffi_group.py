@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self  # 3.11 has it in typing
 
+    from memphis_sync._codec._cffi_link import Link
     from memphis_sync._codec._cffi_route import Ticket
 
 MAX_PLACES = 1024  # taken from C in one call
@@ -26,10 +27,11 @@ class Group:
         tickets: At most 2**32 - 1.
     """
 
-    __slots__ = ("_generation", "_group", "_places", "_tickets")
+    __slots__ = ("_generation", "_group", "_links", "_places", "_tickets")
 
     _generation: int  # of forks, when it was made
     _group: Any
+    _links: set[Link]
     _places: Any
     _tickets: tuple[Ticket, ...]  # C points into them
 
@@ -38,6 +40,7 @@ class Group:
         self._group = ffi.NULL
         self._generation = lib.mcore_fork_generation()
         self._places = ffi.new("uint32_t[]", MAX_PLACES)
+        self._links = set()
         self._tickets = tuple(tickets)
         self._group = lib.mcore_group_new(len(self._tickets))
         if self._group == ffi.NULL:
@@ -45,13 +48,14 @@ class Group:
         for ticket in self._tickets:
             link = ticket._route.link
             link._check()
+            self._links.add(link)
             ticket._ticket.looked = 1
             lib.mcore_group_add(self._group, link._outbox, ticket._ticket)
         return self
 
     def __del__(self, lib: Any = lib) -> None:
         # In one cycle of garbage a link may have gone first, and with it the lock; then the memory is left as it is.
-        if lib.mcore_fork_generation() == self._generation and not any(t._route.link._freed for t in self._tickets):
+        if lib.mcore_fork_generation() == self._generation and not any(link._freed for link in self._links):
             lib.mcore_group_free(self._group)
 
     def wait(self, timeout_ns: int) -> list[int]:

@@ -639,10 +639,12 @@ enum { MODEL = 4096 };
 static void test_fuzz_against_a_model(void)
 {
     for (int round = 0; round < 40; round++) {
-        static int state[MODEL]; /* 0 queued, 1 in flight, 2 settled */
+        static int state[MODEL]; /* 0 queued, 1 in flight, 2 settled, 3 pausing for want of responders */
         struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1500 + random_below(1500), 24, 1 + random_below(20));
         uint64_t tail = 0, next = 0;
         char payload[200];
+        if (round % 2 == 1)
+            mcore_outbox_set_retry(outbox, 255, 0);
         while (tail < MODEL - 1) {
             uint32_t action = random_below(100);
             if (action < 50) {
@@ -662,7 +664,7 @@ static void test_fuzz_against_a_model(void)
                 struct mcore_parser parser;
                 mcore_parser_init(&parser, 0, 1 << 20);
                 while (count-- > 0) {
-                    while (next < tail && state[next] == 2)
+                    while (next < tail && state[next] != 0)
                         next++;
                     char reply[48];
                     snprintf(reply, sizeof(reply), " _INBOX.T.%llu ", (unsigned long long)next);
@@ -671,6 +673,19 @@ static void test_fuzz_against_a_model(void)
                     state[next++] = 1;
                 }
                 mcore_outbox_run_done(outbox);
+            } else if (action < 75 && tail > 0) {
+                uint64_t slot = tail - 1 - random_below((uint32_t)(tail < 30 ? tail : 30));
+                int pauses = round % 2 == 1 && state[slot] == 1;
+                int settled = mcore_outbox_ack(outbox, slot, 503, (const uint8_t *)"", 0);
+                CHECK(settled == (state[slot] != 2 && !pauses));
+                state[slot] = pauses ? 3 : 2;
+            } else if (action < 80) {
+                mcore_outbox_expire(outbox, mcore_now_ns());
+                for (uint64_t slot = tail; slot-- > 0;)
+                    if (state[slot] == 3) {
+                        state[slot] = 0;
+                        next = slot < next ? slot : next;
+                    }
             } else if (action < 95 && tail > 0) {
                 uint64_t slot = tail - 1 - random_below((uint32_t)(tail < 30 ? tail : 30));
                 int settled = mcore_outbox_settle(outbox, slot, random_below(5) ? MCORE_DELIVERED : MCORE_REFUSED, 1, 0, 0,
@@ -1062,6 +1077,62 @@ static void test_a_silent_peer_is_asked_then_given_up(void)
     mcore_outbox_free(outbox);
 }
 
+/* Says "no responders" to the first `count` messages, and confirms the next. */
+static void *play_absent_station(void *argument)
+{
+    struct peer *peer = argument;
+    char line[256], reply[128];
+    for (int i = 0; i <= peer->count; i++) {
+        size_t len = 0;
+        /* A frame ends with the line of its payload, "m"; none of the others is that short. */
+        while (len < 5 || memcmp(line + len - 5, "\r\nm\r\n", 5) != 0) {
+            if (len == sizeof(line) || recv(peer->fd, line + len, 1, 0) != 1)
+                return NULL;
+            len++;
+        }
+        int size = i < peer->count
+                       ? snprintf(reply, sizeof(reply), "HMSG _INBOX.T.0 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n")
+                       : snprintf(reply, sizeof(reply), "MSG _INBOX.T.0 1 22\r\n{\"stream\":\"s\",\"seq\":7}\r\n");
+        if (send(peer->fd, reply, (size_t)size, MSG_NOSIGNAL) != size)
+            return NULL;
+    }
+    return argument;
+}
+
+static void test_the_sender_wakes_for_the_end_of_a_pause(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
+    struct mcore_ticket ticket;
+    memset(&ticket, 0, sizeof(ticket));
+    mcore_outbox_set_retry(outbox, 2, SECOND / 10);
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    struct peer peer = {fds[1], 2};
+    pthread_t sender, reader, server;
+    void *answered;
+    pthread_create(&server, NULL, play_absent_station, &peer);
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
+    pthread_create(&sender, NULL, run_sender, link);
+    pthread_create(&reader, NULL, run_reader, link);
+    int64_t start = mcore_now_ns();
+    CHECK(append(outbox, "m", 0, &ticket) == 0);
+    CHECK(mcore_ticket_wait(outbox, &ticket, 10 * SECOND) == MCORE_DELIVERED && ticket.sequence == 7);
+    int64_t took = mcore_now_ns() - start;
+    CHECK(took >= SECOND / 5 && took < 5 * SECOND);
+    pthread_join(server, &answered);
+    CHECK(answered == &peer);
+    mcore_ticket_release(outbox, &ticket);
+    mcore_link_stop(link);
+    pthread_join(reader, NULL);
+    pthread_join(sender, NULL);
+    mcore_link_detach(link);
+    close(fds[0]);
+    close(fds[1]);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
 /* Answers `count` PINGs, then falls silent. */
 static void *answer_pings(void *argument)
 {
@@ -1178,6 +1249,7 @@ int main(void)
     RUN(test_a_full_socket_does_not_hide_a_silent_peer);
     RUN(test_a_peer_that_breaks_the_protocol_ends_the_link);
     RUN(test_a_silent_peer_is_asked_then_given_up);
+    RUN(test_the_sender_wakes_for_the_end_of_a_pause);
     RUN(test_a_quiet_peer_that_answers_is_kept);
     RUN(test_a_server_in_lame_duck_mode_is_left);
     RUN(test_inbox_keeps_messages_and_statuses);

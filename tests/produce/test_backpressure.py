@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memphis_sync import BufferFullError, ConfigurationError, OwnThreadError, UndeliveredWarning
+from memphis_sync import BufferFullError, BulkDeadlineError, ConfigurationError, OwnThreadError, UndeliveredWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +138,17 @@ def test_the_shortcut_on_the_client_takes_it_too(full, station_name: str) -> Non
     with pytest.raises(BufferFullError):
         memphis.produce(station_name, "p", b"m", nonblocking=True, block_on_full_s=0.3)
     assert time.monotonic() - started >= 0.3
+    proxy.go_on()
+
+
+def test_produce_many_keeps_its_own_limit(full, station_name: str) -> None:
+    memphis, proxy = full
+    producer = memphis.producer(station_name, "p", block_on_full_s=60)
+    _fill(producer, proxy)
+    started = time.monotonic()
+    with pytest.raises(BulkDeadlineError):
+        producer.produce_many([b"m"] * 10, timeout_s=0.4)
+    assert 0.4 <= time.monotonic() - started < 2
     proxy.go_on()
 
 
