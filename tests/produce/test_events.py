@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from memphis_sync import Memphis
 
 BOTH = {"data", "control"}
+# nats-py drops the connection of an attempt that has no answer in time without closing it; the collector does. It is
+# called where the warnings of that are expected, so that no later test gets them.
+dropped_connections = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 
 
 class Recorder:
@@ -39,7 +43,7 @@ class Recorder:
 
     def wait_for(self, kind: str, links: set[str] = BOTH, limit_s: float = 15.0) -> dict[str, LinkEvent]:
         deadline = time.monotonic() + limit_s
-        while set(self.of(kind)) != links:
+        while not links <= set(self.of(kind)):
             assert time.monotonic() < deadline, self.seen
             time.sleep(0.01)
         return self.of(kind)
@@ -76,10 +80,7 @@ def test_a_loss_and_the_way_back_are_told_on_the_callbacks_thread(
     assert len(recorder.seen) == 4  # closing is no loss
 
 
-# nats-py drops the writer of an attempt that is cut during its handshake without closing it (its transport is closed).
-@pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <function StreamWriter:pytest.PytestUnraisableExceptionWarning"
-)
+@dropped_connections
 @pytest.mark.parametrize("interval_s", [0.3, 0.6])
 def test_a_stalled_connection_is_lost_within_two_intervals(
     through_proxy, station_name: str, recorder: Recorder, interval_s: float
@@ -101,6 +102,29 @@ def test_a_stalled_connection_is_lost_within_two_intervals(
     recorder.wait_for("reconnect")
     assert producer.produce(b"m").sequence == 2
     assert memphis.ping() > 0
+    gc.collect()
+
+
+@dropped_connections
+def test_a_stalled_connection_is_noticed_behind_a_full_socket_too(
+    through_proxy, station_name: str, recorder: Recorder, holds
+) -> None:
+    memphis, proxy = through_proxy(ping_interval_s=0.5, timeout_ms=500, **recorder.options)
+    producer = memphis.producer(station_name, "p")
+    producer.produce(b"m")
+    proxy.stall()
+    started = time.monotonic()
+    payload = b"x" * 100_000
+    deliveries = [producer.produce(payload, nonblocking=True) for _ in range(400)]  # more than the sockets hold
+    recorder.wait_for("disconnect", {"data"}, limit_s=5)
+    assert time.monotonic() - started < 1.0 + 0.5
+    proxy.cut()
+    proxy.go_on()
+    assert memphis_sync.wait(deliveries, 30).not_done == set()
+    assert [delivery.exception() for delivery in deliveries] == [None] * 400
+    assert len(holds(station_name)) == 401
+    recorder.wait_for("reconnect")
+    gc.collect()
 
 
 def test_the_next_address_comes_before_the_lost_one(broker, proxy_to, station_name: str, recorder: Recorder) -> None:
