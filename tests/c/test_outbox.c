@@ -1102,7 +1102,7 @@ static void *play_absent_station(void *argument)
 static void test_the_sender_wakes_for_the_end_of_a_pause(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
-    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0, 0);
     struct mcore_ticket ticket;
     memset(&ticket, 0, sizeof(ticket));
     mcore_outbox_set_retry(outbox, 2, SECOND / 10);
