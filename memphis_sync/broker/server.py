@@ -36,7 +36,7 @@ STOP_S = 5.0  # how long a nats-server may take to end after SIGTERM; it needs m
 _ORPHAN_STOP_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
 _LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_X509_V_FLAG_PARTIAL_CHAIN = 0x80000  # ssl.VERIFY_X509_PARTIAL_CHAIN, which Python has from 3.10 on
+_X509_V_FLAGS = 0x80000 | 0x200000  # X509_V_FLAG_PARTIAL_CHAIN and _NO_CHECK_TIME of OpenSSL
 
 
 def find_nats_server() -> str:
@@ -145,14 +145,17 @@ class NatsServer:
         return {"user": SERVICE_USER, "password": self.service_password, **self._tls_context()}
 
     def _tls_context(self) -> dict[str, Any]:
-        """How the service trusts its own server: by the very certificate, whatever names stand in it."""
+        """
+        How the service trusts its own server: by the very certificate, whatever names and dates stand in it. An expired
+        one is for the clients to refuse, who say why; a broker that went down with it would not.
+        """
         options = self._options
         if options.tls_cert is None:
             return {}
         try:
             context = ssl.create_default_context(cafile=str(options.tls_cert))
             context.check_hostname = False
-            context.verify_flags |= _X509_V_FLAG_PARTIAL_CHAIN
+            context.verify_flags |= _X509_V_FLAGS
             context.load_cert_chain(options.tls_cert, options.tls_key, password=lambda: "")
         except (ssl.SSLError, OSError) as exc:
             raise BrokerError(f"{options.tls_cert} and {options.tls_key} cannot be used for TLS: {exc}") from exc

@@ -42,6 +42,7 @@ log = logging.getLogger("memphis_sync.broker")
 MAX_AT_ONCE = 256
 _MAX_TEXT = 4096  # of an error text: a name of megabytes isn't sent back
 _CONNECT_S = 5
+_CLOSE_S = 1
 _NO_SCHEMAS = "schemas are not available in this broker yet"
 
 Handler = Callable[[bytes], Awaitable[Any]]
@@ -138,7 +139,8 @@ class Service:
             cause = causes[-1] if isinstance(exc, NoServersError) and causes else exc
             raise BrokerError(f"the NATS server cannot be used: {str(cause) or type(cause).__name__}") from cause
         finally:
-            await probe.close()
+            with contextlib.suppress(asyncio.TimeoutError):  # after a refused TLS handshake it would not end
+                await asyncio.wait_for(probe.close(), _CLOSE_S)
         return await nats.connect(
             servers,
             name=f"{self._id}::memphis-sync broker",
