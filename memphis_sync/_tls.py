@@ -35,7 +35,11 @@ _ALERT_REASONS = (
     ("WRONG_VERSION_NUMBER", "what answers there does not speak TLS"),
     ("PROTOCOL_VERSION", "the broker and this client have no version of TLS in common"),
     ("UNSUPPORTED_PROTOCOL", "the broker and this client have no version of TLS in common"),
-    ("HANDSHAKE_FAILURE", "the broker and this client could not agree on how to encrypt"),
+    # TLS 1.2, by Go: it says no more in either case.
+    (
+        "HANDSHAKE_FAILURE",
+        "the broker demands a client certificate (give cert_file and key_file), or has no way to encrypt in common",
+    ),
 )
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fix_tls import NATS_PY_LEFTOVERS
 
 import memphis_sync
 from memphis_sync._link.handshake import open_connection
@@ -31,6 +32,7 @@ def by_data_link(broker, ca_file=None, cert_file=None, key_file=None, tls=None):
     open_connection(address, credentials, "test", time.monotonic() + 5, context).sock.close()
 
 
+pytestmark = NATS_PY_LEFTOVERS
 both_links = pytest.mark.parametrize("connect", [by_control_link, by_data_link])
 
 
@@ -111,6 +113,15 @@ def test_a_client_certificate(broker_with, authority, other_authority, station_n
             connect(broker, **files)
 
 
+def test_a_missing_client_certificate_with_an_older_version_of_tls(broker_with, authority):
+    broker = broker_with(authority.issue("127.0.0.1"), tls_ca=Path(authority.file))
+    context = context_of(authority)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    for connect in (by_control_link, by_data_link):
+        with pytest.raises(ConnectError, match="demands a client certificate"):
+            connect(broker, tls=context)
+
+
 def test_a_wrong_password_is_told_apart_from_a_wrong_certificate(tls_broker, authority):
     with pytest.raises(AuthenticationError):
         memphis_sync.connect("127.0.0.1", "root", password="wrong", port=tls_broker.port, tls=context_of(authority))
@@ -127,11 +138,10 @@ def test_another_host(broker_with, authority, connect):
 
 
 @both_links
-def test_an_expired_certificate(broker_with, authority, connect, fresh_broker):
-    # The broker itself would refuse to talk to its own server, so here a bare server has the certificate.
-    made = authority.issue("127.0.0.1", is_expired=True)
-    with tls_server(made) as server, pytest.raises(ConnectError, match=rf"{server.port}: .*certificate has expired"):
-        connect(server, ca_file=authority.file)
+def test_an_expired_certificate(broker_with, authority, connect):
+    broker = broker_with(authority.issue("127.0.0.1", is_expired=True))
+    with pytest.raises(ConnectError, match=rf"127.0.0.1:{broker.port}: .*certificate has expired"):
+        connect(broker, ca_file=authority.file)
 
 
 @both_links
@@ -146,6 +156,22 @@ def test_a_broker_that_demands_tls_from_a_client_without(tls_broker):
     address = ServerAddress(tls_broker.host, tls_broker.port)
     with pytest.raises(ConnectError, match="the broker demands TLS"):
         open_connection(address, Credentials("root", "memphis", None, 1), "test", time.monotonic() + 5)
+
+
+def test_a_lost_broker_that_comes_back_without_tls_gets_no_credentials(broker_with, authority, until):
+    """nats-py by itself would go on in the clear."""
+    broker = broker_with(authority.issue("127.0.0.1"), root_password="canary")
+    with memphis_sync.connect(broker.url, ca_file=authority.file, reconnect_interval_ms=20) as client:
+        producer = client.producer("station", "p")
+        producer.produce(b"before")
+        broker.kill()
+        with plain_server({"auth_required": True}, port=broker.port) as server:
+            until(lambda: server.accepted >= 4)
+            assert not client.is_connected()
+            assert server.received == b""
+        broker.start()
+        assert producer.produce(b"after", ack_wait_sec=15).sequence >= 1
+        until(client.is_connected)
 
 
 @both_links
@@ -203,9 +229,10 @@ class Server:
 
     username, password = "root", "canary"
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         self.received = b""
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.accepted = 0
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.host, self.port = self._listener.getsockname()
         self.url = f"memphis+tls://root:canary@127.0.0.1:{self.port}"
 
@@ -215,6 +242,7 @@ class Server:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            self.accepted += 1
             with sock:
                 sock.settimeout(5)
                 try:
@@ -228,45 +256,23 @@ class Server:
 
 
 @contextmanager
-def serving(talk_of):
-    server = Server()
-    thread = threading.Thread(target=server.serve, args=(talk_of(server),))
+def plain_server(info, behind=b"", answer=b"", port=0):
+    """A server that greets with *info* and *behind*, and answers whatever comes with *answer* and its end."""
+    server = Server(port)
+    greeting = {"server_id": "x", "max_payload": 1024, **info}
+
+    def talk(sock):
+        sock.sendall(b"INFO " + json.dumps(greeting).encode() + b"\r\n" + behind)
+        while data := sock.recv(65536):
+            server.received += data
+            if answer:
+                sock.sendall(answer)
+                sock.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=server.serve, args=(talk,))
     thread.start()
     try:
         yield server
     finally:
         server.close()
         thread.join(10)
-
-
-def plain_server(info, behind=b"", answer=b""):
-    def talk_of(server):
-        def talk(sock):
-            sock.sendall(
-                b"INFO " + json.dumps({"server_id": "x", "max_payload": 1024, **info}).encode() + b"\r\n" + behind
-            )
-            while data := sock.recv(65536):
-                server.received += data
-                if answer:
-                    sock.sendall(answer)
-                    sock.shutdown(socket.SHUT_WR)
-
-        return talk
-
-    return serving(talk_of)
-
-
-def tls_server(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.cert, certificate.key)
-
-    def talk_of(server):
-        def talk(sock):
-            sock.sendall(b'INFO {"server_id":"x","max_payload":1024,"tls_required":true}\r\n')
-            with context.wrap_socket(sock, server_side=True) as secure:
-                while secure.recv(65536):
-                    pass
-
-        return talk
-
-    return serving(talk_of)

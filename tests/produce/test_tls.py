@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_tls import NATS_PY_LEFTOVERS
 
 import memphis_sync
 from memphis_sync.errors import AckTimeoutError
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
     from memphis_sync import Memphis
     from memphis_sync.broker import BrokerProcess
 
-# nats-py drops the writer of an attempt that is cut during its handshake without closing it, and under TLS the
-# transport below as well.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:Exception ignored in. {what}:pytest.PytestUnraisableExceptionWarning")
-    for what in ("<function StreamWriter", "<function _SelectorTransport", "<socket.socket")
-]
+pytestmark = NATS_PY_LEFTOVERS
 
 
 @pytest.fixture
@@ -46,7 +41,6 @@ def through_proxy(
     yield make
     for client in clients:
         client.close(timeout_s=1.0)
-    gc.collect()  # what nats-py dropped is this test's, not the next one's
 
 
 @pytest.fixture
