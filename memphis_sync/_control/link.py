@@ -49,6 +49,12 @@ _STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
 Tell = Callable[[Literal["disconnect", "reconnect", "error"], str, str, int, float], None]
 
 
+def _not_of_our_eof(record: logging.LogRecord) -> bool:
+    """Drops what asyncio says of nats-py's stream at each end under TLS: it means nothing, and on our loop only."""
+    is_ours = (record.threadName or "").startswith("memphis-loop-")
+    return not (is_ours and "eof_received() has no effect" in str(record.msg))
+
+
 def _under_tls_only(nc: NatsClient, secret: str) -> Callable[[], str]:
     """
     A part of the login that nats-py asks for when it writes CONNECT.
@@ -191,6 +197,7 @@ class ControlLink:
         )
         if options.tls is not None:
             login = {name: _under_tls_only(nc, secret) for name, secret in login.items()}
+            logging.getLogger("asyncio").addFilter(_not_of_our_eof)
             login["tls"] = options.tls  # and no tls_hostname: each server is checked by the name in its own address
         # 0 means "for ever" to nats-py, so the bound is kept by _on_error.
         await nc.connect(

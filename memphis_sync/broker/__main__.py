@@ -90,6 +90,7 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
     level = logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # the service logs what matters of it, once
+    logging.getLogger("asyncio").addFilter(lambda record: "eof_received() has no effect" not in str(record.msg))
     if "@" in (arguments.nats or ""):
         logging.getLogger("memphis_sync.broker").warning(
             "every user of this machine can read the credentials in --nats; set %sNATS instead", _PREFIX

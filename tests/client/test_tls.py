@@ -72,6 +72,12 @@ def test_a_ca_file_alone_asks_for_tls(tls_broker, authority):
         assert client.ping(5) > 0
 
 
+def test_nobody_logs_the_end_of_a_connection(tls_broker, authority, caplog):
+    memphis_sync.connect(tls_broker.url, ca_file=authority.file).close()
+    assert caplog.records == []
+    assert "eof_received" not in tls_broker.output()
+
+
 def test_the_systems_cas(tls_broker, authority, monkeypatch, station_name):
     monkeypatch.setenv("SSL_CERT_FILE", authority.file)
     with memphis_sync.connect(tls_broker.url) as client:
