@@ -84,9 +84,13 @@ class PullSession:
             if time.monotonic() >= deadline:
                 return []
         try:
-            self._take_retired()
-            if self._surplus:
-                return self._from_surplus(batch, partition)
+            is_complete = self._take_retired(max(deadline, time.monotonic() + LATE_S))
+            found = self._from_surplus(batch, partition)
+            if found:
+                return found
+            if not is_complete:
+                self.check_silence()
+                return []
             return self._fetch(self._chosen(partition), batch, deadline)
         finally:
             self._lock.release()
@@ -97,10 +101,7 @@ class PullSession:
             if not self._link.is_up():
                 return  # the broker delivers them again when their ack time is over
             deadline = time.monotonic() + CLOSE_S
-            self._take_retired()
-            while self._retired and time.monotonic() < deadline:
-                self._link.core.wait_pong(self._retired[0][1], int(SLICE_S * 1e9))
-                self._take_retired()
+            self._take_retired(deadline)
             while self._surplus:
                 self._surplus.popleft().respond(b"-NAK")
 
@@ -164,20 +165,35 @@ class PullSession:
         self._link.core.control(encode_unsub(inbox.sid))
         self._retired.append((inbox, self._link.core.ping()))
 
-    def _take_retired(self) -> None:
-        """What came behind a withdrawal. Does not wait: an inbox is kept until its PONG has come."""
-        for _ in range(len(self._retired)):
-            inbox, number = self._retired.popleft()
-            try:
-                is_over = self._link.core.wait_pong(number, 0)
-            except ConnectionLostError:
-                is_over = True
-            # Looked at after the PONG: what came before it is there by now.
-            is_over = is_over or inbox.wait(_NEVER, _NEVER, 0) == _CLOSED
+    def _take_retired(self, deadline: float) -> bool:
+        """
+        What crossed with a withdrawal, once the PONG behind it has come: what is asked for later would overtake it.
+
+        Returns:
+            False: it has not come until *deadline*; then nothing else may be asked for.
+        """
+        while self._retired:
+            inbox, number = self._retired[0]
+            is_over = self._is_over(inbox, number, deadline)
             messages, _statuses = inbox.take(self._kind, self._owner)
             self._surplus.extend(messages)
             if not is_over:
-                self._retired.append((inbox, number))
+                return False
+            self._retired.popleft()
+        return True
+
+    def _is_over(self, inbox: Inbox, number: int, deadline: float) -> bool:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                if self._link.core.wait_pong(number, int(min(max(left, 0), SLICE_S) * 1e9)):
+                    return True
+            except ConnectionLostError:
+                return True
+            if inbox.wait(_NEVER, _NEVER, 0) == _CLOSED:
+                return True
+            if left <= 0:
+                return False
 
     def take(self, inbox: Inbox) -> tuple[list[RawMessage], list[tuple[int, str, bytes]]]:
         """What has come into *inbox*."""
