@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs Python tests against an extension that is built with AddressSanitizer, both bindings, in a copy of the tree.
+#
+#   bash tests/c/asan_python.sh [PYTEST ARGS...]    tests/unit and tests/produce by default; "tests" for all of them
+#
+# PYTHON is the interpreter (python3 by default), with what the test extra needs; about three times the usual time.
+# Leaks are not looked for: the interpreter itself keeps memory until it ends. Python's own allocator is replaced by malloc,
+# so that an object used after its end is seen as well. The first error ends the process that made it, with a report.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PYTHON=${PYTHON:-python3}
+CC=${CC:-gcc}
+[ $# -gt 0 ] || set -- tests/unit tests/produce
+BUILD=$(mktemp -d)
+trap 'rm -rf "$BUILD"' EXIT
+cp -r csrc memphis_sync tests bench setup.py pyproject.toml README.md LICENSE "$BUILD"
+cd "$BUILD"
+find . -name '*.so' -delete
+MEMPHIS_SYNC_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g" \
+    MEMPHIS_SYNC_LDFLAGS="-fsanitize=address,undefined" MEMPHIS_SYNC_BUILD=both \
+    "$PYTHON" setup.py -q build_ext --inplace
+for library in memphis_sync/_codec/*.so; do
+    grep -q __asan_init "$library" || { echo "$library was built without the sanitizer"; exit 1; }
+done
+export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:abort_on_error=0:detect_stack_use_after_return=1
+export UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
+LD_PRELOAD="$("$CC" -print-file-name=libasan.so) $("$CC" -print-file-name=libubsan.so)" \
+    "$PYTHON" -m pytest -q -p no:cacheprovider "$@"
