@@ -250,7 +250,7 @@ class Server:
                 return
             self.accepted += 1
             with sock:
-                sock.settimeout(5)
+                sock.settimeout(1)  # nats-py may leave a refused connection open for a while
                 try:
                     talk(sock)
                 except OSError:  # the client went away, as it should
