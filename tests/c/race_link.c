@@ -294,7 +294,7 @@ static void test_all_threads_at_once(void)
 {
     outbox = mcore_outbox_new(BYTES_OF("T"), 64 * 1024, 300, 32);
     mcore_outbox_set_retry(outbox, 3, 2 * MILLISECOND);
-    the_link = mcore_link_new(outbox, 1 << 20, 200 * MILLISECOND);
+    the_link = mcore_link_new(outbox, 1 << 20, 200 * MILLISECOND, 0);
     pthread_t appenders[APPENDERS], sender, connector, reporter, asker;
     pthread_create(&sender, NULL, run_sender, NULL);
     pthread_create(&connector, NULL, run_connector, NULL);
