@@ -225,10 +225,10 @@ class Ledger:
             last[place] = int(number)
 
 
-def read_station(broker: BrokerProcess, station: str) -> Stored:
+def read_station(broker: BrokerProcess, station: str, **options: object) -> Stored:
     """Everything that a station stores, partition by partition in its order, read past any proxy."""
     stored: Stored = []
-    with memphis_sync.connect(broker.url, name="reader", timeout_ms=20_000) as client:
+    with memphis_sync.connect(broker.url, name="reader", timeout_ms=20_000, **options) as client:
         consumer = client.consumer(station, f"reader-{time.monotonic_ns()}")
         while batch := consumer.fetch(5000, timeout_s=0.05):
             for message in batch:
