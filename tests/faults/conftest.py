@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Callable
 
 import pytest
 
-import memphis_sync
-
 if TYPE_CHECKING:
     from fix_proxy import Proxy
 
@@ -27,6 +25,8 @@ def through(proxy_to: Callable[[str, int], Proxy]) -> Iterator[Through]:
     Faults hit the data link alone: what is under test is the hot path, and requests of the test go on. With
     ``both_links=True`` they hit the control link as well; with ``proxy=`` the client shares a proxy.
     """
+    import memphis_sync  # not above: with this folder as argument that would be before --backend is looked at
+
     clients: list[Memphis] = []
 
     def make(
