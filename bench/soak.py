@@ -13,9 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ KEPT = 2_000_000  # messages that the station holds at most; the reader has to s
 SILENCE_S = 20.0  # the reader waits so long for what is missing
 
 
-def read(url: str) -> None:
+def read(url: str, progress: Path) -> None:
     """
     The reader: takes everything, until as many as stdin says at last have come, and prints what was wrong.
 
@@ -46,10 +49,10 @@ def read(url: str) -> None:
     with memphis_sync.connect(url, name="soak-reader") as client:
         consumer = client.consumer(STATION, "soak-reader", max_ack_time_ms=120_000)
         print("ready", flush=True)
-        os.set_blocking(sys.stdin.fileno(), False)
-        total, heard = None, time.monotonic()
-        while total is None or (found["read"] < total and time.monotonic() - heard < SILENCE_S):
-            total = total or int(sys.stdin.readline() or 0) or None
+        totals: list[int] = []  # one, once all was produced; 0 when the producer has ended without a word
+        threading.Thread(target=lambda: totals.append(int(sys.stdin.readline() or 0)), daemon=True).start()
+        heard = time.monotonic()
+        while not totals or (found["read"] < totals[0] and time.monotonic() - heard < SILENCE_S):
             batch = consumer.fetch(5000, timeout_s=0.5)
             for message in batch:
                 message.ack()
@@ -64,8 +67,9 @@ def read(url: str) -> None:
                 found["out_of_place"] += int(message.data[:12]) != number
             if batch:
                 heard = time.monotonic()
-    found["missing"] = max(total - found["read"], 0)
-    found["too_many"] = max(found["read"] - total, 0)
+                progress.write_text(str(found["read"]))
+    found["missing"] = max(totals[0] - found["read"], 0)
+    found["too_many"] = max(found["read"] - totals[0], 0)
     print(json.dumps(found), flush=True)
 
 
@@ -105,19 +109,31 @@ class Samples:
         }
 
 
-def produce(client: memphis_sync.Memphis, args: argparse.Namespace, samples: Samples) -> int:
-    """Produces at the rate, a sample each second; returns how many messages were accepted."""
+def produce(
+    client: memphis_sync.Memphis, args: argparse.Namespace, samples: Samples, progress: Path
+) -> tuple[int, float]:
+    """
+    Produces at the rate, a sample each second.
+
+    Returns:
+        How many messages were accepted, and the seconds in which nothing was produced because the reader was so far
+        behind that the station would have dropped what it has not seen: with many, the machine is too slow for the
+        rate.
+    """
     producer = client.producer(STATION, "soak")
     padding = b"x" * max(args.size - 12, 0)
-    number, started, sampled = 0, time.monotonic(), 0.0
+    number, started, sampled, held_s, may_go_to = 0, time.monotonic(), 0.0, 0.0, KEPT // 2
     while (elapsed := time.monotonic() - started) < args.minutes * 60:
         try:
-            while number < elapsed * args.rate:
+            while number < min((elapsed - held_s) * args.rate, may_go_to):
                 producer.produce(b"%012d" % number + padding, nonblocking=True, ack_wait_sec=120)
                 number += 1
         except memphis_sync.BufferFullError:
             pass  # the next turn goes on with this number
+        if number >= may_go_to:
+            held_s += TICK_S
         if elapsed >= sampled + 1:
+            may_go_to = max(may_go_to, int(progress.read_text() or 0) + KEPT // 2)  # empty while it is written
             sampled = float(int(elapsed))
             samples.take()
         time.sleep(TICK_S)
@@ -125,12 +141,14 @@ def produce(client: memphis_sync.Memphis, args: argparse.Namespace, samples: Sam
     samples.take()
     if left:
         raise SystemExit(f"{left} messages were not confirmed")
-    return number
+    return number, held_s
 
 
 def soak(args: argparse.Namespace) -> dict[str, Any]:
     """The whole run: broker, proxy, reader, producer; the figures."""
     here = Path(__file__).parent
+    progress = Path(tempfile.mkdtemp(prefix="memphis-soak-")) / "read"
+    progress.write_text("0")
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with BrokerProcess(BrokerOptions(port=0, ephemeral=True)) as broker:
         with memphis_sync.connect(broker.url) as setup:
@@ -145,7 +163,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
             subprocess.Popen(
                 [sys.executable, here / "_proxy.py", broker.host, str(broker.port), str(args.cut_every)], **pipes
             ) as proxy,
-            subprocess.Popen([sys.executable, __file__, "--reader", broker.url], **pipes) as reader,
+            subprocess.Popen([sys.executable, __file__, "--reader", broker.url, str(progress)], **pipes) as reader,
         ):
             assert proxy.stdout is not None
             assert reader.stdout is not None
@@ -155,14 +173,16 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
             through = url._replace(netloc=f"{url.netloc.rpartition('@')[0]}@127.0.0.1:{port}").geturl()
             client = memphis_sync.connect(through, reconnect_interval_ms=20)
             samples = Samples(client)
-            accepted = produce(client, args, samples)
+            accepted, held_s = produce(client, args, samples, progress)
             stats = client.stats()
             client.close()
             found = json.loads(reader.communicate(f"{accepted}\n", timeout=120)[0])
             cuts = proxy.communicate("", timeout=20)[0].split()
+    shutil.rmtree(progress.parent)
     return {
         "accepted": accepted,
         **found,
+        "held_s": round(held_s, 1),
         "failed": stats.failed + stats.abandoned,
         "cuts": len(cuts),
         "reconnects": stats.reconnects,
@@ -186,12 +206,13 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=50_000, help="messages a second")
     parser.add_argument("--size", type=int, default=128, help="bytes of payload, from 12")
     parser.add_argument("--cut-every", type=float, default=20.0, help="seconds between two cuts")
-    parser.add_argument("--reader", metavar="URL", help=argparse.SUPPRESS)
+    parser.add_argument("--reader", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.reader:
-        read(args.reader)
+        read(args.reader[0], Path(args.reader[1]))
         return
     figures = soak(args)
+    del args.reader
     bad = wrong(figures)
     print(json.dumps({"question": "soak", "wrong": bad, **figures, **vars(args), **_common.machine()}))
     raise SystemExit(1 if bad else 0)
