@@ -11,6 +11,7 @@ reference 5.3, 6.5.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections import deque
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memphis_sync._link.link import DataLink
+
+logger = logging.getLogger("memphis_sync.link")
 
 SLICE_S = 0.2  # Ctrl-C is served at least this often
 SILENCE_S = 5.0  # a broker that answers no pull for so long has lost the group, or is gone
@@ -156,9 +159,24 @@ class PullSession:
 
     def _arriving(self, bindings: list[Binding], batch: int, deadline: float) -> list[RawMessage]:
         """The first that comes, with whatever comes along."""
+        if len(bindings) == 1:
+            return self._arriving_in_one(bindings, batch, deadline)
         share = max(1, batch // len(bindings))
         pull = _Pull(self, dict.fromkeys(bindings, share), expires_s=deadline - time.monotonic())
         return pull.wait(deadline + LATE_S, enough=1)
+
+    def _arriving_in_one(self, bindings: list[Binding], batch: int, deadline: float) -> list[RawMessage]:
+        """Asks for one, then for what is there: nothing is withdrawn, so the server gives out nothing in vain."""
+        pull = _Pull(self, dict.fromkeys(bindings, 1), expires_s=deadline - time.monotonic())
+        found = pull.wait(deadline + LATE_S, enough=1)
+        if found and batch > 1:
+            try:
+                found += self._available(bindings, batch - 1, deadline)
+            except _LinkEnded as exc:
+                found += exc.found
+            except (DeadlineError, ServerError) as exc:  # met again by the next fetch, which has nothing to hand out
+                logger.debug("%r: %s", self._owner, exc)
+        return found
 
     def retire(self, inbox: Inbox) -> None:
         """Withdraws what is still asked for; a message on its way is taken by a later fetch."""
