@@ -122,10 +122,11 @@ def produce(
     """
     producer = client.producer(STATION, "soak")
     padding = b"x" * max(args.size - 12, 0)
-    number, started, sampled, held_s, may_go_to = 0, time.monotonic(), 0.0, 0.0, KEPT // 2
+    number = ahead = fill(producer, padding)
+    started, sampled, held_s, may_go_to = time.monotonic(), 0.0, 0.0, KEPT // 2
     while (elapsed := time.monotonic() - started) < args.minutes * 60:
         try:
-            while number < min((elapsed - held_s) * args.rate, may_go_to):
+            while number < min(ahead + (elapsed - held_s) * args.rate, may_go_to):
                 producer.produce(b"%012d" % number + padding, nonblocking=True, ack_wait_sec=120)
                 number += 1
         except memphis_sync.BufferFullError:
@@ -142,6 +143,16 @@ def produce(
     if left:
         raise SystemExit(f"{left} messages were not confirmed")
     return number, held_s
+
+
+def fill(producer: memphis_sync.Producer, padding: bytes) -> int:
+    """Fills the outbox once, as fast as it goes: an outage later then makes nothing resident that was not before."""
+    for number in range(KEPT // 4):
+        try:
+            producer.produce(b"%012d" % number + padding, nonblocking=True, ack_wait_sec=120)
+        except memphis_sync.BufferFullError:
+            return number
+    return KEPT // 4
 
 
 def soak(args: argparse.Namespace) -> dict[str, Any]:
