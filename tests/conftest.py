@@ -13,7 +13,16 @@ from typing import Optional
 
 import pytest
 
-pytest_plugins = ["fix_backend", "fix_broker", "fix_memphis_py", "fix_process", "fix_proxy", "fix_threads", "fix_tls"]
+pytest_plugins = [
+    "fix_backend",
+    "fix_broker",
+    "fix_leftovers",
+    "fix_memphis_py",
+    "fix_process",
+    "fix_proxy",
+    "fix_threads",
+    "fix_tls",
+]
 
 # Names the process and the test it is in. A segfault leaves no failed test behind, but it leaves this file.
 SENTINEL = Path(__file__).parent.parent / ".pytest_cache" / "running"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -15,24 +14,6 @@ from fix_broker import READY_S
 
 if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess
-
-
-# nats-py drops the writer of an attempt that fails during its handshake without closing it, and under TLS the transport
-# below as well. Modules whose tests make that happen take these marks; the fixture keeps it out of the next module.
-NATS_PY_LEFTOVERS = [
-    pytest.mark.usefixtures("collect_leftovers"),
-    *(
-        pytest.mark.filterwarnings(f"ignore:Exception ignored in. {what}:pytest.PytestUnraisableExceptionWarning")
-        for what in ("<function StreamWriter", "<function _SelectorTransport", "<socket.socket")
-    ),
-]
-
-
-@pytest.fixture
-def collect_leftovers() -> Iterator[None]:
-    """What nats-py dropped is this test's, not the next one's."""
-    yield
-    gc.collect()
 
 
 class Certificate(NamedTuple):

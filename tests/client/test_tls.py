@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fix_tls import NATS_PY_LEFTOVERS
+from fix_leftovers import NATS_PY_LEFTOVERS
 
 import memphis_sync
 from memphis_sync._link.handshake import open_connection

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fault_ledger import Ledger, Watch, read_station
+from fix_leftovers import NATS_PY_LEFTOVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
     from memphis_sync import Memphis
     from memphis_sync.broker import BrokerProcess
 
-# nats-py drops the writer of an attempt that is cut during its handshake without closing it (its transport is closed).
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <function StreamWriter:pytest.PytestUnraisableExceptionWarning",
-    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning",
-)
+pytestmark = NATS_PY_LEFTOVERS
 
 WINDOW_MS = 600_000  # the station remembers ids for longer than any of these tests lasts
 

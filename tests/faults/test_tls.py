@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Callable
 
 import pytest
 from fault_ledger import Ledger, Watch, read_station
-from fix_tls import NATS_PY_LEFTOVERS
+from fix_leftovers import NATS_PY_LEFTOVERS
 
 import memphis_sync
 from memphis_sync.errors import AckTimeoutError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -11,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Callable
 
 import pytest
+from fix_leftovers import nats_py_leftovers
 
 import memphis_sync
 from memphis_sync import ConfigurationError, LinkEvent
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from memphis_sync import Memphis
 
 BOTH = {"data", "control"}
-# nats-py drops the connection of an attempt that has no answer in time without closing it; the collector does. It is
-# called where the warnings of that are expected, so that no later test gets them.
-dropped_connections = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 
 
 class Recorder:
@@ -80,7 +77,7 @@ def test_a_loss_and_the_way_back_are_told_on_the_callbacks_thread(
     assert len(recorder.seen) == 4  # closing is no loss
 
 
-@dropped_connections
+@nats_py_leftovers
 @pytest.mark.parametrize("interval_s", [0.3, 0.6])
 def test_a_stalled_connection_is_lost_within_two_intervals(
     through_proxy, station_name: str, recorder: Recorder, interval_s: float
@@ -102,10 +99,9 @@ def test_a_stalled_connection_is_lost_within_two_intervals(
     recorder.wait_for("reconnect")
     assert producer.produce(b"m").sequence == 2
     assert memphis.ping() > 0
-    gc.collect()
 
 
-@dropped_connections
+@nats_py_leftovers
 def test_a_stalled_connection_is_noticed_behind_a_full_socket_too(
     through_proxy, station_name: str, recorder: Recorder, holds
 ) -> None:
@@ -124,7 +120,6 @@ def test_a_stalled_connection_is_noticed_behind_a_full_socket_too(
     assert [delivery.exception() for delivery in deliveries] == [None] * 400
     assert len(holds(station_name)) == 401
     recorder.wait_for("reconnect")
-    gc.collect()
 
 
 def test_the_next_address_comes_before_the_lost_one(broker, proxy_to, station_name: str, recorder: Recorder) -> None:

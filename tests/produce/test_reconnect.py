@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_leftovers import nats_py_leftovers
 
 import memphis_sync
 from memphis_sync.errors import ClosedError, ProduceError
@@ -24,10 +25,7 @@ def _wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-# nats-py drops the writer of an attempt that is cut during its handshake without closing it (its transport is closed).
-@pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <function StreamWriter:pytest.PytestUnraisableExceptionWarning"
-)
+@nats_py_leftovers
 def test_cuts_lose_nothing_and_store_nothing_twice(through_proxy, station_name: str, holds) -> None:
     memphis, proxy = through_proxy()
     memphis.station(station_name, partitions_number=2)

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_tls import NATS_PY_LEFTOVERS
+from fix_leftovers import NATS_PY_LEFTOVERS
 
 import memphis_sync
 from memphis_sync.errors import AckTimeoutError
