@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, TypeVar, Union
 
 from memphis_sync._codec import Route, encode_header
 from memphis_sync._runtime import waiting
@@ -52,6 +52,8 @@ class _Default(float):
 DEFAULT_ACK_WAIT_S: float = _Default(15)  # memphis.py's
 DESTROY_FLUSH_S = 15.0  # as long as the messages' own default deadline, so none is left
 PAYLOADS = "bytes, bytearray, memoryview, str, dict, list, a protobuf message or a GraphQL document"
+
+Appended = TypeVar("Appended")
 
 
 class Producer:
@@ -202,7 +204,14 @@ class Producer:
         except BufferFullError:
             if not nonblocking or self._block_on_full_s is None:
                 raise
-            return self._send_when_room(route, payload, lines, id_bytes, timeout_ns, on_delivery)
+            return self._when_room(
+                lambda: route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery),
+                [route],
+                payload,
+                lines,
+                id_bytes,
+                self._block_on_full_s,
+            )
         except UnicodeEncodeError as exc:
             raise _not_utf8(exc) from exc
 
@@ -277,17 +286,14 @@ class Producer:
 
     def _blocking(self, route: Route, payload: Any, lines: bytes, id_bytes: bytes, timeout_ns: int) -> PubAck:
         waiting.forbid_on_own_thread("a blocking produce()")
-        started = time.monotonic()
-        while True:
-            try:
-                ticket = route.send_and_wait(payload, lines, id_bytes, timeout_ns, Delivery, SLICE_NS)
-                break
-            except BufferFullError:
-                left_ns = timeout_ns - int((time.monotonic() - started) * 1e9)
-                if left_ns <= 0:
-                    raise
-                size = route.frame_size(_size(payload), len(lines), len(id_bytes))
-                self._link.core.wait_room(size, min(left_ns, SLICE_NS))
+
+        def append() -> Delivery:
+            return route.send_and_wait(payload, lines, id_bytes, timeout_ns, Delivery, SLICE_NS)
+
+        try:
+            ticket = append()
+        except BufferFullError:
+            ticket = self._when_room(append, [route], payload, lines, id_bytes, timeout_ns / 1e9)
         outcome = ticket.outcome
         while outcome == PENDING:
             outcome = ticket.wait(SLICE_NS)
@@ -295,29 +301,27 @@ class Producer:
             return pub_ack(ticket)
         raise error_of(ticket)
 
-    def _send_when_room(
+    def _when_room(
         self,
-        route: Route,
+        append: Callable[[], Appended],
+        routes: list[Route],
         payload: Any,
         lines: bytes,
         id_bytes: bytes,
-        timeout_ns: int,
-        on_delivery: Optional[Callable[[Delivery], object]],
-    ) -> Delivery:
-        size = route.frame_size(_size(payload), len(lines), len(id_bytes))
-        deadline = time.monotonic() + (self._block_on_full_s or 0.0)
+        wait_s: float,
+    ) -> Appended:
+        """Calls *append*, which has just met a full outbox, whenever there may be room, for at most *wait_s*."""
+        waiting.forbid_on_own_thread("produce() with block_on_full_s")
+        deadline = time.monotonic() + wait_s
+        size = sum(route.frame_size(_size(payload), len(lines), len(id_bytes)) for route in routes)
         while True:
-            self._wait_for_room(size, deadline)
+            left_ns = max(int((deadline - time.monotonic()) * 1e9), 0)
+            self._link.core.wait_room(size, min(left_ns, SLICE_NS))
             try:
-                return route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
+                return append()
             except BufferFullError:
                 if time.monotonic() >= deadline:
                     raise
-
-    def _wait_for_room(self, size: int, deadline: float) -> None:
-        """Waits one slice for room in the outbox, at most until *deadline*."""
-        waiting.forbid_on_own_thread("produce() with block_on_full_s")
-        self._link.core.wait_room(size, min(max(int((deadline - time.monotonic()) * 1e9), 0), SLICE_NS))
 
     def _produce_all(
         self,
@@ -347,15 +351,16 @@ class Producer:
     def _append_all(
         self, routes: list[Route], payload: Any, lines: bytes, id_bytes: bytes, timeout_ns: int, *, wait: bool
     ) -> list[Delivery]:
-        deadline = time.monotonic() + (timeout_ns / 1e9 if wait else self._block_on_full_s or 0.0)
-        while True:
-            try:
-                return self._link.core.send_all(routes, payload, lines, id_bytes, timeout_ns, Delivery, wait)
-            except BufferFullError:
-                if time.monotonic() >= deadline:
-                    raise
-                size = sum(route.frame_size(_size(payload), len(lines), len(id_bytes)) for route in routes)
-                self._wait_for_room(size, deadline)
+        def append() -> list[Delivery]:
+            return self._link.core.send_all(routes, payload, lines, id_bytes, timeout_ns, Delivery, wait)
+
+        wait_s = timeout_ns / 1e9 if wait else self._block_on_full_s
+        try:
+            return append()
+        except BufferFullError:
+            if not wait_s:
+                raise
+            return self._when_room(append, routes, payload, lines, id_bytes, wait_s)
 
     def _wait_below(self, limit: int) -> None:
         if len(self) < limit:

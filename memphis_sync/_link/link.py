@@ -19,10 +19,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from memphis_sync._codec import Inbox, Link, RawMessage, Ticket, encode_sub, watch_forks
+from memphis_sync._codec import Inbox, Link, Ticket, encode_sub, watch_forks
 from memphis_sync._link.callbacks import Callbacks, Change
 from memphis_sync._link.handshake import Connected, open_connection
-from memphis_sync._link.pull import Binding, PullSession
 from memphis_sync._link.secure import END_TLS, Stream, read_loop, send_loop
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError
 from memphis_sync.types import LinkEvent, ServerAddress, Stats
@@ -224,16 +223,6 @@ class DataLink:
     def call_back(self, fn: Callable[[Any], object], argument: object) -> None:
         """Calls a callback of the user's here; what it raises is logged and counted."""
         self._callbacks.call(fn, argument)
-
-    def fetch(
-        self, bindings: Sequence[Binding], batch: int, wait_s: float, kind: type[RawMessage], owner: object
-    ) -> list[RawMessage]:
-        """One fetch without a session: see PullSession.fetch."""
-        session = PullSession(self, bindings, kind, owner)
-        try:
-            return session.fetch(batch, wait_s)
-        finally:
-            session.close()
 
     def new_inbox(self) -> Inbox:
         """An inbox under a subscription number that this link has not used yet."""
