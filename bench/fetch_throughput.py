@@ -31,7 +31,7 @@ def main() -> None:
         def ours() -> float:
             consumer = run.client.consumer(filled.name, f"ours-{next(turn)}", batch_size=args.batch)
             start = time.perf_counter()
-            got = (_iterate if args.iterate else _fetch)(consumer, args.count, args.batch)
+            got = (_iterate if args.iterate else _fetch)(consumer, args.count)
             rate = got / (time.perf_counter() - start)
             consumer.destroy()
             return rate
@@ -65,17 +65,17 @@ def main() -> None:
         filled.destroy()
 
 
-def _fetch(consumer: Any, count: int, size: int) -> int:
+def _fetch(consumer: Any, count: int) -> int:
     got = 0
     while got < count:
-        batch = consumer.fetch(size)
+        batch = consumer.fetch(consumer.batch_size)
         for message in batch:
             message.ack()
         got += len(batch)
     return got
 
 
-def _iterate(consumer: Any, count: int, size: int) -> int:
+def _iterate(consumer: Any, count: int) -> int:
     for got, message in enumerate(consumer, 1):
         message.ack()
         if got == count:
