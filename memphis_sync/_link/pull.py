@@ -97,7 +97,8 @@ class PullSession:
         self._lock = threading.Lock()  # who holds it fetches; it guards all that follows
         self._mailbox: Optional[Mailbox] = None
         self._surplus: list[RawMessage] = []  # received, not handed out
-        self._retired: deque[tuple[Mailbox, int]] = deque()  # withdrawn, with the number of the PING behind the UNSUB
+        # Withdrawn, each with the number of the PING behind its UNSUB, and when that was written.
+        self._retired: deque[tuple[Mailbox, int, float]] = deque()
         self._first = 0
         self._due: dict[str, float] = {}  # by stream: since when an answer to a pull is owed
         self._look_at = 0.0
@@ -133,13 +134,14 @@ class PullSession:
                 return []
         try:
             chosen = self._chosen(partition)
-            if self._take_retired(max(deadline, time.monotonic() + LATE_S)):
-                found = self._read(chosen, batch, deadline, ahead, is_over)
-            else:
+            until = max(deadline, time.monotonic() + LATE_S)
+            while not self._take_retired(min(until, time.monotonic() + SLICE_S)):
                 found = self._from_surplus(chosen, batch)
                 if not found:
                     self._check_silence(chosen)
-            return found
+                if found or is_over() or time.monotonic() >= until:
+                    return found
+            return self._read(chosen, batch, deadline, ahead, is_over)
         except BaseException:
             self._withdraw()
             raise
@@ -231,7 +233,7 @@ class PullSession:
             False: it has not come until *deadline*; then nothing else may be asked for.
         """
         while self._retired:
-            mailbox, number = self._retired[0]
+            mailbox, number, _ = self._retired[0]
             is_over = self._is_over(mailbox.inbox, number, deadline)
             self._surplus += mailbox.take()[0]
             if not is_over:
@@ -270,7 +272,7 @@ class PullSession:
                 if not found:
                     self._take(mailbox)
                     if not self._surplus and not ahead:
-                        self._take_available(mailbox, chosen, batch, deadline)
+                        self._take_available(mailbox, chosen, batch, deadline, is_over)
                     if not self._surplus:
                         self._await(mailbox, chosen, batch, deadline, ahead, is_over)
                     found = self._from_surplus(chosen, batch)
@@ -313,7 +315,14 @@ class PullSession:
                 self._judge(ending)
         return endings
 
-    def _take_available(self, mailbox: Mailbox, chosen: list[Binding], batch: int, deadline: float) -> None:
+    def _take_available(
+        self,
+        mailbox: Mailbox,
+        chosen: list[Binding],
+        batch: int,
+        deadline: float,
+        is_over: Callable[[], bool],
+    ) -> None:
         """What the partitions hold now."""
         asked = [binding for binding in chosen if not mailbox.is_asked(binding)]
         deadline = max(deadline, time.monotonic() + LATE_S)  # an answer takes a round trip, however short the wait is
@@ -323,10 +332,12 @@ class PullSession:
             ended: set[Binding] = set()
             while any(mailbox.is_asked(binding) for binding in shares):
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or is_over():
                     return
-                self._wait(mailbox, mailbox.missing(shares), left)
+                has_come = self._wait(mailbox, mailbox.missing(shares), left)
                 ended.update(ending.binding for ending in self._take(mailbox))
+                if not has_come and not self._surplus:
+                    self._check_silence(chosen)
             asked = [binding for binding in asked if binding not in ended]
 
     def _await(
@@ -353,10 +364,12 @@ class PullSession:
             if not self._surplus:
                 self._check_silence(chosen)
 
-    def _wait(self, mailbox: Mailbox, enough: int, timeout_s: float) -> None:
-        """Waits for a slice of the time; raises ConnectionLostError at the connection's end."""
-        if mailbox.wait(enough, min(timeout_s, SLICE_S)) == _CLOSED:
+    def _wait(self, mailbox: Mailbox, enough: int, timeout_s: float) -> bool:
+        """Waits for a slice of the time; False after it. Raises ConnectionLostError at the connection's end."""
+        result = mailbox.wait(enough, min(timeout_s, SLICE_S))
+        if result == _CLOSED:
             raise ConnectionLostError("the data link lost its connection during a pull")
+        return result == 0
 
     def _ask_ahead(self, mailbox: Mailbox, chosen: list[Binding], batch: int) -> None:
         room = batch - len(self._surplus) - mailbox.missing(self._bindings)
@@ -370,7 +383,7 @@ class PullSession:
         if mailbox is not None and (always or not mailbox.is_quiet):
             self._mailbox = None
             try:
-                self._retired.append((mailbox, mailbox.withdraw()))
+                self._retired.append((mailbox, mailbox.withdraw(), time.monotonic()))
             except ConnectionLostError:
                 self._surplus += mailbox.take()[0]
 
@@ -394,8 +407,9 @@ class PullSession:
     def _check_silence(self, chosen: list[Binding]) -> None:
         """Looks for a group whose answers are late, and raises when it is gone, or the broker hangs."""
         now = time.monotonic()
+        pong_due = self._retired[0][2] if self._retired else now
         for binding in chosen:
-            silent_s = now - self._due.get(binding.stream, now)
+            silent_s = now - min(self._due.get(binding.stream, now), pong_due)
             if silent_s > LOOK_AFTER_S and now >= self._look_at:
                 self._look_at = now + LOOK_EVERY_S
                 self._look_for(binding)
