@@ -32,6 +32,7 @@ class Bench(NamedTuple):
     wire: _raw.Wire
     template: _raw.Template
     payload: bytes
+    url: str
 
     def station(self) -> Any:
         """A new station as the options say; never one that was used before."""
@@ -98,7 +99,7 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
         client = stack.enter_context(memphis_sync.connect(url, outbox_max_bytes=1 << 29))
         wire = _raw.Wire(host, port, f"{user}$1", password)
         stack.callback(wire.close)
-        yield Bench(args, client, wire, template, os.urandom(args.size))
+        yield Bench(args, client, wire, template, os.urandom(args.size), url)
 
 
 @contextlib.contextmanager
