@@ -48,6 +48,13 @@ def test_the_share_that_tls_leaves_is_measured(broker: Any) -> None:
     assert b"the same without TLS" in done.stderr
 
 
+def test_an_idle_client_is_measured() -> None:
+    done = run_python(BENCH / "idle_cpu.py", "--seconds", "0.5", "--waiting", env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == "idle_cpu"
+    assert report["percent_of_a_core"] > 0
+
+
 def test_the_replay_sends_the_very_bytes_of_our_client(broker: Any, station_name: str) -> None:
     """The template is taken off the client's connection, and gives back the frame it was taken from."""
     program = """
