@@ -9,9 +9,6 @@ comes meanwhile waits.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import pytest
-from fix_sdk import Peer, Remote, SdkClient, login
+from fix_sdk import Peer, Remote, SdkClient, login, make_once, run_tool
 
 if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess
@@ -29,7 +26,7 @@ VERSION = "1.3.1"
 REQUIREMENTS = (f"memphis-py=={VERSION}", "protobuf<6")
 FOLDER = Path(__file__).parents[1] / f".venv-memphis-py-{VERSION}"
 PEER = Path(__file__).parent / "sdk" / "memphis_py_peer.py"
-INSTALL_S = 600  # a cold download on a busy machine
+QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 class MemphisPy(Peer):
@@ -81,30 +78,13 @@ def make_environment(folder: Path) -> Path:
     Returns:
         Its interpreter.
     """
-    folder.mkdir(exist_ok=True)
-    here = folder / str(sys.implementation.cache_tag)
-    python, finished = here / "bin" / "python", here / "finished"
-    contents = "\n".join([*REQUIREMENTS, sys.version])
-    with (folder / f"{here.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, however this process ends
-        if not (finished.exists() and finished.read_text() == contents and python.exists()):
-            shutil.rmtree(here, ignore_errors=True)
-            _run(sys.executable, "-m", "venv", here)
-            _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS)
-            finished.write_text(contents)
-    return python
+    contents = "\n".join([*REQUIREMENTS, sys.version, sys.base_prefix])
+    return make_once(folder, str(sys.implementation.cache_tag), contents, _install) / "bin" / "python"
 
 
-def _run(*command: object) -> None:
-    subprocess.run(
-        [str(part) for part in command],
-        check=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=INSTALL_S,
-        env={**os.environ, "PIP_NO_INPUT": "1"},
-    )
+def _install(here: Path) -> None:
+    run_tool(sys.executable, "-m", "venv", here)
+    run_tool(here / "bin" / "python", "-m", "pip", "install", *QUIET, *REQUIREMENTS)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

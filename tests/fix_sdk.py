@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import queue
+import shutil
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import pytest
 
 if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess
 
+INSTALL_S = 600  # a cold download on a busy machine
 CALL_S = 60.0  # of one call: memphis-py's empty fetch takes five seconds, a request up to twenty
 
 
@@ -213,6 +216,44 @@ def login(broker: BrokerProcess, token_name: str, options: dict[str, Any]) -> di
     return {**found, **options}
 
 
+def make_once(folder: Path, name: str, contents: str, make: Callable[[Path], None]) -> Path:
+    """
+    Makes ``folder/name`` by ``make(path)``, unless one that was finished with the same *contents* is there.
+
+    A half-made one is made anew, and a second process that comes meanwhile waits and takes it.
+
+    Returns:
+        The path.
+    """
+    folder.mkdir(exist_ok=True)
+    here, finished = folder / name, folder / f"{name}.finished"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, however this process ends
+        if not (finished.exists() and finished.read_text() == contents and here.is_dir()):
+            finished.unlink(missing_ok=True)
+            shutil.rmtree(here, ignore_errors=True)
+            make(here)
+            finished.write_text(contents)
+    return here
+
+
+def run_tool(*command: object) -> None:
+    """
+    Runs an installer to its end, its output kept for the error.
+
+    Raises:
+        subprocess.SubprocessError: It failed or took longer than INSTALL_S.
+    """
+    subprocess.run(
+        [str(part) for part in command],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=INSTALL_S,
+    )
+
+
 class SdkClient:
     """
     What a test gets: a connected client of an SDK, closed after the test.
@@ -220,11 +261,12 @@ class SdkClient:
     Its methods are the client's own. ``sdk`` is the peer; connect() opens one more client, closed after the test too.
     """
 
-    def __init__(self, sdk: Peer, broker: BrokerProcess) -> None:
+    def __init__(self, sdk: Peer, broker: BrokerProcess, memphis: Optional[Remote] = None) -> None:
         self.sdk = sdk
         self._broker = broker
         self._opened: list[Remote] = []
-        self.memphis = self.connect()
+        self._held = sdk.ask({"held": True})
+        self.memphis = memphis or self.connect()  # one that is given stays open
 
     def connect(self, broker: Optional[BrokerProcess] = None, **options: Any) -> Remote:
         """A further client, of the same broker unless another is given."""
@@ -235,7 +277,7 @@ class SdkClient:
         """Closes all clients, and drops everything that the test held."""
         for client in self._opened:
             client.close()
-        self.sdk.ask({"forget": True})
+        self.sdk.ask({"forget": self._held})
 
     def __getattr__(self, method: str) -> Any:
         return getattr(self.memphis, method)

@@ -89,8 +89,10 @@ class Objects:
         return {key: self.decode(item) for key, item in value.items()}
 
     async def serve(self, request: dict[str, Any]) -> Any:
+        if "held" in request:
+            return len(self.held)
         if "forget" in request:
-            del self.held[1:]
+            del self.held[request["forget"] :]
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()  # a closed client of the SDK pings its consumers for ever
             return None

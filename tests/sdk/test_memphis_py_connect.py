@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import fix_memphis_py
 import pytest
 from control_client import ControlClient
 from fix_memphis_py import MemphisPy
-from fix_sdk import Name, SdkClient, SdkError
+from fix_sdk import Name, SdkClient, SdkError, make_once
 
 from memphis_sync.broker import BrokerProcess
 
@@ -26,33 +27,32 @@ def test_it_is_the_official_sdk_in_an_environment_of_its_own() -> None:
     assert int(protobuf) < 6
 
 
-def test_an_environment_that_was_not_finished_is_made_anew_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two runs at once: one makes it, the other waits and takes it; pip itself is left out here."""
-    made: list[tuple[Any, ...]] = []
+def test_what_was_not_finished_is_made_anew_and_once(tmp_path: Path) -> None:
+    """Two runs at once: one makes it, the other waits and takes it."""
+    made: list[str] = []
 
-    def run(*command: object) -> None:
-        made.append(command)
-        if command[1:3] == ("-m", "venv"):
-            python = Path(str(command[3])) / "bin" / "python"
-            python.parent.mkdir(parents=True)
-            python.touch()
+    def make(here: Path) -> None:
+        assert not here.exists(), "the half-made one is still there"
+        here.mkdir()
+        made.append(here.name)
 
-    monkeypatch.setattr(fix_memphis_py, "_run", run)
-    half_made = tmp_path / "env" / f"{__import__('sys').implementation.cache_tag}"
-    (half_made / "bin").mkdir(parents=True)
-    (half_made / "bin" / "python").touch()
-    threads = [threading.Thread(target=fix_memphis_py.make_environment, args=(tmp_path / "env",)) for _ in range(2)]
+    def ask(contents: str = "one") -> None:
+        assert make_once(tmp_path, "env", contents, make) == tmp_path / "env"
+
+    (tmp_path / "env").mkdir()  # left by a run that was killed
+    threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert [command[2] for command in made] == ["venv", "pip"]
-    assert made[1][-2:] == fix_memphis_py.REQUIREMENTS
-    (half_made / "bin" / "python").unlink()  # as when the interpreter that it was made of is gone
-    fix_memphis_py.make_environment(tmp_path / "env")
-    assert len(made) == 4
+    assert len(made) == 1
+    ask()
+    assert len(made) == 1
+    ask("two")  # other requirements, another interpreter
+    assert len(made) == 2
+    shutil.rmtree(tmp_path / "env")
+    ask("two")
+    assert len(made) == 3
 
 
 def test_a_wrong_password_is_refused_and_the_right_one_is_not(memphis_py: SdkClient) -> None:
