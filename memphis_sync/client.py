@@ -39,7 +39,12 @@ class Memphis(SchemaCalls):
     A client of a Memphis broker. Make one a process with memphis_sync.connect(), and share it between all threads.
 
     It is a context manager: leaving the block closes it.
+
+    Attributes:
+        MAX_BATCH_SIZE: The most messages that one fetch may ask for.
     """
+
+    MAX_BATCH_SIZE = opt.MAX_BATCH_SIZE
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +187,7 @@ class Memphis(SchemaCalls):
         generate_random_suffix: bool = False,
         ack_wait_sec: float = DEFAULT_ACK_WAIT_S,
         headers: Union[Headers, Mapping[str, str], None] = None,
-        async_produce: Optional[bool] = None,
+        async_produce: bool = False,
         msg_id: Optional[str] = None,
         producer_partition_key: Optional[str] = None,
         producer_partition_number: int = -1,
@@ -218,7 +223,7 @@ class Memphis(SchemaCalls):
                 message,
                 ack_wait_sec,
                 headers,
-                async_produce,
+                async_produce or None,  # memphis.py's default here is False, and to say so is no use of the old name
                 nonblocking,
                 msg_id,
                 producer_partition_key=producer_partition_key,

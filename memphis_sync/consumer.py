@@ -62,7 +62,10 @@ class Consumer:
         batch_max_time_to_wait_ms: How long fetch() waits for a first message.
         max_ack_time_ms: How long a message may stay without an answer until it is delivered again.
         max_msg_deliveries: How often a message is delivered before it becomes a dead letter.
+        MAX_BATCH_SIZE: The most messages that one fetch may ask for.
     """
+
+    MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
     def __init__(
         self,
