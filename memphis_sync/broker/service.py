@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError, NoServersError
 
 from memphis_sync._wire import subjects
-from memphis_sync._wire.control import GoJsonError, ProducerReply
+from memphis_sync._wire.control import GoJsonError, ProducerReply, SchemaActivateReply
 from memphis_sync._wire.names import NameRuleError
 from memphis_sync._wire.streams import SettingError
 from memphis_sync.broker.claims import Claims
@@ -33,6 +33,7 @@ from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
 from memphis_sync.broker.options import BrokerError, BrokerOptions
 from memphis_sync.broker.producers import Producers
 from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schemas import Schemas
 from memphis_sync.broker.state import State
 from memphis_sync.broker.stations import Stations
 from memphis_sync.broker.users import Users
@@ -43,7 +44,6 @@ MAX_AT_ONCE = 256
 _MAX_TEXT = 4096  # of an error text: a name of megabytes isn't sent back
 _CONNECT_S = 5
 _CLOSE_S = 1
-_NO_SCHEMAS = "schemas are not available in this broker yet"
 
 Handler = Callable[[bytes], Awaitable[Any]]
 ErrorBody = Callable[[str], bytes]
@@ -61,8 +61,8 @@ def _producer_error(text: str) -> bytes:
     return ProducerReply(error=text).encode()
 
 
-async def _no_schemas(_: bytes) -> None:
-    raise Refusal(_NO_SCHEMAS)
+def _activation_error(text: str) -> bytes:
+    return SchemaActivateReply(error=text).encode()
 
 
 class Service:
@@ -159,6 +159,7 @@ class Service:
         claims = Claims(self._connection, self._id)
         stations = Stations(self._connection, api, state, users, claims)
         producers = Producers(state, stations, users)
+        schemas = Schemas(self._connection, state, stations)
         consumers = Consumers(self._connection, api, state, stations, users, claims)
         return {
             subjects.STATION_CREATE: (stations.create, _plain),
@@ -167,9 +168,10 @@ class Service:
             subjects.PRODUCER_DESTROY: (producers.destroy, _plain),
             subjects.CONSUMER_CREATE: (consumers.create, _plain),
             subjects.CONSUMER_DESTROY: (consumers.destroy, _plain),
-            subjects.SCHEMA_CREATE: (_no_schemas, _json_error),
-            subjects.SCHEMA_ATTACH: (_no_schemas, _plain),
-            subjects.SCHEMA_DETACH: (_no_schemas, _plain),
+            subjects.SCHEMA_CREATE: (schemas.create, _json_error),
+            subjects.SCHEMA_ATTACH: (schemas.attach, _plain),
+            subjects.SCHEMA_DETACH: (schemas.detach, _plain),
+            subjects.SCHEMA_ACTIVATE: (schemas.activate, _activation_error),
         }
 
     def _dispatcher(self, subject: str, handler: Handler, error_body: ErrorBody) -> Callable[[Msg], Awaitable[None]]:
