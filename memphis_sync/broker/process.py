@@ -160,6 +160,7 @@ class BrokerProcess:
         if options.nats is None:
             command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
         command += ["--max-payload", str(options.max_payload), "--replicas", str(options.replicas)]
+        command += ["--dls-retention-hours", str(options.dls_retention_hours)]
         for name in ("tls_cert", "tls_key", "tls_ca"):
             if getattr(options, name) is not None:
                 command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
