@@ -14,7 +14,8 @@ from typing import Any, Callable
 
 import pytest
 from control_client import ControlClient
-from fix_memphis_py import run_memphis_py
+from fix_memphis_py import MemphisPy
+from fix_sdk import SdkClient
 
 import memphis_sync
 from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess
@@ -80,15 +81,15 @@ def frame(subject: str, message_id: str, payload: bytes, reply: str = "_INBOX.ra
 
 
 def test_a_message_of_memphis_py_that_is_produced_twice_is_stored_once(
-    two_ports: BrokerProcess, station_name: str
+    two_ports: BrokerProcess, station_name: str, memphis_py_process: MemphisPy
 ) -> None:
-    twice = [{"text": "one", "msg_id": "id-1"}, {"text": "one", "msg_id": "id-1"}, {"text": "two", "msg_id": "id-2"}]
-    plain = [{"text": "three"}, {"text": "three"}]
-    run_memphis_py(SdkPort(two_ports), "produce", station=station_name, partitions=1, messages=[*twice, *plain])
-    with ControlClient(two_ports) as control:
-        assert control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"] == 4
-    found = run_memphis_py(SdkPort(two_ports), "consume", station=station_name, group="g", count=4)
-    assert [message["headers"].get("msg-id") for message in found] == ["id-1", "id-2", None, None]
+    with SdkClient(memphis_py_process, SdkPort(two_ports)) as memphis_py:
+        for text, msg_id in [("one", "id-1"), ("one", "id-1"), ("two", "id-2"), ("three", None), ("three", None)]:
+            memphis_py.produce(station_name, "p", text, msg_id=msg_id)
+        with ControlClient(two_ports) as control:
+            assert control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"] == 4
+        found = [message.get_headers().get("msg-id") for message in memphis_py.fetch_messages(station_name, "c")]
+    assert found == ["id-1", "id-2", None, None]
 
 
 def test_the_other_port_is_the_server_itself(two_ports: BrokerProcess, station_name: str) -> None:
@@ -215,7 +216,7 @@ def test_a_client_that_goes_while_it_is_connected_leaves_nothing(two_ports: Brok
 
 
 def test_a_killed_server_ends_its_connections_and_the_port_serves_the_next_one(
-    fresh_broker: Callable[..., BrokerProcess], station_name: str
+    fresh_broker: Callable[..., BrokerProcess], station_name: str, memphis_py_process: MemphisPy
 ) -> None:
     broker = fresh_broker(sdk_port=0)
     port = broker.sdk_port
@@ -224,8 +225,9 @@ def test_a_killed_server_ends_its_connections_and_the_port_serves_the_next_one(
         assert raw.until(b"never") == b""
     broker.start()
     assert broker.sdk_port == port
-    messages = [{"text": "a", "msg_id": "1"}] * 2
-    run_memphis_py(SdkPort(broker), "produce", station=station_name, partitions=1, messages=messages)
+    with SdkClient(memphis_py_process, SdkPort(broker)) as memphis_py:
+        for _ in range(2):
+            memphis_py.produce(station_name, "p", "a", msg_id="1")
     with ControlClient(broker) as control:
         assert control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"] == 1
 
@@ -243,13 +245,16 @@ def test_it_serves_tls_as_the_other_port_does(broker_with: Any, authority: Any, 
         memphis_sync.connect(url, username="root", connection_token=TOKEN, ca_file=authority.file)
 
 
-def test_an_existing_server_is_served_too(fresh_broker: Callable[..., BrokerProcess], station_name: str) -> None:
+def test_an_existing_server_is_served_too(
+    fresh_broker: Callable[..., BrokerProcess], station_name: str, memphis_py_process: MemphisPy
+) -> None:
     first = fresh_broker()
     second = fresh_broker(
         nats=f"nats://root:{first.password}@{first.host}:{first.port}", data_dir=None, ephemeral=False, sdk_port=0
     )
-    messages = [{"text": "a", "msg_id": "1"}] * 2
-    run_memphis_py(SdkPort(second), "produce", station=station_name, partitions=1, messages=messages)
+    with SdkClient(memphis_py_process, SdkPort(second)) as memphis_py:
+        for _ in range(2):
+            memphis_py.produce(station_name, "p", "a", msg_id="1")
     with ControlClient(first) as control:
         assert control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"] == 1
 
