@@ -33,7 +33,8 @@ class ProtobufSchema(Schema):
     def __init__(self, info: SchemaInfo) -> None:
         super().__init__(info)
         files = guarded(lambda: _files_of(info.descriptor))
-        self._class: Any = guarded(lambda: _message_class(files, info.message_struct_name))
+        self._pool = descriptor_pool.DescriptorPool()
+        self._class: Any = guarded(lambda: _message_class(self._pool, files, info.message_struct_name))
         # protobuf takes "@type" out of the dict of an Any while it reads it; it is not ours to change.
         self._copies_dicts = any(file.name == _ANY for file in files)
 
@@ -52,7 +53,7 @@ class ProtobufSchema(Schema):
         if self._copies_dicts:
             message = copy.deepcopy(message)
         try:
-            filled = json_format.ParseDict(message, self._class())
+            filled = json_format.ParseDict(message, self._class(), descriptor_pool=self._pool)
         except json_format.ParseError as exc:
             raise _mismatch(str(exc)) from exc
         except (TypeError, ValueError, AttributeError, RecursionError) as exc:
@@ -62,7 +63,9 @@ class ProtobufSchema(Schema):
 
     def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
         message = self._parse(payload)
-        return json_format.MessageToDict(message, preserving_proto_field_name=True) if as_dict else message
+        if not as_dict:
+            return message
+        return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
 
     def _parse(self, payload: bytes) -> Message:
         """A fresh message from bytes."""
@@ -111,8 +114,7 @@ def _files_of(descriptor: str) -> list[Any]:
     return list(files)
 
 
-def _message_class(files: list[Any], struct_name: str) -> Any:
-    pool = descriptor_pool.DescriptorPool()
+def _message_class(pool: Any, files: list[Any], struct_name: str) -> Any:
     by_name = {file.name: file for file in files}
     added: set[str] = set()
 
