@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from control_client import ControlClient
+from nats.aio.subscription import Subscription
 
 from memphis_sync._wire import subjects
 from memphis_sync._wire.dead_letters import (
@@ -27,6 +28,7 @@ from memphis_sync._wire.dead_letters import (
     read_headers,
 )
 from memphis_sync._wire.names import internal_name, stream_name
+from memphis_sync.broker import BrokerProcess
 
 HEADERS = {"$memphis_producedBy": "p", "$memphis_connectionId": "c-1", "kind": "test"}
 LIMIT_S = 20.0
@@ -34,6 +36,10 @@ LIMIT_S = 20.0
 
 class DeadLetterClient(ControlClient):
     """What a consumer and a producer do that lose a message, without either."""
+
+    def __init__(self, broker: BrokerProcess, **settings: Any) -> None:
+        super().__init__(broker, **settings)
+        self._knocks: list[Subscription] = []  # kept: without its inbox JetStream forgets the question
 
     def produce(
         self, station: str, data: bytes, *, partition: int = 1, headers: Optional[Mapping[str, str]] = HEADERS
@@ -65,6 +71,20 @@ class DeadLetterClient(ControlClient):
             await subscription.unsubscribe()
 
         self.run(take())
+
+    def knock(self, station: str, group: str, *, partition: int = 1) -> None:
+        """Asks for more, as a waiting consumer does: a message that was redelivered is found to be exhausted then."""
+        call = f"$JS.API.CONSUMER.MSG.NEXT.{stream_name(internal_name(station), partition)}.{internal_name(group)}"
+
+        async def ask() -> None:
+            assert self.connection is not None
+            inbox = self.connection.new_inbox()
+            subscription = await self.connection.subscribe(inbox)
+            await self.connection.publish(call, b'{"batch": 1, "expires": 5000000000}', reply=inbox)
+            await self.connection.flush()
+            self._knocks.append(subscription)
+
+        self.run(ask())
 
     def tell(self, subject: str, body: bytes, headers: Optional[dict[str, str]] = None) -> None:
         """Publishes, and returns when the server has it."""
