@@ -15,6 +15,7 @@ from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkResult, Failure,
 from memphis_sync.client import Memphis, connect
 from memphis_sync.completion import as_completed, wait
 from memphis_sync.consumer import Consumer
+from memphis_sync.dead_letters import DeadLetter, DeadLetters
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import (
     AckTimeoutError,
@@ -69,6 +70,8 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "Consumer",
+    "DeadLetter",
+    "DeadLetters",
     "DeadlineError",
     "Deliveries",
     "Delivery",

@@ -25,6 +25,7 @@ from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
 from memphis_sync._wire.names import internal_name
 from memphis_sync.consumer import Consumer
+from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Delivery
 from memphis_sync.errors import StationNotFoundError
 from memphis_sync.headers import Headers
@@ -115,6 +116,15 @@ class Memphis(SchemaCalls):
         retries = check_retries(timeout_retries)
         self._call(self._requests.create_station(request, retries), CREATE_S, retries, "station()")
         return Station(self, request.name)
+
+    def dls(self, station_name: str) -> DeadLetters:
+        """
+        The dead letters of a station that exists already; the same as ``dls`` of a Station. Asks nothing.
+
+        Raises:
+            ConfigurationError: The name breaks the rules.
+        """
+        return DeadLetters(self, check_name("station_name", "Station", station_name))
 
     # ---- producers --------------------------------------------------------------------------------------------------
 

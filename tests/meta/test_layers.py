@@ -20,7 +20,19 @@ ROWS = [
     {"_control", "_link"},
     {"_runtime"},
     {"_arguments", "_requests", "_connection", "_schema_calls", "_payloads", "_matching"},
-    {"client", "station", "producer", "consumer", "message", "headers", "delivery", "bulk", "completion", ""},
+    {
+        "dead_letters",
+        "client",
+        "station",
+        "producer",
+        "consumer",
+        "message",
+        "headers",
+        "delivery",
+        "bulk",
+        "completion",
+        "",
+    },
     {"broker", "testing", "cli", "contrib"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
