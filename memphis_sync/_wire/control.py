@@ -26,6 +26,7 @@ __all__ = [
     "ConsumerDestroy",
     "ConsumerReply",
     "GoJsonError",
+    "Notification",
     "ProducerCreate",
     "ProducerDestroy",
     "ProducerReply",
@@ -210,3 +211,15 @@ class SchemaDetach(_Request):
 
     station_name: str = _key("string")
     username: str = _key("string")
+
+
+@dataclass(frozen=True)
+class Notification(_Request):
+    """``$memphis_notifications``; no reply. Official Go clients write the keys with capitals."""
+
+    STRUCT: ClassVar[str] = "NotificationMsg"
+
+    title: str = _key("string")
+    msg: str = _key("string")
+    type: str = _key("string")
+    code: str = _key("string")

@@ -121,6 +121,8 @@ class Stations:
             schema = request.schema_name.lower()
             raise Refusal(f"Schema {schema} does not exist: schemas are not available in this broker yet")
         settings = station_settings(request, name)
+        if settings.tiered_storage_enabled:
+            raise Refusal("tiered storage is not available in this broker: leave tiered_storage_enabled out")
         if settings.dls_station and lower_name("Station", settings.dls_station) == name:
             raise Refusal(f"station {name} can not be its own dead-letter station")
         return settings
