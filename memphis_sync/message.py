@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, NamedTuple, Optional, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 from memphis_sync._codec import RawMessage, parse_headers
+from memphis_sync._runtime.schemas import decoded
 from memphis_sync._wire import subjects
 from memphis_sync._wire.names import split_stream
 from memphis_sync.errors import ConnectionLostError, UsageError
@@ -67,9 +68,22 @@ class Message(RawMessage):
         """The payload as a copy that the caller may change."""
         return bytearray(self.payload)
 
-    def get_data_deserialized(self) -> bytearray:
-        """The payload decoded by the station's schema; without one, as get_data()."""
-        return bytearray(self.payload)
+    def get_data_deserialized(self, *, as_dict: bool = False) -> Any:
+        """
+        The payload decoded by the schema that the station has now.
+
+        Args:
+            as_dict: A protobuf message as a dict (names as in the schema, 64-bit integers as text and bytes as base64,
+                after protobuf's JSON mapping) instead of as a message object.
+
+        Returns:
+            What the JSON says for json and avro, a str for graphql, a message object for protobuf; without a schema a
+            bytearray, as get_data().
+
+        Raises:
+            SchemaError: The payload does not match the schema, or the schema cannot be used here.
+        """
+        return decoded(self._consumer._view.live.codec, self.payload, as_dict=as_dict)
 
     def get_headers(self) -> Optional[dict[str, str]]:
         """All headers, those of client and broker included; None without any. The first value of a name counts."""

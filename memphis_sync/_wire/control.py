@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from memphis_sync._wire import gojson
 from memphis_sync._wire.gojson import GoJsonError
-from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaUpdate, parse_plain_reply
+from memphis_sync._wire.replies import (
+    ConsumerReply,
+    ProducerReply,
+    SchemaActivateReply,
+    SchemaCreateReply,
+    SchemaUpdate,
+    parse_plain_reply,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,8 +37,11 @@ __all__ = [
     "ProducerCreate",
     "ProducerDestroy",
     "ProducerReply",
+    "SchemaActivate",
+    "SchemaActivateReply",
     "SchemaAttach",
     "SchemaCreate",
+    "SchemaCreateReply",
     "SchemaDetach",
     "SchemaUpdate",
     "StationCreate",
@@ -200,6 +210,17 @@ class SchemaAttach(_Request):
 
     name: str = _key("string")
     station_name: str = _key("string")
+    username: str = _key("string")
+
+
+@dataclass(frozen=True)
+class SchemaActivate(_Request):
+    """``$memphis_sync_schema_activations``; answered by a SchemaActivateReply. Version 0 stands for the newest."""
+
+    STRUCT: ClassVar[str] = "activateSchemaRequest"
+
+    name: str = _key("string")
+    version_number: int = _key("int")
     username: str = _key("string")
 
 

@@ -15,6 +15,8 @@ from memphis_sync.errors import ConfigurationError, MemphisError
 DEFAULT_PORT = 6666
 DEFAULT_ROOT_PASSWORD = "memphis"  # noqa: S105  the password that every Memphis tutorial uses; loopback only by default
 MAX_PAYLOAD = 8 * 1024 * 1024  # what Memphis' own configuration allows
+DLS_RETENTION_HOURS = 3  # as in Memphis' own configuration
+_MAX_DLS_RETENTION_HOURS = 720  # 30 days
 ROOT = "root"
 _USERNAME = re.compile(r"[a-z0-9_.-]{1,60}\Z")
 _LOOPBACK = ("127.", "::1", "localhost")
@@ -54,6 +56,7 @@ class BrokerOptions:
             sdk_port.
         max_payload: Largest message in bytes, headers included.
         replicas: Copies of the broker's own state in a cluster; 1, 3 or 5.
+        dls_retention_hours: How long dead letters are kept, 1 to 720 hours.
         tls_cert: PEM file with the server's certificate and its chain: every connection then uses TLS.
         tls_key: PEM file with its key.
         tls_ca: PEM file with CAs: clients then need a certificate of theirs. The broker connects to itself with
@@ -73,6 +76,7 @@ class BrokerOptions:
     ready_file: Optional[Path] = None
     max_payload: int = MAX_PAYLOAD
     replicas: int = 1
+    dls_retention_hours: int = DLS_RETENTION_HOURS
     tls_cert: Optional[Path] = None
     tls_key: Optional[Path] = None
     tls_ca: Optional[Path] = None
@@ -86,6 +90,10 @@ class BrokerOptions:
             raise ConfigurationError(f"max_payload is {self.max_payload}; it must be 1024 to 67108864 bytes")
         if self.replicas not in (1, 3, 5):
             raise ConfigurationError(f"replicas is {self.replicas}; it must be 1, 3 or 5")
+        if not 1 <= self.dls_retention_hours <= _MAX_DLS_RETENTION_HOURS:
+            raise ConfigurationError(
+                f"dls_retention_hours is {self.dls_retention_hours}; it must be 1 to {_MAX_DLS_RETENTION_HOURS}"
+            )
         if self.ephemeral and self.data_dir is not None:
             raise ConfigurationError("ephemeral and data_dir exclude each other")
         if self.nats is not None and (self.ephemeral or self.data_dir is not None):

@@ -162,6 +162,7 @@ class BrokerProcess:
         if options.nats is None:
             command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
         command += ["--max-payload", str(options.max_payload), "--replicas", str(options.replicas)]
+        command += ["--dls-retention-hours", str(options.dls_retention_hours)]
         if self.sdk_port is not None:
             command += ["--sdk-port", str(self.sdk_port)]
         for name in ("tls_cert", "tls_key", "tls_ca"):
