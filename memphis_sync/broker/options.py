@@ -52,7 +52,8 @@ class BrokerOptions:
         root_password: Password of the user ``root``.
         users: Application users and their passwords; each is known with and without the suffix ``$1``.
         token: When given, clients connect with this token instead of passwords.
-        ready_file: Gets one line of JSON once the broker answers: url, host, port, pid, nats_pid, data_dir.
+        ready_file: Gets one line of JSON once the broker answers: url, host, port, pid, nats_pid, data_dir,
+            sdk_port.
         max_payload: Largest message in bytes, headers included.
         replicas: Copies of the broker's own state in a cluster; 1, 3 or 5.
         dls_retention_hours: How long dead letters are kept, 1 to 720 hours.

@@ -153,6 +153,8 @@ class Stations:
         self._users.require(user, f"User {user} does not exist")
         check_partitions_number(request.partitions_number, name)
         settings = station_settings(request, name)
+        if settings.tiered_storage_enabled:
+            raise Refusal("tiered storage is not available in this broker: leave tiered_storage_enabled out")
         if settings.dls_station and lower_name("Station", settings.dls_station) == name:
             raise Refusal(f"station {name} can not be its own dead-letter station")
         return settings
