@@ -49,8 +49,9 @@ from memphis_sync.errors import (
     UsageError,
 )
 from memphis_sync.headers import Headers
-from memphis_sync.message import Message
+from memphis_sync.message import Message, Messages
 from memphis_sync.producer import Producer
+from memphis_sync.resent import ResentMessage
 from memphis_sync.station import Station
 from memphis_sync.types import VERSION, LinkEvent, PubAck, Retention, RetryPolicy, Stats, Storage
 
@@ -88,6 +89,7 @@ __all__ = [
     "MemphisHeaderError",
     "MemphisSchemaError",
     "Message",
+    "Messages",
     "MultiStationError",
     "OwnThreadError",
     "PayloadTooLargeError",
@@ -97,6 +99,7 @@ __all__ = [
     "PubAck",
     "RejectedError",
     "RemoteProtocolError",
+    "ResentMessage",
     "Retention",
     "RetryPolicy",
     "SchemaError",

@@ -29,7 +29,7 @@ from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Delivery
 from memphis_sync.errors import StationNotFoundError
 from memphis_sync.headers import Headers
-from memphis_sync.message import Message
+from memphis_sync.message import Messages
 from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer
 from memphis_sync.station import Station
 from memphis_sync.types import LinkEvent, Retention, RetryPolicy, Storage
@@ -303,7 +303,7 @@ class Memphis(SchemaCalls):
         }
         retries = check_retries(timeout_retries)
         view = self._call(self._requests.create_consumer(request, retries), CREATE_S, min(retries, 1), "consumer()")
-        return Consumer(
+        consumer = Consumer(
             self,
             view,
             name=request.name,
@@ -312,6 +312,8 @@ class Memphis(SchemaCalls):
             max_msg_deliveries=max_msg_deliveries,
             **settings,
         )
+        consumer._hear_dead_letters()
+        return consumer
 
     def fetch_messages(
         self,
@@ -330,7 +332,7 @@ class Memphis(SchemaCalls):
         prefetch: bool = False,
         *,
         timeout_s: Optional[float] = None,
-    ) -> list[Message]:
+    ) -> Messages:
         """
         Fetches messages with a consumer that is made once, for each set of arguments that make one, and kept.
 
