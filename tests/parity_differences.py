@@ -65,10 +65,15 @@ DIFFERENCES = (
         names=("Producer()", "Consumer()", "Station()", "Message()"),
     ),
     Difference(
-        "`connect()` needs `host` and `username`",
-        "both may be left out",
-        "`MEMPHIS_URL` or `MEMPHIS_HOST` and its like are read then",
-        names=("Memphis.connect(host)", "Memphis.connect(username)", "MemphisError(message)"),
+        "`connect()` needs `host` and `username`, `create_schema()` a `schema_path`",
+        "they may be left out",
+        "`MEMPHIS_URL`, or `MEMPHIS_HOST` and its like, and `schema_content=` stand in",
+        names=(
+            "Memphis.connect(host)",
+            "Memphis.connect(username)",
+            "Memphis.create_schema(schema_path)",
+            "MemphisError(message)",
+        ),
     ),
     Difference(
         "listeners and caches on `Memphis`, as `update_schema_data()` and `producers_map`",
