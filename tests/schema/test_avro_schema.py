@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 
 import pytest
@@ -88,7 +88,7 @@ def test_what_matches_is_sent_as_json(message) -> None:
         ([], "", "it is of type list, expected record shop.Order"),
         ("5", "", "it is of type int, expected record shop.Order"),
         ("null", "", "it is missing or null, expected record shop.Order"),
-        ({"id": datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)}, "", "a dict that cannot be written as"),
+        ({"id": dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)}, "", "a dict that cannot be written as"),
         ({"id": 1, "price": float("inf")}, "", "a dict that cannot be written as JSON"),
         (b"{", "", "Expecting Avro format: "),
         (b"\xff", "", "Expecting Avro format: it is no UTF-8 text"),
