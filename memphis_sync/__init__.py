@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging as _logging
 
-from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkResult, Failure, Item
+from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkResult, BulkSchemaError, Failure, Item
 from memphis_sync.client import Memphis, connect
 from memphis_sync.completion import as_completed, wait
 from memphis_sync.consumer import Consumer
@@ -66,6 +66,7 @@ __all__ = [
     "BulkDeadlineError",
     "BulkError",
     "BulkResult",
+    "BulkSchemaError",
     "ClosedError",
     "ConfigurationError",
     "ConnectError",

@@ -263,7 +263,8 @@ class Producer:
             Counts, failures and the time it took.
 
         Raises:
-            BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken.
+            BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken. A
+                BulkSchemaError, which is a SchemaError too, when it did not match its station's schema.
             DeadlineError: *timeout_s* is over; ``result`` likewise, the unconfirmed among the failures.
             ConfigurationError: A bad argument or item, raised where it is met, after what was taken before it is
                 confirmed.
