@@ -17,6 +17,7 @@ pytest_plugins = [
     "fix_backend",
     "fix_broker",
     "fix_leftovers",
+    "fix_memphis_js",
     "fix_memphis_py",
     "fix_process",
     "fix_proxy",

@@ -675,8 +675,14 @@ cdef class Chunk:
         mcore_free(self._data)
 
 
+@cython.no_gc
 cdef class RawMessage:
-    """One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take()."""
+    """
+    One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take().
+
+    The garbage collector does not know of it, which takes thousands of objects off its list: what is `owner` or `answer`
+    must not lead back to the message.
+    """
 
     cdef Chunk _chunk
     cdef const mcore_record *_record
@@ -720,6 +726,17 @@ cdef class RawMessage:
         self._bytes()
         return self._record.payload_len
 
+    @property
+    def age_ns(self):
+        """How long ago it was received, or renewed."""
+        self._bytes()
+        return mcore_now_ns() - self._record.received_ns
+
+    def renew(self):
+        """Tells the server that it is being worked on, so that its ack time begins anew. Raises as respond()."""
+        self.respond(b"+WPI")
+        (<mcore_record *>self._record).received_ns = mcore_now_ns()
+
     def respond(self, bytes body not None=b""):
         """Queues an acknowledgement and returns at once. ConnectionLostError when there is no connection."""
         cdef const uint8_t *reply = <const uint8_t *>self._bytes() + self._record.subject_len
@@ -750,10 +767,10 @@ cdef class Inbox:
 
     def wait(self, uint64_t messages, uint64_t statuses, int64_t timeout_ns):
         """
-        Waits until so many messages or so many statuses have come since the inbox was made.
+        Waits until so many messages or so many statuses have come since the inbox was made, or for wake().
 
         Returns:
-            0 when they have, -13 after *timeout_ns*, -11 when the connection ended.
+            0 then, -13 after *timeout_ns*, -11 when the connection ended.
         """
         self.link._check()
         cdef int result
@@ -761,6 +778,17 @@ cdef class Inbox:
             mcore_link_push(self.link._link)
             result = mcore_inbox_wait(self._inbox, messages, statuses, timeout_ns)
         return result
+
+    def wake(self):
+        """Ends a wait() of another thread, or the next one. From any thread."""
+        self.link._check()
+        mcore_inbox_wake(self._inbox)
+
+    @property
+    def is_closed(self):
+        """Whether its connection has ended: nothing more comes."""
+        self.link._check()
+        return mcore_inbox_is_closed(self._inbox) != 0
 
     def take(self, type kind not None, owner):
         """All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples."""

@@ -33,6 +33,7 @@ __all__ = [
     "ConsumerDestroy",
     "ConsumerReply",
     "GoJsonError",
+    "Notification",
     "ProducerCreate",
     "ProducerDestroy",
     "ProducerReply",
@@ -231,3 +232,15 @@ class SchemaDetach(_Request):
 
     station_name: str = _key("string")
     username: str = _key("string")
+
+
+@dataclass(frozen=True)
+class Notification(_Request):
+    """``$memphis_notifications``; no reply. Official Go clients write the keys with capitals."""
+
+    STRUCT: ClassVar[str] = "NotificationMsg"
+
+    title: str = _key("string")
+    msg: str = _key("string")
+    type: str = _key("string")
+    code: str = _key("string")

@@ -24,6 +24,15 @@ SCHEMA_DEAD_LETTERS = "$memphis_schemaverse_dls"
 NACKED_DEAD_LETTERS = "$memphis_nacked_dls"
 DEAD_LETTER_ACKS = "$memphis_pm_acks"
 
+# Requests of our own: Memphis offers these through its REST API only.
+DEAD_LETTER_LIST = "$memphis_sync_dls_list"
+DEAD_LETTER_DATA = "$memphis_sync_dls_data"
+DEAD_LETTER_RESEND = "$memphis_sync_dls_resend"
+DEAD_LETTER_DROP = "$memphis_sync_dls_drop"
+DEAD_LETTER_GROUP_GONE = "$memphis_sync_dls_group_gone"
+
+MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"  # a stream and a durable follow
+
 CLIENT_UPDATES = "$memphis_sdk_clients_updates"
 
 
@@ -45,3 +54,8 @@ def functions_updates(internal: str) -> str:
 def dls(internal: str, group_internal: str) -> str:
     """Where dead letters are sent again to a consumer group; subscribe with this same text as the queue group."""
     return f"$memphis_dls_{internal}.{group_internal}"
+
+
+def dls_before_dots(internal: str, group_internal: str) -> str:
+    """The older form of dls(), which brokers send on as well; nobody should subscribe to both."""
+    return f"$memphis_dls_{internal}_{group_internal}"

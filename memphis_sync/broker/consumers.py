@@ -27,6 +27,7 @@ from memphis_sync._wire.names import durable_name, lower_name, stream_name
 from memphis_sync._wire.streams import StationSettings, check_start, consumer_config
 from memphis_sync.broker.activity import open_connection_ids
 from memphis_sync.broker.claims import Claims
+from memphis_sync.broker.dead_letter_intake import DeadLetterIntake
 from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, both, first_error
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
@@ -51,6 +52,7 @@ class Consumers:
         stations: Stations,
         users: Users,
         claims: Claims,
+        dead_letters: DeadLetterIntake,
     ) -> None:
         self._connection = connection
         self._api = api
@@ -58,6 +60,7 @@ class Consumers:
         self._stations = stations
         self._users = users
         self._claims = claims
+        self._dead_letters = dead_letters
         self._locks = NamedLocks()
 
     async def create(self, body: bytes) -> ConsumerReply:
@@ -150,6 +153,7 @@ class Consumers:
         streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
         deletions = (self._api.delete_consumer(stream, durable_name(group)) for stream in streams)
         error = first_error(await asyncio.gather(*deletions, return_exceptions=True))
+        await self._dead_letters.forget_group(settings.name, group)
         await self._unmark(group_key, mark)
         if error is not None:
             raise error

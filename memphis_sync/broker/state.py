@@ -29,7 +29,7 @@ from nats.js.errors import (
 )
 from nats.js.kv import KeyValue
 
-_WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes for a revision that is not the last any more
+WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes for a revision that is not the last any more
 _PLAIN_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")  # any UUID
 
 
@@ -121,7 +121,7 @@ class Table:
         try:
             marker = await self._js.publish(subject, headers=headers)
         except APIError as exc:
-            if exc.err_code in _WRONG_LAST_SEQUENCE:
+            if exc.err_code in WRONG_LAST_SEQUENCE:
                 raise ConflictError(key) from exc
             raise
         await self._js.purge_stream(f"KV_{self._name}", subject=subject, seq=marker.seq + 1)

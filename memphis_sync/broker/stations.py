@@ -28,6 +28,7 @@ from memphis_sync._wire.streams import (
     stream_config,
 )
 from memphis_sync.broker.claims import Claims
+from memphis_sync.broker.dead_letter_store import DeadLetterStore
 from memphis_sync.broker.jsapi import (
     NO_SUITABLE_PEERS,
     REPLICAS_WITHOUT_CLUSTER,
@@ -59,12 +60,21 @@ def settings_of(row: Row) -> StationSettings:
 class Stations:
     """The handlers of station requests."""
 
-    def __init__(self, connection: Client, api: JetStreamApi, state: State, users: Users, claims: Claims) -> None:
+    def __init__(
+        self,
+        connection: Client,
+        api: JetStreamApi,
+        state: State,
+        users: Users,
+        claims: Claims,
+        dead_letters: DeadLetterStore,
+    ) -> None:
         self._connection = connection
         self._api = api
         self._state = state
         self._users = users
         self._claims = claims
+        self._dead_letters = dead_letters
         self._locks = NamedLocks()
 
     async def create(self, body: bytes) -> None:
@@ -143,6 +153,8 @@ class Stations:
         self._users.require(user, f"User {user} does not exist")
         check_partitions_number(request.partitions_number, name)
         settings = station_settings(request, name)
+        if settings.tiered_storage_enabled:
+            raise Refusal("tiered storage is not available in this broker: leave tiered_storage_enabled out")
         if settings.dls_station and lower_name("Station", settings.dls_station) == name:
             raise Refusal(f"station {name} can not be its own dead-letter station")
         return settings
@@ -233,6 +245,7 @@ class Stations:
         await self._state.members.purge(f"{key_of(name)}.>")
         await self._state.closing.purge(f"{key_of(name)}.>")
         await self._state.producers.purge(f"{key_of(name)}.>")
+        await self._dead_letters.purge(name)
         with contextlib.suppress(ConflictError):  # another copy took it over and has done or is doing the same
             await self._state.stations.delete(key_of(name), claim.revision)
         update = {"station_name": settings.internal, "type": "remove_station", "update": None}

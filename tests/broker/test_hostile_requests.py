@@ -80,11 +80,11 @@ def test_one_reply_and_no_success(control: ControlClient, subject: str, number: 
             {"dls_configuration": 1},
             f"{WRONG} number {IN_STATION}.dls_configuration of type server.dls_configuration",
         ),
-        (CONSUMER, {"name": 1}, f'{{"error":"{WRONG} number {IN_CONSUMER}V0.name of type string"}}'),
+        (CONSUMER, {"name": 1}, f"{WRONG} number {IN_CONSUMER}V0.name of type string"),
         (
             CONSUMER,
             {"start_consume_from_sequence": -1},
-            f'{{"error":"{WRONG} number -1 {IN_CONSUMER}V1.start_consume_from_sequence of type uint64"}}',
+            f"{WRONG} number -1 {IN_CONSUMER}V1.start_consume_from_sequence of type uint64",
         ),
         (
             "$memphis_schema_creations",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+
 def test_a_schema_from_creation_to_detachment(memphis_sync: Any, station_name: str, tmp_path: Any) -> None:
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     first.write_text('{"type": "object", "required": ["a"]}')

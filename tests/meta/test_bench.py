@@ -88,3 +88,12 @@ assert b"$memphis_producedBy: bench\\r\\n" in frame and (b"msg-id" in frame.lowe
 """
     for ids in "01":
         run_python("-c", program, BENCH, broker.url, station_name, ids, env=ROOT, timeout_s=60)
+
+
+def test_what_the_port_for_sdks_costs_is_measured() -> None:
+    done = run_python(BENCH / "sdk_port.py", "--count", "2000", "--pairs", "1", env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == "sdk_port"
+    assert report["msgs_per_s"] > 0
+    assert report["has_ids"] is True
+    assert b"on the SDK port" in done.stderr
