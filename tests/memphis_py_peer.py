@@ -76,6 +76,37 @@ async def consume(job: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+async def dead_letter(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Takes a message and is silent, has it sent again, takes and acknowledges that; lists before and after."""
+    memphis = await connect(job)
+    group = {"consumer_group": job["group"], "max_ack_time_ms": 500, "max_msg_deliveries": 1}
+    consumer = await memphis.consumer(station_name=job["station"], consumer_name="memphis-py", **group)
+    producer = await memphis.producer(station_name=job["station"], producer_name="memphis-py")
+    await producer.produce(bytearray(b"poison"), headers=Headers())
+
+    async def rows(count: int) -> list[dict[str, Any]]:
+        body = json.dumps({"station_name": job["station"], "username": job["username"]}).encode()
+        deadline = time.monotonic() + 20
+        while True:
+            reply = await memphis.broker_manager.request("$memphis_sync_dls_list", body, timeout=10)
+            found = json.loads(reply.data)["rows"]
+            if len(found) == count or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(0.01)
+
+    (_,) = await consumer.fetch(batch_size=1)
+    listed = await rows(1)
+    body = json.dumps({"station_name": job["station"], "username": job["username"]}).encode()
+    await memphis.broker_manager.request("$memphis_sync_dls_resend", body, timeout=10)
+    (again,) = await consumer.fetch(batch_size=1)
+    resent = {"text": again.get_data().decode(), "headers": again.get_headers()}
+    await again.ack()
+    left = await rows(0)
+    await consumer.destroy()
+    await memphis.close()
+    return [{"listed": listed, "resent": resent, "left": left}]
+
+
 async def destroy(job: dict[str, Any]) -> list[dict[str, Any]]:
     memphis = await connect(job)
     station = await memphis.station(name=job["station"])
@@ -85,6 +116,6 @@ async def destroy(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    program = {"produce": produce, "consume": consume, "destroy": destroy}[sys.argv[1]]
+    program = {"produce": produce, "consume": consume, "dead_letter": dead_letter, "destroy": destroy}[sys.argv[1]]
     for line in asyncio.run(program(json.loads(sys.argv[2] if len(sys.argv) > 2 else sys.stdin.read()))):
         print(json.dumps(line))
