@@ -186,6 +186,7 @@ class Service:
             subjects.SCHEMA_CREATE: (_no_schemas, _json_error),
             subjects.SCHEMA_ATTACH: (_no_schemas, _plain),
             subjects.SCHEMA_DETACH: (_no_schemas, _plain),
+            subjects.DEAD_LETTER_REPORT: (intake.report, _plain),
             subjects.DEAD_LETTER_LIST: (dead_letters.list_page, _json_error),
             subjects.DEAD_LETTER_DATA: (dead_letters.data_piece, _json_error),
             subjects.DEAD_LETTER_RESEND: (dead_letters.resend, _json_error),
