@@ -183,7 +183,9 @@ struct mcore_link {
     bool poked;   /* mcore_link_wake() was called since the last next */
 
     struct mcore_buffer control; /* filled by callers */
-    struct mcore_buffer sending; /* taken from control, being written */
+    struct mcore_buffer acks;    /* of messages: they gather, and go out behind `control` */
+    int64_t acks_due_ns;         /* when they go out by themselves, while there are any */
+    struct mcore_buffer sending; /* taken from control or acks, being written */
     const uint8_t *current; /* what is being written: part of sending or of the log */
     size_t current_len;
     bool current_is_run;
@@ -204,6 +206,7 @@ struct mcore_link {
 
     pthread_mutex_t inbox_lock;
     struct mcore_inbox *inboxes;
+    bool inbox_ready; /* what somebody waits for has come; it is told when the lock is about to be let go */
 };
 
 struct mcore_inbox {
@@ -213,11 +216,13 @@ struct mcore_inbox {
     uint64_t connection;
     pthread_cond_t cond;
     struct mcore_buffer records;
+    size_t usual; /* how many bytes were taken last time: the next block begins as large */
     long count;
     uint64_t messages; /* since the inbox was made */
     uint64_t statuses;
     uint64_t wanted_messages; /* of the waiter; UINT64_MAX without one */
     uint64_t wanted_statuses;
+    bool woken; /* mcore_inbox_wake() was called since the last wait */
     bool closed;
 };
 
@@ -273,8 +278,13 @@ void mcore_group_settled(struct mcore_group_node *node);
 int mcore_puback_parse(const uint8_t *json, size_t len, uint64_t *sequence, int *duplicate, int *code, int *err_code,
                        const char **text, size_t *text_len);
 
-void mcore_inbox_put(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status);
+/* One message; inbox_lock held. Who waits for it is woken by the unlock. */
+void mcore_inbox_put_locked(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status);
+void mcore_inbox_unlock(struct mcore_link *link);
 void mcore_inbox_close_all(struct mcore_link *link);
+
+/* Appends the gathered acks to `control`, as far as memory allows; outbox->lock held. */
+void mcore_link_gather_acks_locked(struct mcore_link *link);
 
 /* Makes room for `more` bytes behind len. */
 bool mcore_buffer_reserve(struct mcore_buffer *buffer, size_t more);

@@ -7,6 +7,8 @@
 
 #include "core_internal.h"
 
+#define MAX_USUAL (4u * 1024u * 1024u) /* one large batch is no reason to hold more for the small ones after it */
+
 struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid)
 {
     struct mcore_inbox *inbox = calloc(1, sizeof(*inbox));
@@ -45,7 +47,7 @@ void mcore_inbox_free(struct mcore_inbox *inbox)
 
 static bool is_satisfied(const struct mcore_inbox *inbox, uint64_t messages, uint64_t statuses)
 {
-    return inbox->messages >= messages || inbox->statuses >= statuses;
+    return inbox->messages >= messages || inbox->statuses >= statuses || inbox->woken;
 }
 
 static uint8_t *put(uint8_t *out, const uint8_t *data, struct mcore_span span)
@@ -55,22 +57,27 @@ static uint8_t *put(uint8_t *out, const uint8_t *data, struct mcore_span span)
     return out + span.len;
 }
 
-void mcore_inbox_put(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status)
+void mcore_inbox_put_locked(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status)
 {
-    pthread_mutex_lock(&link->inbox_lock);
     struct mcore_inbox *inbox = link->inboxes;
     while (inbox != NULL && inbox->sid != event->sid)
         inbox = inbox->next;
     size_t bytes = event->subject.len + event->reply.len + event->headers.len + event->payload.len;
     size_t size = (sizeof(struct mcore_record) + bytes + 7) / 8 * 8;
-    if (inbox != NULL && size <= UINT32_MAX && mcore_buffer_reserve(&inbox->records, size)) {
+    if (inbox == NULL)
+        return;
+    /* In one step to what came last time: doubling from little would copy each record several times. */
+    if (inbox->records.cap == 0 && inbox->usual > size)
+        mcore_buffer_reserve(&inbox->records, inbox->usual);
+    if (size <= UINT32_MAX && mcore_buffer_reserve(&inbox->records, size)) {
         uint8_t *out = inbox->records.data + inbox->records.len;
         struct mcore_record record = {(uint32_t)size,
                                       (uint32_t)event->subject.len,
                                       (uint32_t)event->reply.len,
                                       (uint32_t)event->headers.len,
                                       (uint32_t)event->payload.len,
-                                      status};
+                                      status,
+                                      __atomic_load_n(&link->heard_ns, __ATOMIC_RELAXED)};
         memcpy(out, &record, sizeof(record));
         out = put(out + sizeof(record), data, event->subject);
         out = put(out, data, event->reply);
@@ -83,9 +90,35 @@ void mcore_inbox_put(struct mcore_link *link, const uint8_t *data, const struct 
         else
             inbox->statuses++;
         if (is_satisfied(inbox, inbox->wanted_messages, inbox->wanted_statuses))
-            pthread_cond_signal(&inbox->cond);
+            link->inbox_ready = true;
+    }
+}
+
+void mcore_inbox_unlock(struct mcore_link *link)
+{
+    if (link->inbox_ready) {
+        link->inbox_ready = false;
+        for (struct mcore_inbox *inbox = link->inboxes; inbox != NULL; inbox = inbox->next)
+            if (is_satisfied(inbox, inbox->wanted_messages, inbox->wanted_statuses))
+                pthread_cond_signal(&inbox->cond);
     }
     pthread_mutex_unlock(&link->inbox_lock);
+}
+
+void mcore_inbox_wake(struct mcore_inbox *inbox)
+{
+    pthread_mutex_lock(&inbox->link->inbox_lock);
+    inbox->woken = true;
+    pthread_cond_signal(&inbox->cond);
+    pthread_mutex_unlock(&inbox->link->inbox_lock);
+}
+
+int mcore_inbox_is_closed(struct mcore_inbox *inbox)
+{
+    pthread_mutex_lock(&inbox->link->inbox_lock);
+    int closed = inbox->closed;
+    pthread_mutex_unlock(&inbox->link->inbox_lock);
+    return closed;
 }
 
 void mcore_inbox_close_all(struct mcore_link *link)
@@ -116,6 +149,7 @@ int mcore_inbox_wait(struct mcore_inbox *inbox, uint64_t messages, uint64_t stat
             break;
         }
     }
+    inbox->woken = false;
     inbox->wanted_messages = UINT64_MAX;
     inbox->wanted_statuses = UINT64_MAX;
     pthread_mutex_unlock(lock);
@@ -128,6 +162,7 @@ long mcore_inbox_take(struct mcore_inbox *inbox, uint8_t **data, size_t *len)
     long count = inbox->count;
     *data = inbox->records.data;
     *len = inbox->records.len;
+    inbox->usual = inbox->records.len < MAX_USUAL ? inbox->records.len : MAX_USUAL;
     memset(&inbox->records, 0, sizeof(inbox->records));
     inbox->count = 0;
     pthread_mutex_unlock(&inbox->link->inbox_lock);

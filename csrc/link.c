@@ -59,6 +59,7 @@ void mcore_link_free(struct mcore_link *link)
     if (link == NULL)
         return;
     mcore_buffer_free(&link->control);
+    mcore_buffer_free(&link->acks);
     mcore_buffer_free(&link->sending);
     mcore_buffer_free(&link->input);
     pthread_cond_destroy(&link->quiet);
@@ -98,6 +99,7 @@ int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, siz
         mcore_parser_reset(&link->parser);
         link->input.len = 0;
         link->control.len = 0;
+        link->acks.len = 0;
         if (!control_add(link, first, first_len) || !mcore_buffer_reserve(&link->input, rest_len + 65536)) {
             result = MCORE_E_MEMORY;
         } else {
@@ -137,6 +139,7 @@ uint64_t mcore_link_detach(struct mcore_link *link)
     link->current = NULL;
     link->current_len = 0;
     link->control.len = 0;
+    link->acks.len = 0; /* the broker delivers those messages again */
     mcore_outbox_run_done_locked(outbox);
     uint64_t in_flight = mcore_outbox_rewind_locked(outbox);
     pthread_cond_broadcast(&link->pong);
@@ -179,25 +182,40 @@ int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len)
     return result;
 }
 
+void mcore_link_gather_acks_locked(struct mcore_link *link)
+{
+    if (link->acks.len > 0 && control_add(link, link->acks.data, link->acks.len))
+        link->acks.len = 0;
+}
+
+/* Acks go out when the first of them has waited so long, or at once when they are so many bytes: about 400 of them. */
+#define ACKS_WAIT_NS INT64_C(1000000)
+#define ACKS_MANY (32u * 1024u)
+
 int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t subject_len, const uint8_t *payload,
                        size_t payload_len)
 {
     int result = MCORE_OK;
     size_t size = mcore_pub_size(subject_len, 0, payload_len);
     lock(link);
-    struct mcore_buffer *control = &link->control;
+    struct mcore_buffer *acks = &link->acks;
     if (!link->up) {
         result = MCORE_E_CLOSED;
-    } else if (!mcore_buffer_reserve(control, size)) {
+    } else if (!mcore_buffer_reserve(acks, size)) {
         result = MCORE_E_MEMORY;
     } else {
-        long written = mcore_pub_write(control->data + control->len, size, subject, subject_len, NULL, 0, payload,
-                                       payload_len);
+        if (acks->len == 0)
+            link->acks_due_ns = mcore_now_ns() + ACKS_WAIT_NS;
+        long written =
+            mcore_pub_write(acks->data + acks->len, size, subject, subject_len, NULL, 0, payload, payload_len);
         if (written < 0)
             result = (int)written;
         else
-            control->len += (size_t)written;
-        mcore_outbox_wake_sender_locked(link->outbox);
+            acks->len += (size_t)written;
+        if (acks->len >= ACKS_MANY)
+            link->acks_due_ns = 0;
+        if (link->acks_due_ns < link->outbox->sender_until_ns)
+            mcore_outbox_wake_sender_locked(link->outbox);
     }
     unlock(link);
     return result;
@@ -207,6 +225,7 @@ int64_t mcore_link_ping(struct mcore_link *link)
 {
     int64_t number = MCORE_E_CLOSED;
     lock(link);
+    mcore_link_gather_acks_locked(link);
     if (link->up && control_add(link, "PING\r\n", 6)) {
         number = ++link->pings;
         mcore_outbox_wake_sender_locked(link->outbox);

@@ -36,11 +36,16 @@ static bool next_current(struct mcore_link *link)
 {
     if (link->current_len > 0)
         return true;
-    if (link->control.len > 0) {
+    struct mcore_buffer *next = &link->control;
+    if (link->control.len > 0)
+        mcore_link_gather_acks_locked(link);
+    else if (link->acks.len > 0 && link->acks_due_ns <= mcore_now_ns())
+        next = &link->acks;
+    if (next->len > 0) {
         struct mcore_buffer swap = link->sending;
-        link->sending = link->control;
-        link->control = swap;
-        link->control.len = 0;
+        link->sending = *next;
+        *next = swap;
+        next->len = 0;
         link->current = link->sending.data;
         link->current_len = link->sending.len;
         link->current_is_run = false;
@@ -183,6 +188,8 @@ static int wait_next(struct mcore_link *link, int64_t limit)
             return MCORE_NEXT_NOTHING;
         if (is_unseen && outbox->unseen_due_ns < until)
             until = outbox->unseen_due_ns;
+        if (link->up && link->acks.len > 0 && link->acks_due_ns < until)
+            until = link->acks_due_ns;
         if (limit < until)
             until = limit;
         outbox->sender_sleeps = true;
@@ -252,12 +259,13 @@ void mcore_link_push(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
     pthread_mutex_lock(&outbox->lock);
+    link->acks_due_ns = 0;
     if (link->sans_io) {
         mcore_outbox_wake_sender_locked(outbox); /* the bytes are not for the socket as they are */
     } else if (link->up && !link->writing && !link->stopping) {
         write_some(link);
         /* Whatever the socket did not take, or came meanwhile, is the sender's. */
-        if (link->current_len > 0 || link->control.len > 0 || mcore_outbox_has_run_locked(outbox))
+        if (link->current_len > 0 || link->control.len > 0 || link->acks.len > 0 || mcore_outbox_has_run_locked(outbox))
             mcore_outbox_wake_sender_locked(outbox);
     }
     pthread_mutex_unlock(&outbox->lock);
@@ -339,20 +347,26 @@ static void control_event_locked(struct mcore_link *link, const uint8_t *data, c
 static void handle_events(struct mcore_link *link, const uint8_t *data, const struct mcore_event *events, long count)
 {
     struct mcore_outbox *outbox = link->outbox;
-    bool locked = false;
+    enum { NONE, OUTBOX, INBOXES } locked = NONE; /* kept for as long as events need the same one */
     for (long i = 0; i < count; i++) {
         const struct mcore_event *event = &events[i];
         bool is_message = event->kind == MCORE_EV_MSG || event->kind == MCORE_EV_HMSG;
-        if (is_message && event->sid != 1) {
-            if (locked)
+        bool is_for_inbox = is_message && event->sid != 1;
+        if (is_for_inbox && locked != INBOXES) {
+            if (locked == OUTBOX)
                 mcore_outbox_unlock(outbox);
-            locked = false;
-            mcore_inbox_put(link, data, event, status_of(data, event));
+            pthread_mutex_lock(&link->inbox_lock);
+            locked = INBOXES;
+        } else if (!is_for_inbox && locked != OUTBOX) {
+            if (locked == INBOXES)
+                mcore_inbox_unlock(link);
+            pthread_mutex_lock(&outbox->lock);
+            locked = OUTBOX;
+        }
+        if (is_for_inbox) {
+            mcore_inbox_put_locked(link, data, event, status_of(data, event));
             continue;
         }
-        if (!locked)
-            pthread_mutex_lock(&outbox->lock);
-        locked = true;
         uint64_t slot;
         if (!is_message)
             control_event_locked(link, data, event);
@@ -360,8 +374,10 @@ static void handle_events(struct mcore_link *link, const uint8_t *data, const st
             mcore_outbox_ack_locked(outbox, slot, status_of(data, event), data + event->payload.off,
                                     event->payload.len);
     }
-    if (locked)
+    if (locked == OUTBOX)
         mcore_outbox_unlock(outbox);
+    else if (locked == INBOXES)
+        mcore_inbox_unlock(link);
 }
 
 static void keep_offending(struct mcore_link *link, const uint8_t *data, size_t len)

@@ -241,6 +241,7 @@ struct mcore_message {
     int64_t timeout_ns; /* from now to the slot's deadline */
     int report;         /* hand the slot out through mcore_outbox_wait_reports() when it is settled */
     int urgent;         /* its producer waits for it: use the express lane if that keeps the thread's order */
+    const size_t *parts; /* NULL: each route gets the whole payload; else route i the next parts[i] bytes of it */
 };
 
 struct mcore_stats {
@@ -367,7 +368,11 @@ int64_t mcore_now_ns(void);
 
 /* ---- 7. Link --------------------------------------------------------------------------------------------------------
  * One TCP connection with its two loops. The handshake is the caller's: a link takes a connected socket whose INFO and
- * PONG have been read. Control frames (SUB, UNSUB, pulls, message acks, PONG) go before produced messages.
+ * PONG have been read. Control frames (SUB, UNSUB, pulls, PONG) go before produced messages.
+ *
+ * Acks of messages gather for a millisecond, or until there are many: a write for each would cost both sides more than
+ * the ack. They go out behind the next control frame, a pull for instance, so that a server delivers while it reads them;
+ * mcore_link_ping() puts its PING behind them, and mcore_link_push() writes them at once.
  */
 
 struct mcore_link;
@@ -463,7 +468,7 @@ int mcore_link_ended(struct mcore_link *link, int error);
 /* Queues whole control frames. Returns MCORE_OK, MCORE_E_CLOSED (no connection) or MCORE_E_MEMORY. */
 int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len);
 
-/* Queues PUB <subject> <len>\r\n<payload>\r\n: a message's ack. */
+/* Queues PUB <subject> <len>\r\n<payload>\r\n, to go out with others: a message's ack. */
 int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t subject_len, const uint8_t *payload,
                        size_t payload_len);
 
@@ -490,16 +495,23 @@ struct mcore_record {
     uint32_t header_len;
     uint32_t payload_len;
     int32_t status; /* 0: a message; else the status of the header block: 404, 408, 409, 503 ... */
+    int64_t received_ns; /* by mcore_now_ns(), when the bytes came out of the socket */
 };
 
 struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid);
 void mcore_inbox_free(struct mcore_inbox *inbox);
 
 /*
- * Waits for so many messages, or so many statuses, or the end of the connection.
+ * Waits for so many messages, or so many statuses, or mcore_inbox_wake(), or the end of the connection.
  * MCORE_OK, MCORE_E_TIMEOUT or MCORE_E_CLOSED (the connection ended; what had come can still be taken).
  */
 int mcore_inbox_wait(struct mcore_inbox *inbox, uint64_t messages, uint64_t statuses, int64_t timeout_ns);
+
+/* Ends the wait for this inbox with MCORE_OK, or the next one if nobody waits now. */
+void mcore_inbox_wake(struct mcore_inbox *inbox);
+
+/* Whether its connection has ended: nothing more comes. */
+int mcore_inbox_is_closed(struct mcore_inbox *inbox);
 
 /* Detaches all records received so far; free *data with mcore_free(). Returns the number of records. */
 long mcore_inbox_take(struct mcore_inbox *inbox, uint8_t **data, size_t *len);

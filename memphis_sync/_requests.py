@@ -11,13 +11,15 @@ Rules (they hold for Memphis 1.x; our own broker needs none of them):
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import uuid
 from collections.abc import Awaitable
 from typing import Any, Callable, Optional
 
-from memphis_sync._control import ControlLink
+from memphis_sync._codec import fork_generation
+from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._runtime import Runtime
 from memphis_sync._wire import subjects
 from memphis_sync._wire.control import (
@@ -25,6 +27,7 @@ from memphis_sync._wire.control import (
     ConsumerDestroy,
     ProducerCreate,
     ProducerDestroy,
+    SchemaActivate,
     SchemaAttach,
     SchemaCreate,
     SchemaDetach,
@@ -32,9 +35,10 @@ from memphis_sync._wire.control import (
     StationDestroy,
 )
 from memphis_sync._wire.names import durable_name, internal_name, stream_name
-from memphis_sync._wire.replies import ConsumerReply, ProducerReply, parse_plain_reply
+from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
 from memphis_sync._wire.streams import consumer_config
 from memphis_sync.errors import (
+    ClosedError,
     ConnectionLostError,
     DeadlineError,
     MemphisError,
@@ -48,6 +52,7 @@ log = logging.getLogger("memphis_sync.control")
 CREATE_S = 20.0  # as the official SDKs
 DESTROY_S = 5.0
 JS_S = 5.0
+_NO_RESPONDERS = 503
 _VERIFY_TRIES, _VERIFY_PAUSE_S = 3, 0.1  # in a cluster a new stream may be known a moment later
 
 APP_ID = str(uuid.uuid4())  # one a process; the broker groups connections of one program by it
@@ -161,6 +166,7 @@ class Requests:
                 internal, entry, seen, reply.schema_update, reply.functions, reply.station_version
             )
             entry.live.schemaverse_to_dls = reply.schemaverse_to_dls
+            self._runtime.stations.send_notification = reply.send_notification
         except BaseException:
             await self._runtime.stations.release(internal)
             raise
@@ -240,6 +246,22 @@ class Requests:
             body = {"stream_name": stream, "config": config}
             await self._control.js_api(f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", body, JS_S)
 
+    async def hear_dead_letters(
+        self, view: StationView, group_internal: str, handler: Callable[[bytes, dict[str, str]], None]
+    ) -> Subscription:
+        """Has the dead letters that are sent again to a group handed to *handler*, on the loop."""
+        subject = subjects.dls(view.internal, group_internal)
+        # The queue group of the official SDKs, memphis.js apart: one member of the consumer group gets each.
+        subscription = await self._control.subscribe_with_headers(subject, handler, subject)
+        await self._control.ping(JS_S)  # from now on the server knows
+        return subscription
+
+    def end_subscription(self, subscription: Subscription) -> None:
+        """Ends one of the above without waiting; from any thread, also from a destructor."""
+        if fork_generation() == self._runtime.generation:
+            with contextlib.suppress(ClosedError):
+                self._runtime.loop.post(lambda: asyncio.ensure_future(_unsubscribe(subscription)))
+
     async def destroy_consumer(self, view: StationView, name: str, retries: int) -> None:
         """Takes a consumer's registration back; the group ends with its last member."""
         body = ConsumerDestroy(
@@ -258,6 +280,24 @@ class Requests:
         error = parse_plain_reply(await self._ask(subjects.SCHEMA_CREATE, body, CREATE_S, retries))
         if error and "already exists" not in error:
             raise server_error(error, f"schema {name!r}")
+
+    async def activate_schema_version(self, name: str, version: int, retries: int) -> int:
+        """Makes a version of a schema the active one; 0 stands for the newest. Returns its number."""
+        body = SchemaActivate(name=name, version_number=version, username=self._username).encode()
+        try:
+            reply = await self._ask(subjects.SCHEMA_ACTIVATE, body, CREATE_S, retries)
+        except ServerError as exc:
+            if exc.code != _NO_RESPONDERS:
+                raise
+            raise ServerError(
+                "this broker activates schema versions through its REST interface only (PUT /api/schemas/"
+                "rollBackVersion); attach the schema again afterwards, so that connected clients hear of it",
+                code=exc.code,
+            ) from exc
+        answer = SchemaActivateReply.decode(reply)
+        if answer.error:
+            raise server_error(answer.error, f"schema {name!r}")
+        return answer.version
 
     async def attach_schema(self, name: str, station: str, retries: int) -> None:
         """Makes a station take only messages of a schema."""
@@ -285,6 +325,13 @@ class Requests:
                     raise
                 log.debug("%s: asking again: %s", subject, exc)
         raise AssertionError("unreachable")
+
+
+async def _unsubscribe(subscription: Subscription) -> None:
+    try:
+        await subscription.unsubscribe()
+    except Exception as exc:  # noqa: BLE001  the connection may be gone, and with it the subscription
+        log.debug("unsubscribing from %s: %r", subscription.subject, exc)
 
 
 async def _again_after_race(ask: Callable[[], Awaitable[Any]], error_of: Callable[[Any], str], station: str) -> Any:

@@ -71,6 +71,16 @@ class RawMessage:
         """Length of the payload in bytes."""
         return int(self._found().payload_len)
 
+    @property
+    def age_ns(self) -> int:
+        """How long ago it was received, or renewed."""
+        return int(lib.mcore_now_ns() - self._found().received_ns)
+
+    def renew(self) -> None:
+        """Tells the server that it is being worked on, so that its ack time begins anew. Raises as respond()."""
+        self.respond(b"+WPI")
+        self._record.received_ns = lib.mcore_now_ns()
+
     def respond(self, body: bytes = b"") -> None:
         """Queues an acknowledgement and returns at once. ConnectionLostError when there is no connection."""
         record = self._found()
@@ -114,14 +124,25 @@ class Inbox:
 
     def wait(self, messages: int, statuses: int, timeout_ns: int) -> int:
         """
-        Waits until so many messages or so many statuses have come since the inbox was made.
+        Waits until so many messages or so many statuses have come since the inbox was made, or for wake().
 
         Returns:
-            0 when they have, -13 after *timeout_ns*, -11 when the connection ended.
+            0 then, -13 after *timeout_ns*, -11 when the connection ended.
         """
         self.link._check()
         lib.mcore_link_push(self.link._link)
         return int(lib.mcore_inbox_wait(self._inbox, messages, statuses, timeout_ns))
+
+    def wake(self) -> None:
+        """Ends a wait() of another thread, or the next one. From any thread."""
+        self.link._check()
+        lib.mcore_inbox_wake(self._inbox)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its connection has ended: nothing more comes."""
+        self.link._check()
+        return bool(lib.mcore_inbox_is_closed(self._inbox))
 
     def take(self, kind: type[_M], owner: object) -> tuple[list[_M], list[tuple[int, str, bytes]]]:
         """All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples."""

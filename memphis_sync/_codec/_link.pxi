@@ -291,8 +291,12 @@ cdef class Link:
 
     def send_all(self, list routes not None, payload, bytes headers not None, bytes msg_id not None,
                  int64_t timeout_ns, type kind not None, bint urgent=False):
-        """Appends one message for each route (at most 64), all or none; the tickets in the order of the routes."""
+        """
+        Appends one message for each route (at most 64), all or none; the tickets in the order of the routes. A list as
+        payload holds one bytes object for each route.
+        """
         cdef const mcore_route *parts[64]
+        cdef size_t sizes[64]
         cdef mcore_ticket *slots[64]
         cdef Route route
         cdef Ticket ticket
@@ -310,7 +314,14 @@ cdef class Link:
             slots[i] = &ticket._ticket
             tickets.append(ticket)
         route = routes[0]
-        route._append(parts, count, payload, headers, msg_id, timeout_ns, False, urgent, slots)
+        if type(payload) is list:
+            if len(payload) != count:
+                raise ConfigurationError(f"{len(payload)} payloads for {count} stations")
+            for i in range(count):
+                sizes[i] = len(payload[i])
+            route._append(parts, count, b"".join(payload), headers, msg_id, timeout_ns, False, urgent, slots, sizes)
+        else:
+            route._append(parts, count, payload, headers, msg_id, timeout_ns, False, urgent, slots)
         return tickets
 
     # ---- reports -----------------------------------------------------------------------------------------------
@@ -399,7 +410,8 @@ cdef class Route:
         self._route.auto_id = auto_id
 
     cdef int64_t _append(self, const mcore_route *const *routes, size_t count, payload, bytes headers, bytes msg_id,
-                         int64_t timeout_ns, bint report, bint urgent, mcore_ticket *const *tickets) except -1:
+                         int64_t timeout_ns, bint report, bint urgent, mcore_ticket *const *tickets,
+                         const size_t *parts=NULL) except -1:
         cdef mcore_message message
         cdef Py_buffer view
         cdef Py_ssize_t size = 0
@@ -412,6 +424,7 @@ cdef class Route:
         message.timeout_ns = timeout_ns
         message.report = report
         message.urgent = urgent
+        message.parts = parts
         if PyBytes_CheckExact(payload):
             message.payload = <const uint8_t *>PyBytes_AS_STRING(payload)
             message.payload_len = <size_t>PyBytes_GET_SIZE(payload)
@@ -438,9 +451,15 @@ cdef class Route:
             block += self._route.id_name_len + 4 + message.msg_id_len
         elif self._route.auto_id:
             block += self._route.id_name_len + 26 + <size_t>PyBytes_GET_SIZE(self.link.token)
-        if message.payload_len + block > self.link.max_payload:
+        cdef size_t size = message.payload_len
+        cdef size_t i
+        if message.parts != NULL:
+            size = 0
+            for i in range(count):
+                size = max(size, message.parts[i])
+        if size + block > self.link.max_payload:
             raise PayloadTooLargeError(
-                f"message of {message.payload_len} bytes with {block} bytes of headers: the broker takes at most "
+                f"message of {size} bytes with {block} bytes of headers: the broker takes at most "
                 f"max_payload={self.link.max_payload} bytes for both")
         slot = mcore_outbox_append(self.link._outbox, routes, count, message, tickets)
         if slot < 0:
@@ -656,8 +675,14 @@ cdef class Chunk:
         mcore_free(self._data)
 
 
+@cython.no_gc
 cdef class RawMessage:
-    """One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take()."""
+    """
+    One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take().
+
+    The garbage collector does not know of it, which takes thousands of objects off its list: what is `owner` or `answer`
+    must not lead back to the message.
+    """
 
     cdef Chunk _chunk
     cdef const mcore_record *_record
@@ -701,6 +726,17 @@ cdef class RawMessage:
         self._bytes()
         return self._record.payload_len
 
+    @property
+    def age_ns(self):
+        """How long ago it was received, or renewed."""
+        self._bytes()
+        return mcore_now_ns() - self._record.received_ns
+
+    def renew(self):
+        """Tells the server that it is being worked on, so that its ack time begins anew. Raises as respond()."""
+        self.respond(b"+WPI")
+        (<mcore_record *>self._record).received_ns = mcore_now_ns()
+
     def respond(self, bytes body not None=b""):
         """Queues an acknowledgement and returns at once. ConnectionLostError when there is no connection."""
         cdef const uint8_t *reply = <const uint8_t *>self._bytes() + self._record.subject_len
@@ -731,10 +767,10 @@ cdef class Inbox:
 
     def wait(self, uint64_t messages, uint64_t statuses, int64_t timeout_ns):
         """
-        Waits until so many messages or so many statuses have come since the inbox was made.
+        Waits until so many messages or so many statuses have come since the inbox was made, or for wake().
 
         Returns:
-            0 when they have, -13 after *timeout_ns*, -11 when the connection ended.
+            0 then, -13 after *timeout_ns*, -11 when the connection ended.
         """
         self.link._check()
         cdef int result
@@ -742,6 +778,17 @@ cdef class Inbox:
             mcore_link_push(self.link._link)
             result = mcore_inbox_wait(self._inbox, messages, statuses, timeout_ns)
         return result
+
+    def wake(self):
+        """Ends a wait() of another thread, or the next one. From any thread."""
+        self.link._check()
+        mcore_inbox_wake(self._inbox)
+
+    @property
+    def is_closed(self):
+        """Whether its connection has ended: nothing more comes."""
+        self.link._check()
+        return mcore_inbox_is_closed(self._inbox) != 0
 
     def take(self, type kind not None, owner):
         """All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples."""

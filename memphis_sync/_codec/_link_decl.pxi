@@ -55,6 +55,7 @@ cdef extern from "memphis_core.h" nogil:
         int64_t timeout_ns
         int report
         int urgent
+        const size_t *parts
 
     struct mcore_stats:
         uint64_t accepted
@@ -78,6 +79,7 @@ cdef extern from "memphis_core.h" nogil:
         uint32_t header_len
         uint32_t payload_len
         int32_t status
+        int64_t received_ns
 
     mcore_outbox *mcore_outbox_new(const uint8_t *, size_t, uint64_t, uint64_t, uint64_t)
     void mcore_outbox_free(mcore_outbox *)
@@ -130,5 +132,8 @@ cdef extern from "memphis_core.h" nogil:
     mcore_inbox *mcore_inbox_new(mcore_link *, uint64_t)
     void mcore_inbox_free(mcore_inbox *)
     int mcore_inbox_wait(mcore_inbox *, uint64_t, uint64_t, int64_t)
+    void mcore_inbox_wake(mcore_inbox *)
+    int mcore_inbox_is_closed(mcore_inbox *)
     long mcore_inbox_take(mcore_inbox *, uint8_t **, size_t *)
+    int64_t mcore_now_ns()
     void mcore_free(void *)

@@ -2,7 +2,8 @@
 The subjects of the Memphis control plane.
 
 Requests carry JSON and no headers. A plain reply is empty on success, otherwise an error text; producer, consumer and
-schema creations answer JSON. Updates are published by the broker; names in their subjects are internal.
+schema creations, and schema activations, answer JSON. Updates are published by the broker; names in their subjects
+are internal.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ CONSUMER_DESTROY = "$memphis_consumer_destructions"
 SCHEMA_CREATE = "$memphis_schema_creations"
 SCHEMA_ATTACH = "$memphis_schema_attachments"
 SCHEMA_DETACH = "$memphis_schema_detachments"
+SCHEMA_ACTIVATE = "$memphis_sync_schema_activations"  # of memphis-sync's own broker: Memphis does this by REST only
 
 NOTIFICATIONS = "$memphis_notifications"
 SCHEMA_DEAD_LETTERS = "$memphis_schemaverse_dls"

@@ -86,6 +86,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM certificate and chain: TLS for everybody")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file with its key")
     parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM CAs: clients need a certificate of theirs")
+    parser.add_argument(
+        "--sdk-port", type=int, metavar="PORT", help="a second port, where the msg_id of official SDKs finds duplicates"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
     return parser
 
@@ -125,6 +128,7 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             tls_cert=arguments.tls_cert,
             tls_key=arguments.tls_key,
             tls_ca=arguments.tls_ca,
+            sdk_port=arguments.sdk_port,
         )
     except (ConfigurationError, OSError) as exc:
         parser.error(str(exc))

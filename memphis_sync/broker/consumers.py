@@ -31,6 +31,7 @@ from memphis_sync.broker.dead_letter_intake import DeadLetterIntake
 from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, both, first_error
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schema_store import active_version
 from memphis_sync.broker.state import ConflictError, Row, State, connection_key, key_of, name_of
 from memphis_sync.broker.stations import Stations, settings_of
 from memphis_sync.broker.users import Users
@@ -95,7 +96,7 @@ class Consumers:
             except BaseException:
                 await self._state.members.purge(member_key)
                 raise
-        return ConsumerReply(partitions=settings.partitions)
+        return ConsumerReply(schema_update=await active_version(self._state, row), partitions=settings.partitions)
 
     async def destroy(self, body: bytes) -> None:
         """Serves a destruction: one member of that name on that connection goes."""

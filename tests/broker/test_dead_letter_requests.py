@@ -69,19 +69,6 @@ def test_the_whole_cycle(client: DeadLetterClient, station_name: str) -> None:
     client.wait_until_idle()
 
 
-def test_the_official_sdk_takes_a_dead_letter_and_ends_it(
-    memphis_py: Callable[..., list[dict[str, Any]]], station_name: str
-) -> None:
-    (found,) = memphis_py("dead_letter", station=f"dl.{station_name}", group="g.1")
-    (row,) = found["listed"]
-    assert (row["type"], row["groups"], row["producer"]) == ("poison", ["g.1"], "memphis-py")
-    headers = found["resent"]["headers"]
-    assert found["resent"]["text"] == "poison"
-    assert headers["$memphis_producedBy"] == "$memphis_dls"
-    assert (headers["$memphis_pm_id"], headers["$memphis_pm_cg_name"]) == (str(row["id"]), "g.1")
-    assert found["left"] == []
-
-
 def test_each_group_is_sent_its_own_and_the_last_acknowledgement_ends_it(
     client: DeadLetterClient, station_name: str
 ) -> None:
