@@ -11,13 +11,15 @@ Rules (they hold for Memphis 1.x; our own broker needs none of them):
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import uuid
 from collections.abc import Awaitable
 from typing import Any, Callable, Optional
 
-from memphis_sync._control import ControlLink
+from memphis_sync._codec import fork_generation
+from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._runtime import Runtime
 from memphis_sync._wire import subjects
 from memphis_sync._wire.control import (
@@ -36,6 +38,7 @@ from memphis_sync._wire.names import durable_name, internal_name, stream_name
 from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
 from memphis_sync._wire.streams import consumer_config
 from memphis_sync.errors import (
+    ClosedError,
     ConnectionLostError,
     DeadlineError,
     MemphisError,
@@ -243,6 +246,22 @@ class Requests:
             body = {"stream_name": stream, "config": config}
             await self._control.js_api(f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", body, JS_S)
 
+    async def hear_dead_letters(
+        self, view: StationView, group_internal: str, handler: Callable[[bytes, dict[str, str]], None]
+    ) -> Subscription:
+        """Has the dead letters that are sent again to a group handed to *handler*, on the loop."""
+        subject = subjects.dls(view.internal, group_internal)
+        # The queue group of the official SDKs, memphis.js apart: one member of the consumer group gets each.
+        subscription = await self._control.subscribe_with_headers(subject, handler, subject)
+        await self._control.ping(JS_S)  # from now on the server knows
+        return subscription
+
+    def end_subscription(self, subscription: Subscription) -> None:
+        """Ends one of the above without waiting; from any thread, also from a destructor."""
+        if fork_generation() == self._runtime.generation:
+            with contextlib.suppress(ClosedError):
+                self._runtime.loop.post(lambda: asyncio.ensure_future(_unsubscribe(subscription)))
+
     async def destroy_consumer(self, view: StationView, name: str, retries: int) -> None:
         """Takes a consumer's registration back; the group ends with its last member."""
         body = ConsumerDestroy(
@@ -306,6 +325,13 @@ class Requests:
                     raise
                 log.debug("%s: asking again: %s", subject, exc)
         raise AssertionError("unreachable")
+
+
+async def _unsubscribe(subscription: Subscription) -> None:
+    try:
+        await subscription.unsubscribe()
+    except Exception as exc:  # noqa: BLE001  the connection may be gone, and with it the subscription
+        log.debug("unsubscribing from %s: %r", subscription.subject, exc)
 
 
 async def _again_after_race(ask: Callable[[], Awaitable[Any]], error_of: Callable[[Any], str], station: str) -> Any:

@@ -2,7 +2,8 @@
 A consumer: takes messages from all partitions of a station for its group.
 
 Three ways to read, which may be mixed: fetch() returns a batch, ``for message in consumer:`` never ends by itself, and
-consume() calls a function on a thread of its own.
+consume() calls a function on threads of its own. Dead letters that somebody resends to the group come among the
+messages.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import inspect
 import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
+from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, QUICK, Consuming, Handler
 from memphis_sync._link import Binding, PullSession
+from memphis_sync._requests import JS_S
 from memphis_sync._runtime import Runtime, primitives
 from memphis_sync._wire.names import durable_name, stream_name
 from memphis_sync._wire.partitions import check_partition, partition_for_key
@@ -25,25 +29,26 @@ from memphis_sync.errors import (
     ConnectionLostError,
     DeadlineError,
     MemphisError,
+    StationNotFoundError,
     UsageError,
 )
-from memphis_sync.message import Message
+from memphis_sync.message import Message, Messages, Source
 from memphis_sync.options import MAX_BATCH_SIZE, check_bool, check_int, check_seconds
+from memphis_sync.resent import ResentBox, ResentMessage
 from memphis_sync.types import StationView
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from memphis_sync._control import Subscription
     from memphis_sync.client import Memphis
 
 log = logging.getLogger("memphis_sync.consume")
 
-Handler = Callable[["list[Message]", Optional[MemphisError], Any], object]
-
 MIN_WAIT_S = 0.1  # the floor of memphis.py's batch_max_time_to_wait_ms
-LONG_POLL_S = 0.5  # a pull ends with its first message, so this costs no latency; it is how soon a stop is seen
-_OUTAGE_PAUSE_S = 0.2
+MAX_WORKERS = 256
 _STOP_S = 5.0
+_LOOK_S = 2.0  # for the question whether a group is still there
 
 
 class Consumer:
@@ -62,7 +67,10 @@ class Consumer:
         batch_max_time_to_wait_ms: How long fetch() waits for a first message.
         max_ack_time_ms: How long a message may stay without an answer until it is delivered again.
         max_msg_deliveries: How often a message is delivered before it becomes a dead letter.
+        MAX_BATCH_SIZE: The most messages that one fetch may ask for.
     """
+
+    MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
     def __init__(
         self,
@@ -79,6 +87,7 @@ class Consumer:
     ) -> None:
         self._client = client
         self._view = view
+        self._source = Source(client._runtime, view, name, group)
         self.station_name = view.name
         self.consumer_name = name
         self.consumer_group = group
@@ -90,14 +99,22 @@ class Consumer:
         self.context: Any = {}
         durable = durable_name(group)
         bindings = [Binding(number, stream_name(view.internal, number), durable) for number in view.partitions or (0,)]
-        self._session = PullSession(client._data_link(), bindings, Message, self)
-        # Messages that an iteration has fetched and not handed out, each with the time when the broker sends it again.
-        self._buffer: deque[tuple[float, Message]] = deque()
-        self._is_destroyed = False
-        self._stop = primitives.Event()  # replaced by each consume()
+        self._session = PullSession(
+            client._data_link(),
+            bindings,
+            Message,
+            self._source,
+            ack_time_s=self.ack_time_s,
+            look_for=self._look_for,
+        )
+        self._dead_letters = ResentBox(self._source, self._session.wake)
+        # Messages that an iteration has fetched and not handed out yet, and until when they need no second look.
+        self._buffer: deque[Message] = deque()
+        self._fresh_until = 0.0
+        self._deafen: Optional[weakref.finalize[[Subscription], Consumer]] = None  # ends the hearing of dead letters
         self._iterations_ended = False
-        self._thread: Optional[primitives.Thread] = None
-        self._thread_lock = primitives.Lock()  # guards _thread and _stop
+        self._consuming: Optional[Consuming] = None
+        self._consuming_lock = primitives.Lock()  # guards _consuming
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -109,16 +126,18 @@ class Consumer:
         prefetch: bool = False,
         *,
         timeout_s: Optional[float] = None,
-    ) -> list[Message]:
+    ) -> Messages:
         """
-        Takes what is there, from all partitions, each call beginning with another one.
+        Takes what is there, from all partitions, each call beginning with another one. Dead letters that were resent to
+        the group come first, whatever partition is asked for, and end the wait.
 
         Args:
             batch_size: At most so many messages, 1 to 5000.
             consumer_partition_key: Read only the partition that this key belongs to.
             consumer_partition_number: Read only this partition; -1 for all.
-            prefetch: Accepted for code written for memphis.py. It has no effect: a message that is fetched before it is
-                asked for uses up its ack time in the client's memory.
+            prefetch: Ask for the next batch, of the same size, before returning, so that the next call finds it here. A
+                message that waited for long in between gets its ack time anew when it is returned; one whose time is
+                nearly over is not returned at all: the broker delivers it again.
             timeout_s: How long to wait for a first message, in seconds; ``batch_max_time_to_wait_ms`` by default.
 
         Returns:
@@ -139,10 +158,11 @@ class Consumer:
             wait_s = check_seconds("timeout_s", timeout_s)
         only = self._choose(consumer_partition_key, consumer_partition_number)
         self.check_open()
-        found = self._take_buffered(batch_size) if only is None else []
-        if found:
-            return found
-        return self._pull(only, batch_size, wait_s)
+        if self._buffer and only is None:
+            found = self._take_buffered(batch_size)
+            if found:
+                return Messages(found)
+        return Messages(self.read(only, batch_size, wait_s, prefetch))
 
     def __iter__(self) -> Iterator[Message]:
         """
@@ -157,21 +177,26 @@ class Consumer:
         """
         self.check_open()
         self._iterations_ended = False
-        while not (self._iterations_ended or self._is_destroyed or self.runtime.is_ending):
-            ready = self._take_buffered(1)
-            if ready:
-                yield ready[0]
-                continue
-            try:
-                batch = self._pull(None, self.batch_size, LONG_POLL_S)
-            except ClosedError:
-                return
-            except (ConnectionLostError, DeadlineError) as exc:
-                log.debug("%r: %s", self, exc)
-                time.sleep(_OUTAGE_PAUSE_S)
-                continue
-            expires = time.monotonic() + self.max_ack_time_ms / 1000
-            self._buffer.extend((expires, message) for message in batch)
+        runtime, buffer = self.runtime, self._buffer
+        handed_out_at = float("-inf")  # as if long ago: how quickly messages are handled here is not known yet
+        try:
+            while not (self._iterations_ended or runtime._is_ending):
+                if buffer:
+                    if time.monotonic() < self._fresh_until:
+                        try:
+                            message = buffer.popleft()
+                        except IndexError:  # another thread was faster
+                            continue
+                        yield message
+                        continue
+                    self._refresh()
+                    continue
+                is_quick = time.monotonic() - handed_out_at < QUICK * self.ack_time_s
+                if not self._fill(is_quick):
+                    return
+                handed_out_at = time.monotonic()
+        finally:
+            self._session.rest()
 
     def consume(
         self,
@@ -180,21 +205,26 @@ class Consumer:
         consumer_partition_number: int = -1,
         *,
         context: Any = None,
+        workers: int = 1,
     ) -> None:
         """
-        Calls ``callback(messages, error, context)`` for each batch, on a thread of its own, until stop_consume().
+        Calls ``callback(messages, error, context)`` for each batch, on threads of its own, until stop_consume().
 
         Args:
             callback: A plain function. *messages* holds 1 to ``batch_size`` messages and *error* is None, or *messages*
                 is empty and *error* says what went wrong (once for each outage). An exception in it is logged and
                 handed to it as *error*; consuming goes on. It may block, and may call anything, close() included.
+                What it has not answered in its ack time is delivered again.
             consumer_partition_key: Read only the partition that this key belongs to.
             consumer_partition_number: Read only this partition; -1 for all.
             context: As set_context(), when it is not None.
+            workers: How many threads call it, 1 to 256; each has one batch at a time, so at most so many are under way.
+                With 1 the messages of a partition come in its order; with more, batches are handled side by side, and
+                the order holds only within each. An error is handed to one of them.
 
         Raises:
-            ConfigurationError: *callback* cannot be called or is a coroutine function, or key and number are both
-                given.
+            ConfigurationError: *callback* cannot be called or is a coroutine function, *workers* is out of its bounds,
+                or key and number are both given.
             UsageError: consume() is running already.
             ClosedError, ForkedError: As fetch().
         """
@@ -204,37 +234,45 @@ class Consumer:
             )
         only = self._choose(consumer_partition_key, consumer_partition_number)
         self.check_open()
-        with self._thread_lock:
-            if self._thread is not None and self._thread.is_alive() and not self._stop.is_set():
+        check_int("workers", workers, 1, MAX_WORKERS)
+        with self._consuming_lock:
+            if self._consuming is not None and self._consuming.is_running:
                 raise UsageError(f"{self!r} is consuming already; call stop_consume() first")
             if context is not None:
                 self.context = context
-            self._stop = primitives.Event()
-            self._thread = self.runtime.start_thread("consume", self._run, callback, only, self._stop)
+            self._consuming = Consuming(self, callback, only, workers)
 
     def stop_consume(self, timeout_s: float = _STOP_S) -> bool:
         """
         Ends consume() and iterations after the message or batch at hand. Called by the callback it does not wait.
 
         Args:
-            timeout_s: How long to wait for the callback to return, in seconds.
+            timeout_s: How long to wait for the callback to return on all its threads, in seconds.
 
         Returns:
             False when the callback was still running at the limit.
         """
         check_seconds("timeout_s", timeout_s)
         self._iterations_ended = True
-        with self._thread_lock:
-            thread = self._thread
-            self._stop.set()
-        if thread is None or thread.ident == primitives.current_thread_id():
-            return True
-        thread.join(timeout_s)
-        return not thread.is_alive()
+        with self._consuming_lock:
+            consuming = self._consuming
+            if consuming is not None:
+                consuming.tell_to_stop()
+        self._session.wake()
+        return consuming is None or consuming.join(timeout_s)
+
+    def stop(self, timeout_s: float = _STOP_S) -> bool:
+        """The same as stop_consume()."""
+        return self.stop_consume(timeout_s)
 
     def set_context(self, context: Any) -> None:
         """Sets what consume() hands to its callback as third argument."""
         self.context = context
+
+    @property
+    def dls_messages(self) -> list[ResentMessage]:
+        """The dead letters that wait for the next fetch, iteration or callback; a copy."""
+        return self._dead_letters.waiting()
 
     # ---- ending -----------------------------------------------------------------------------------------------------
 
@@ -251,7 +289,7 @@ class Consumer:
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         check_int("timeout_retries", timeout_retries, 0, 1000)
-        if self._is_destroyed:
+        if self.is_destroyed:
             return
         self.check_open()
         self.stop_consume()
@@ -265,17 +303,26 @@ class Consumer:
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.stop_consume()
-        if not self._is_destroyed and not self.runtime.is_closing:
+        if not self.is_destroyed and not self.runtime.is_closing:
             self._return_buffered()
 
     def __repr__(self) -> str:
-        state = "destroyed" if self._is_destroyed else "closed" if self.runtime.is_closing else "open"
-        return f"<Consumer {self.consumer_name!r} of {self.station_name!r} group={self.consumer_group} {state}>"
+        return repr(self._source)
+
+    @property
+    def is_destroyed(self) -> bool:
+        """Whether destroy() has taken it out of its group."""
+        return self._source.is_destroyed
+
+    @property
+    def ack_time_s(self) -> float:
+        """``max_ack_time_ms`` in seconds."""
+        return self.max_ack_time_ms / 1000
 
     @property
     def runtime(self) -> Runtime:
         """The client's threads and links; for the package's own use."""
-        return self._client._runtime
+        return self._source.runtime
 
     def check_open(self) -> None:
         """
@@ -285,9 +332,68 @@ class Consumer:
             ClosedError: It was destroyed, or its client was closed.
             ForkedError: It belongs to the parent process.
         """
-        self.runtime.check()
-        if self._is_destroyed:
-            raise ClosedError(f"{self!r} takes no calls any more")
+        self._source.check_open()
+
+    def read(
+        self,
+        only: Optional[int],
+        limit: int,
+        wait_s: float,
+        ahead: bool,
+        *,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> list[Message]:
+        """
+        Dead letters if there are any, else messages; for the package's own use, as the two after it.
+
+        Args:
+            only: The one partition to read; None for all.
+            limit: At most so many.
+            wait_s: How long to wait for a first one.
+            ahead: Ask for the next ones before returning.
+            is_over: True ends the wait; asked after each stop(), too.
+
+        Raises:
+            MemphisError: As fetch().
+        """
+        letters = self._dead_letters
+        deadline = time.monotonic() + wait_s
+
+        def is_enough() -> bool:
+            return bool(letters) or self.is_destroyed or is_over()
+
+        while True:
+            if letters:
+                found = letters.take(limit)
+                if found:
+                    return found
+            try:
+                received = self._session.fetch(
+                    limit, max(deadline - time.monotonic(), 0.0), only, ahead=ahead, is_over=is_enough
+                )
+            except ConnectionLostError:
+                if letters:
+                    continue
+                raise
+            if received or is_over() or (not letters and time.monotonic() >= deadline):
+                return received  # type: ignore[return-value]  # of the kind that the session was given
+            self.check_open()
+
+    def rest(self) -> None:
+        """Asks for nothing ahead any more."""
+        self._session.rest()
+
+    def _hear_dead_letters(self) -> None:
+        requests = self._client._requests
+        work = requests.hear_dead_letters(self._view, self._source.group_internal, self._dead_letters.put)
+        try:
+            subscription = self.runtime.call(work, JS_S, "consumer()")
+        except MemphisError as exc:
+            log.warning("%r gets no dead letters: %s", self, exc)  # all else works without
+            return
+        # Also when it is forgotten: in its queue group it would take dead letters that another member could have.
+        self._deafen = weakref.finalize(self, requests.end_subscription, subscription)
+        self._deafen.atexit = False
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -308,65 +414,69 @@ class Consumer:
             return partition_for_key(key, partitions) if partitions else None
         return None if number == -1 else check_partition(number, partitions, self.station_name)
 
-    def _pull(self, only: Optional[int], batch_size: int, wait_s: float) -> list[Message]:
-        return self._session.fetch(batch_size, wait_s, only)  # type: ignore[return-value]  # of the kind it was given
+    def _look_for(self, binding: Binding) -> None:
+        """Raises StationNotFoundError when a group whose pulls have no answer is not there any more."""
+        control, call = self.runtime.control, f"CONSUMER.INFO.{binding.stream}.{binding.durable}"
+        try:
+            self.runtime.call(control.js_api(call, None, _LOOK_S), _LOOK_S, "looking for the consumer group")
+        except StationNotFoundError as exc:
+            raise StationNotFoundError(
+                f"{binding.stream}: the station or the consumer group is gone ({exc.description})",
+                code=exc.code,
+                err_code=exc.err_code,
+                description=exc.description,
+            ) from exc
+        except MemphisError as exc:
+            log.debug("%r: %s", self, exc)  # nobody can tell at the moment
+
+    def _fill(self, ahead: bool) -> bool:
+        """Fetches into the buffer; False when the iteration has ended."""
+        try:
+            batch = self.read(None, self.batch_size, LONG_POLL_S, ahead, is_over=lambda: self._iterations_ended)
+        except ClosedError:
+            return False
+        except (ConnectionLostError, DeadlineError) as exc:
+            log.debug("%r: %s", self, exc)
+            time.sleep(OUTAGE_PAUSE_S)
+            return True
+        self._fresh_until = min(self._fresh_until if self._buffer else float("inf"), self._next_look())
+        self._buffer.extend(batch)
+        return True
+
+    def _next_look(self) -> float:
+        return time.monotonic() + QUICK * self.ack_time_s
+
+    def _refresh(self) -> None:
+        """Lets go of what the buffer held for too long, and gives the rest its ack time anew."""
+        kept = self._take_buffered(len(self._buffer))
+        self._fresh_until = self._next_look()
+        self._buffer.extend(kept)
 
     def _take_buffered(self, limit: int) -> list[Message]:
         found: list[Message] = []
         while len(found) < limit:
             try:
-                expires, message = self._buffer.popleft()
+                found.append(self._buffer.popleft())
             except IndexError:
                 break
-            if expires > time.monotonic():  # else the broker has sent it again already
-                found.append(message)
-        return found
+        return self._session.fresh(found)
 
     def _return_buffered(self) -> None:
         """Gives messages that nobody has seen back to the group, for another member at once."""
         for message in self._take_buffered(len(self._buffer)):
             try:
-                message.nack()
+                if not message.is_dead_letter:
+                    message.nack()
             except MemphisError as exc:
                 log.debug("%r: giving a message back: %s", self, exc)  # it comes back after its ack time anyway
         self._session.close()
 
     def _mark_destroyed(self) -> None:
-        self._is_destroyed = True
+        self._source.is_destroyed = True
+        if self._deafen is not None:
+            self._deafen()
         self._iterations_ended = True
-        self._stop.set()
-
-    def _run(self, callback: Handler, only: Optional[int], stop: primitives.Event) -> None:
-        """The consume thread."""
-        is_failing = False
-        while not (stop.is_set() or self.runtime.is_ending):
-            try:
-                messages = self._pull(only, self.batch_size, LONG_POLL_S)
-            except MemphisError as exc:
-                if stop.is_set() or self._is_destroyed or self.runtime.is_ending:
-                    return
-                if not is_failing:
-                    is_failing = True
-                    log.warning("%r: %s", self, exc)
-                    self._hand_out(callback, [], exc)
-                stop.wait(_OUTAGE_PAUSE_S if exc.retryable else LONG_POLL_S)
-                continue
-            is_failing = False
-            if messages:
-                self._hand_out(callback, messages, None)
-            # A full batch means that more is waiting. After an empty one the long poll was the pause.
-            if messages and len(messages) < self.batch_size:
-                stop.wait(self.pull_interval_ms / 1000)
-
-    def _hand_out(self, callback: Handler, messages: list[Message], error: Optional[MemphisError]) -> None:
-        try:
-            callback(messages, error, self.context)
-        except Exception as exc:
-            log.exception("%r: the callback failed", self)
-            if error is None:
-                failure = MemphisError(f"the callback of {self!r} failed: {type(exc).__name__}")
-                failure.__cause__ = exc
-                self._hand_out(callback, [], failure)
+        self._session.wake()
 
 
 def _is_coroutine_function(callback: object) -> bool:

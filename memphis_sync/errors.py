@@ -58,6 +58,11 @@ class MemphisError(Exception):
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
 
+    @property
+    def message(self) -> str:
+        """The text, as ``str()`` gives it; memphis.py's name for it."""
+        return str(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 

@@ -10,23 +10,31 @@ account before the stream and a random token at the end on servers that have a d
 from __future__ import annotations
 
 import json
+import logging
 from datetime import datetime, timedelta, timezone
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 from memphis_sync._codec import RawMessage, parse_headers
+from memphis_sync._runtime import Runtime
 from memphis_sync._runtime.schemas import decoded
 from memphis_sync._wire import subjects
-from memphis_sync._wire.names import split_stream
-from memphis_sync.errors import ConnectionLostError, UsageError
+from memphis_sync._wire.names import durable_name, split_stream
+from memphis_sync.errors import ClosedError, ConnectionLostError, MemphisError, StationNotFoundError, UsageError
 from memphis_sync.headers import is_own
-from memphis_sync.options import check_seconds, check_str
+from memphis_sync.options import MAX_TIME_MS, check_int, check_seconds, check_str
+from memphis_sync.types import StationView
 
 if TYPE_CHECKING:
-    from memphis_sync.consumer import Consumer
+    from typing_extensions import Self
+
+log = logging.getLogger("memphis_sync.consume")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_NAK, _TERM, _WORKING = b"-NAK", b"+TERM", b"+WPI"
-_DEAD_LETTER_S = 5.0
+_ACK, _NAK, _TERM, _WORKING = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
+_NO_RESPONDERS = 503
+DEAD_LETTER_S = 5.0
+CONFIRM_S = 5.0
 
 
 class Metadata(NamedTuple):
@@ -48,14 +56,53 @@ class Metadata(NamedTuple):
     pending: int
 
 
+class Source:
+    """
+    The consumer as its messages see it: what they need to be answered. It leads to no message, so a message that the
+    garbage collector does not know of (see RawMessage) is in no cycle.
+    """
+
+    __slots__ = ("consumer_group", "group_internal", "is_destroyed", "name", "runtime", "view")
+
+    def __init__(self, runtime: Runtime, view: StationView, name: str, group: str) -> None:
+        self.runtime = runtime
+        self.view = view
+        self.name = name
+        self.consumer_group = group
+        self.group_internal = durable_name(group)
+        self.is_destroyed = False
+
+    def check_open(self) -> None:
+        """Raises unless the consumer can be used here and now; see Consumer.check_open."""
+        self.runtime.check()
+        if self.is_destroyed:
+            raise ClosedError(f"{self!r} takes no calls any more")
+
+    def __repr__(self) -> str:
+        state = "destroyed" if self.is_destroyed else "closed" if self.runtime.is_closing else "open"
+        return f"<Consumer {self.name!r} of {self.view.name!r} group={self.consumer_group} {state}>"
+
+
 class Message(RawMessage):
     """
     A message, to be acknowledged with ack() within the consumer's ``max_ack_time_ms``; else it is delivered again.
 
-    It may be acknowledged from any thread. Acknowledgements are sent without waiting for the broker.
+    It may be acknowledged from any thread. Acknowledgements are sent without waiting for the broker, some together.
+
+    As a context manager it acknowledges itself at the end of the block, and gives itself back with nack() when the
+    block raised; one that was answered in the block is left as it is::
+
+        for message in consumer:
+            with message:
+                handle(message.data)
     """
 
     __slots__ = ()
+
+    @property
+    def is_dead_letter(self) -> bool:
+        """Whether the broker sends it again from the dead letters: see DeadLetter."""
+        return False
 
     # ---- content ----------------------------------------------------------------------------------------------------
 
@@ -83,7 +130,7 @@ class Message(RawMessage):
         Raises:
             SchemaError: The payload does not match the schema, or the schema cannot be used here.
         """
-        return decoded(self._consumer._view.live.codec, self.payload, as_dict=as_dict)
+        return decoded(self.owner.view.live.codec, self.payload, as_dict=as_dict)
 
     def get_headers(self) -> Optional[dict[str, str]]:
         """All headers, those of client and broker included; None without any. The first value of a name counts."""
@@ -110,7 +157,7 @@ class Message(RawMessage):
     @property
     def station(self) -> str:
         """Name of the station, lower case."""
-        return self._consumer.station_name
+        return self._source.view.name
 
     @property
     def partition(self) -> int:
@@ -122,9 +169,9 @@ class Message(RawMessage):
         """Place in the partition, from 1."""
         return self.metadata.sequence
 
-    def get_sequence_number(self) -> int:
-        """The same as `sequence`."""
-        return self.metadata.sequence
+    def get_sequence_number(self) -> Optional[int]:
+        """The same as `sequence`; None on a dead letter."""
+        return self.sequence
 
     @property
     def delivered(self) -> int:
@@ -136,8 +183,8 @@ class Message(RawMessage):
         """When the broker stored the message, UTC, to the microsecond."""
         return _EPOCH + timedelta(microseconds=self.metadata.time_ns // 1000)
 
-    def get_timesent(self) -> datetime:
-        """The same as `timesent`."""
+    def get_timesent(self) -> Optional[datetime]:
+        """The same as `timesent`; None on a dead letter."""
         return self.timesent
 
     # ---- answering --------------------------------------------------------------------------------------------------
@@ -147,40 +194,53 @@ class Message(RawMessage):
         """Whether ack(), nack(), delay() or dead_letter() was called."""
         return self.answer is not None
 
-    def ack(self) -> None:
+    def ack(self, *, wait: bool = False, timeout_s: float = CONFIRM_S) -> None:
         """
-        The message is done; the group will not see it again. Does not wait.
+        The message is done; the group will not see it again.
+
+        Args:
+            wait: Return only when the broker has it: then the message is never delivered again, whatever happens to
+                this process. Costs a round trip. Without it the call does not wait: an ack that is lost with the
+                connection or the process lets the message be delivered once more.
+            timeout_s: With *wait*: how long, in seconds; above 0.
 
         Raises:
             UsageError: It was answered before.
-            ConnectionLostError: The data link is down; the broker will deliver the message again.
+            ConnectionLostError: The data link is down; the broker will deliver the message again. With *wait* also when
+                it ended before the broker's word came.
+            DeadlineError: With *wait*: no word from the broker in time. As after any error of a call with *wait*, the
+                broker may have the ack; the call may be repeated.
+            StationNotFoundError: With *wait*: the station or the group is gone.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
-        self._respond("ack", b"")
+        if wait:
+            self._confirm(timeout_s)
+        else:
+            self._respond("ack", b"")
 
     def nack(self) -> None:
         """The message could not be used; the group gets it again at once. Does not wait. Raises as ack()."""
         self._respond("nack", _NAK)
 
-    def delay(self, delay: float) -> None:
+    def delay(self, delay: Optional[float] = None, *, delay_ms: Optional[int] = None) -> None:
         """
         The message could not be used yet; the group gets it again later. Does not wait.
 
         Args:
             delay: Seconds, from 0 to a day.
+            delay_ms: The same in milliseconds. Exactly one of the two is given.
 
         Raises:
-            ConfigurationError: *delay* is out of its bounds.
-            UsageError, ConnectionLostError, ClosedError, ForkedError: As ack().
+            ConfigurationError: The delay is out of its bounds.
+            UsageError: It was answered before, or not exactly one of the two is given.
+            ConnectionLostError, ClosedError, ForkedError: As ack().
         """
-        nanoseconds = int(check_seconds("delay", delay) * 1_000_000_000)
-        self._respond("delay", b'%s {"delay": %d}' % (_NAK, nanoseconds))
+        self._respond("delay", b'%s {"delay": %d}' % (_NAK, delay_ns(delay, delay_ms)))
 
     def in_progress(self) -> None:
         """Still at work: the ack time starts anew. May be called again and again. Raises as ack()."""
-        if self.is_answered:
-            raise UsageError(f"{self!r} was already answered with {self.answer}")
-        self._consumer.check_open()
+        self._check_unanswered()
+        self._source.check_open()
         self.respond(_WORKING)
 
     def dead_letter(self, reason: str) -> None:
@@ -196,8 +256,7 @@ class Message(RawMessage):
             ClosedError, ForkedError: As ack().
         """
         check_str("reason", reason)
-        if self.is_answered:
-            raise UsageError(f"{self!r} was already answered with {self.answer}")
+        self._check_unanswered()
         station, partition = split_stream(self.metadata.stream)
         if not partition:
             raise UsageError(f"station {self.station!r} has no partitions, so a broker cannot keep its dead letters")
@@ -205,13 +264,14 @@ class Message(RawMessage):
             "station_name": station,
             "error": reason,
             "partition": partition,
-            "cg_name": self._consumer.consumer_group,
+            "cg_name": self._source.consumer_group,
             "seq": self.metadata.sequence,
         }
-        runtime = self._consumer.runtime
+        self._source.check_open()
+        runtime = self._source.runtime
         body = json.dumps(report).encode()
         runtime.call(
-            runtime.control.publish(subjects.NACKED_DEAD_LETTERS, body, _DEAD_LETTER_S), _DEAD_LETTER_S, "dead_letter()"
+            runtime.control.publish(subjects.NACKED_DEAD_LETTERS, body, DEAD_LETTER_S), DEAD_LETTER_S, "dead_letter()"
         )
         self._respond("dead_letter", _TERM)
 
@@ -227,22 +287,98 @@ class Message(RawMessage):
     def __bool__(self) -> bool:
         return True  # an empty payload is a message too
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if self.answer is not None:
+            return
+        if error is None:
+            self.ack()
+            return
+        try:
+            self.nack()
+        except MemphisError as exc:  # the block's own error counts; without an answer the message comes back anyway
+            log.debug("%r: nack: %s", self, exc)
+
     @property
-    def _consumer(self) -> Consumer:
-        return cast("Consumer", self.owner)
+    def _source(self) -> Source:
+        return cast("Source", self.owner)
+
+    def _check_unanswered(self) -> None:
+        if self.answer is not None:
+            raise UsageError(f"{self!r} was already answered with {self.answer}")
 
     def _respond(self, answer: str, body: bytes) -> None:
         # The path of each message: what is usual costs two looks, and only what goes wrong asks for the reason.
         if self.answer is not None:
-            raise UsageError(f"{self!r} was already answered with {self.answer}")
-        if self.owner._is_destroyed:
-            self._consumer.check_open()
+            self._check_unanswered()
+        if self.owner.is_destroyed:
+            self._source.check_open()
         try:
             self.respond(body)
         except ConnectionLostError:
-            self._consumer.check_open()
+            self._source.check_open()
             raise
         self.answer = answer
+
+    def _confirm(self, timeout_s: float) -> None:
+        check_seconds("timeout_s", timeout_s, allow_zero=False)
+        self._check_unanswered()
+        self._source.check_open()
+        link = self._source.runtime.data_link()
+        reply = link.replies.request(self.reply.encode(), _ACK, timeout_s)
+        if reply.status == _NO_RESPONDERS:
+            raise StationNotFoundError(f"{self!r}: the station or the consumer group is gone", code=reply.status)
+        self.answer = "ack"
+
+
+class Messages(list[Message]):
+    """What a fetch returns: a list of messages that also shows itself as plain dicts."""
+
+    __slots__ = ()
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """
+        One dict for each message, for a table or a frame: ``pandas.DataFrame(batch.to_dicts())``.
+
+        Returns:
+            Keys ``station``, ``partition``, ``sequence``, ``time`` (None for these three on a dead letter), ``headers``
+            (the user's) and ``data``: what the payload says as JSON; else its text, else, not being UTF-8, its bytes.
+        """
+        return [
+            {
+                "station": message.station,
+                "partition": message.partition,
+                "sequence": message.sequence,
+                "time": message.timesent,
+                "headers": message.headers,
+                "data": _readable(message.payload),
+            }
+            for message in self
+        ]
+
+
+def _readable(payload: bytes) -> Any:
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return payload
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def delay_ns(delay: Optional[float], delay_ms: Optional[int]) -> int:
+    """The delay that one of the two arguments gives, in nanoseconds."""
+    if (delay is None) == (delay_ms is None):
+        raise UsageError("exactly one of delay (seconds) and delay_ms is to be given")
+    if delay_ms is not None:
+        return check_int("delay_ms", delay_ms, 0, MAX_TIME_MS) * 1_000_000
+    return int(check_seconds("delay", delay) * 1_000_000_000)
 
 
 def parse_ack_subject(reply: str) -> Metadata:

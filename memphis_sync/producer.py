@@ -90,7 +90,7 @@ class Producer:
         self._on_delivery = on_delivery
         self._id_name = b"msg-id" if self._link.is_memphis else b"Nats-Msg-Id"
         self._fixed = encode_header(b"$memphis_producedBy", name.encode()) + encode_header(
-            b"$memphis_connectionId", client._connection_id.encode()
+            b"$memphis_connectionId", client.connection_id.encode()
         )
         self._routes = [self._routes_of(view) for view in views]
         # next() on a cycle is one step of the interpreter, so threads may share it.
@@ -104,6 +104,16 @@ class Producer:
             if view.live.codec is not None:
                 view.live.codec.prepare()
         self._is_closed = False
+
+    @property
+    def producer_name(self) -> str:
+        """The same as `name`."""
+        return self.name
+
+    @property
+    def station_name(self) -> Union[str, list[str]]:
+        """The station, or a list of them when it has several."""
+        return self.stations[0] if len(self.stations) == 1 else list(self.stations)
 
     def _routes_of(self, view: StationView) -> dict[int, Route]:
         return {number: self._route(view, number, None) for number in view.partitions or (0,)}
@@ -253,7 +263,8 @@ class Producer:
             Counts, failures and the time it took.
 
         Raises:
-            BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken.
+            BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken. A
+                BulkSchemaError, which is a SchemaError too, when it did not match its station's schema.
             DeadlineError: *timeout_s* is over; ``result`` likewise, the unconfirmed among the failures.
             ConfigurationError: A bad argument or item, raised where it is met, after what was taken before it is
                 confirmed.

@@ -16,6 +16,7 @@ import base64
 import contextlib
 import fcntl
 import json
+import os
 import queue
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 import pytest
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from memphis_sync.broker import BrokerProcess
 
 INSTALL_S = 600  # a cold download on a busy machine
@@ -89,16 +92,15 @@ class Peer:
 
     Args:
         command: What starts it.
-        env: Added to this process's environment; None for nothing.
     """
 
-    def __init__(self, command: Sequence[str | Path], env: Optional[Mapping[str, str]] = None) -> None:
+    def __init__(self, command: Sequence[str | Path]) -> None:
         self._process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=env,
+            env=plain_environment(),
         )
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.said = bytearray()  # what it wrote to stderr, and the SDK to stdout
@@ -251,7 +253,13 @@ def run_tool(*command: object) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=INSTALL_S,
+        env=plain_environment(),
     )
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's environment without what makes its own interpreter run under a sanitizer."""
+    return {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "PYTHONMALLOC")}
 
 
 class SdkClient:
@@ -272,6 +280,12 @@ class SdkClient:
         """A further client, of the same broker unless another is given."""
         self._opened.append(self.sdk.connect(broker or self._broker, **options))
         return self._opened[-1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Closes all clients, and drops everything that the test held."""

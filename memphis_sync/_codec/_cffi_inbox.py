@@ -73,8 +73,13 @@ class RawMessage:
 
     @property
     def age_ns(self) -> int:
-        """How long ago it was received."""
+        """How long ago it was received, or renewed."""
         return int(lib.mcore_now_ns() - self._found().received_ns)
+
+    def renew(self) -> None:
+        """Tells the server that it is being worked on, so that its ack time begins anew. Raises as respond()."""
+        self.respond(b"+WPI")
+        self._record.received_ns = lib.mcore_now_ns()
 
     def respond(self, body: bytes = b"") -> None:
         """Queues an acknowledgement and returns at once. ConnectionLostError when there is no connection."""

@@ -728,9 +728,14 @@ cdef class RawMessage:
 
     @property
     def age_ns(self):
-        """How long ago it was received."""
+        """How long ago it was received, or renewed."""
         self._bytes()
         return mcore_now_ns() - self._record.received_ns
+
+    def renew(self):
+        """Tells the server that it is being worked on, so that its ack time begins anew. Raises as respond()."""
+        self.respond(b"+WPI")
+        (<mcore_record *>self._record).received_ns = mcore_now_ns()
 
     def respond(self, bytes body not None=b""):
         """Queues an acknowledgement and returns at once. ConnectionLostError when there is no connection."""

@@ -429,11 +429,17 @@ class ControlLink:
 
         A handler that raises is logged; the next message is handled all the same. Survives reconnects.
         """
+        return await self.subscribe_with_headers(subject, lambda body, _: handler(body), queue)
+
+    async def subscribe_with_headers(
+        self, subject: str, handler: Callable[[bytes, dict[str, str]], None], queue: str = ""
+    ) -> Subscription:
+        """The same with each message's headers."""
         nc = await self._ready(time.monotonic() + self._options.timeout_ms / 1000, subject)
 
         async def deliver(msg: Msg) -> None:
             try:
-                handler(bytes(msg.data))
+                handler(bytes(msg.data), dict(msg.headers or {}))
             except Exception as exc:
                 log.exception(
                     "%r: a message on %s could not be used", self._options.name, subject, extra=self._extra(exc)

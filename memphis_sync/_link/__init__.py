@@ -11,6 +11,7 @@ follow each other. Neither is held while the other is taken, except that a fetch
 
 from memphis_sync._link.callbacks import Callbacks, Change
 from memphis_sync._link.link import DataLink
-from memphis_sync._link.pull import Binding, PullSession
+from memphis_sync._link.mailbox import Binding
+from memphis_sync._link.pull import PullSession
 
 __all__ = ["Binding", "Callbacks", "Change", "DataLink", "PullSession"]

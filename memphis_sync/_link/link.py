@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from memphis_sync._codec import Inbox, Link, Ticket, encode_sub, watch_forks
 from memphis_sync._link.callbacks import Callbacks, Change
 from memphis_sync._link.handshake import Connected, open_connection
+from memphis_sync._link.replies import Replies
 from memphis_sync._link.secure import END_TLS, Stream, read_loop, send_loop
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError
 from memphis_sync.types import LinkEvent, ServerAddress, Stats
@@ -71,6 +72,7 @@ class DataLink:
         self._callbacks = callbacks
         self._idle = threading.Event()
         self.core: Link
+        self.replies = Replies(self)
         self.max_payload = 0
         self.is_memphis = False
 

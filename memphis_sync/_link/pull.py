@@ -3,22 +3,38 @@ Pulling messages for a consumer group: all its partitions within one deadline.
 
 A fetch asks each partition without waiting first, sharing the batch among them. If nothing was there it asks all of
 them once more and waits for the first message. It returns as soon as it has something. Requests that are still open
-then are withdrawn (UNSUB); a message that crosses with the withdrawal is kept and is the first of the next fetch, so
-no delivery is wasted. Source: JetStream pull consumers (ADR-13 of the NATS architecture notes), Memphis protocol
-reference 5.3, 6.5.
+then are withdrawn; a message that crosses with the withdrawal is kept and is the first of the next fetch, so no
+delivery is wasted. With ``ahead`` the requests stay open, and new ones follow, so that the next fetch finds its
+messages here.
+
+What waits here for a fetch uses up its ack time. The ack time of a message that has waited for long begins anew when it
+is handed out (+WPI); one whose time is nearly over is not handed out at all, for the broker delivers it again.
+
+A Memphis broker never answers a pull for a group that is gone. So each request has a time by which an answer is due,
+and when it does not come the group is looked for over the control link.
+
+Source: Memphis protocol reference 5.3, 6.5, 12.5.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, Optional, TypeVar
 
-from memphis_sync._codec import Inbox, RawMessage, encode_pub, encode_sub, encode_unsub
-from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError, StationNotFoundError
+from memphis_sync._codec import Inbox, RawMessage
+from memphis_sync._link.mailbox import Binding, Ending, Mailbox
+from memphis_sync.errors import (
+    ConnectionLostError,
+    DeadlineError,
+    ForkedError,
+    MemphisError,
+    ServerError,
+    StationNotFoundError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,23 +42,26 @@ if TYPE_CHECKING:
     from memphis_sync._link.link import DataLink
 
 logger = logging.getLogger("memphis_sync.link")
+_M = TypeVar("_M", bound=RawMessage)
 
 SLICE_S = 0.2  # Ctrl-C is served at least this often
-SILENCE_S = 5.0  # a broker that answers no pull for so long has lost the group, or is gone
+POLL_S = 2.0  # the longest that one request waits at the server: a group that is gone is noticed soon after it
 LATE_S = 0.25  # how much later than its expiry the server may end a pull
+LOOK_AFTER_S = 1.0  # an answer that is so late makes the group be looked for, and again after each LOOK_EVERY_S
+LOOK_EVERY_S = 2.0
+ELECTION_S = 0.1  # pause until a group without a leader is asked again
+SILENCE_S = 5.0  # a broker that has a group and answers no pull for so long hangs
 CLOSE_S = 1.0  # how long close() waits for messages on their way, to give them back
+RENEW_AT, DROP_AT = 0.1, 0.8  # shares of the ack time: see this module's text
 _CLOSED = -11  # MCORE_E_CLOSED
-_NEVER = 1 << 62  # more messages than ever come
 _NOTHING_THERE = (404, 408)
 _NO_RESPONDERS = 503
+_PASSING = ("leadership change", "server shutdown")  # of 409: the next pull may well be served
 
 
-class Binding(NamedTuple):
-    """One partition of a consumer group: its number, its stream and the group's durable on it."""
-
-    partition: int
-    stream: str
-    durable: str
+def never() -> bool:
+    """For a fetch that nothing cuts short."""
+    return False
 
 
 class PullSession:
@@ -54,25 +73,51 @@ class PullSession:
         bindings: The group's partitions.
         kind: What to make of a message, a subclass of RawMessage.
         owner: What the messages carry as ``owner``.
+        ack_time_s: How long the broker waits for an answer to a message.
+        look_for: Called with a binding whose pulls have no answer; raises StationNotFoundError when the group is gone,
+            and nothing else.
     """
 
-    def __init__(self, link: DataLink, bindings: Sequence[Binding], kind: type[RawMessage], owner: object) -> None:
+    def __init__(
+        self,
+        link: DataLink,
+        bindings: Sequence[Binding],
+        kind: type[RawMessage],
+        owner: object,
+        *,
+        ack_time_s: float,
+        look_for: Callable[[Binding], object],
+    ) -> None:
         self._link = link
         self._bindings = tuple(bindings)
         self._kind = kind
         self._owner = owner
-        self._lock = threading.Lock()
-        self._surplus: deque[RawMessage] = deque()
-        self._retired: deque[tuple[Inbox, int]] = deque()  # withdrawn, with the number of the PING behind the UNSUB
+        self._ack_time_ns = ack_time_s * 1e9
+        self._look_for = look_for
+        self._lock = threading.Lock()  # who holds it fetches; it guards all that follows
+        self._mailbox: Optional[Mailbox] = None
+        self._surplus: list[RawMessage] = []  # received, not handed out
+        self._retired: deque[tuple[Mailbox, int]] = deque()  # withdrawn, with the number of the PING behind the UNSUB
         self._first = 0
-        self._answered = time.monotonic()
+        self._due: dict[str, float] = {}  # by stream: since when an answer to a pull is owed
+        self._look_at = 0.0
 
-    def fetch(self, batch: int, wait_s: float, partition: Optional[int] = None) -> list[RawMessage]:
+    def fetch(
+        self,
+        batch: int,
+        wait_s: float,
+        partition: Optional[int] = None,
+        *,
+        ahead: bool = False,
+        is_over: Callable[[], bool] = never,
+    ) -> list[RawMessage]:
         """
         Up to *batch* messages; waits at most *wait_s* for the first one.
 
         Args:
             partition: Only this one; None looks at all, beginning with another one each time.
+            ahead: Ask for the next *batch* before returning.
+            is_over: Asked while waiting, and after each wake(); True ends the wait.
 
         Returns:
             The messages of a partition in its order; empty when none came in time.
@@ -84,29 +129,62 @@ class PullSession:
         """
         deadline = time.monotonic() + wait_s
         while not self._lock.acquire(timeout=min(SLICE_S, max(deadline - time.monotonic(), 0))):
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or is_over():
                 return []
         try:
-            is_complete = self._take_retired(max(deadline, time.monotonic() + LATE_S))
-            found = self._from_surplus(batch, partition)
-            if found:
-                return found
-            if not is_complete:
-                self.check_silence()
-                return []
-            return self._fetch(self._chosen(partition), batch, deadline)
+            chosen = self._chosen(partition)
+            if self._take_retired(max(deadline, time.monotonic() + LATE_S)):
+                found = self._read(chosen, batch, deadline, ahead, is_over)
+            else:
+                found = self._from_surplus(chosen, batch)
+                if not found:
+                    self._check_silence(chosen)
+            return found
+        except BaseException:
+            self._withdraw()
+            raise
         finally:
             self._lock.release()
 
+    def wake(self) -> None:
+        """Makes a fetch that waits ask its *is_over*. From any thread."""
+        mailbox = self._mailbox
+        if mailbox is not None:
+            mailbox.inbox.wake()
+
+    def rest(self) -> None:
+        """Asks for nothing ahead any more; what has come stays for the next fetch."""
+        if self._lock.acquire(timeout=SLICE_S):  # else somebody is fetching, and decides himself
+            try:
+                self._withdraw()
+            except ForkedError as exc:  # the end of a generator that the child of a fork has inherited
+                logger.debug("%r: %s", self._owner, exc)
+            finally:
+                self._lock.release()
+
     def close(self) -> None:
         """Gives what was received and not handed out back to the group, for another member at once."""
-        with self._lock:
+        if not self._lock.acquire(timeout=CLOSE_S):
+            return  # a fetch is under way and takes care of what comes
+        try:
+            self._withdraw(always=True)
             if not self._link.is_up():
                 return  # the broker delivers them again when their ack time is over
-            deadline = time.monotonic() + CLOSE_S
-            self._take_retired(deadline)
-            while self._surplus:
-                self._surplus.popleft().respond(b"-NAK")
+            self._take_retired(time.monotonic() + CLOSE_S)
+            surplus, self._surplus = self._surplus, []
+            with contextlib.suppress(ConnectionLostError):  # as above
+                for message in surplus:
+                    message.respond(b"-NAK")
+        finally:
+            self._lock.release()
+
+    def __del__(self) -> None:
+        mailbox = getattr(self, "_mailbox", None)
+        if mailbox is not None:
+            with contextlib.suppress(MemphisError):  # no connection, or it is the parent process's
+                mailbox.withdraw()  # two frames are queued; nothing is waited for
+
+    # ---- what is here already ---------------------------------------------------------------------------------------
 
     def _chosen(self, partition: Optional[int]) -> list[Binding]:
         if partition is not None:
@@ -115,73 +193,35 @@ class PullSession:
         self._first = (first + 1) % len(self._bindings)
         return [*self._bindings[first:], *self._bindings[:first]]
 
-    def _from_surplus(self, batch: int, partition: Optional[int]) -> list[RawMessage]:
-        wanted = None if partition is None else {b.stream for b in self._bindings if b.partition == partition}
-        taken: list[RawMessage] = []
-        kept: deque[RawMessage] = deque()
-        for message in self._surplus:
-            fits = wanted is None or message.subject.rpartition(".")[0] in wanted
-            (taken if fits and len(taken) < batch else kept).append(message)
-        self._surplus = kept
-        return taken
+    def _from_surplus(self, chosen: list[Binding], batch: int) -> list[RawMessage]:
+        surplus = self._surplus
+        if len(chosen) == len(self._bindings):
+            taken = surplus[:batch]
+            self._surplus = surplus[batch:]
+        else:
+            wanted = {binding.stream for binding in chosen}
+            taken, self._surplus = [], []
+            for message in surplus:
+                fits = len(taken) < batch and message.subject.rpartition(".")[0] in wanted
+                (taken if fits else self._surplus).append(message)
+        return self.fresh(taken)
 
-    def _fetch(self, bindings: list[Binding], batch: int, deadline: float) -> list[RawMessage]:
-        while True:
-            if not self._link.wait_up(deadline):
-                raise ConnectionLostError("the data link has no connection; messages stay with the broker")
-            try:
-                found = self._available(bindings, batch, deadline)
-                if not found and time.monotonic() < deadline:
-                    found = self._arriving(bindings, batch, deadline)
-            except _LinkEnded as exc:
-                found = exc.found
-                if not found and time.monotonic() < deadline:
-                    continue
-            if len(found) > batch:
-                self._surplus.extend(found[batch:])
-                del found[batch:]
-            return found
-
-    def _available(self, bindings: list[Binding], batch: int, deadline: float) -> list[RawMessage]:
-        """What the partitions hold now."""
-        found: list[RawMessage] = []
-        asked = bindings
-        deadline = max(deadline, time.monotonic() + LATE_S)  # an answer takes a round trip, however short the wait is
-        while asked and len(found) < batch and (not found or time.monotonic() < deadline):
-            shares = _shares(asked, batch - len(found))
-            pull = _Pull(self, shares, expires_s=None)
-            found += pull.wait(deadline, enough=sum(shares.values()))
-            full = pull.full_streams()
-            if not pull.ended:
-                break
-            asked = [binding for binding in asked if binding not in shares or binding.stream in full]
-        return found
-
-    def _arriving(self, bindings: list[Binding], batch: int, deadline: float) -> list[RawMessage]:
-        """The first that comes, with whatever comes along."""
-        if len(bindings) == 1:
-            return self._arriving_in_one(bindings, batch, deadline)
-        share = max(1, batch // len(bindings))
-        pull = _Pull(self, dict.fromkeys(bindings, share), expires_s=deadline - time.monotonic())
-        return pull.wait(deadline + LATE_S, enough=1)
-
-    def _arriving_in_one(self, bindings: list[Binding], batch: int, deadline: float) -> list[RawMessage]:
-        """Asks for one, then for what is there: nothing is withdrawn, so the server gives out nothing in vain."""
-        pull = _Pull(self, dict.fromkeys(bindings, 1), expires_s=deadline - time.monotonic())
-        found = pull.wait(deadline + LATE_S, enough=1)
-        if found and batch > 1:
-            try:
-                found += self._available(bindings, batch - 1, deadline)
-            except _LinkEnded as exc:
-                found += exc.found
-            except (DeadlineError, ServerError) as exc:  # met again by the next fetch, which has nothing to hand out
-                logger.debug("%r: %s", self._owner, exc)
-        return found
-
-    def retire(self, inbox: Inbox) -> None:
-        """Withdraws what is still asked for; a message on its way is taken by a later fetch."""
-        self._link.core.control(encode_unsub(inbox.sid))
-        self._retired.append((inbox, self._link.core.ping()))
+    def fresh(self, messages: list[_M]) -> list[_M]:
+        """Those of *messages* that the broker still waits for, each with most of its ack time before it."""
+        if not messages or messages[0].age_ns < self._ack_time_ns * RENEW_AT:
+            return messages  # the first is the oldest, up to what crossed with a withdrawal
+        kept = []
+        for message in messages:
+            age = message.age_ns / self._ack_time_ns
+            if age >= DROP_AT:
+                continue
+            if age >= RENEW_AT:
+                with contextlib.suppress(ConnectionLostError):
+                    message.renew()
+            kept.append(message)
+        if len(kept) < len(messages):
+            logger.debug("%r: %d messages were kept for too long", self._owner, len(messages) - len(kept))
+        return kept
 
     def _take_retired(self, deadline: float) -> bool:
         """
@@ -191,10 +231,9 @@ class PullSession:
             False: it has not come until *deadline*; then nothing else may be asked for.
         """
         while self._retired:
-            inbox, number = self._retired[0]
-            is_over = self._is_over(inbox, number, deadline)
-            messages, _statuses = inbox.take(self._kind, self._owner)
-            self._surplus.extend(messages)
+            mailbox, number = self._retired[0]
+            is_over = self._is_over(mailbox.inbox, number, deadline)
+            self._surplus += mailbox.take()[0]
             if not is_over:
                 return False
             self._retired.popleft()
@@ -208,149 +247,166 @@ class PullSession:
                     return True
             except ConnectionLostError:
                 return True
-            if inbox.wait(_NEVER, _NEVER, 0) == _CLOSED:
+            if inbox.is_closed:
                 return True
             if left <= 0:
                 return False
 
-    def take(self, inbox: Inbox) -> tuple[list[RawMessage], list[tuple[int, str, bytes]]]:
-        """What has come into *inbox*."""
-        messages, statuses = inbox.take(self._kind, self._owner)
-        if messages or statuses:
-            self._answered = time.monotonic()
-        return messages, statuses
+    # ---- asking and waiting -----------------------------------------------------------------------------------------
 
-    def check_silence(self) -> None:
-        """A pull without wait is always answered by a group that exists."""
-        silent_s = time.monotonic() - self._answered
-        if silent_s > SILENCE_S:
-            self._answered = time.monotonic()
-            raise DeadlineError(
-                f"the broker has not answered a pull for {silent_s:.1f} s: the station or the consumer group is gone, "
-                "or the broker hangs",
-                timeout_s=SILENCE_S,
-            )
+    def _read(
+        self, chosen: list[Binding], batch: int, deadline: float, ahead: bool, is_over: Callable[[], bool]
+    ) -> list[RawMessage]:
+        while True:
+            found = self._from_surplus(chosen, batch)
+            if not found:
+                while not self._link.wait_up(min(deadline, time.monotonic() + SLICE_S)):
+                    if is_over():
+                        return []
+                    if time.monotonic() >= deadline:
+                        raise ConnectionLostError("the data link has no connection; messages stay with the broker")
+            try:
+                mailbox = self._current()
+                if not found:
+                    self._take(mailbox)
+                    if not self._surplus and not ahead:
+                        self._take_available(mailbox, chosen, batch, deadline)
+                    if not self._surplus:
+                        self._await(mailbox, chosen, batch, deadline, ahead, is_over)
+                    found = self._from_surplus(chosen, batch)
+                if ahead and not is_over():
+                    self._ask_ahead(mailbox, chosen, batch)
+                elif not mailbox.is_quiet:
+                    self._withdraw()
+            except ConnectionLostError:
+                self._lose()
+                if not found and self._surplus:
+                    found = self._from_surplus(chosen, batch)
+            if found or time.monotonic() >= deadline or is_over():
+                if not found:
+                    self._check_silence(chosen)
+                return found
 
-    def new_inbox(self) -> Inbox:
-        """An inbox with a subscription number of its own on this connection."""
-        return self._link.new_inbox()
+    def _current(self) -> Mailbox:
+        """The mailbox of this connection."""
+        mailbox = self._mailbox
+        if mailbox is not None and mailbox.inbox.is_closed:
+            self._lose()
+            mailbox = None
+        if mailbox is None:
+            mailbox = self._mailbox = Mailbox(self._link, self._kind, self._owner, self._due)
+        return mailbox
 
-    def send(self, frames: bytes) -> None:
-        """Queues SUB and pull requests."""
-        self._link.core.control(frames)
+    def _lose(self) -> None:
+        """The connection has ended, and with it all requests; what had come is kept."""
+        mailbox, self._mailbox = self._mailbox, None
+        if mailbox is not None:
+            self._surplus += mailbox.take()[0]
+        self._due.clear()
 
-    @property
-    def token(self) -> bytes:
-        """The link's token, for reply subjects."""
-        return self._link.core.token
+    def _take(self, mailbox: Mailbox) -> list[Ending]:
+        """Moves what has come to the surplus; raises when a partition was ended for a reason that lasts."""
+        messages, endings = mailbox.take()
+        self._surplus += messages
+        if not self._surplus:  # else an error that lasts is met again by the next fetch, with nothing to hand out
+            for ending in endings:
+                self._judge(ending)
+        return endings
 
+    def _take_available(self, mailbox: Mailbox, chosen: list[Binding], batch: int, deadline: float) -> None:
+        """What the partitions hold now."""
+        asked = [binding for binding in chosen if not mailbox.is_asked(binding)]
+        deadline = max(deadline, time.monotonic() + LATE_S)  # an answer takes a round trip, however short the wait is
+        while asked and len(self._surplus) < batch and (not self._surplus or time.monotonic() < deadline):
+            shares = _shares(asked, batch - len(self._surplus))
+            mailbox.ask(shares, None)
+            ended: set[Binding] = set()
+            while any(mailbox.is_asked(binding) for binding in shares):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                self._wait(mailbox, mailbox.missing(shares), left)
+                ended.update(ending.binding for ending in self._take(mailbox))
+            asked = [binding for binding in asked if binding not in ended]
 
-class _LinkEnded(Exception):  # noqa: N818  control flow inside this module
-    """The connection ended during a pull; what had come is in *found*."""
-
-    def __init__(self, found: list[RawMessage]) -> None:
-        super().__init__()
-        self.found = found
-
-
-class _Pull:
-    """One subscription and the requests that answer into it."""
-
-    def __init__(self, session: PullSession, shares: dict[Binding, int], expires_s: Optional[float]) -> None:
-        self._session = session
-        self._shares = shares
-        self._open = {binding.stream: share for binding, share in shares.items()}
-        self._full: set[str] = set()
-        self._inbox = session.new_inbox()
-        inbox = b"_INBOX.%s.%d" % (session.token, self._inbox.sid)
-        frames = [encode_sub(inbox + b".*", self._inbox.sid)]
-        for binding, share in shares.items():
-            request: dict[str, object] = {"batch": share}
-            if expires_s is None:
-                request["no_wait"] = True
-            else:
-                request["expires"] = max(int(expires_s * 1e9), 1_000_000)
-            subject = f"$JS.API.CONSUMER.MSG.NEXT.{binding.stream}.{binding.durable}"
-            frames.append(
-                encode_pub(subject.encode(), json.dumps(request).encode(), inbox + b".%d" % binding.partition)
-            )
-        try:
-            session.send(b"".join(frames))
-        except ConnectionLostError:
-            raise _LinkEnded([]) from None
-
-    def wait(self, deadline: float, enough: int) -> list[RawMessage]:
-        """Messages as they come, until there are *enough*, all requests have ended, or the deadline."""
-        found: list[RawMessage] = []
-        seen = 0
-        result = 0
-        while len(found) < enough and self._open:
+    def _await(
+        self,
+        mailbox: Mailbox,
+        chosen: list[Binding],
+        batch: int,
+        deadline: float,
+        ahead: bool,
+        is_over: Callable[[], bool],
+    ) -> None:
+        """The first that comes, with whatever comes along."""
+        # Of one partition just one is asked for: nothing is withdrawn then, so the server gives out nothing in vain.
+        share = 1 if len(chosen) == 1 and not ahead else max(1, batch // len(chosen))
+        while not self._surplus and not is_over():
             left = deadline - time.monotonic()
-            if left <= 0 and result != 0:
+            if left <= 0:
                 break
-            missing = min(sum(self._open.values()), enough - len(found))
-            result = self._inbox.wait(len(found) + missing, seen + 1, int(min(max(left, 0), SLICE_S) * 1e9))
-            messages, statuses = self._session.take(self._inbox)
-            found += messages
-            seen += len(statuses)
-            self._count(messages)
-            if result == _CLOSED:
-                raise _LinkEnded(found)
-            self._end(statuses, bool(found))
-        if self._open and not found:
-            self._session.check_silence()
-        self._finish()
-        return found
+            unasked = [binding for binding in chosen if not mailbox.is_asked(binding)]
+            if unasked:
+                mailbox.ask(dict.fromkeys(unasked, share), min(left, POLL_S))
+            self._wait(mailbox, 1, left)
+            self._take(mailbox)
+            if not self._surplus:
+                self._check_silence(chosen)
 
-    @property
-    def ended(self) -> bool:
-        """Whether every request got all it asked for or was ended by the broker."""
-        return not self._open
+    def _wait(self, mailbox: Mailbox, enough: int, timeout_s: float) -> None:
+        """Waits for a slice of the time; raises ConnectionLostError at the connection's end."""
+        if mailbox.wait(enough, min(timeout_s, SLICE_S)) == _CLOSED:
+            raise ConnectionLostError("the data link lost its connection during a pull")
 
-    def full_streams(self) -> set[str]:
-        """Streams that gave all they were asked for, and so may have more."""
-        return self._full
+    def _ask_ahead(self, mailbox: Mailbox, chosen: list[Binding], batch: int) -> None:
+        room = batch - len(self._surplus) - mailbox.missing(self._bindings)
+        unasked = [binding for binding in chosen if not mailbox.is_asked(binding)]
+        if unasked and room > 0:
+            mailbox.ask(_shares(unasked, room), POLL_S)
+            self._link.core.push()
 
-    def _count(self, messages: list[RawMessage]) -> None:
-        if len(self._shares) == 1:
-            counts = {next(iter(self._shares)).stream: len(messages)}
-        else:
-            counts = {}
-            for message in messages:
-                stream = message.subject.rpartition(".")[0]
-                counts[stream] = counts.get(stream, 0) + 1
-        for stream, count in counts.items():
-            if stream not in self._open:
-                continue
-            self._open[stream] -= count
-            if self._open[stream] <= 0:
-                del self._open[stream]
-                self._full.add(stream)
+    def _withdraw(self, *, always: bool = False) -> None:
+        """Takes back what is asked for; what is on its way already is taken by a later fetch."""
+        mailbox = self._mailbox
+        if mailbox is not None and (always or not mailbox.is_quiet):
+            self._mailbox = None
+            try:
+                self._retired.append((mailbox, mailbox.withdraw()))
+            except ConnectionLostError:
+                self._surplus += mailbox.take()[0]
 
-    def _finish(self) -> None:
-        try:
-            if self.ended:
-                self._session.send(encode_unsub(self._inbox.sid))
-            else:
-                self._session.retire(self._inbox)
-        except ConnectionLostError:
-            pass  # the subscription ended with its connection
+    # ---- a group that is gone ---------------------------------------------------------------------------------------
 
-    def _end(self, statuses: list[tuple[int, str, bytes]], has_messages: bool) -> None:
-        """Notes which requests the broker has ended; raises when it did so because something is wrong."""
-        for status, subject, block in statuses:
-            number = subject.rpartition(".")[2]
-            stream = next((b.stream for b in self._shares if str(b.partition) == number), number)
-            self._open.pop(stream, None)
-            if status in _NOTHING_THERE or has_messages:
-                continue  # an error that lasts is met again by the next fetch, with nothing to hand out
-            self._finish()
-            text = block.split(b"\r\n", 1)[0][8:].strip().decode("utf-8", "replace")
-            if status == _NO_RESPONDERS or "deleted" in text.lower():
-                raise StationNotFoundError(
-                    f"{stream}: the station or the consumer group is gone ({text})", code=status, description=text
+    def _judge(self, ending: Ending) -> None:
+        """Raises when the server ended a request because something is wrong."""
+        binding, status, text = ending
+        if status in _NOTHING_THERE or text.lower() in _PASSING:
+            return
+        if status == _NO_RESPONDERS:
+            self._look_for(binding)
+            time.sleep(ELECTION_S)  # it is there: its leader is being elected
+            return
+        if "deleted" in text.lower():
+            raise StationNotFoundError(
+                f"{binding.stream}: the station or the consumer group is gone ({text})", code=status, description=text
+            )
+        raise ServerError(f"{binding.stream}: the broker ended the pull ({text})", code=status, description=text)
+
+    def _check_silence(self, chosen: list[Binding]) -> None:
+        """Looks for a group whose answers are late, and raises when it is gone, or the broker hangs."""
+        now = time.monotonic()
+        for binding in chosen:
+            silent_s = now - self._due.get(binding.stream, now)
+            if silent_s > LOOK_AFTER_S and now >= self._look_at:
+                self._look_at = now + LOOK_EVERY_S
+                self._look_for(binding)
+            if silent_s > SILENCE_S:
+                self._due.clear()
+                raise DeadlineError(
+                    f"the broker has not answered a pull for {silent_s:.1f} s: it hangs, or the station or the "
+                    "consumer group is gone",
+                    timeout_s=SILENCE_S,
                 )
-            raise ServerError(f"{stream}: the broker ended the pull ({text})", code=status, description=text)
 
 
 def _shares(bindings: list[Binding], batch: int) -> dict[Binding, int]:

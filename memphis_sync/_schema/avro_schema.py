@@ -63,11 +63,24 @@ class AvroSchema(Schema):
     def _is_avro_json(self, text: str) -> bool:
         """Whether the text matches in Avro's own JSON encoding; only looked at when it does not match as it is."""
         try:
-            values = list(fastavro.json_reader(io.StringIO(text), self._parsed))
-            # The reader takes a text for a number without a word, so its result is checked like any other.
-            return len(values) == 1 and bool(_validate(values[0], self._parsed, disable_tuple_notation=True))
+            (datum,) = fastavro.json_reader(io.StringIO(text), self._parsed)
+            # The reader takes a text for a number and an object for an array without a word, so its result is checked
+            # like any other, and written again to see that it was not made up.
+            _validate(datum, self._parsed, disable_tuple_notation=True)
+            again = io.StringIO()
+            fastavro.json_writer(again, self._parsed, [datum])
+            return _agrees(json.loads(text), json.loads(again.getvalue()))
         except Exception:  # noqa: BLE001  the reader expects the right form and fails anyhow on others
             return False
+
+
+def _agrees(given: Any, written: Any) -> bool:
+    """Whether two JSON values say the same; what was written may have more fields, which had defaults."""
+    if isinstance(written, dict):
+        return isinstance(given, dict) and all(_agrees(given[key], written[key]) for key in written if key in given)
+    if isinstance(written, list):
+        return isinstance(given, list) and len(given) == len(written) and all(map(_agrees, given, written))
+    return bool(given == written) and isinstance(given, bool) == isinstance(written, bool)
 
 
 def _mismatch(exc: ValidationError) -> MismatchError:

@@ -33,59 +33,70 @@ class ProtobufSchema(Schema):
     def __init__(self, info: SchemaInfo) -> None:
         super().__init__(info)
         files = guarded(lambda: _files_of(info.descriptor))
-        self._class: Any = guarded(lambda: _message_class(files, info.message_struct_name))
+        self._pool = descriptor_pool.DescriptorPool()
+        self._class: Any = guarded(lambda: _message_class(self._pool, files, info.message_struct_name))
+        self._parse = self._class.FromString  # a fresh message each time
         # protobuf takes "@type" out of the dict of an Any while it reads it; it is not ours to change.
         self._copies_dicts = any(file.name == _ANY for file in files)
 
     def _encode(self, message: Any) -> bytes:
-        if isinstance(message, dict):
+        # In one piece: with a call for each step a small message would cost twice what the library takes for it.
+        if type(message) is bytes:
+            payload = message
+        elif isinstance(message, dict):
             return self._encode_dict(message)
-        payload = raw_bytes(message)
-        if payload is None:
-            if not callable(getattr(message, "SerializeToString", None)):
+        else:
+            serialize = getattr(message, "SerializeToString", None)
+            given = raw_bytes(message) if serialize is None else _serialized(message)
+            if given is None:
                 raise unsupported(message, "a protobuf message, its bytes, or a dict")
-            payload = _serialized(message)
-        self._parse(payload)
+            payload = given
+        try:
+            parsed = self._parse(payload)
+        except DecodeError as exc:
+            raise MismatchError(_EXPECTED) from exc
+        if not parsed.IsInitialized():
+            raise _incomplete(parsed)
         return payload
 
     def _encode_dict(self, message: dict[Any, Any]) -> bytes:
         if self._copies_dicts:
             message = copy.deepcopy(message)
         try:
-            filled = json_format.ParseDict(message, self._class())
+            filled = json_format.ParseDict(message, self._class(), descriptor_pool=self._pool)
         except json_format.ParseError as exc:
             raise _mismatch(str(exc)) from exc
         except (TypeError, ValueError, AttributeError, RecursionError) as exc:
             raise MismatchError(f"the dict cannot be read: {exc}") from exc
-        _check_complete(filled)
+        if not filled.IsInitialized():
+            raise _incomplete(filled)
         return bytes(filled.SerializeToString())
 
     def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
-        message = self._parse(payload)
-        return json_format.MessageToDict(message, preserving_proto_field_name=True) if as_dict else message
-
-    def _parse(self, payload: bytes) -> Message:
-        """A fresh message from bytes."""
         try:
-            message: Message = self._class.FromString(payload)
+            message = self._parse(payload)
         except DecodeError as exc:
             raise MismatchError(_EXPECTED) from exc
-        _check_complete(message)
-        return message
+        if not message.IsInitialized():
+            raise _incomplete(message)
+        if not as_dict:
+            return message
+        return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
 
 
-def _check_complete(message: Message) -> None:
-    """Required fields (proto2) are there: parsing alone does not look."""
-    if not message.IsInitialized():
-        missing: list[str] = message.FindInitializationErrors()  # type: ignore[attr-defined,unused-ignore]
-        raise MismatchError(f"required fields are missing: {', '.join(missing)}", missing[0])
+def _incomplete(message: Message) -> MismatchError:
+    """Required fields (proto2) are missing: parsing alone does not look."""
+    missing: list[str] = message.FindInitializationErrors()  # type: ignore[attr-defined,unused-ignore]
+    return MismatchError(f"required fields are missing: {', '.join(missing)}", missing[0])
 
 
 def _serialized(message: Any) -> bytes:
     try:
-        return bytes(message.SerializeToString())
+        return message.SerializeToString()  # type: ignore[no-any-return]
     except EncodeError as exc:
         raise MismatchError(str(exc)) from exc
+    except Exception as exc:  # only protobuf's own objects are known not to raise anything else
+        raise MismatchError(f"the {type(message).__name__} cannot be written: {exc}") from exc
 
 
 def _mismatch(text: str) -> MismatchError:
@@ -111,8 +122,7 @@ def _files_of(descriptor: str) -> list[Any]:
     return list(files)
 
 
-def _message_class(files: list[Any], struct_name: str) -> Any:
-    pool = descriptor_pool.DescriptorPool()
+def _message_class(pool: Any, files: list[Any], struct_name: str) -> Any:
     by_name = {file.name: file for file in files}
     added: set[str] = set()
 

@@ -106,6 +106,22 @@ class MaxDeliveries(_Request):
     stream_seq: int = _key("uint64")
 
 
+@dataclass(frozen=True)
+class GroupGone(_Request):
+    """
+    ``$memphis_sync_dls_group_gone``, the broker's own: a group's durables were deleted.
+
+    Attributes:
+        before_ms: Dead letters that the group got later are those of a new group of that name; ms since 1970.
+    """
+
+    STRUCT: ClassVar[str] = "GroupGone"
+
+    station_name: str = _key("string")
+    cg_name: str = _key("string")
+    before_ms: int = _key("int64")
+
+
 def payload_of(digits: str) -> bytes:
     """
     The payload in a report's ``data``.

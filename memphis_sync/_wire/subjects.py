@@ -29,6 +29,7 @@ DEAD_LETTER_LIST = "$memphis_sync_dls_list"
 DEAD_LETTER_DATA = "$memphis_sync_dls_data"
 DEAD_LETTER_RESEND = "$memphis_sync_dls_resend"
 DEAD_LETTER_DROP = "$memphis_sync_dls_drop"
+DEAD_LETTER_GROUP_GONE = "$memphis_sync_dls_group_gone"
 
 MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"  # a stream and a durable follow
 

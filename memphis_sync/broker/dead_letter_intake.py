@@ -6,6 +6,7 @@ Rules:
   the work. It is pushed to them: nobody polls, and an idle broker does nothing.
 * What is taken is acknowledged when it has been dealt with. It comes again until then, so every step can be repeated.
 * What can't be used is dropped with a line in the log: the bodies are clients' own, and none of them may stop the rest.
+* Dead letters of one partition get their ids in the order in which they came in, as far as one copy takes them.
 * What the server can't do at the moment (JetStream has no leader, the disk is full) is tried again, until the stream's
   age limit.
 """
@@ -16,7 +17,6 @@ import asyncio
 import base64
 import calendar
 import contextlib
-import json
 import logging
 import math
 import time
@@ -37,6 +37,7 @@ from memphis_sync._wire.dead_letters import (
     RESENT,
     SCHEMA,
     DeadLetterAck,
+    GroupGone,
     MaxDeliveries,
     NackedDeadLetter,
     SchemaDeadLetter,
@@ -49,6 +50,7 @@ from memphis_sync._wire.dead_letters import (
 from memphis_sync._wire.names import (
     NameRuleError,
     external_name,
+    internal_name,
     lower_name,
     publish_subject,
     split_stream,
@@ -57,6 +59,7 @@ from memphis_sync._wire.names import (
 from memphis_sync._wire.streams import StationSettings
 from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept
 from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.state import ConflictError, State, key_of
 from memphis_sync.broker.stations import READY, settings_of
@@ -65,11 +68,10 @@ from memphis_sync.errors import LocalProtocolError
 log = logging.getLogger("memphis_sync.broker")
 
 STREAM = "memphis_dead_letter_intake"
-FORGET_GROUP = "$memphis_sync_dls_forget_group"
 _DURABLE = "broker"
 _DELIVERY = "$memphis_sync_dls_intake"
 _MAX_AGE_S = 24 * 60 * 60  # as Memphis' own queues of dead letters
-_ACK_WAIT_S = 30
+_ACK_WAIT_S = 10  # until the work of a copy that died is given to another
 _AT_ONCE = 16  # for all copies together; a report may be as large as max_payload
 _BUFFER_BYTES = 1 << 30  # of the subscription; _AT_ONCE is the real bound
 _MAX_TRIES = 5  # of something that fails for a reason nobody foresaw
@@ -115,13 +117,14 @@ class DeadLetterIntake:
         self._state = state
         self._store = store
         self._replicas = replicas
+        self._locks = NamedLocks()
         self._running: set[asyncio.Task[None]] = set()
         self._subscription: Optional[Subscription] = None
         self._kinds = {
             subjects.NACKED_DEAD_LETTERS: self._nacked,
             subjects.SCHEMA_DEAD_LETTERS: self._schema,
             subjects.DEAD_LETTER_ACKS: self._ack,
-            FORGET_GROUP: self._forget_group,
+            subjects.DEAD_LETTER_GROUP_GONE: self._group_gone,
         }
 
     async def start(self) -> None:
@@ -161,8 +164,8 @@ class DeadLetterIntake:
 
     async def forget_group(self, station: str, group: str) -> None:
         """Takes a group that is gone out of all dead letters, soon: there may be many."""
-        body = {"station": station, "group": group, "before": time.time()}
-        await self._js.publish(FORGET_GROUP, json.dumps(body).encode())
+        gone = GroupGone(station, group, math.ceil(time.time() * 1000))
+        await self._js.publish(subjects.DEAD_LETTER_GROUP_GONE, gone.encode())
 
     # ---- the queue --------------------------------------------------------------------------------------------------
 
@@ -210,23 +213,25 @@ class DeadLetterIntake:
             internal, partition = split_stream(advisory.stream)
         except LocalProtocolError:
             return  # a stream of somebody else's
-        row = await self._state.stations.get(key_of(external_name(internal))) if partition else None
-        if row is None or row.value["status"] != READY:
-            return
         group = external_name(advisory.consumer)
-        await self._poison(_Source(settings_of(row), partition, advisory.stream_seq, group, ""))
+        async with self._locks.hold(advisory.stream):
+            row = await self._state.stations.get(key_of(external_name(internal))) if partition else None
+            if row is not None and row.value["status"] == READY:
+                await self._poison(_Source(settings_of(row), partition, advisory.stream_seq, group, ""))
 
     async def _nacked(self, message: Msg) -> None:
         """A consumer says that it can't use a message. Names come in any form; some clients leave out the partition."""
         report = NackedDeadLetter.decode(message.data)
-        settings = await self._station(report.station_name)
-        partition = report.partition
-        if partition == 0 and len(settings.partitions) == 1:
-            partition = settings.partitions[0]
-        if partition not in settings.partitions:
-            raise Refusal(f"station {settings.name} has no partition {partition}")
+        station = lower_name("Station", external_name(report.station_name))
         group = lower_name("Consumer", external_name(report.cg_name))
-        await self._poison(_Source(settings, partition, report.seq, group, report.error[:_MAX_REASON]))
+        async with self._locks.hold(stream_name(internal_name(station), max(1, report.partition))):
+            settings = await self._station(station)
+            partition = report.partition
+            if partition == 0 and len(settings.partitions) == 1:
+                partition = settings.partitions[0]
+            if partition not in settings.partitions:
+                raise Refusal(f"station {station} has no partition {partition}")
+            await self._poison(_Source(settings, partition, report.seq, group, report.error[:_MAX_REASON]))
 
     async def _schema(self, message: Msg) -> None:
         """
@@ -234,13 +239,13 @@ class DeadLetterIntake:
         at the switch before they send.
         """
         report = SchemaDeadLetter.decode(message.data)
-        settings = await self._station(report.station_name)
+        station = lower_name("Station", external_name(report.station_name))
         block = write_headers(report.headers)
         data = block + payload_of(report.data)
         meta = message.metadata
         letter = Kept(
             id=0,
-            station=settings.name,
+            station=station,
             type=SCHEMA,
             # A report has no identity of its own; its place in the queue is the same each time it comes.
             place=f"{SCHEMA}.{meta.sequence.stream}-{int(meta.timestamp.timestamp() * 1_000_000)}",
@@ -253,7 +258,8 @@ class DeadLetterIntake:
             size=len(data),
             header_bytes=len(block),
         )
-        await self._keep(letter, data, settings)
+        async with self._locks.hold(station):
+            await self._keep(letter, data, await self._station(station))
 
     async def _ack(self, message: Msg) -> None:
         """A group is done with a dead letter that was sent to it again."""
@@ -262,22 +268,20 @@ class DeadLetterIntake:
         group = external_name(ack.cg_name).lower()
         await self._store.remove_group(row, group, drop_empty=True, before=math.inf)
 
-    async def _forget_group(self, message: Msg) -> None:
-        """A group is gone: dead letters stay, but not as that group's."""
-        wanted = json.loads(message.data)
-        station, group, before = str(wanted["station"]), str(wanted["group"]), float(wanted["before"])
+    async def _group_gone(self, message: Msg) -> None:
+        """Dead letters of a group that is gone stay, but not as that group's."""
+        gone = GroupGone.decode(message.data)
+        station = lower_name("Station", gone.station_name)
         ids = await self._store.ids(station)
         for row in await self._store.rows(station, ids):
-            await self._store.remove_group(row, group, drop_empty=False, before=before)
+            await self._store.remove_group(row, gone.cg_name, drop_empty=False, before=gone.before_ms / 1000)
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
     async def _station(self, name: str) -> StationSettings:
-        """The station that a report names, in external or internal form."""
-        external = lower_name("Station", external_name(name))
-        row = await self._state.stations.get(key_of(external))
+        row = await self._state.stations.get(key_of(name))
         if row is None or row.value["status"] != READY:
-            raise Refusal(f"station {external} does not exist")
+            raise Refusal(f"station {name} does not exist")
         return settings_of(row)
 
     async def _poison(self, source: _Source) -> None:

@@ -7,6 +7,7 @@ from anywhere may crash or stall it, and its error texts go to a file descriptor
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from memphis_sync.types import SchemaInfo
 
 _PROTOC_S = 10.0  # half of what clients wait; it needs less than a tenth of a second
 _EMPTY = "your schema content is invalid"
+_LOG_LINE = re.compile(r"WARNING: All log messages|[IWEF]\d{4} ")  # protoc's own, beside what it says of the source
 _MAX_DETAIL = 1000  # characters of a compiler's text
 
 
@@ -73,7 +75,8 @@ def _descriptor(file_name: str, content: str) -> tuple[str, str]:
             raise Refusal(_invalid("protobuf", f"protoc did not finish within {_PROTOC_S:g} s")) from exc
         if done.returncode != 0 or not target.is_file():
             text = done.stderr.decode("utf-8", "replace").replace(f"{folder}/", "").strip()
-            raise Refusal(_invalid("protobuf", text[:_MAX_DETAIL] or f"protoc ended with {done.returncode}"))
+            about = "\n".join(line for line in text.splitlines() if not _LOG_LINE.match(line))
+            raise Refusal(_invalid("protobuf", about[:_MAX_DETAIL] or f"protoc ended with {done.returncode}"))
         found = target.read_bytes()
     try:
         return own_first(found, file_name)

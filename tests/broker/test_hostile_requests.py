@@ -46,7 +46,7 @@ BODIES = [
 NOTHING_TO_DESTROY = ("$memphis_producer_destructions", 21)
 
 
-@pytest.mark.parametrize("subject", [*SUBJECTS.values(), "$memphis_schema_creations", "$memphis_schema_attachments"])
+@pytest.mark.parametrize("subject", SUBJECTS.values())
 @pytest.mark.parametrize("number", range(len(BODIES)))
 def test_one_reply_and_no_success(control: ControlClient, subject: str, number: int) -> None:
     async def ask() -> list[bytes]:
@@ -86,9 +86,18 @@ def test_one_reply_and_no_success(control: ControlClient, subject: str, number: 
             {"start_consume_from_sequence": -1},
             f"{WRONG} number -1 {IN_CONSUMER}V1.start_consume_from_sequence of type uint64",
         ),
-        ("$memphis_schema_creations", {"name": "s"}, '{"error":"schemas are not available in this broker yet"}'),
-        ("$memphis_schema_attachments", {"name": "s"}, "schemas are not available in this broker yet"),
-        ("$memphis_schema_detachments", {}, "schemas are not available in this broker yet"),
+        (
+            "$memphis_schema_creations",
+            {"name": "s"},
+            '{"error":"unsupported schema type \'\'; it has to be one of avro, graphql, json, protobuf"}',
+        ),
+        ("$memphis_schema_attachments", {"name": "s"}, "Station name can not be empty"),
+        ("$memphis_schema_detachments", {}, "Station name can not be empty"),
+        (
+            "$memphis_sync_schema_activations",
+            {"name": "no-such-schema"},
+            '{"version_number":0,"error":"Schema no-such-schema does not exist"}',
+        ),
     ],
 )
 def test_texts(control: ControlClient, subject: str, body: dict[str, Any], text: str) -> None:

@@ -38,6 +38,14 @@ def test_a_measurement_prints_its_ratio(broker: Any, script: str, figure: str, o
     assert float(said[1]) == pytest.approx(report["ratio"], abs=0.01)
 
 
+def test_the_cost_of_each_kind_of_schema_is_measured() -> None:
+    done = run_python(BENCH / "schema_cost.py", "--count", "20", "--pairs", "3", env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    ratios = [form["ratio"] for kind in ("json", "protobuf", "avro", "graphql") for form in report[kind].values()]
+    assert len(ratios) == done.stderr.count(b" times\n") == 9
+    assert max(ratios) == report["worst_ratio"] > 0
+
+
 def test_the_share_that_tls_leaves_is_measured(broker: Any) -> None:
     args = ["--tls", "--count", "2000", "--pairs", "1", "--url", broker.url]
     done = run_python(BENCH / "produce_throughput.py", *args, env=ROOT, timeout_s=60)

@@ -20,7 +20,21 @@ ROWS = [
     {"_control", "_link"},
     {"_runtime"},
     {"_arguments", "_requests", "_connection", "_schema_calls", "_payloads", "_matching"},
-    {"client", "station", "producer", "consumer", "message", "headers", "delivery", "bulk", "completion", ""},
+    {
+        "client",
+        "station",
+        "producer",
+        "consumer",
+        "_consuming",
+        "message",
+        "dead_letters",
+        "resent",
+        "headers",
+        "delivery",
+        "bulk",
+        "completion",
+        "",
+    },
     {"broker", "testing", "cli", "contrib"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}

@@ -1,0 +1,141 @@
+"""The threads behind Consumer.consume(): each takes a batch, hands it to the callback, and takes the next one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from memphis_sync._runtime import primitives
+from memphis_sync.errors import MemphisError, StationNotFoundError
+from memphis_sync.message import Message, Messages
+
+if TYPE_CHECKING:
+    from memphis_sync.consumer import Consumer
+
+log = logging.getLogger("memphis_sync.consume")
+
+Handler = Callable[["list[Message]", Optional[MemphisError], Any], object]
+
+LONG_POLL_S = 2.0  # how long one look for messages takes; a stop ends it early
+OUTAGE_PAUSE_S = 0.2
+GONE_PAUSE_S = 1.0  # until a station that is gone is looked for again: it may be made anew
+QUICK = 0.1  # share of the ack time: a batch that was handled in less lets the next one be fetched meanwhile
+
+
+class Consuming:
+    """
+    One consume() from its start to its end.
+
+    Args:
+        consumer: Whose messages.
+        callback: What gets them.
+        only: The one partition to read; None for all.
+        workers: How many threads.
+    """
+
+    def __init__(self, consumer: Consumer, callback: Handler, only: Optional[int], workers: int) -> None:
+        self._consumer = consumer
+        self._callback = callback
+        self._only = only
+        self._stop = primitives.Event()
+        self._lock = primitives.Lock()  # guards the next two, which the workers share
+        self._is_failing = False
+        self._pause_until = 0.0
+        self._is_more = False  # whether the last batch said that more is waiting
+        self._took_s = float("inf")  # how long the callback last took; the first time nobody knows
+        self._threads = [consumer.runtime.start_thread("consume", self._run) for _ in range(workers)]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it goes on: not told to stop, and its threads are alive."""
+        return not self._stop.is_set() and any(thread.is_alive() for thread in self._threads)
+
+    def tell_to_stop(self) -> None:
+        """Ends each thread after the batch at hand; does not wait."""
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the threads unless it is one of them that asks. False: one was still running at the limit."""
+        if any(thread.ident == primitives.current_thread_id() for thread in self._threads):
+            return True
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def is_over(self) -> bool:
+        """Whether nothing more is to be handed out."""
+        consumer = self._consumer
+        return self._stop.is_set() or consumer.is_destroyed or consumer.runtime.is_ending
+
+    def _run(self) -> None:
+        consumer = self._consumer
+        while not self.is_over():
+            pause_s = self._pause_until - time.monotonic()
+            if pause_s > 0:
+                self._stop.wait(min(pause_s, LONG_POLL_S))
+                continue
+            try:
+                messages = consumer.read(
+                    self._only, consumer.batch_size, LONG_POLL_S, self._is_quick(), is_over=self.is_over
+                )
+            except MemphisError as exc:
+                if self.is_over():
+                    break
+                self._fail(exc)
+                continue
+            self._is_failing = False
+            if not messages:
+                continue
+            # After an empty batch the long poll was the pause.
+            self._is_more = len(messages) >= consumer.batch_size or _is_more_behind(messages)
+            if not self._is_more and consumer.pull_interval_ms:
+                self._pause_until = time.monotonic() + consumer.pull_interval_ms / 1000
+                consumer.rest()
+            started = time.monotonic()
+            self._hand_out(messages, None)
+            self._took_s = time.monotonic() - started
+        consumer.rest()
+
+    def _is_quick(self) -> bool:
+        """
+        Whether the next batch is fetched while this one is handled: not when handling takes a good part of the ack
+        time, nor when a pause may follow, in which another member could have the messages.
+        """
+        consumer = self._consumer
+        is_pause_near = not self._is_more and consumer.pull_interval_ms > 0
+        return self._took_s < QUICK * consumer.ack_time_s and not is_pause_near
+
+    def _fail(self, error: MemphisError) -> None:
+        with self._lock:
+            is_news = not self._is_failing
+            self._is_failing = True
+            pause_s = GONE_PAUSE_S if isinstance(error, StationNotFoundError) else OUTAGE_PAUSE_S
+            self._pause_until = time.monotonic() + pause_s
+        if is_news:
+            log.warning("%r: %s", self._consumer, error)
+            self._hand_out(Messages(), error)
+
+    def _hand_out(self, messages: list[Message], error: Optional[MemphisError]) -> None:
+        try:
+            self._callback(messages, error, self._consumer.context)
+        except Exception as exc:
+            log.exception("%r: the callback failed", self._consumer)
+            if error is None:
+                failure = MemphisError(f"the callback of {self._consumer!r} failed: {type(exc).__name__}")
+                failure.__cause__ = exc
+                self._hand_out([], failure)
+
+
+def _is_more_behind(messages: list[Message]) -> bool:
+    """Whether a partition had more messages for the group when it delivered its last one of these."""
+    seen = set()
+    for message in reversed(messages):
+        if not message.is_dead_letter:
+            meta = message.metadata
+            if meta.stream not in seen:
+                seen.add(meta.stream)
+                if meta.pending:
+                    return True
+    return False
