@@ -221,8 +221,7 @@ async def play_all() -> dict[str, Union[Player, BaseException]]:
             play(with_token, *tokens),
         )
     finally:
-        for broker in brokers:
-            broker.stop()
+        await asyncio.gather(*(asyncio.to_thread(broker.stop) for broker in brokers))
     return played
 
 
