@@ -23,6 +23,7 @@ pytest_plugins = [
     "fix_proxy",
     "fix_threads",
     "fix_tls",
+    "fix_waiting",
 ]
 
 # Names the process and the test it is in. A segfault leaves no failed test behind, but it leaves this file.

@@ -12,6 +12,8 @@ Rules:
   leaves what the next try completes. A row is never there without its data.
 * Every change of a row names the revision it was made from (see state.py). A row is marked as dropped before its parts
   go, so whoever meets it half-way finishes the removal and starts anew, instead of adding to something that goes.
+* Nothing is replaced by a limit on messages of a subject: such a removal isn't written to disk, and when nats-server is
+  killed after the replacement was deleted, the replaced message is there again. What is removed is purged by name.
 * The stream's age limit removes what nobody asked for. It counts from when the data was written; a group that comes
   late renews it.
 """
@@ -105,7 +107,7 @@ class DeadLetterStore:
             "name": STREAM,
             "subjects": [f"{STREAM}.>"],
             "retention": "limits",
-            "max_msgs_per_subject": 1,
+            "max_msgs_per_subject": -1,
             "max_age": int((self._retention_s + _MARGIN_S) * _NS_PER_S),
             "discard": "old",
             "storage": "file",
@@ -247,7 +249,7 @@ class DeadLetterStore:
 
     async def purge(self, station: str) -> None:
         """Removes all dead letters of a station."""
-        await self._api.request(f"STREAM.PURGE.{STREAM}", {"filter": f"{STREAM}.*.{key_of(station)}.>"})
+        await self._purge(f"*.{key_of(station)}.>")
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
@@ -275,6 +277,7 @@ class DeadLetterStore:
             return row
         key = key_of(row.station)
         await self._write(f"{STREAM}.data.{key}.{row.id}", data)
+        await self._purge(f"data.{key}.{row.id}", keep=1)
         at = await self._write(f"{STREAM}.at.{key}.{row.place}", str(row.id).encode(), expected=row.at)
         return replace(row, at=at, stored=time.time())
 
@@ -282,10 +285,10 @@ class DeadLetterStore:
         marked = row if row.is_dropped else await self._update(replace(row, is_dropped=True))
         key = key_of(row.station)
         await asyncio.gather(
-            self._delete(marked.at),
-            self._api.request(f"STREAM.PURGE.{STREAM}", {"filter": f"{STREAM}.data.{key}.{row.id}"}),
+            self._purge(f"at.{key}.{row.place}", seq=marked.at + 1),  # a later one stands for another dead letter
+            self._purge(f"data.{key}.{row.id}"),
         )
-        await self._api.request(f"STREAM.PURGE.{STREAM}", {"filter": f"{STREAM}.row.{key}.{row.id}"})
+        await self._purge(f"row.{key}.{row.id}")
 
     def _is_live(self, row: Kept) -> bool:
         return not row.is_dropped and row.stored + self._retention_s > time.time()
@@ -324,12 +327,9 @@ class DeadLetterStore:
         message: dict[str, Any] = reply["message"]
         return message
 
-    async def _delete(self, sequence: int) -> None:
-        try:
-            await self._api.request(f"STREAM.MSG.DELETE.{STREAM}", {"seq": sequence, "no_erase": True})
-        except JetStreamError as exc:
-            if exc.err_code not in (*_NO_MESSAGE, _DELETE_FAILED):
-                raise
+    async def _purge(self, key: str, **limits: int) -> None:
+        """Removes messages; *limits* are JetStream's own: below a sequence, or all but the newest few."""
+        await self._api.request(f"STREAM.PURGE.{STREAM}", {"filter": f"{STREAM}.{key}", **limits})
 
     async def _subjects(self, pattern: str) -> list[str]:
         """The subjects that match; JetStream tells 100,000 of them at a time."""
@@ -341,9 +341,6 @@ class DeadLetterStore:
             found += page
             if not page or len(found) >= info.get("total", 0):
                 return found
-
-
-_DELETE_FAILED = 10057  # the message of that sequence is not there any more
 
 
 def _body(message: dict[str, Any]) -> bytes:

@@ -28,6 +28,7 @@ from memphis_sync.broker.options import BrokerError
 log = logging.getLogger("memphis_sync.broker")
 
 _HIGH_BYTES = 256 * 1024  # waiting for a side that does not read, before the other side isn't read any more
+_READ_BYTES = 64 * 1024  # of a client at once: requests of others wait for less than a millisecond
 _GREETING_BYTES = 64 * 1024  # of the server's first line
 _GREETING_S = 5.0  # for connecting to the server and its first line, and for a TLS handshake
 _CLOSE_S = 5.0  # for the last bytes to a side whose other one is gone
@@ -141,7 +142,7 @@ class SdkRelay:
             log.warning(f"SDK port: {text}", *values)  # noqa: G004  the text is a constant
 
 
-class _Side(asyncio.Protocol):
+class _Side(asyncio.BaseProtocol):
     """What both ends share: a transport, and the pausing of the other end."""
 
     def __init__(self) -> None:
@@ -181,7 +182,7 @@ class _Side(asyncio.Protocol):
         self.transport.close()
 
 
-class _Server(_Side):
+class _Server(_Side, asyncio.Protocol):
     """The end at the nats-server: its first line is kept, everything later goes to the client as it is."""
 
     def __init__(self, client: _Client) -> None:
@@ -209,7 +210,7 @@ class _Server(_Side):
             self.greeting.exception()  # nobody may be waiting any more
 
 
-class _Client(_Side):
+class _Client(_Side, asyncio.BufferedProtocol):
     """The end at the SDK: its bytes go through MessageIds."""
 
     def __init__(self, relay: SdkRelay) -> None:
@@ -217,6 +218,7 @@ class _Client(_Side):
         self._relay = relay
         self._ids = MessageIds(_DEFAULT_MAX_PAYLOAD)
         self._opening: Optional[asyncio.Task[None]] = None
+        self._buffer = memoryview(bytearray(_READ_BYTES))  # a view: asyncio slices it under TLS, and writes there
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -262,11 +264,16 @@ class _Client(_Side):
             self.transport.resume_reading()
             server.transport.resume_reading()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """*nbytes* have come."""
         server = self.peer
         if server is None or server.transport is None:
             return
-        pieces = self._ids.feed(data)
+        pieces = self._ids.feed(bytes(self._buffer[:nbytes]))
         if len(pieces) == 1:
             server.transport.write(pieces[0])
         elif pieces:

@@ -21,7 +21,7 @@ import pytest
 from control_client import ControlClient
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from memphis_sync._wire import control as requests, subjects
+from memphis_sync._wire import control as requests, dead_letters, subjects
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 
 AT_ONCE, ROUNDS = 50, 200
@@ -42,7 +42,8 @@ WITHOUT_REPLY = {
 KEYS = sorted(
     {
         item.metadata["key"] or item.name
-        for request in vars(requests).values()
+        for module in (requests, dead_letters)
+        for request in vars(module).values()
         if isinstance(request, type) and issubclass(request, requests._Request)
         for item in fields(request)
     }

@@ -10,12 +10,11 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 from control_client import ControlClient
 from fix_memphis_py import MemphisPy
-from fix_sdk import SdkClient
 
 import memphis_sync
 from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess
@@ -80,16 +79,32 @@ def frame(subject: str, message_id: str, payload: bytes, reply: str = "_INBOX.ra
     )  # fmt: skip
 
 
+def produce_with_memphis_py(sdk: MemphisPy, broker: BrokerProcess, station: str, *ids: Optional[str]) -> None:
+    """One message for each id."""
+    memphis = sdk.connect(SdkPort(broker))
+    memphis.station(name=station)
+    producer = memphis.producer(station_name=station, producer_name="p")
+    for message_id in ids:
+        producer.produce("text", msg_id=message_id)
+    memphis.close()
+
+
+def stored(broker: BrokerProcess, station: str) -> int:
+    with ControlClient(broker) as control:
+        count: int = control.jetstream(f"STREAM.INFO.{station}$1")["state"]["messages"]
+        return count
+
+
 def test_a_message_of_memphis_py_that_is_produced_twice_is_stored_once(
-    two_ports: BrokerProcess, station_name: str, memphis_py_process: MemphisPy
+    memphis_py_process: MemphisPy, two_ports: BrokerProcess, station_name: str
 ) -> None:
-    with SdkClient(memphis_py_process, SdkPort(two_ports)) as memphis_py:
-        for text, msg_id in [("one", "id-1"), ("one", "id-1"), ("two", "id-2"), ("three", None), ("three", None)]:
-            memphis_py.produce(station_name, "p", text, msg_id=msg_id)
-        with ControlClient(two_ports) as control:
-            assert control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"] == 4
-        found = [message.get_headers().get("msg-id") for message in memphis_py.fetch_messages(station_name, "c")]
-    assert found == ["id-1", "id-2", None, None]
+    produce_with_memphis_py(memphis_py_process, two_ports, station_name, "id-1", "id-1", "id-2", None, None)
+    assert stored(two_ports, station_name) == 4
+    memphis = memphis_py_process.connect(SdkPort(two_ports))
+    consumer = memphis.consumer(station_name=station_name, consumer_name="c")
+    messages = consumer.fetch(batch_size=4)
+    assert [message.get_headers().get("msg-id") for message in messages] == ["id-1", "id-2", None, None]
+    memphis.close()
 
 
 def test_the_other_port_is_the_server_itself(two_ports: BrokerProcess, station_name: str) -> None:
@@ -132,10 +147,10 @@ def test_split_at_every_byte(two_ports: BrokerProcess, station_name: str) -> Non
                 raw.socket.sendall(data[at : at + 1])
             acks = raw.until(b'"duplicate": true}\r\n')
         assert acks.count(b'"seq":1') == 2
-        stored = control.jetstream(f"STREAM.MSG.GET.{station_name}$1", {"seq": 1})["message"]
+        kept = control.jetstream(f"STREAM.MSG.GET.{station_name}$1", {"seq": 1})["message"]
         assert control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"] == 1
-        assert base64.b64decode(stored["data"]) == b"payload\r\nHPUB"
-        assert base64.b64decode(stored["hdrs"]) == b"NATS/1.0\r\nk: v\r\nNats-Msg-Id: a\r\nmsg-id: a\r\n\r\n"
+        assert base64.b64decode(kept["data"]) == b"payload\r\nHPUB"
+        assert base64.b64decode(kept["hdrs"]) == b"NATS/1.0\r\nk: v\r\nNats-Msg-Id: a\r\nmsg-id: a\r\n\r\n"
 
 
 def test_payloads_of_megabytes_and_a_reader_that_is_slow(two_ports: BrokerProcess, station_name: str) -> None:
@@ -216,7 +231,7 @@ def test_a_client_that_goes_while_it_is_connected_leaves_nothing(two_ports: Brok
 
 
 def test_a_killed_server_ends_its_connections_and_the_port_serves_the_next_one(
-    fresh_broker: Callable[..., BrokerProcess], station_name: str, memphis_py_process: MemphisPy
+    memphis_py_process: MemphisPy, fresh_broker: Callable[..., BrokerProcess], station_name: str
 ) -> None:
     broker = fresh_broker(sdk_port=0)
     port = broker.sdk_port
@@ -225,11 +240,8 @@ def test_a_killed_server_ends_its_connections_and_the_port_serves_the_next_one(
         assert raw.until(b"never") == b""
     broker.start()
     assert broker.sdk_port == port
-    with SdkClient(memphis_py_process, SdkPort(broker)) as memphis_py:
-        for _ in range(2):
-            memphis_py.produce(station_name, "p", "a", msg_id="1")
-    with ControlClient(broker) as control:
-        assert control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"] == 1
+    produce_with_memphis_py(memphis_py_process, broker, station_name, "1", "1")
+    assert stored(broker, station_name) == 1
 
 
 def test_it_serves_tls_as_the_other_port_does(broker_with: Any, authority: Any, station_name: str) -> None:
@@ -246,17 +258,14 @@ def test_it_serves_tls_as_the_other_port_does(broker_with: Any, authority: Any, 
 
 
 def test_an_existing_server_is_served_too(
-    fresh_broker: Callable[..., BrokerProcess], station_name: str, memphis_py_process: MemphisPy
+    memphis_py_process: MemphisPy, fresh_broker: Callable[..., BrokerProcess], station_name: str
 ) -> None:
     first = fresh_broker()
     second = fresh_broker(
         nats=f"nats://root:{first.password}@{first.host}:{first.port}", data_dir=None, ephemeral=False, sdk_port=0
     )
-    with SdkClient(memphis_py_process, SdkPort(second)) as memphis_py:
-        for _ in range(2):
-            memphis_py.produce(station_name, "p", "a", msg_id="1")
-    with ControlClient(first) as control:
-        assert control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"] == 1
+    produce_with_memphis_py(memphis_py_process, second, station_name, "1", "1")
+    assert stored(first, station_name) == 1
 
 
 def test_options_are_checked(broker: BrokerProcess) -> None:

@@ -149,7 +149,9 @@ def test_a_station_takes_every_argument(memphis: Memphis, control: ControlClient
     with pytest.raises(memphis_sync.ServerError):  # one server cannot hold three copies
         memphis.station(f"{station_name}-r", replicas=3)
     memphis.station(f"{station_name}-d")
-    memphis.station(f"{station_name}-t", tiered_storage_enabled=True, dls_station=f"{station_name}-d")
+    memphis.station(f"{station_name}-t", dls_station=f"{station_name}-d")
+    with pytest.raises(memphis_sync.ServerError, match="tiered storage is not available in this broker"):
+        memphis.station(f"{station_name}-u", tiered_storage_enabled=True)
 
 
 @pytest.mark.exercises(
@@ -160,21 +162,35 @@ def test_a_station_takes_every_argument(memphis: Memphis, control: ControlClient
     "Memphis.station(schema_name, send_schema_failed_msg_to_dls)",
     "MemphisSchemaError",
 )
-def test_schemas_take_every_argument(memphis: Memphis, station_name: str, tmp_path: Path) -> None:
-    file, none = tmp_path / "order.json", "schemas are not available in this broker yet"
-    file.write_text("{}")
-    assert issubclass(memphis_sync.MemphisSchemaError, MemphisError)
-    with pytest.raises(memphis_sync.ServerError, match=none):
-        memphis.create_schema(schema_name="s", schema_type="json", schema_path=str(file), timeout_retries=1)
-    with pytest.raises(memphis_sync.ServerError, match=none):
-        memphis.station(station_name, schema_name="s", send_schema_failed_msg_to_dls=False)
-    for call in (
-        lambda: memphis.enforce_schema(name="s", station_name=station_name, timeout_retries=1),
-        lambda: memphis.attach_schema(name="s", station_name=station_name),
-        lambda: memphis.detach_schema(station_name=station_name, timeout_retries=1),
-    ):
-        with pytest.raises(memphis_sync.ServerError, match=none):
-            call()
+def test_schemas_take_every_argument(
+    memphis: Memphis, station_name: str, tmp_path: Path, until: Callable[..., Any]
+) -> None:
+    source = tmp_path / "order.json"
+    source.write_text('{"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}')
+    schema = f"{station_name}-s"
+    memphis.create_schema(schema_name=schema, schema_type="json", schema_path=str(source), timeout_retries=1)
+    memphis.station(station_name, schema_name=schema, send_schema_failed_msg_to_dls=False)
+    producer = memphis.producer(station_name, "p")
+    producer.produce({"id": 7})
+    with pytest.raises(memphis_sync.MemphisSchemaError, match="id"):
+        producer.produce({"id": "x"})
+    (message,) = memphis.fetch_messages(station_name, "c")
+    assert message.get_data_deserialized() == {"id": 7}
+
+    def takes_anything() -> bool:
+        try:
+            return bool(producer.produce({"id": "x"}))
+        except memphis_sync.MemphisSchemaError:
+            return False
+
+    memphis.detach_schema(station_name=station_name, timeout_retries=1)
+    until(takes_anything)
+    memphis.enforce_schema(name=schema, station_name=station_name, timeout_retries=1)
+    until(lambda: not takes_anything())
+    memphis.detach_schema(station_name)
+    until(takes_anything)
+    memphis.attach_schema(name=schema, station_name=station_name)
+    until(lambda: not takes_anything())
 
 
 # ---- producing ------------------------------------------------------------------------------------------------------
@@ -431,3 +447,19 @@ def test_a_message_does_all_it_did(memphis: Memphis, station_name: str) -> None:
     assert texts([later]) == ["two"]
     later.ack()
     assert consumer.fetch(timeout_s=0.3) == []
+
+
+@pytest.mark.exercises("Consumer.dls_messages")
+def test_dead_letters_come_back(memphis: Memphis, station_name: str, until: Callable[..., Any]) -> None:
+    station = memphis.station(station_name)
+    memphis.produce(station_name, "p", "poison")
+    consumer = memphis.consumer(station_name, "c", max_ack_time_ms=500, max_msg_deliveries=1)
+    assert texts(consumer.fetch()) == ["poison"]  # and no answer
+    until(lambda: station.dls.list("poison"))
+    assert station.dls.resend() == 1
+    until(lambda: len(consumer.dls_messages) == 1)
+    (again,) = consumer.fetch()
+    assert isinstance(again, memphis_sync.Message)
+    assert texts([again]) == ["poison"]
+    again.ack()
+    until(lambda: not station.dls.list())
