@@ -1,5 +1,5 @@
 /*
- * What lane.c, outbox.c, outbox_wait.c, link.c, link_io.c and inbox.c share and no binding sees.
+ * What lane.c, outbox.c, outbox_wait.c, link.c, link_io.c, link_read.c and inbox.c share and no binding sees.
  *
  * Lock order: outbox->lock, then link->inbox_lock; nobody holds either across IO.
  *   outbox->lock      the logs, their counters, tickets that are attached, the link's connection and control buffers
@@ -282,6 +282,9 @@ int mcore_puback_parse(const uint8_t *json, size_t len, uint64_t *sequence, int 
 void mcore_inbox_put_locked(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status);
 void mcore_inbox_unlock(struct mcore_link *link);
 void mcore_inbox_close_all(struct mcore_link *link);
+
+/* A socket error ends the connection; outbox->lock held. */
+void mcore_link_broken_locked(struct mcore_link *link, int error);
 
 /* Appends the gathered acks to `control`, as far as memory allows; outbox->lock held. */
 void mcore_link_gather_acks_locked(struct mcore_link *link);

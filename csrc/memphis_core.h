@@ -468,6 +468,9 @@ int mcore_link_ended(struct mcore_link *link, int error);
 /* Queues whole control frames. Returns MCORE_OK, MCORE_E_CLOSED (no connection) or MCORE_E_MEMORY. */
 int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len);
 
+/* The same, and writes at once as mcore_link_push() does: for a caller that is about to wait for the answer. */
+int mcore_link_write(struct mcore_link *link, const uint8_t *data, size_t len);
+
 /* Queues PUB <subject> <len>\r\n<payload>\r\n, to go out with others: a message's ack. */
 int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t subject_len, const uint8_t *payload,
                        size_t payload_len);

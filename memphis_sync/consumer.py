@@ -8,6 +8,7 @@ messages.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import time
@@ -105,7 +106,7 @@ class Consumer:
             Message,
             self._source,
             ack_time_s=self.ack_time_s,
-            look_for=self._look_for,
+            look_for=functools.partial(_look_for, self._source),
         )
         self._dead_letters = ResentBox(self._source, self._session.wake)
         # Messages that an iteration has fetched and not handed out yet, and until when they need no second look.
@@ -414,21 +415,6 @@ class Consumer:
             return partition_for_key(key, partitions) if partitions else None
         return None if number == -1 else check_partition(number, partitions, self.station_name)
 
-    def _look_for(self, binding: Binding) -> None:
-        """Raises StationNotFoundError when a group whose pulls have no answer is not there any more."""
-        control, call = self.runtime.control, f"CONSUMER.INFO.{binding.stream}.{binding.durable}"
-        try:
-            self.runtime.call(control.js_api(call, None, _LOOK_S), _LOOK_S, "looking for the consumer group")
-        except StationNotFoundError as exc:
-            raise StationNotFoundError(
-                f"{binding.stream}: the station or the consumer group is gone ({exc.description})",
-                code=exc.code,
-                err_code=exc.err_code,
-                description=exc.description,
-            ) from exc
-        except MemphisError as exc:
-            log.debug("%r: %s", self, exc)  # nobody can tell at the moment
-
     def _fill(self, ahead: bool) -> bool:
         """Fetches into the buffer; False when the iteration has ended."""
         try:
@@ -477,6 +463,27 @@ class Consumer:
             self._deafen()
         self._iterations_ended = True
         self._session.wake()
+
+
+def _look_for(source: Source, binding: Binding) -> None:
+    """
+    Raises StationNotFoundError when a group whose pulls have no answer is not there any more.
+
+    It has no reference to the consumer: the session has this function, and who hears dead letters has the session, so a
+    forgotten consumer could not be collected otherwise.
+    """
+    control, call = source.runtime.control, f"CONSUMER.INFO.{binding.stream}.{binding.durable}"
+    try:
+        source.runtime.call(control.js_api(call, None, _LOOK_S), _LOOK_S, "looking for the consumer group")
+    except StationNotFoundError as exc:
+        raise StationNotFoundError(
+            f"{binding.stream}: the station or the consumer group is gone ({exc.description})",
+            code=exc.code,
+            err_code=exc.err_code,
+            description=exc.description,
+        ) from exc
+    except MemphisError as exc:
+        log.debug("%r: %s", source, exc)  # nobody can tell at the moment
 
 
 def _is_coroutine_function(callback: object) -> bool:

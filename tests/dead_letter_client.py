@@ -153,11 +153,11 @@ class DeadLetterClient(ControlClient):
         return DeadLetterCountReply.decode(self.raw(subjects.DEAD_LETTER_DROP, request.encode()))
 
     def received(self, subject: str, count: int, then: Any) -> list[tuple[bytes, dict[str, str]]]:
-        """Subscribes as a consumer does, calls *then*, and gives the messages that came: payload and headers."""
+        """Subscribes, beside any consumers, calls *then*, and gives the messages that came: payload and headers."""
 
         async def listen() -> Any:
             assert self.connection is not None
-            subscription = await self.connection.subscribe(subject, queue=subject)
+            subscription = await self.connection.subscribe(subject)
             await self.connection.flush()
             return subscription
 

@@ -125,6 +125,20 @@ class Peer:
         """A callback to hand to the SDK; one that *fails* raises each time."""
         return Calls(self, self.ask({"callback": {"fails": fails}}))
 
+    def kill(self) -> None:
+        """Ends the process as a crash would."""
+        self._process.kill()
+
+    def ended(self, timeout_s: float = 20.0) -> int:
+        """Waits until the process has ended by itself. Returns its exit code."""
+        return self._process.wait(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> int:
         """Ends the process. Returns its exit code."""
         assert self._process.stdin is not None

@@ -65,13 +65,14 @@ DIFFERENCES = (
         names=("Producer()", "Consumer()", "Station()", "Message()"),
     ),
     Difference(
-        "`connect()` needs `host` and `username`, `create_schema()` a `schema_path`",
+        "`connect()` needs `host` and `username`, `create_schema()` a `schema_path`, `delay()` a `delay`",
         "they may be left out",
-        "`MEMPHIS_URL`, or `MEMPHIS_HOST` and its like, and `schema_content=` stand in",
+        "`MEMPHIS_URL`, or `MEMPHIS_HOST` and its like, `schema_content=` and `delay_ms=` stand in",
         names=(
             "Memphis.connect(host)",
             "Memphis.connect(username)",
             "Memphis.create_schema(schema_path)",
+            "Message.delay(delay)",
             "MemphisError(message)",
         ),
     ),
@@ -128,7 +129,7 @@ DIFFERENCES = (
         names=(
             *_of(
                 "Consumer",
-                "cached_messages connection consumer_dls dls_callback_func dls_current_index dls_messages "
+                "cached_messages connection consumer_dls dls_callback_func dls_current_index "
                 "inner_station_name internal_station_name last_messages loading_thread partition_generator "
                 "ping_consumer_interval_ms start_consume_from_sequence subscriptions t_consume t_dls t_ping",
             ),

@@ -268,6 +268,12 @@ class Link:
         checked_bytes(frames=frames)
         self._raise_for(lib.mcore_link_control(self._link, frames, len(frames)))
 
+    def write(self, frames: bytes) -> None:
+        """As control(), and writes at once as push() does."""
+        self._check()
+        checked_bytes(frames=frames)
+        self._raise_for(lib.mcore_link_write(self._link, frames, len(frames)))
+
     def push(self) -> None:
         """Writes what is queued now if nobody else is writing; with sans_io it wakes the sender."""
         self._check()

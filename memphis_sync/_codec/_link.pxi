@@ -206,6 +206,16 @@ cdef class Link:
         self._check()
         self._raise_for(mcore_link_control(self._link, <const uint8_t *>PyBytes_AS_STRING(frames), len(frames)))
 
+    def write(self, bytes frames not None):
+        """As control(), and writes at once as push() does."""
+        self._check()
+        cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(frames)
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(frames)
+        cdef int result
+        with nogil:
+            result = mcore_link_write(self._link, data, size)
+        self._raise_for(result)
+
     def push(self):
         """Writes what is queued now if nobody else is writing; with sans_io it wakes the sender."""
         self._check()

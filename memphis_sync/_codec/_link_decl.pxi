@@ -123,6 +123,7 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_link_feed(mcore_link *, const uint8_t *, size_t)
     int mcore_link_ended(mcore_link *, int)
     int mcore_link_control(mcore_link *, const uint8_t *, size_t)
+    int mcore_link_write(mcore_link *, const uint8_t *, size_t)
     int mcore_link_publish(mcore_link *, const uint8_t *, size_t, const uint8_t *, size_t)
     int64_t mcore_link_ping(mcore_link *)
     int mcore_link_wait_pong(mcore_link *, int64_t, int64_t)

@@ -83,7 +83,7 @@ class Mailbox:
             self._open[binding.stream] = binding, number.decode()
             self._missing[binding.stream] = share
             self._due.setdefault(binding.stream, due)
-        self._core.control(b"".join(frames))
+        self._core.write(b"".join(frames))
         self._opening = b""
 
     def is_asked(self, binding: Binding) -> bool:

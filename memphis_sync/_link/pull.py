@@ -363,7 +363,6 @@ class PullSession:
         unasked = [binding for binding in chosen if not mailbox.is_asked(binding)]
         if unasked and room > 0:
             mailbox.ask(_shares(unasked, room), POLL_S)
-            self._link.core.push()
 
     def _withdraw(self, *, always: bool = False) -> None:
         """Takes back what is asked for; what is on its way already is taken by a later fetch."""

@@ -83,7 +83,7 @@ class Replies:
                 return place
 
     def _ask(self, place: _Place, subject: bytes, payload: bytes, deadline: float, timeout_s: float) -> Reply:
-        self._link.core.control(place.opening + encode_pub(subject, payload, place.subject))
+        self._link.core.write(place.opening + encode_pub(subject, payload, place.subject))
         place.opening = b""
         while True:
             left = deadline - time.monotonic()

@@ -301,10 +301,10 @@ class DeadLetterRow:
             row = dict(cast("Mapping[str, Any]", value))
             data = row.get("data")
             row["data"] = None if data is None else base64.b64decode(data, validate=True)
-            row["groups"] = tuple(str(group) for group in row["groups"])
+            row["groups"] = tuple(row["groups"]) if isinstance(row["groups"], list) else (None,)
             found = cls(**{item.name: row[item.name] for item in fields(cls)})
             numbers = (found.id, found.partition, found.sequence, found.time_ns, found.size, found.header_bytes)
-            texts = (found.station, found.producer, found.error)
+            texts = (found.station, found.producer, found.error, *found.groups)
             is_typed = all(type(number) is int for number in numbers) and all(isinstance(text, str) for text in texts)
             if is_typed and found.type in TYPES:
                 return found

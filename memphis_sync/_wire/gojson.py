@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Literal, NoReturn, Union
 
 GoType = Literal["string", "bool", "int", "int64", "uint64", "[]int64", "map[string]string"]
@@ -22,7 +21,6 @@ _ZERO: Mapping[str, Any] = {
     "int64": 0,
     "uint64": 0,
     "[]int64": (),
-    "map[string]string": MappingProxyType({}),
 }
 _MAX_DIGITS = 40  # any longer number is out of every range; Python refuses to convert really long ones at all
 _END = "unexpected end of JSON input"
@@ -131,7 +129,7 @@ def take(members: Mapping[str, Any], key: str, go_type: GoType, struct: str) -> 
     """
     value = members.get(key.lower())
     if value is None:
-        return _ZERO[go_type]
+        return {} if go_type == "map[string]string" else _ZERO[go_type]
     if go_type == "string":
         if not isinstance(value, str) or isinstance(value, _Number):
             _refuse(value, f"{struct}.{key}", go_type)

@@ -25,6 +25,7 @@ NACKED_DEAD_LETTERS = "$memphis_nacked_dls"
 DEAD_LETTER_ACKS = "$memphis_pm_acks"
 
 # Requests of our own: Memphis offers these through its REST API only.
+DEAD_LETTER_REPORT = "$memphis_sync_dls_report"  # as NACKED_DEAD_LETTERS, with a plain reply when it is kept
 DEAD_LETTER_LIST = "$memphis_sync_dls_list"
 DEAD_LETTER_DATA = "$memphis_sync_dls_data"
 DEAD_LETTER_RESEND = "$memphis_sync_dls_resend"

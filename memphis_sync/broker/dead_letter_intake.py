@@ -20,7 +20,7 @@ import contextlib
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from nats.aio.client import Client
@@ -71,9 +71,10 @@ STREAM = "memphis_dead_letter_intake"
 _DURABLE = "broker"
 _DELIVERY = "$memphis_sync_dls_intake"
 _MAX_AGE_S = 24 * 60 * 60  # as Memphis' own queues of dead letters
-_ACK_WAIT_S = 10  # until the work of a copy that died is given to another
+_ACK_WAIT_S = 5  # until the work of a copy that died is given to another
 _AT_ONCE = 16  # for all copies together; a report may be as large as max_payload
 _BUFFER_BYTES = 1 << 30  # of the subscription; _AT_ONCE is the real bound
+_FROM_QUEUE = "$JS.ACK."
 _MAX_TRIES = 5  # of something that fails for a reason nobody foresaw
 _MAX_PAUSE_S = 30.0
 _STOP_S = 2.0
@@ -175,8 +176,11 @@ class DeadLetterIntake:
         task.add_done_callback(self._running.discard)
 
     async def _serve(self, message: Msg) -> None:
-        tries = message.metadata.num_delivered
+        if not message.reply.startswith(_FROM_QUEUE):  # somebody published to where the queue is pushed
+            return
+        tries = 1
         try:
+            tries = message.metadata.num_delivered
             await self._handle(message)
         except (GoJsonError, NameRuleError, Refusal, MaxPayloadError) as exc:
             log.warning("%s: dropped: %s", message.subject, str(exc)[:_MAX_REASON])
@@ -220,8 +224,17 @@ class DeadLetterIntake:
                 await self._poison(_Source(settings_of(row), partition, advisory.stream_seq, group, ""))
 
     async def _nacked(self, message: Msg) -> None:
-        """A consumer says that it can't use a message. Names come in any form; some clients leave out the partition."""
-        report = NackedDeadLetter.decode(message.data)
+        """A consumer says that it can't use a message."""
+        await self.report(message.data)
+
+    async def report(self, body: bytes) -> None:
+        """
+        Keeps a message that a consumer can't use. Names come in any form; some clients leave out the partition.
+
+        As a request of its own it is answered when the message is kept: only then may its consumer end it, for where
+        messages are kept until they are acknowledged, it is gone at once.
+        """
+        report = NackedDeadLetter.decode(body)
         station = lower_name("Station", external_name(report.station_name))
         group = lower_name("Consumer", external_name(report.cg_name))
         async with self._locks.hold(stream_name(internal_name(station), max(1, report.partition))):
@@ -309,13 +322,14 @@ class DeadLetterIntake:
         producer = read_headers(block).get(PRODUCED_BY, _UNKNOWN_PRODUCER)
         if producer == RESENT:
             return
-        known = {
-            "producer": producer[:_MAX_REASON],
-            "time_ns": _nanoseconds(message["time"]),
-            "size": len(block) + len(payload),
-            "header_bytes": len(block),
-        }
-        await self._keep(Kept(**{**letter.__dict__, **known}), block + payload, settings)
+        letter = replace(
+            letter,
+            producer=producer[:_MAX_REASON],
+            time_ns=_nanoseconds(message["time"]),
+            size=len(block) + len(payload),
+            header_bytes=len(block),
+        )
+        await self._keep(letter, block + payload, settings)
 
     async def _keep(self, letter: Kept, data: bytes, settings: StationSettings) -> None:
         row = await self._store.put(letter, data)

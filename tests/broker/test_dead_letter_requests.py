@@ -11,8 +11,12 @@ from dead_letter_client import HEADERS, DeadLetterClient
 
 from memphis_sync._wire import subjects
 from memphis_sync._wire.dead_letters import DeadLetterList, DeadLetterListReply, DeadLetterRow
+from memphis_sync.broker import BrokerOptions
+from memphis_sync.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memphis_sync.broker import BrokerProcess
 
 
@@ -271,14 +275,19 @@ def test_a_dead_letter_station_that_is_gone_hinders_nothing(client: DeadLetterCl
     poisoned(client, station_name)
 
 
-def test_the_retention_is_an_option(fresh_broker: Callable[..., BrokerProcess]) -> None:
+def test_the_retention_is_an_option(fresh_broker: Callable[..., BrokerProcess], tmp_path: Path) -> None:
     hour_ns = 3600 * 1_000_000_000
-    broker = fresh_broker(dls_retention_hours=30)
+    broker = fresh_broker(data_dir=tmp_path)
     with DeadLetterClient(broker) as client:
-        (row,) = poisoned(client, "kept")
-        assert 30 * hour_ns <= client.stream("memphis_dead_letters")["max_age"] < 31 * hour_ns
-    broker.stop()
-    default = fresh_broker(data_dir=None, ephemeral=True)
-    with DeadLetterClient(default) as client:
+        rows = poisoned(client, "kept")
         assert 3 * hour_ns <= client.stream("memphis_dead_letters")["max_age"] < 4 * hour_ns
-    assert row.id
+    broker.stop()
+    with DeadLetterClient(fresh_broker(data_dir=tmp_path, dls_retention_hours=30)) as client:
+        assert 30 * hour_ns <= client.stream("memphis_dead_letters")["max_age"] < 31 * hour_ns
+        assert client.letters("kept") == rows
+
+
+@pytest.mark.parametrize("hours", [0, -1, 721])
+def test_a_retention_out_of_its_bounds(hours: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"dls_retention_hours is {hours}"):
+        BrokerOptions(dls_retention_hours=hours)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from dead_letter_client import HEADERS, DeadLetterClient
 
+from memphis_sync._wire.dead_letters import read_headers
+
 if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess
+
+
+FOLDER = Path(__file__).parents[3] / "shared" / "protocol" / "transcripts"
+SKIP = "MEMPHIS_SYNC_SKIP_TRANSCRIPTS"
 
 
 @pytest.fixture
@@ -171,6 +180,20 @@ def test_one_row_for_both_ways_to_go_wrong_and_the_reason_is_kept(client: DeadLe
     assert client.letters(station_name) == [row], "reported again, it is still the same"
 
 
+def test_a_report_as_a_request_is_answered_when_the_message_is_kept(
+    client: DeadLetterClient, station_name: str
+) -> None:
+    """Where messages are kept until they are acknowledged, a message is gone when its consumer ends it."""
+    make(client, station_name, retention_type="ack_based")
+    sequence = client.produce(station_name, b"x")
+    body = b'{"station_name": "%s", "partition": 1, "cg_name": "g", "seq": %d, "error": "no"}'
+    assert client.raw("$memphis_sync_dls_report", body % (station_name.encode(), sequence)) == b""
+    (row,) = client.letters(station_name)
+    assert (row.error, row.groups) == ("no", ("g",))
+    error = client.raw("$memphis_sync_dls_report", body % (station_name.encode(), 99)).decode()
+    assert error == f"message 99 of station {station_name}, partition 1 is not there any more"
+
+
 # ---- broke the schema -----------------------------------------------------------------------------------------------
 
 
@@ -220,6 +243,54 @@ def test_what_harms_a_memphis_broker(
 
 
 # ---- nothing that comes in stops the rest ---------------------------------------------------------------------------
+
+
+def test_what_others_publish_where_the_queue_is_pushed(client: DeadLetterClient, station_name: str) -> None:
+    make(client, station_name)
+    client.produce(station_name, b"x")
+    assert client.connection is not None
+    for reply in ("", "inbox", "$JS.ACK.", "$JS.ACK.a.b.c.d.e.f.g", "$JS.ACK.a.b.1.1.1.1.1"):
+        client.run(client.connection.publish("$memphis_sync_dls_intake", b"{}", reply=reply))
+    client.nack(station_name, 1)
+    client.wait_for(station_name, 1)
+
+
+@pytest.mark.skipif(bool(os.environ.get(SKIP)), reason=f"{SKIP} is set")
+def test_reports_of_the_official_sdks_as_recorded(client: DeadLetterClient) -> None:
+    """Each is kept, and nothing of it is lost; their stations and groups have the names that were recorded."""
+    reports: dict[str, list[bytes]] = {"$memphis_nacked_dls": [], "$memphis_schemaverse_dls": []}
+    for path in sorted(FOLDER.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            frame = json.loads(line)
+            if frame["op"] == "PUB" and frame.get("subject") in reports:
+                reports[frame["subject"]].append(frame["payload"].encode())
+    assert all(len(bodies) >= 2 for bodies in reports.values()), f"hardly a report in {FOLDER}"
+    for body in reports["$memphis_nacked_dls"]:
+        given = json.loads(body)
+        station = given["station_name"].replace("#", ".")
+        assert client.station(station, partitions_number=9) == ""
+        assert client.consumer(station, given["cg_name"]).startswith("{")
+        for _ in range(given["seq"]):
+            client.produce(station, b"payload", partition=given["partition"])
+        client.tell("$memphis_nacked_dls", body)
+        (row,) = client.wait_for(station, 1)
+        assert (row.partition, row.sequence) == (given["partition"], given["seq"])
+        assert (row.error, row.groups) == (given["error"], (given["cg_name"].lower(),))
+        assert client.destroy_station(station) == ""
+    for body in reports["$memphis_schemaverse_dls"]:
+        given = json.loads(body)
+        station = given["station_name"].replace("#", ".")
+        assert client.station(station) == ""
+        client.tell("$memphis_schemaverse_dls", body)
+        (row,) = client.wait_for(station, 1)
+        assert row.type == "schema"
+        assert (row.producer, row.error) == (given["producer"]["name"], given["validation_error"])
+        assert read_headers((row.data or b"")[: row.header_bytes]) == given["message"]["headers"]
+        digits = given["message"]["data"]
+        # memphis.js wrote a line end as one digit.
+        payload = bytes.fromhex(digits) if digits != "7b2261223aa2278227d" else b'{"a":\n"x"}'
+        assert (row.data or b"")[row.header_bytes :] == payload
+        assert client.destroy_station(station) == ""
 
 
 @pytest.mark.parametrize(

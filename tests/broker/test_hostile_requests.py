@@ -46,7 +46,10 @@ BODIES = [
 NOTHING_TO_DESTROY = ("$memphis_producer_destructions", 21)
 
 
-@pytest.mark.parametrize("subject", SUBJECTS.values())
+DEAD_LETTERS = [f"$memphis_sync_dls_{what}" for what in ("list", "data", "resend", "drop", "report")]
+
+
+@pytest.mark.parametrize("subject", [*SUBJECTS.values(), *DEAD_LETTERS])
 @pytest.mark.parametrize("number", range(len(BODIES)))
 def test_one_reply_and_no_success(control: ControlClient, subject: str, number: int) -> None:
     async def ask() -> list[bytes]:

@@ -66,7 +66,7 @@ def test_settings_become_stream_configuration(
         ),
         (
             {"schema_name": "Foo"},
-            "Schema foo does not exist: schemas are not available in this broker yet",
+            "Schema foo does not exist",
         ),
         (
             {"retention_type": "week"},

@@ -16,7 +16,7 @@ BUILD=$(mktemp -d)
 trap 'rm -rf "$BUILD"' EXIT
 [ ! -d ../shared ] || ln -s "$(cd .. && pwd)/shared" "$BUILD/shared" # recorded traffic, which some tests replay
 mkdir "$BUILD/tree"
-cp -r csrc memphis_sync tests bench setup.py pyproject.toml README.md CHANGELOG.md LICENSE "$BUILD/tree"
+cp -r .ci csrc memphis_sync tests bench setup.py pyproject.toml README.md CHANGELOG.md LICENSE "$BUILD/tree"
 cd "$BUILD/tree"
 find . -name '*.so' -delete
 MEMPHIS_SYNC_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g" \

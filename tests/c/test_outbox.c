@@ -1228,14 +1228,61 @@ static void test_inbox_keeps_messages_and_statuses(void)
     struct mcore_record record;
     memcpy(&record, data, sizeof(record));
     CHECK(record.status == 0 && record.payload_len == 3 && record.reply_len == 9);
+    CHECK(record.received_ns > 0 && record.received_ns <= mcore_now_ns());
     memcpy(&record, data + record.size, sizeof(record));
     CHECK(record.status == 404 && record.payload_len == 0);
     mcore_free(data);
+    mcore_inbox_wake(inbox);
+    CHECK(mcore_inbox_wait(inbox, 5, 5, SECOND) == MCORE_OK);
+    CHECK(mcore_inbox_wait(inbox, 5, 5, 0) == MCORE_E_TIMEOUT);
+    CHECK(!mcore_inbox_is_closed(inbox));
     mcore_link_detach(link);
+    CHECK(mcore_inbox_is_closed(inbox));
     CHECK(mcore_inbox_wait(inbox, 5, 5, SECOND) == MCORE_E_CLOSED);
     mcore_inbox_free(inbox);
     close(fds[0]);
     close(fds[1]);
+    mcore_link_free(link);
+    mcore_outbox_free(outbox);
+}
+
+/* Reads what has come without waiting. */
+static size_t written(int fd, char *out, size_t cap)
+{
+    ssize_t count = recv(fd, out, cap, MSG_DONTWAIT);
+    return count > 0 ? (size_t)count : 0;
+}
+
+static void test_acks_gather_and_go_out_behind_what_is_urgent(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1 << 20, 16, 16);
+    struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0, 0);
+    int fds[2];
+    char seen[256];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    CHECK(mcore_link_publish(link, BYTES_OF("a"), BYTES_OF("")) == MCORE_E_CLOSED);
+    CHECK(mcore_link_write(link, BYTES_OF("x")) == MCORE_E_CLOSED);
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
+    CHECK(mcore_link_publish(link, BYTES_OF("a"), BYTES_OF("")) == MCORE_OK);
+    CHECK(written(fds[1], seen, sizeof(seen)) == 0); /* no sender runs here: what is written was asked for */
+    CHECK(mcore_link_write(link, BYTES_OF("SUB s 1\r\n")) == MCORE_OK);
+    CHECK(written(fds[1], seen, sizeof(seen)) == 20 && memcmp(seen, "SUB s 1\r\nPUB a 0\r\n\r\n", 20) == 0);
+    CHECK(mcore_link_publish(link, BYTES_OF("b"), BYTES_OF("")) == MCORE_OK);
+    CHECK(mcore_link_ping(link) == 1);
+    mcore_link_push(link);
+    CHECK(written(fds[1], seen, sizeof(seen)) == 17 && memcmp(seen, "PUB b 0\r\n\r\nPING\r\n", 17) == 0);
+    CHECK(mcore_link_publish(link, BYTES_OF("c"), BYTES_OF("")) == MCORE_OK);
+    mcore_link_detach(link);
+    int next[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, next) == 0);
+    CHECK(mcore_link_attach(link, next[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
+    mcore_link_push(link);
+    CHECK(written(next[1], seen, sizeof(seen)) == 0); /* an ack belongs to the connection that its message came over */
+    mcore_link_detach(link);
+    close(fds[0]);
+    close(fds[1]);
+    close(next[0]);
+    close(next[1]);
     mcore_link_free(link);
     mcore_outbox_free(outbox);
 }
@@ -1275,5 +1322,6 @@ int main(void)
     RUN(test_a_quiet_peer_that_answers_is_kept);
     RUN(test_a_server_in_lame_duck_mode_is_left);
     RUN(test_inbox_keeps_messages_and_statuses);
+    RUN(test_acks_gather_and_go_out_behind_what_is_urgent);
     return test_summary("test_outbox");
 }

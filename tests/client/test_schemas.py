@@ -215,10 +215,10 @@ def test_a_failure_is_reported_with_the_exact_bytes(memphis, attached, told, sta
     with pytest.raises(MemphisSchemaError) as caught:
         producer.produce(b"\x00\xff\x0a", headers={"k": "v"}, producer_partition_number=2)
     (report,) = told()
-    own = {"$memphis_producedBy": "p1", "$memphis_connectionId": memphis._connection_id}
+    own = {"$memphis_producedBy": "p1", "$memphis_connectionId": memphis._runtime.connection_id}
     assert report == {
         "station_name": name.replace(".", "#"),
-        "producer": {"name": "p1", "connection_id": memphis._connection_id},
+        "producer": {"name": "p1", "connection_id": memphis._runtime.connection_id},
         "message": {"data": "00ff0a", "headers": {"k": "v", **own}, "size": 3},
         "validation_error": str(caught.value),
         "partition_number": 2,

@@ -149,7 +149,9 @@ def test_a_station_takes_every_argument(memphis: Memphis, control: ControlClient
     with pytest.raises(memphis_sync.ServerError):  # one server cannot hold three copies
         memphis.station(f"{station_name}-r", replicas=3)
     memphis.station(f"{station_name}-d")
-    memphis.station(f"{station_name}-t", tiered_storage_enabled=True, dls_station=f"{station_name}-d")
+    memphis.station(f"{station_name}-t", dls_station=f"{station_name}-d")
+    with pytest.raises(memphis_sync.ServerError, match="tiered storage is not available in this broker"):
+        memphis.station(f"{station_name}-u", tiered_storage_enabled=True)
 
 
 @pytest.mark.exercises(
@@ -445,3 +447,19 @@ def test_a_message_does_all_it_did(memphis: Memphis, station_name: str) -> None:
     assert texts([later]) == ["two"]
     later.ack()
     assert consumer.fetch(timeout_s=0.3) == []
+
+
+@pytest.mark.exercises("Consumer.dls_messages")
+def test_dead_letters_come_back(memphis: Memphis, station_name: str, until: Callable[..., Any]) -> None:
+    station = memphis.station(station_name)
+    memphis.produce(station_name, "p", "poison")
+    consumer = memphis.consumer(station_name, "c", max_ack_time_ms=500, max_msg_deliveries=1)
+    assert texts(consumer.fetch()) == ["poison"]  # and no answer
+    until(lambda: station.dls.list("poison"))
+    assert station.dls.resend() == 1
+    until(lambda: len(consumer.dls_messages) == 1)
+    (again,) = consumer.fetch()
+    assert isinstance(again, memphis_sync.Message)
+    assert texts([again]) == ["poison"]
+    again.ack()
+    until(lambda: not station.dls.list())

@@ -484,10 +484,91 @@ def test_inboxes_and_messages(binding, peer: Peer) -> None:
     assert binding.Inbox(link, 6).wait(1, 1, SECOND) == CLOSED
 
 
+def test_acks_go_out_together_and_behind_control_frames(binding, peer: Peer) -> None:
+    link = peer.link
+    inbox = binding.Inbox(link, 5)
+    peer.send(b"MSG a 5 $JS.ACK.one 0\r\n\r\nMSG a 5 $JS.ACK.two 0\r\n\r\n")
+    assert inbox.wait(2, 1 << 40, 10 * SECOND) == 0
+    (one, two), _ = inbox.take(binding.RawMessage, None)
+    acks = b"PUB $JS.ACK.one 0\r\n\r\nPUB $JS.ACK.two 4\r\n-NAK\r\n"
+
+    def answer() -> None:
+        one.respond()
+        two.respond(b"-NAK")
+
+    answer()
+    peer.expect(acks)  # by themselves, soon
+    answer()
+    link.push()
+    peer.expect(acks)
+    answer()
+    link.ping()
+    peer.expect(acks + b"PING\r\n")  # so its PONG says that the server has read them
+    # A frame that is written at once takes the acks along, unless the sender was quicker with them.
+    for _ in range(1000):
+        answer()
+        link.write(b"SUB b 6\r\n")
+        while len(peer.received) < len(acks) + 9:
+            peer._more()
+        written, peer.received = peer.received, b""
+        if written == b"SUB b 6\r\n" + acks:
+            break
+        assert sorted(written.split(b"\r\n")) == sorted((acks + b"SUB b 6\r\n").split(b"\r\n"))
+    else:
+        raise AssertionError("acks never went out behind a control frame")
+    peer.far.close()
+    peer.threads[0].join(10)
+    link.detach()
+    for call in (answer, lambda: link.write(b"PING\r\n")):
+        with pytest.raises(ConnectionLostError):
+            call()
+
+
+def test_many_acks_do_not_wait(binding, peer: Peer) -> None:
+    inbox = binding.Inbox(peer.link, 5)
+    peer.send(b"MSG a 5 $JS.ACK.s 0\r\n\r\n")
+    assert inbox.wait(1, 1 << 40, 10 * SECOND) == 0
+    ((message,), _) = inbox.take(binding.RawMessage, None)
+    for _ in range(5000):
+        message.respond()
+    peer.expect(b"PUB $JS.ACK.s 0\r\n\r\n" * 5000)
+
+
+def test_an_inbox_is_woken_and_closed(binding, peer: Peer) -> None:
+    inbox = binding.Inbox(peer.link, 5)
+    waked = threading.Timer(0.05, inbox.wake)
+    waked.start()
+    assert inbox.wait(1, 1, 10 * SECOND) == 0
+    waked.join()
+    assert inbox.take(binding.RawMessage, None) == ([], [])
+    assert inbox.wait(1, 1, 0) == TIMEOUT, "one wait is ended by one wake"
+    inbox.wake()
+    assert inbox.wait(1, 1, LONG) == 0, "a wake is kept for the next wait"
+    assert not inbox.is_closed
+    peer.far.close()
+    peer.threads[0].join(10)
+    peer.link.detach()
+    assert inbox.is_closed
+
+
+def test_a_message_knows_its_age(binding, peer: Peer) -> None:
+    inbox = binding.Inbox(peer.link, 5)
+    before = time.monotonic_ns()
+    peer.send(b"MSG a 5 $JS.ACK.s 0\r\n\r\n")
+    assert inbox.wait(1, 1 << 40, 10 * SECOND) == 0
+    ((message,), _) = inbox.take(binding.RawMessage, None)
+    time.sleep(0.02)
+    first = message.age_ns
+    assert SECOND // 50 <= first <= time.monotonic_ns() - before
+    message.renew()
+    peer.expect(b"PUB $JS.ACK.s 4\r\n+WPI\r\n")
+    assert message.age_ns < time.monotonic_ns() - before - first
+
+
 def test_a_message_comes_from_fetch_only(binding) -> None:
     message = binding.RawMessage()
     assert message.owner is None
-    for name in ("subject", "reply", "header_block", "payload", "payload_len"):
+    for name in ("subject", "reply", "header_block", "payload", "payload_len", "age_ns"):
         with pytest.raises(TypeError, match=r"^a message comes from fetch\(\) only$"):
             getattr(message, name)
 

@@ -73,9 +73,16 @@ def test_what_changes_while_it_is_connected(
         return bool(update.get("active_version", {}).get("version_number", 0) == version)
 
     def takes(good: Any, bad: Any) -> None:
-        producer.produce(message=good, asyncProduce=False)
+        until(lambda: accepted(good))  # the SDK compiles after it has noted the change
         with pytest.raises(SdkError, match=REFUSED):
             producer.produce(message=bad, asyncProduce=False)
+
+    def accepted(message: Any) -> bool:
+        try:
+            producer.produce(message=message, asyncProduce=False)
+        except SdkError:
+            return False
+        return True
 
     memphis.enforce_schema(station_name, station_name)
     until(lambda: told(1))

@@ -161,12 +161,11 @@ def test_a_crash_of_the_sdks_process_takes_nothing_with_it(
     memphis_py: SdkClient, broker: BrokerProcess, station_name: str
 ) -> None:
     """Killed between fetch and ack: the message comes again, to the next member of the group."""
-    process = MemphisPy()
-    other = process.connect(broker)
-    other.produce(station_name, "p", "precious")
-    consumer = other.consumer(station_name, "c", consumer_group="g", max_ack_time_ms=500)
-    assert len(consumer.fetch(1)) == 1
-    process._process.kill()
-    process.close()
+    with MemphisPy() as process:
+        other = process.connect(broker)
+        other.produce(station_name, "p", "precious")
+        consumer = other.consumer(station_name, "c", consumer_group="g", max_ack_time_ms=500)
+        assert len(consumer.fetch(1)) == 1
+        process.kill()
     again = memphis_py.consumer(station_name, "d", consumer_group="g", max_ack_time_ms=500).fetch(1)
     assert [bytes(message.get_data()) for message in again] == [b"precious"]
