@@ -28,11 +28,11 @@ class Bench(NamedTuple):
     """A connected client and a raw connection to the same broker."""
 
     args: argparse.Namespace
+    url: str
     client: memphis_sync.Memphis
     wire: _raw.Wire
     template: _raw.Template
     payload: bytes
-    url: str
 
     def station(self) -> Any:
         """A new station as the options say; never one that was used before."""
@@ -99,7 +99,7 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
         client = stack.enter_context(memphis_sync.connect(url, outbox_max_bytes=1 << 29))
         wire = _raw.Wire(host, port, f"{user}$1", password)
         stack.callback(wire.close)
-        yield Bench(args, client, wire, template, os.urandom(args.size), url)
+        yield Bench(args, url, client, wire, template, os.urandom(args.size))
 
 
 @contextlib.contextmanager
@@ -175,15 +175,27 @@ def report(question: str, run: Bench, figures: dict[str, Any], sentence: str) ->
     print(json.dumps(line))
 
 
-def plot(path: Path, title: str, unit: str, series: dict[str, Sequence[float]]) -> None:
-    """Draws each run as a point and each median as a line; the file's ending says PNG or SVG."""
+def pyplot() -> Any:
+    """matplotlib, drawing into files; an SVG is small, and the same again when its figures are."""
     try:
         import matplotlib as mpl
     except ImportError:
         raise SystemExit("--plot needs matplotlib: pip install 'memphis-sync[bench]'") from None
     mpl.use("Agg")
+    mpl.rcParams.update({"svg.hashsalt": "memphis_sync", "svg.fonttype": "none"})
     from matplotlib import pyplot as plt
 
+    return plt
+
+
+def place() -> str:
+    """Where the figures come from, for a title."""
+    return f"{_cpu()}, {os.cpu_count()} cores"
+
+
+def plot(path: Path, title: str, unit: str, series: dict[str, Sequence[float]]) -> None:
+    """Draws each run as a point and each median as a line; the file's ending says PNG or SVG."""
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for place, values in enumerate(series.values()):
         median = statistics.median(values)
@@ -194,6 +206,6 @@ def plot(path: Path, title: str, unit: str, series: dict[str, Sequence[float]]) 
     axes.set_xlim(-0.6, len(series) - 0.2)
     axes.set_ylim(bottom=0)
     axes.set_ylabel(unit)
-    axes.set_title(f"{title}\n{_cpu()}, {os.cpu_count()} cores", fontsize=9)
+    axes.set_title(f"{title}\n{place()}", fontsize=9)
     figure.savefig(path)
     plt.close(figure)

@@ -167,8 +167,11 @@ int mcore_lane_check(const struct mcore_lane *lane, const struct mcore_route *co
     uint64_t pos = log->tail_pos;
     size_t all = 0;
     bool fits = true;
+    struct mcore_message part = *message;
     for (size_t i = 0; i < count; i++) {
-        size_t len = mcore_lane_frame_size(lane, routes[i], message, mcore_u64_size(log->tail_slot + i));
+        if (message->parts != NULL)
+            part.payload_len = message->parts[i];
+        size_t len = mcore_lane_frame_size(lane, routes[i], &part, mcore_u64_size(log->tail_slot + i));
         all += len;
         pos = place_for(log, pos, len) + len;
         fits = fits && pos - log->head_pos <= log->max_bytes;

@@ -241,6 +241,7 @@ struct mcore_message {
     int64_t timeout_ns; /* from now to the slot's deadline */
     int report;         /* hand the slot out through mcore_outbox_wait_reports() when it is settled */
     int urgent;         /* its producer waits for it: use the express lane if that keeps the thread's order */
+    const size_t *parts; /* NULL: each route gets the whole payload; else route i the next parts[i] bytes of it */
 };
 
 struct mcore_stats {

@@ -139,8 +139,13 @@ int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_rout
         return error;
     }
     int64_t first = (int64_t)(lane->log->tail_slot | lane->tag);
+    struct mcore_message part = *message;
     for (size_t i = 0; i < count; i++) {
-        struct mcore_slot *entry = mcore_lane_append(lane, routes[i], message, tickets == NULL ? NULL : tickets[i]);
+        if (message->parts != NULL)
+            part.payload_len = message->parts[i];
+        struct mcore_slot *entry = mcore_lane_append(lane, routes[i], &part, tickets == NULL ? NULL : tickets[i]);
+        if (message->parts != NULL)
+            part.payload += part.payload_len;
         mcore_lane_set_deadline(lane, deadline_ns);
         entry->thread = thread;
         outbox->stats.accepted++;

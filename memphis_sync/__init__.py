@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging as _logging
 
-from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkResult, Failure, Item
+from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkResult, BulkSchemaError, Failure, Item
 from memphis_sync.client import Memphis, connect
 from memphis_sync.completion import as_completed, wait
 from memphis_sync.consumer import Consumer
-from memphis_sync.dead_letters import DeadLetter
+from memphis_sync.dead_letters import DeadLetter, DeadLetters
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import (
     AckTimeoutError,
@@ -51,6 +51,7 @@ from memphis_sync.errors import (
 from memphis_sync.headers import Headers
 from memphis_sync.message import Message, Messages
 from memphis_sync.producer import Producer
+from memphis_sync.resent import ResentMessage
 from memphis_sync.station import Station
 from memphis_sync.types import VERSION, LinkEvent, PubAck, Retention, RetryPolicy, Stats, Storage
 
@@ -65,12 +66,14 @@ __all__ = [
     "BulkDeadlineError",
     "BulkError",
     "BulkResult",
+    "BulkSchemaError",
     "ClosedError",
     "ConfigurationError",
     "ConnectError",
     "ConnectionLostError",
     "Consumer",
     "DeadLetter",
+    "DeadLetters",
     "DeadlineError",
     "Deliveries",
     "Delivery",
@@ -97,6 +100,7 @@ __all__ = [
     "PubAck",
     "RejectedError",
     "RemoteProtocolError",
+    "ResentMessage",
     "Retention",
     "RetryPolicy",
     "SchemaError",

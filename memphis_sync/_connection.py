@@ -150,6 +150,11 @@ class Connection:
             if runtime.left:
                 exit_drain.warn_undelivered(runtime.left, f"when {runtime.label!r} was closed", stacklevel=2)
 
+    @property
+    def connection_id(self) -> str:
+        """What the broker knows this client by; a header of each message that it produces."""
+        return self._runtime.connection_id
+
     def ping(self, timeout_s: float = 1.0) -> float:
         """
         One round trip to the broker on the connection that is there already.
@@ -237,10 +242,6 @@ class Connection:
         self._runtime.check()
         assert self._requests_or_none is not None
         return self._requests_or_none
-
-    @property
-    def _connection_id(self) -> str:
-        return self._runtime.connection_id
 
     @property
     def _options(self) -> ConnectOptions:

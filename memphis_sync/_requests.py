@@ -27,6 +27,7 @@ from memphis_sync._wire.control import (
     ConsumerDestroy,
     ProducerCreate,
     ProducerDestroy,
+    SchemaActivate,
     SchemaAttach,
     SchemaCreate,
     SchemaDetach,
@@ -34,7 +35,7 @@ from memphis_sync._wire.control import (
     StationDestroy,
 )
 from memphis_sync._wire.names import durable_name, internal_name, stream_name
-from memphis_sync._wire.replies import ConsumerReply, ProducerReply, parse_plain_reply
+from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
 from memphis_sync._wire.streams import consumer_config
 from memphis_sync.errors import (
     ClosedError,
@@ -51,6 +52,7 @@ log = logging.getLogger("memphis_sync.control")
 CREATE_S = 20.0  # as the official SDKs
 DESTROY_S = 5.0
 JS_S = 5.0
+_NO_RESPONDERS = 503
 _VERIFY_TRIES, _VERIFY_PAUSE_S = 3, 0.1  # in a cluster a new stream may be known a moment later
 
 APP_ID = str(uuid.uuid4())  # one a process; the broker groups connections of one program by it
@@ -164,6 +166,7 @@ class Requests:
                 internal, entry, seen, reply.schema_update, reply.functions, reply.station_version
             )
             entry.live.schemaverse_to_dls = reply.schemaverse_to_dls
+            self._runtime.stations.send_notification = reply.send_notification
         except BaseException:
             await self._runtime.stations.release(internal)
             raise
@@ -278,6 +281,24 @@ class Requests:
         if error and "already exists" not in error:
             raise server_error(error, f"schema {name!r}")
 
+    async def activate_schema_version(self, name: str, version: int, retries: int) -> int:
+        """Makes a version of a schema the active one; 0 stands for the newest. Returns its number."""
+        body = SchemaActivate(name=name, version_number=version, username=self._username).encode()
+        try:
+            reply = await self._ask(subjects.SCHEMA_ACTIVATE, body, CREATE_S, retries)
+        except ServerError as exc:
+            if exc.code != _NO_RESPONDERS:
+                raise
+            raise ServerError(
+                "this broker activates schema versions through its REST interface only (PUT /api/schemas/"
+                "rollBackVersion); attach the schema again afterwards, so that connected clients hear of it",
+                code=exc.code,
+            ) from exc
+        answer = SchemaActivateReply.decode(reply)
+        if answer.error:
+            raise server_error(answer.error, f"schema {name!r}")
+        return answer.version
+
     async def attach_schema(self, name: str, station: str, retries: int) -> None:
         """Makes a station take only messages of a schema."""
         body = SchemaAttach(name=name, station_name=station, username=self._username).encode()
@@ -304,6 +325,29 @@ class Requests:
                     raise
                 log.debug("%s: asking again: %s", subject, exc)
         raise AssertionError("unreachable")
+
+
+async def report_dead_letter(control: ControlLink, body: bytes, timeout_s: float) -> None:
+    """
+    Tells the broker of a message that a consumer cannot use.
+
+    Our broker answers once it keeps the message. A Memphis broker never does: there the report counts as done when its
+    server has read it, and a station that keeps messages until they are acknowledged may lose it.
+
+    Raises:
+        ServerError: The broker cannot keep it.
+        DeadlineError, ConnectionLostError, ClosedError: As ControlLink.request().
+    """
+    try:
+        reply = await control.request(subjects.DEAD_LETTER_REPORT, body, timeout_s)
+    except ServerError as exc:
+        if exc.code != _NO_RESPONDERS:
+            raise
+        await control.publish(subjects.NACKED_DEAD_LETTERS, body, timeout_s)
+        return
+    error = parse_plain_reply(reply)
+    if error:
+        raise server_error(error, "dead_letter()")
 
 
 async def _unsubscribe(subscription: Subscription) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, error_of
-from memphis_sync.errors import BufferFullError, DeadlineError, Outcome, ProduceError
+from memphis_sync.errors import BufferFullError, DeadlineError, Outcome, ProduceError, SchemaError
 
 if TYPE_CHECKING:
     from memphis_sync.headers import Headers
@@ -49,13 +49,14 @@ class Failure:
 
     Attributes:
         index: Its place in the iterable, from 0.
-        station: Where it should have gone.
-        error: What happened.
+        station: Where it should have gone; all of them, separated by commas, when no station got it because its
+            schema, or another's, refused it.
+        error: What happened. A SchemaError: it was never taken.
     """
 
     index: int
     station: str
-    error: ProduceError
+    error: Union[ProduceError, SchemaError]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,23 @@ class BulkDeadlineError(BulkError, DeadlineError):
         self.timeout_s = timeout_s
 
 
+class BulkSchemaError(BulkError, SchemaError):
+    """produce_many() met a message that does not match its station's schema."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        outcome: Outcome = "not_sent",
+        result: Optional[BulkResult] = None,
+        path: str = "",
+        reason: str = "",
+    ) -> None:
+        BulkError.__init__(self, message, outcome=outcome, result=result)
+        self.path = path
+        self.reason = reason
+
+
 class Bulk:
     """One run of produce_many()."""
 
@@ -128,7 +146,12 @@ class Bulk:
         except Exception as exc:  # noqa: BLE001  raised again below, once all that was taken is settled
             stopped = exc
         self._settle()
-        result = BulkResult(self._delivered, self._duplicates, tuple(self._failed), time.monotonic() - self._started)
+        result = BulkResult(
+            self._delivered,
+            self._duplicates,
+            tuple(sorted(self._failed, key=lambda failure: failure.index)),
+            time.monotonic() - self._started,
+        )
         if stopped is not None and not isinstance(stopped, _Stop):
             raise stopped
         if self._is_late() and (self._failed or stopped is not None):
@@ -138,22 +161,29 @@ class Bulk:
                 timeout_s=self._timeout_s or 0.0,
             )
         if self._failed and self._stop_at_failure:
-            first = self._failed[0]
-            raise BulkError(
-                f"message {first.index} failed, and {len(self._failed) - 1} more: {first.error}",
-                outcome=first.error.outcome,
-                result=result,
-            ) from first.error
+            first = result.failed[0]
+            text = f"message {first.index} failed, and {len(self._failed) - 1} more: {first.error}"
+            if isinstance(first.error, SchemaError):
+                raise BulkSchemaError(
+                    text, result=result, path=first.error.path, reason=first.error.reason
+                ) from first.error
+            raise BulkError(text, outcome=first.error.outcome, result=result) from first.error
         return result
 
     def _take(self, iterable: Iterable[Any]) -> None:
         pending = self._pending
         for index, item in enumerate(iterable):
-            sent = self._send(item)
-            if isinstance(sent, Deliveries):
-                pending.extend((index, delivery) for delivery in sent.values())
+            try:
+                sent = self._send(item)
+            except SchemaError as exc:
+                self._failed.append(Failure(index, ", ".join(self._producer.stations), exc))
+                if self._stop_at_failure:
+                    raise _Stop from None
             else:
-                pending.append((index, sent))
+                if isinstance(sent, Deliveries):
+                    pending.extend((index, delivery) for delivery in sent.values())
+                else:
+                    pending.append((index, sent))
             if index % SWEEP_EVERY == 0:
                 self._sweep()
                 if self._is_late() or (self._failed and self._stop_at_failure):

@@ -25,6 +25,7 @@ from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
 from memphis_sync._wire.names import internal_name
 from memphis_sync.consumer import Consumer
+from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Delivery
 from memphis_sync.errors import StationNotFoundError
 from memphis_sync.headers import Headers
@@ -39,7 +40,12 @@ class Memphis(SchemaCalls):
     A client of a Memphis broker. Make one a process with memphis_sync.connect(), and share it between all threads.
 
     It is a context manager: leaving the block closes it.
+
+    Attributes:
+        MAX_BATCH_SIZE: The most messages that one fetch may ask for.
     """
+
+    MAX_BATCH_SIZE = opt.MAX_BATCH_SIZE
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,6 +116,15 @@ class Memphis(SchemaCalls):
         retries = check_retries(timeout_retries)
         self._call(self._requests.create_station(request, retries), CREATE_S, retries, "station()")
         return Station(self, request.name)
+
+    def dls(self, station_name: str) -> DeadLetters:
+        """
+        The dead letters of a station that exists already; the same as ``dls`` of a Station. Asks nothing.
+
+        Raises:
+            ConfigurationError: The name breaks the rules.
+        """
+        return DeadLetters(self, check_name("station_name", "Station", station_name))
 
     # ---- producers --------------------------------------------------------------------------------------------------
 
@@ -182,7 +197,7 @@ class Memphis(SchemaCalls):
         generate_random_suffix: bool = False,
         ack_wait_sec: float = DEFAULT_ACK_WAIT_S,
         headers: Union[Headers, Mapping[str, str], None] = None,
-        async_produce: Optional[bool] = None,
+        async_produce: bool = False,
         msg_id: Optional[str] = None,
         producer_partition_key: Optional[str] = None,
         producer_partition_number: int = -1,
@@ -218,7 +233,7 @@ class Memphis(SchemaCalls):
                 message,
                 ack_wait_sec,
                 headers,
-                async_produce,
+                async_produce or None,  # memphis.py's default here is False, and to say so is no use of the old name
                 nonblocking,
                 msg_id,
                 producer_partition_key=producer_partition_key,

@@ -24,7 +24,6 @@ from memphis_sync._requests import JS_S
 from memphis_sync._runtime import Runtime, primitives
 from memphis_sync._wire.names import durable_name, stream_name
 from memphis_sync._wire.partitions import check_partition, partition_for_key
-from memphis_sync.dead_letters import DeadLetter, DeadLetterBox
 from memphis_sync.errors import (
     ClosedError,
     ConfigurationError,
@@ -36,6 +35,7 @@ from memphis_sync.errors import (
 )
 from memphis_sync.message import Message, Messages, Source
 from memphis_sync.options import MAX_BATCH_SIZE, check_bool, check_int, check_seconds
+from memphis_sync.resent import ResentBox, ResentMessage
 from memphis_sync.types import StationView
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ class Consumer:
         batch_max_time_to_wait_ms: How long fetch() waits for a first message.
         max_ack_time_ms: How long a message may stay without an answer until it is delivered again.
         max_msg_deliveries: How often a message is delivered before it becomes a dead letter.
+        MAX_BATCH_SIZE: The most messages that one fetch may ask for.
     """
+
+    MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class Consumer:
             ack_time_s=self.ack_time_s,
             look_for=functools.partial(_look_for, self._source),
         )
-        self._dead_letters = DeadLetterBox(self._source, self._session.wake)
+        self._dead_letters = ResentBox(self._source, self._session.wake)
         # Messages that an iteration has fetched and not handed out yet, and until when they need no second look.
         self._buffer: deque[Message] = deque()
         self._fresh_until = 0.0
@@ -268,7 +271,7 @@ class Consumer:
         self.context = context
 
     @property
-    def dls_messages(self) -> list[DeadLetter]:
+    def dls_messages(self) -> list[ResentMessage]:
         """The dead letters that wait for the next fetch, iteration or callback; a copy."""
         return self._dead_letters.waiting()
 
@@ -339,6 +342,7 @@ class Consumer:
         wait_s: float,
         ahead: bool,
         *,
+        outage_s: float = float("inf"),
         is_over: Callable[[], bool] = lambda: False,
     ) -> list[Message]:
         """
@@ -349,6 +353,7 @@ class Consumer:
             limit: At most so many.
             wait_s: How long to wait for a first one.
             ahead: Ask for the next ones before returning.
+            outage_s: How much of *wait_s* it waits for a connection, when there is none.
             is_over: True ends the wait; asked after each stop(), too.
 
         Raises:
@@ -367,7 +372,12 @@ class Consumer:
                     return found
             try:
                 received = self._session.fetch(
-                    limit, max(deadline - time.monotonic(), 0.0), only, ahead=ahead, is_over=is_enough
+                    limit,
+                    max(deadline - time.monotonic(), 0.0),
+                    only,
+                    ahead=ahead,
+                    outage_s=outage_s,
+                    is_over=is_enough,
                 )
             except ConnectionLostError:
                 if letters:

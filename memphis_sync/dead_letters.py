@@ -1,253 +1,319 @@
 """
-Dead letters that the broker sends again, on their way to the consumers of their group.
+The dead letters of a station: messages that a group had too often or gave up, and messages that broke the schema.
 
-They come over the control link, as plain messages without an ack of JetStream's: one is done when the broker has been
-told its number. Whatever happens to one here, the broker keeps it until then and can send it again. Source: Memphis
-protocol reference 7.3, 7.4.
+A Memphis broker has these calls in its REST API only; there they raise a ServerError that says so.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Callable, NoReturn, Optional
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 
-from memphis_sync._codec import encode_headers
-from memphis_sync._runtime import primitives
+from memphis_sync._requests import CREATE_S, Requests, server_error
 from memphis_sync._wire import subjects
-from memphis_sync.errors import UsageError
-from memphis_sync.message import CONFIRM_S, Message, Metadata, Source
-from memphis_sync.options import check_seconds, check_str
+from memphis_sync._wire.dead_letters import (
+    TYPES,
+    DeadLetterCountReply,
+    DeadLetterData,
+    DeadLetterDataReply,
+    DeadLetterDrop,
+    DeadLetterList,
+    DeadLetterListReply,
+    DeadLetterResend,
+    DeadLetterRow,
+    read_headers,
+)
+from memphis_sync.errors import ConfigurationError, ServerError
+from memphis_sync.headers import is_own
+from memphis_sync.options import check_int, show
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from memphis_sync.client import Memphis
 
-log = logging.getLogger("memphis_sync.consume")
+log = logging.getLogger("memphis_sync.control")
 
-MAX_MESSAGES = 10_000  # as memphis.py; and no more bytes than an outbox holds by default
-MAX_BYTES = 64 * 1024 * 1024
-ID, GROUP = "$memphis_pm_id", "$memphis_pm_cg_name"
-_LOG_EVERY_S = 1.0
+DEFAULT_LIMIT = 1000
+MAX_LIMIT = 1_000_000
+PAGE_SIZE = 100  # rows of a request, with their payloads; the broker ends a page sooner when they are large
+BARE_PAGE_SIZE = 1000  # without payloads
+_IDS_AT_ONCE = 10_000  # of a request: it must stay below max_payload
+_MAX_ID = 2**63 - 1
+_NO_RESPONDERS = 503
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+_Counted = TypeVar("_Counted", DeadLetterResend, DeadLetterDrop)
 
 
-class DeadLetter(Message):
+@dataclass(frozen=True, repr=False)
+class DeadLetter:
     """
-    A message that the broker sends again because somebody resent it from the dead letters; made by fetch(), iteration
-    and consume() among the others, each handed out once.
+    A message that went wrong, as the broker keeps it.
 
-    It is no delivery of a partition: `partition`, `sequence`, `timesent` and `metadata` are None, `delivered` is 0, and
-    there is nothing to be delivered again: only ack() has a meaning. Without it the broker keeps the dead letter.
+    Attributes:
+        id: Names it for resend() and drop(); never used again for another message.
+        station: Name of the station, lower case.
+        type: ``poison``: a group had it as often as it may, or gave it up. ``schema``: it did not match the schema, and
+            the station never had it.
+        partition: From 1; 0 for a ``schema`` one whose producer did not say.
+        sequence: Place in the partition, from 1; 0 for a ``schema`` one.
+        producer: Name of the producer; ``unknown`` without one.
+        groups: The consumer groups that have not dealt with it.
+        reason: What the consumer or the validator said; "" when it was only delivered too often.
+        time: When the station had stored it, or the failure was reported; UTC, to the microsecond.
+        size: Bytes of payload and headers, as they went over the wire.
+        data: The payload.
+        headers: What the producer's program put on it.
     """
 
-    __slots__ = ("_headers", "_payload", "group", "id", "owner")
-
-    owner: Source
     id: int
-    group: str
-    _headers: dict[str, str]
-    _payload: bytes
-
-    @classmethod
-    def of(cls, owner: Source, payload: bytes, headers: Mapping[str, str]) -> DeadLetter:
-        """
-        Makes one of what the broker published.
-
-        Raises:
-            ValueError: A header that says which dead letter it is, is missing or no number.
-        """
-        if ID not in headers or GROUP not in headers:
-            raise ValueError(f"a dead letter without the headers {ID} and {GROUP}")
-        self = cls.__new__(cls)
-        self.owner = owner
-        self.id = int(headers[ID])
-        self.group = headers[GROUP]
-        self._headers = dict(headers)
-        self._payload = payload
-        return self
-
-    # ---- what it is -------------------------------------------------------------------------------------------------
-
-    @property
-    def is_dead_letter(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def payload(self) -> bytes:
-        """The payload."""
-        return self._payload
-
-    @property
-    def payload_len(self) -> int:
-        """Length of the payload in bytes."""
-        return len(self._payload)
-
-    @property
-    def subject(self) -> str:
-        """Where it was published."""
-        return subjects.dls(self.owner.view.internal, self.owner.group_internal)
-
-    @property
-    def reply(self) -> str:
-        """Empty: it has no ack subject."""
-        return ""
-
-    @property
-    def header_block(self) -> bytes:
-        """The headers as they stand on the wire."""
-        lines = encode_headers((name.encode(), value.encode()) for name, value in self._headers.items())
-        return b"NATS/1.0\r\n" + lines + b"\r\n"
-
-    @property
-    def age_ns(self) -> int:
-        """0: no ack time runs."""
-        return 0
-
-    def get_headers(self) -> Optional[dict[str, str]]:
-        """All headers, those of client and broker included."""
-        return dict(self._headers)
-
-    @property
-    def metadata(self) -> Metadata:
-        """None."""
-        return None  # type: ignore[return-value]  # so that code for ordinary messages need not look for None
-
-    @property
-    def partition(self) -> int:
-        """None: the broker does not say."""
-        return None  # type: ignore[return-value]  # as metadata
-
-    @property
-    def sequence(self) -> int:
-        """None: the broker does not say."""
-        return None  # type: ignore[return-value]  # as metadata
-
-    @property
-    def delivered(self) -> int:
-        """0: it is no delivery of a partition."""
-        return 0
-
-    @property
-    def timesent(self) -> datetime:
-        """None: the broker does not say."""
-        return None  # type: ignore[return-value]  # as metadata
+    station: str
+    type: Literal["poison", "schema"]
+    partition: int
+    sequence: int
+    producer: str
+    groups: tuple[str, ...]
+    reason: str
+    time: datetime
+    size: int
+    data: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"<DeadLetter {self.id} of {self.station} {self.payload_len} bytes>"
+        where = f"{self.station}[{self.partition}] seq={self.sequence}" if self.sequence else self.station
+        groups = f" groups={','.join(self.groups)}" if self.groups else ""
+        return f"<DeadLetter {self.id} {self.type} {where}{groups} {self.size} bytes>"
 
-    # ---- answering --------------------------------------------------------------------------------------------------
 
-    def ack(self, *, wait: bool = False, timeout_s: float = CONFIRM_S) -> None:
+Ids = Union[int, DeadLetter, Iterable[Union[int, DeadLetter]]]
+
+
+class DeadLetters:
+    """
+    The dead letters of one station; ``client.dls("orders")``, or ``dls`` of a Station.
+
+    Iterating over it gives all of them, ascending by id, page by page.
+
+    Attributes:
+        station_name: Lower case.
+    """
+
+    def __init__(self, client: Memphis, station_name: str) -> None:
+        self._client = client
+        self.station_name = station_name
+
+    def list(
+        self,
+        type: str = "",  # noqa: A002
+        *,
+        ids: Optional[Ids] = None,
+        after_id: int = 0,
+        limit: int = DEFAULT_LIMIT,
+    ) -> list[DeadLetter]:
         """
-        The dead letter is done: the broker forgets it.
-
-        Always waits until the broker's server has read it, one round trip: nothing would make good for a lost one.
+        Dead letters with headers and payloads, ascending by id.
 
         Args:
-            wait: No difference, see above.
-            timeout_s: How long, in seconds; above 0.
+            type: ``poison`` or ``schema``; "" for both.
+            ids: Only these, of ids or DeadLetter objects; those that are not there any more are left out.
+            after_id: Only those behind this one: the last id of a list gives the list that follows.
+            limit: The most to return, 1 to 1000000.
 
         Raises:
-            UsageError: It was answered before.
-            ConnectionLostError, DeadlineError: It did not reach the broker; the call may be repeated.
+            ConfigurationError: An argument is out of its bounds; nothing was sent.
+            StationNotFoundError: There is no such station.
+            ServerError: The broker refused, or is one that offers dead letters in its REST API only (code 503).
+            DeadlineError, ConnectionLostError: No answer.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
-        check_seconds("timeout_s", timeout_s, allow_zero=False)
-        self._check_unanswered()
-        self.owner.check_open()
-        runtime = self.owner.runtime
-        body = json.dumps({"id": self.id, "cg_name": self.group}).encode()
-        runtime.call(runtime.control.publish(subjects.DEAD_LETTER_ACKS, body, timeout_s), timeout_s, "ack()")
-        self.answer = "ack"
+        check_int("limit", limit, 1, MAX_LIMIT)
+        found: list[DeadLetter] = []
+        for letter in self._read(type, ids, after_id, limit):
+            found.append(letter)
+            if len(found) == limit:
+                break
+        return found
 
-    def nack(self) -> None:
-        """Raises UsageError: the broker keeps a dead letter that has no ack, and sends it again when it is resent."""
-        self._refuse("nack")
+    def iterate(self, type: str = "", *, after_id: int = 0) -> Iterator[DeadLetter]:  # noqa: A002
+        """All of them, read as they are used: memory holds one page. Arguments and errors as list()."""
+        return self._read(type, None, after_id, MAX_LIMIT)
 
-    def delay(self, delay: Optional[float] = None, *, delay_ms: Optional[int] = None) -> None:
-        """Raises UsageError, as nack()."""
-        self._refuse("delay")
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return self.iterate()
 
-    def in_progress(self) -> None:
-        """Raises UsageError: no ack time runs."""
-        self._refuse("in_progress")
+    def resend(self, ids: Optional[Ids] = None) -> int:
+        """
+        Sends poison ones to their groups again. Each stays until every group has acknowledged it, so one that nobody
+        was there to take can be sent again.
 
-    def dead_letter(self, reason: str) -> None:
-        """Raises UsageError: it is one."""
-        check_str("reason", reason)
-        self._refuse("dead_letter")
+        Args:
+            ids: Ids or DeadLetter objects; None for all of the station. ``schema`` ones have no group and are left out.
 
-    def respond(self, body: bytes = b"") -> None:
-        """Raises UsageError: it has no ack subject."""
-        self._refuse("respond")
+        Returns:
+            How many were sent.
 
-    def _refuse(self, what: str) -> NoReturn:
-        raise UsageError(
-            f"cannot {what} DLS message: {self!r} was sent again from the dead letters; ack() it, or leave it, and the "
-            "broker keeps it"
+        Raises:
+            DeadlineError, ConnectionLostError: No answer; some may have been sent.
+            ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As list().
+        """
+        request = DeadLetterResend(self.station_name)
+        return self._count(subjects.DEAD_LETTER_RESEND, request, ids, "resend()")
+
+    def drop(self, ids: Optional[Ids] = None, *, type: str = "") -> int:  # noqa: A002
+        """
+        Removes dead letters for good; the station's own messages stay.
+
+        Args:
+            ids: Ids or DeadLetter objects; None for all of the station.
+            type: Only ``poison`` or ``schema`` ones; "" for both.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            DeadlineError, ConnectionLostError: No answer; some may have been removed.
+            ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As list().
+        """
+        request = DeadLetterDrop(self.station_name, type=_check_type(type))
+        return self._count(subjects.DEAD_LETTER_DROP, request, ids, "drop()")
+
+    def __repr__(self) -> str:
+        return f"<DeadLetters of station {self.station_name!r}>"
+
+    # ---- for the package's own use ----------------------------------------------------------------------------------
+
+    def _read(
+        self, kind: str, ids: Optional[Ids], after_id: int, limit: int, *, with_data: bool = True
+    ) -> Iterator[DeadLetter]:
+        """Checks its arguments now, and asks page by page as it is used."""
+        _check_type(kind)
+        check_int("after_id", after_id, 0, _MAX_ID)
+        page_size = PAGE_SIZE if with_data else BARE_PAGE_SIZE
+        return self._pages(kind, _chunks(ids), after_id, min(limit, page_size), with_data=with_data)
+
+    def _pages(
+        self, kind: str, chunks: Sequence[tuple[int, ...]], after_id: int, limit: int, *, with_data: bool
+    ) -> Iterator[DeadLetter]:
+        requests = self._client._requests
+        for chunk in chunks:
+            after = after_id
+            while True:
+                request = DeadLetterList(
+                    self.station_name, requests.username, kind, chunk, after, limit, with_data=with_data
+                )
+                reply = self._client._call(_list(requests, request), CREATE_S, 0, "list()")
+                for row in reply.rows:
+                    letter = self._complete(requests, row, with_data=with_data)
+                    if letter is not None:
+                        yield letter
+                after = reply.after_id
+                if not after:
+                    break
+
+    def _complete(self, requests: Requests, row: DeadLetterRow, *, with_data: bool) -> Optional[DeadLetter]:
+        """A row as users see it; None when it was dropped before its payload was read."""
+        data = row.data
+        if data is None and with_data:
+            data = self._client._call(_data(requests, self.station_name, row.id), CREATE_S, 0, "list()")
+            if data is None:
+                return None
+        block, payload = (data or b"")[: row.header_bytes], (data or b"")[row.header_bytes :]
+        return DeadLetter(
+            id=row.id,
+            station=row.station,
+            type=row.type,
+            partition=row.partition,
+            sequence=row.sequence,
+            producer=row.producer,
+            groups=row.groups,
+            reason=row.error,
+            time=_EPOCH + timedelta(microseconds=row.time_ns // 1000),
+            size=row.size,
+            data=payload,
+            headers={name: value for name, value in read_headers(block).items() if not is_own(name)},
         )
 
+    def _count(self, subject: str, request: _Counted, ids: Optional[Ids], what: str) -> int:
+        """Asks page by page, and adds up what was done."""
+        requests, total = self._client._requests, 0
+        for chunk in _chunks(ids):
+            after = 0
+            while True:
+                page = replace(request, username=requests.username, ids=chunk, after_id=after)
+                reply = self._client._call(_ask_count(requests, subject, page), CREATE_S, 0, what)
+                total += reply.count
+                if reply.too_large:
+                    log.warning(
+                        "dead letters %s of station %r were not sent: with the headers they would get they exceed what "
+                        "the broker takes",
+                        ", ".join(map(str, reply.too_large)),
+                        self.station_name,
+                    )
+                after = reply.after_id
+                if not after:
+                    break
+        return total
 
-class DeadLetterBox:
-    """
-    The dead letters of one consumer until they are read. Filled on the loop thread, emptied by any.
 
-    A full box takes no more: what comes then is left to the broker, which still has it, and the log says how many.
+def _check_type(kind: object) -> str:
+    if not isinstance(kind, str) or kind not in ("", *TYPES):
+        raise ConfigurationError(f"type is {show(kind)}; it must be {' or '.join(TYPES)}, or empty for both")
+    return kind
 
-    Args:
-        owner: What they carry as ``owner``.
-        on_arrival: Called with nothing after each one.
-    """
 
-    def __init__(self, owner: Source, on_arrival: Callable[[], object]) -> None:
-        self._owner = owner
-        self._on_arrival = on_arrival
-        self._lock = primitives.Lock()  # guards the next two
-        self._letters: deque[DeadLetter] = deque()
-        self._bytes = 0
-        self._refused = 0
-        self._log_at = 0.0
+def _chunks(ids: Optional[Ids]) -> list[tuple[int, ...]]:
+    """Ascending ids in pieces that fit a request; one empty piece for all, none for no ids."""
+    if ids is None:
+        return [()]
+    given = [ids] if isinstance(ids, (int, DeadLetter)) else ids
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"ids is {show(ids)}; it must be ids or DeadLetter objects, or None for all")
+    numbers = (item.id if isinstance(item, DeadLetter) else item for item in given)
+    every = sorted({check_int("ids", number, 1, _MAX_ID) for number in numbers})
+    return [tuple(every[at : at + _IDS_AT_ONCE]) for at in range(0, len(every), _IDS_AT_ONCE)]
 
-    def put(self, payload: bytes, headers: dict[str, str]) -> None:
-        """Takes one in, if there is room."""
-        letter = DeadLetter.of(self._owner, payload, headers)
-        with self._lock:
-            is_full = len(self._letters) >= MAX_MESSAGES or self._bytes + len(payload) > MAX_BYTES
-            if not is_full:
-                self._letters.append(letter)
-                self._bytes += len(payload)
-        if is_full:
-            self._refused += 1
-            now = time.monotonic()
-            if now >= self._log_at:
-                self._log_at = now + _LOG_EVERY_S
-                log.warning(
-                    "%r: %d dead letters wait to be read, and there is no room for more; %d were left to the broker",
-                    self._owner,
-                    len(self._letters),
-                    self._refused,
-                )
-        else:
-            self._on_arrival()
 
-    def take(self, limit: int) -> list[Message]:
-        """Up to *limit* of them; each goes to one caller only."""
-        taken: list[Message] = []
-        if self._letters:  # a look without the lock: this stands before each fetch
-            with self._lock:
-                while self._letters and len(taken) < limit:
-                    letter = self._letters.popleft()
-                    self._bytes -= letter.payload_len
-                    taken.append(letter)
-        return taken
+async def _ask(requests: Requests, subject: str, body: bytes) -> bytes:
+    try:
+        return await requests._ask(subject, body, CREATE_S, 0)
+    except ServerError as exc:
+        if exc.code == _NO_RESPONDERS:
+            raise ServerError(
+                "the broker does not offer dead letters to clients: a Memphis broker has them in its REST API and its "
+                "web console only (POST /api/stations/resendPoisonMessages and dropDlsMessages)",
+                code=_NO_RESPONDERS,
+            ) from exc
+        raise
 
-    def __len__(self) -> int:
-        return len(self._letters)
 
-    def waiting(self) -> list[DeadLetter]:
-        """A copy of what waits."""
-        with self._lock:
-            return list(self._letters)
+def _check(error: str, station: str) -> None:
+    if error:
+        raise server_error(error, f"dead letters of station {station!r}")
+
+
+async def _list(requests: Requests, request: DeadLetterList) -> DeadLetterListReply:
+    reply = DeadLetterListReply.decode(await _ask(requests, subjects.DEAD_LETTER_LIST, request.encode()))
+    _check(reply.error, request.station_name)
+    return reply
+
+
+async def _ask_count(requests: Requests, subject: str, request: _Counted) -> DeadLetterCountReply:
+    reply = DeadLetterCountReply.decode(await _ask(requests, subject, request.encode()))
+    _check(reply.error, request.station_name)
+    return reply
+
+
+async def _data(requests: Requests, station: str, dead_letter_id: int) -> Optional[bytes]:
+    """Header block and payload, piece by piece; None when they have gone."""
+    data = bytearray()
+    while True:
+        request = DeadLetterData(station, requests.username, dead_letter_id, len(data))
+        reply = DeadLetterDataReply.decode(await _ask(requests, subjects.DEAD_LETTER_DATA, request.encode()))
+        if "has no dead letter" in reply.error:
+            return None
+        _check(reply.error, station)
+        data += reply.data
+        if len(data) >= reply.total or not reply.data:
+            return bytes(data)

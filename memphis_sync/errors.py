@@ -20,7 +20,7 @@ What can go wrong, as one tree.
     |   |-- PayloadTooLargeError (ValueError)
     |   |-- RejectedError (ServerError)  the broker refused the message: its own code and text
     |   `-- MultiStationError            .results: one PubAck or error for each station
-    |-- SchemaError                      MemphisSchemaError is its old name
+    |-- SchemaError                      .path .reason; MemphisSchemaError is its old name
     |-- HeaderError (ValueError)         MemphisHeaderError is its old name
     `-- ProtocolError
         |-- LocalProtocolError           this side was asked to send something illegal
@@ -57,6 +57,11 @@ class MemphisError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
+
+    @property
+    def message(self) -> str:
+        """The text, as ``str()`` gives it; memphis.py's name for it."""
+        return str(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__.copy())
@@ -219,7 +224,21 @@ class MultiStationError(ProduceError):
 
 
 class SchemaError(MemphisError):
-    """The message does not match the station's schema, or its type cannot be sent at all."""
+    """
+    The message does not match the station's schema, or its type cannot be sent at all; nothing was taken.
+
+    Also raised when the schema itself cannot be used: nothing goes out unchecked.
+
+    Attributes:
+        path: Where in the message: a JSON pointer (JSON), a dotted name (Avro, protobuf), line:column (GraphQL); ""
+            for the message as a whole.
+        reason: What is wrong there. Values are left out, but protobuf's own texts may quote one.
+    """
+
+    def __init__(self, message: str = "", *, path: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.reason = reason or message
 
 
 class HeaderError(MemphisError, ValueError):

@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 from memphis_sync._codec import RawMessage, parse_headers
+from memphis_sync._requests import report_dead_letter
 from memphis_sync._runtime import Runtime
-from memphis_sync._wire import subjects
+from memphis_sync._runtime.schemas import decoded
 from memphis_sync._wire.names import durable_name, split_stream
 from memphis_sync.errors import ClosedError, ConnectionLostError, MemphisError, StationNotFoundError, UsageError
 from memphis_sync.headers import is_own
@@ -114,9 +115,22 @@ class Message(RawMessage):
         """The payload as a copy that the caller may change."""
         return bytearray(self.payload)
 
-    def get_data_deserialized(self) -> bytearray:
-        """The payload decoded by the station's schema; without one, as get_data()."""
-        return bytearray(self.payload)
+    def get_data_deserialized(self, *, as_dict: bool = False) -> Any:
+        """
+        The payload decoded by the schema that the station has now.
+
+        Args:
+            as_dict: A protobuf message as a dict (names as in the schema, 64-bit integers as text and bytes as base64,
+                after protobuf's JSON mapping) instead of as a message object.
+
+        Returns:
+            What the JSON says for json and avro, a str for graphql, a message object for protobuf; without a schema a
+            bytearray, as get_data().
+
+        Raises:
+            SchemaError: The payload does not match the schema, or the schema cannot be used here.
+        """
+        return decoded(self.owner.view.live.codec, self.payload, as_dict=as_dict)
 
     def get_headers(self) -> Optional[dict[str, str]]:
         """All headers, those of client and broker included; None without any. The first value of a name counts."""
@@ -232,13 +246,16 @@ class Message(RawMessage):
     def dead_letter(self, reason: str) -> None:
         """
         The message can never be used: it goes to the dead-letter store with *reason*, and the group will not see it
-            again.
+        again.
 
-        Waits until the broker has the report; only then the message is ended, so that it cannot get lost in between.
+        Waits until the broker keeps it; only then the message is ended, so that it cannot get lost in between. (A
+        Memphis broker only ever says that it has read the report.)
 
         Raises:
             UsageError: It was answered before, or the station has no partitions (the broker cannot store such a
-            report). DeadlineError, ConnectionLostError: The report did not reach the broker; the message is still open.
+                report).
+            ServerError: The broker cannot keep it; the message is still open.
+            DeadlineError, ConnectionLostError: The report did not reach the broker; the message is still open.
             ClosedError, ForkedError: As ack().
         """
         check_str("reason", reason)
@@ -256,9 +273,7 @@ class Message(RawMessage):
         self._source.check_open()
         runtime = self._source.runtime
         body = json.dumps(report).encode()
-        runtime.call(
-            runtime.control.publish(subjects.NACKED_DEAD_LETTERS, body, DEAD_LETTER_S), DEAD_LETTER_S, "dead_letter()"
-        )
+        runtime.call(report_dead_letter(runtime.control, body, DEAD_LETTER_S), 2 * DEAD_LETTER_S, "dead_letter()")
         self._respond("dead_letter", _TERM)
 
     def __repr__(self) -> str:

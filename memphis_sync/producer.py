@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, TypeVar, Union
 
 from memphis_sync._codec import Route, encode_header
+from memphis_sync._matching import encode_all, encode_one
+from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._runtime import waiting
 from memphis_sync._wire.names import publish_subject, stream_name
 from memphis_sync._wire.partitions import check_partition, partition_for_key
@@ -33,7 +34,7 @@ from memphis_sync.delivery import (
     error_of,
     pub_ack,
 )
-from memphis_sync.errors import BufferFullError, ClosedError, ConfigurationError, HeaderError, UndeliveredWarning
+from memphis_sync.errors import BufferFullError, ClosedError, ConfigurationError, UndeliveredWarning
 from memphis_sync.headers import Headers, encode_user_headers
 from memphis_sync.options import check_int, check_seconds
 from memphis_sync.types import PubAck
@@ -51,7 +52,6 @@ class _Default(float):
 
 DEFAULT_ACK_WAIT_S: float = _Default(15)  # memphis.py's
 DESTROY_FLUSH_S = 15.0  # as long as the messages' own default deadline, so none is left
-PAYLOADS = "bytes, bytearray, memoryview, str, dict, list, a protobuf message or a GraphQL document"
 
 Appended = TypeVar("Appended")
 
@@ -90,7 +90,7 @@ class Producer:
         self._on_delivery = on_delivery
         self._id_name = b"msg-id" if self._link.is_memphis else b"Nats-Msg-Id"
         self._fixed = encode_header(b"$memphis_producedBy", name.encode()) + encode_header(
-            b"$memphis_connectionId", client._connection_id.encode()
+            b"$memphis_connectionId", client.connection_id.encode()
         )
         self._routes = [self._routes_of(view) for view in views]
         # next() on a cycle is one step of the interpreter, so threads may share it.
@@ -99,7 +99,21 @@ class Producer:
         self._function_routes: dict[tuple[str, int, int], Route] = {}
         self._is_simple = len(views) == 1
         self._functions = [view.functions for view in views]
+        self._live = views[0].live
+        for view in views:  # so that the first message does not wait for it
+            if view.live.codec is not None:
+                view.live.codec.prepare()
         self._is_closed = False
+
+    @property
+    def producer_name(self) -> str:
+        """The same as `name`."""
+        return self.name
+
+    @property
+    def station_name(self) -> Union[str, list[str]]:
+        """The station, or a list of them when it has several."""
+        return self.stations[0] if len(self.stations) == 1 else list(self.stations)
 
     def _routes_of(self, view: StationView) -> dict[int, Route]:
         return {number: self._route(view, number, None) for number in view.partitions or (0,)}
@@ -136,7 +150,9 @@ class Producer:
 
         Args:
             message: bytes, bytearray, memoryview, str (as UTF-8), dict or list (as JSON), a protobuf message or a
-                GraphQL document. It is copied before the call returns, and never changed.
+                GraphQL document. It is copied before the call returns, and never changed. On a station with a schema:
+                what the schema's kind takes (see README). The first message after a change of schema waits until the
+                new one is compiled.
             ack_wait_sec: How long the broker may take to confirm, in seconds, above 0; then the message has failed.
                 Not given, the producer's ``ack_timeout_s`` holds.
             headers: Text to text. Names that begin with ``$memphis`` or ``Nats-`` are reserved.
@@ -158,6 +174,8 @@ class Producer:
 
         Raises:
             ConfigurationError, HeaderError: A bad argument; nothing was taken.
+            SchemaError: The message does not match the station's schema (that of any of the stations), or the schema
+                cannot be used; nothing was taken, and the broker is told of it.
             PayloadTooLargeError: Larger than the broker takes; nothing was taken.
             BufferFullError: Non-blocking: the outbox is full (and stayed full for ``block_on_full_s``), nothing was
                 taken. Blocking: it stayed full for *ack_wait_sec*.
@@ -173,22 +191,30 @@ class Producer:
             nonblocking = nonblocking or async_produce
         if self._is_closed:
             raise ClosedError(f"{self!r} is destroyed; the message was not taken")
-        kind = type(message)
-        payload = message if kind is bytes or kind is str else _payload(message)
         timeout_ns = self._timeout_ns if ack_wait_sec is DEFAULT_ACK_WAIT_S else _timeout_ns(ack_wait_sec)
         lines = b"" if headers is None else encode_user_headers(headers)
-        id_bytes = b"" if msg_id is None else _message_id(msg_id)
+        id_bytes = b"" if msg_id is None else message_id(msg_id)
         if nonblocking and on_delivery is None:
             on_delivery = self._on_delivery
         if not self._is_simple:
             routes = [
                 self._choose(i, producer_partition_key, producer_partition_number) for i in range(len(self._views))
             ]
+            try:
+                payload = encode_all(self._client._runtime, self.name, self._views, message, headers, routes)
+            except UnicodeEncodeError as exc:
+                raise not_utf8(exc) from exc
             return self._produce_all(routes, payload, lines, id_bytes, timeout_ns, nonblocking, on_delivery)
         if producer_partition_key is None and producer_partition_number == -1 and not self._functions[0]:
             route = next(self._turn)
         else:
             route = self._choose(0, producer_partition_key, producer_partition_number)
+        codec = self._live.codec
+        if codec is not None:
+            payload = encode_one(self._client._runtime, self.name, self._views[0], codec, message, headers, route)
+        else:
+            kind = type(message)
+            payload = message if kind is bytes or kind is str else payload_of(message)
         try:
             if not nonblocking:
                 if on_delivery is not None:
@@ -213,7 +239,7 @@ class Producer:
                 self._block_on_full_s,
             )
         except UnicodeEncodeError as exc:
-            raise _not_utf8(exc) from exc
+            raise not_utf8(exc) from exc
 
     def produce_many(
         self,
@@ -237,7 +263,8 @@ class Producer:
             Counts, failures and the time it took.
 
         Raises:
-            BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken.
+            BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken. A
+                BulkSchemaError, which is a SchemaError too, when it did not match its station's schema.
             DeadlineError: *timeout_s* is over; ``result`` likewise, the unconfirmed among the failures.
             ConfigurationError: A bad argument or item, raised where it is met, after what was taken before it is
                 confirmed.
@@ -313,7 +340,8 @@ class Producer:
         """Calls *append*, which has just met a full outbox, whenever there may be room, for at most *wait_s*."""
         waiting.forbid_on_own_thread("produce() with block_on_full_s")
         deadline = time.monotonic() + wait_s
-        size = sum(route.frame_size(_size(payload), len(lines), len(id_bytes)) for route in routes)
+        payloads = payload if isinstance(payload, list) else [payload] * len(routes)
+        size = sum(route.frame_size(size_of(part), len(lines), len(id_bytes)) for route, part in zip(routes, payloads))
         while True:
             left_ns = max(int((deadline - time.monotonic()) * 1e9), 0)
             self._link.core.wait_room(size, min(left_ns, SLICE_NS))
@@ -338,7 +366,7 @@ class Producer:
         try:
             tickets = self._append_all(routes, payload, lines, id_bytes, timeout_ns, wait=not nonblocking)
         except UnicodeEncodeError as exc:
-            raise _not_utf8(exc) from exc
+            raise not_utf8(exc) from exc
         deliveries = Deliveries(tickets)
         if not nonblocking:
             self._link.core.push()
@@ -444,54 +472,8 @@ class Producer:
         return f"<Producer {self.name!r} to {', '.join(self.stations)} {state}>"
 
 
-def _payload(message: Any) -> Any:
-    """What the C core takes: bytes, str or a buffer."""
-    if isinstance(message, (bytes, bytearray)):
-        return message
-    if isinstance(message, memoryview):
-        return message if message.c_contiguous else message.tobytes()
-    if isinstance(message, str):
-        return message.encode("utf-8")
-    if isinstance(message, (dict, list)):
-        try:
-            return json.dumps(message).encode()
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise ConfigurationError(
-                f"message is a {type(message).__name__} that cannot be written as JSON: {exc}"
-            ) from exc
-    serialize = getattr(message, "SerializeToString", None)
-    if callable(serialize):
-        return bytes(serialize())
-    source = getattr(getattr(getattr(message, "loc", None), "source", None), "body", None)
-    if isinstance(source, str):  # a GraphQL document, by its own shape: the library need not be installed
-        return source.encode("utf-8")
-    raise ConfigurationError(f"message is of type {type(message).__name__}; it must be {PAYLOADS}")
-
-
-def _size(payload: Any) -> int:
-    """Bytes that a payload takes on the wire."""
-    if isinstance(payload, str):
-        return len(payload.encode("utf-8"))
-    return payload.nbytes if isinstance(payload, memoryview) else len(payload)
-
-
 def _timeout_ns(ack_wait_sec: float) -> int:
     return int(check_seconds("ack_wait_sec", ack_wait_sec, allow_zero=False) * 1_000_000_000)
-
-
-def _message_id(msg_id: str) -> bytes:
-    if not isinstance(msg_id, str):
-        raise ConfigurationError(f"msg_id is of type {type(msg_id).__name__}; it must be a str or None")
-    encoded = msg_id.encode("utf-8", "surrogatepass")
-    try:
-        encode_header(b"msg-id", encoded)
-    except HeaderError as exc:
-        raise ConfigurationError(f"msg_id is {msg_id!r}; it must hold no CR, LF or NUL") from exc
-    return encoded
-
-
-def _not_utf8(exc: UnicodeEncodeError) -> ConfigurationError:
-    return ConfigurationError(f"message is a str that cannot be written as UTF-8: {exc.reason} at {exc.start}")
 
 
 __all__ = ["BulkResult", "Item", "Producer"]

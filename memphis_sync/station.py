@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
 from memphis_sync._wire.names import internal_name
+from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.options import check_int
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Station:
         self._client = client
         self.name = name
         self.internal_name = internal_name(name)
+
+    @property
+    def dls(self) -> DeadLetters:
+        """The station's dead letters: to be listed, sent to their groups again, and dropped."""
+        return DeadLetters(self._client, self.name)
 
     def destroy(self, timeout_retries: int = 5) -> None:
         """

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, NamedTuple, Optional, Union
+from typing import Any, Literal, NamedTuple, Optional, Protocol, Union
 
 VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
 
@@ -211,7 +211,7 @@ class SchemaInfo:
         type: ``protobuf``, ``json``, ``graphql`` or ``avro``.
         version: Number of the active version.
         content: The schema's source text.
-        descriptor: Base64 or text form of the compiled protobuf descriptor set, "" for other types.
+        descriptor: Base64 of the compiled protobuf descriptor set, "" for other types.
         message_struct_name: Name of the protobuf message, "" for other types.
     """
 
@@ -223,18 +223,55 @@ class SchemaInfo:
     message_struct_name: str = ""
 
 
+class MessageCodec(Protocol):
+    """
+    A schema at work: what a producer puts a message through, and a consumer a payload.
+
+    Attributes:
+        info: The schema.
+        has_failed: Whether it was found to be unusable.
+    """
+
+    @property
+    def info(self) -> SchemaInfo:
+        """What the broker says about it."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether compiling it has failed."""
+
+    def prepare(self) -> None:
+        """Compiles the schema now rather than with the first message; an error is kept for that message."""
+
+    def encode(self, message: object) -> bytes:
+        """The message as bytes that match the schema; raises SchemaError."""
+
+    def decode(self, payload: bytes, *, as_dict: bool = False) -> Any:
+        """A payload that matches the schema as the schema's kind of object; raises SchemaError."""
+
+
 class StationLive:
     """
     What the broker may change about a station while producers use it.
 
     Attributes are replaced whole by the loop thread; readers take one reference and need no lock.
+
+    Attributes:
+        codec: The attached schema; None while messages are free.
+        schemaverse_to_dls: Whether messages that fail it are reported to the broker.
     """
 
-    __slots__ = ("schema", "schemaverse_to_dls")
+    __slots__ = ("codec", "schemaverse_to_dls")
 
-    def __init__(self, schema: Optional[SchemaInfo] = None, schemaverse_to_dls: bool = False) -> None:
-        self.schema = schema
+    def __init__(self, codec: Optional[MessageCodec] = None, schemaverse_to_dls: bool = False) -> None:
+        self.codec = codec
         self.schemaverse_to_dls = schemaverse_to_dls
+
+    @property
+    def schema(self) -> Optional[SchemaInfo]:
+        """What the broker says about the attached schema."""
+        codec = self.codec
+        return None if codec is None else codec.info
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ pytest_plugins = [
     "fix_backend",
     "fix_broker",
     "fix_leftovers",
+    "fix_memphis_js",
     "fix_memphis_py",
     "fix_process",
     "fix_proxy",
     "fix_threads",
     "fix_tls",
+    "fix_waiting",
 ]
 
 # Names the process and the test it is in. A segfault leaves no failed test behind, but it leaves this file.

@@ -15,6 +15,10 @@ from memphis_sync._wire.control import (
     ConsumerDestroy,
     ProducerCreate,
     ProducerDestroy,
+    SchemaActivate,
+    SchemaAttach,
+    SchemaCreate,
+    SchemaDetach,
     StationCreate,
     StationDestroy,
 )
@@ -30,6 +34,10 @@ SUBJECTS = {
     ProducerDestroy: "$memphis_producer_destructions",
     ConsumerCreate: "$memphis_consumer_creations",
     ConsumerDestroy: "$memphis_consumer_destructions",
+    SchemaCreate: "$memphis_schema_creations",
+    SchemaAttach: "$memphis_schema_attachments",
+    SchemaDetach: "$memphis_schema_detachments",
+    SchemaActivate: "$memphis_sync_schema_activations",
 }
 
 
@@ -115,6 +123,23 @@ class ControlClient:
     def destroy_consumer(self, station: str, name: str = "c", **settings: Any) -> str:
         fields = {"name": name, "station_name": station, "connection_id": self.connection_id, "username": self.user}
         return self.ask(ConsumerDestroy(**{**fields, **settings}))
+
+    def schema(self, name: str, kind: str, content: str) -> str:
+        """Creates a schema or a version; "" is success."""
+        request = SchemaCreate(name=name, type=kind, created_by_username=self.user, schema_content=content)
+        error: str = json.loads(self.ask(request))["error"]
+        return error
+
+    def attach(self, name: str, station: str) -> str:
+        return self.ask(SchemaAttach(name=name, station_name=station, username=self.user))
+
+    def detach(self, station: str) -> str:
+        return self.ask(SchemaDetach(station_name=station, username=self.user))
+
+    def activate(self, name: str, version: int = 0) -> dict[str, Any]:
+        request = SchemaActivate(name=name, version_number=version, username=self.user)
+        reply: dict[str, Any] = json.loads(self.ask(request))
+        return reply
 
     def jetstream(self, operation: str, body: Optional[dict[str, Any]] = None) -> dict[str, Any]:
         """One request to JetStream's API."""

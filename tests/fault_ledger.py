@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -76,6 +77,7 @@ class Ledger:
         blocking_each: Every so many-th message is produced blocking; 0 for none.
         pause_s: Between two messages of a thread.
         ack_wait_s: Deadline of each message, in seconds.
+        until: Threads that have produced their messages go on with further ones until this is set.
         each: Called with the number of messages that a thread has produced, after each of them.
     """
 
@@ -89,6 +91,7 @@ class Ledger:
         blocking_each: int = 0,
         pause_s: float = 0.0,
         ack_wait_s: float = 60,
+        until: Optional[threading.Event] = None,
         each: Optional[Callable[[int], None]] = None,
     ) -> None:
         self._producer = producer
@@ -97,6 +100,7 @@ class Ledger:
         self._blocking_each = blocking_each
         self._pause_s = pause_s
         self._ack_wait_s = ack_wait_s
+        self._until = until
         self._each = each
         self.accepted: dict[bytes, Any] = {}  # payload to Delivery, PubAck or the error that a blocking call raised
         self.refused = 0
@@ -137,7 +141,9 @@ class Ledger:
             self._failures.append(exc)
 
     def _run(self, thread: int) -> None:
-        for number in range(self._messages):
+        for number in itertools.count():
+            if number >= self._messages and (self._until is None or self._until.is_set()):
+                return
             payload = b"%s %d %d" % (self._name.encode(), thread, number)
             if self._blocking_each and number % self._blocking_each == 0:
                 try:

@@ -1,51 +1,112 @@
-"""The official SDK as a peer: what it writes we read, and the reverse."""
+"""
+memphis-py 1.3.1, unchanged from PyPI, in an environment of its own, as a peer: what it writes we read, and the reverse.
+
+Of its own, because it calls protobuf's ``MessageFactory.GetPrototype``, which protobuf 6 no longer has, while our
+``schemas`` and ``broker`` extras go with current protobuf. The environment is made once for each interpreter, in
+``.venv-memphis-py-1.3.1/`` beside the tests, and kept; one that was not finished is made anew, and a second run that
+comes meanwhile waits.
+"""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Union
 
 import pytest
+from fix_sdk import Peer, Remote, SdkClient, login, make_once, run_tool
 
 if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess
 
-PEER = Path(__file__).parent / "memphis_py_peer.py"
+VERSION = "1.3.1"
+REQUIREMENTS = (f"memphis-py=={VERSION}", "protobuf<6")
+FOLDER = Path(__file__).parents[1] / f".venv-memphis-py-{VERSION}"
+PEER = Path(__file__).parent / "sdk" / "memphis_py_peer.py"
+QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
-def run_memphis_py(broker: BrokerProcess, command: str, **job: Any) -> list[dict[str, Any]]:
+class MemphisPy(Peer):
+    """memphis-py in a process. ``Headers``, ``Memphis``, ``Retention`` and ``Storage`` are its names."""
+
+    def __init__(self) -> None:
+        super().__init__([interpreter(), "-X", "faulthandler", PEER])
+
+    def connect(self, broker: BrokerProcess, **options: Any) -> Remote:
+        memphis = self.new("Memphis")
+        memphis.connect(**login(broker, "connection_token", options))
+        return memphis
+
+    def headers(self, **items: str) -> Remote:
+        """A Headers of the SDK; ``_`` in a name stands for itself."""
+        headers = self.new("Headers")
+        for name, value in items.items():
+            headers.add(name, value)
+        return headers
+
+
+def interpreter() -> Path:
     """
-    Runs one command of memphis_py_peer.py against a broker, in a process of its own.
+    The interpreter that has memphis-py; made by the first call.
 
-    Args:
-        broker: Host, port and credentials are taken from it; ``username`` and ``password`` in *job* override them.
-        command: "produce", "consume" or "destroy".
-        **job: What the command takes; see there.
+    Raises:
+        pytest.fail.Exception: pip could not install it; the text is pip's own.
+    """
+    made = _interpreter()
+    if isinstance(made, str):
+        pytest.fail(made, pytrace=False)
+    return made
+
+
+@lru_cache(maxsize=1)
+def _interpreter() -> Union[Path, str]:
+    """The interpreter, or why there is none: asked for once in a run, whatever comes of it."""
+    try:
+        return make_environment(FOLDER)
+    except subprocess.SubprocessError as exc:
+        output = getattr(exc, "output", None) or b""
+        return f"{' and '.join(REQUIREMENTS)} could not be installed: {exc}\n{output.decode(errors='replace')}"
+
+
+def make_environment(folder: Path) -> Path:
+    """
+    An environment for this interpreter inside *folder*, unless a finished one is there.
 
     Returns:
-        The objects that it printed.
+        Its interpreter.
     """
-    login = {"host": broker.host, "port": broker.port, "username": broker.username, "password": broker.password}
-    done = subprocess.run(
-        [sys.executable, str(PEER), command],
-        input=json.dumps({**login, "token": broker.token, **job}),
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, f"memphis-py {command} failed:\n{done.stdout}\n{done.stderr}"
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    contents = "\n".join([*REQUIREMENTS, sys.version, sys.base_prefix])
+    return make_once(folder, str(sys.implementation.cache_tag), contents, _install) / "bin" / "python"
+
+
+def _install(here: Path) -> None:
+    run_tool(sys.executable, "-m", "venv", here)
+    run_tool(here / "bin" / "python", "-m", "pip", "install", *QUIET, *REQUIREMENTS)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Makes the environment before the tests: it may take longer than a test may."""
+    if (
+        any("memphis_py_process" in item.fixturenames for item in session.items)
+        and not session.config.option.collectonly
+    ):
+        _interpreter()
+
+
+@pytest.fixture(scope="session")
+def memphis_py_process() -> Iterator[MemphisPy]:
+    """One process for all tests: each start of the SDK costs half a second."""
+    process = MemphisPy()
+    yield process
+    process.close()
 
 
 @pytest.fixture
-def memphis_py(broker: BrokerProcess) -> Callable[..., list[dict[str, Any]]]:
-    """``memphis_py("produce", station=..., messages=[...])`` against the session's broker."""
-
-    def run(command: str, **job: Any) -> list[dict[str, Any]]:
-        return run_memphis_py(broker, command, **job)
-
-    return run
+def memphis_py(memphis_py_process: MemphisPy, broker: BrokerProcess) -> Iterator[SdkClient]:
+    """memphis-py, connected to the session's broker; closed after the test."""
+    client = SdkClient(memphis_py_process, broker)
+    yield client
+    client.close()

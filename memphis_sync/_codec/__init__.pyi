@@ -85,7 +85,7 @@ class Link:
     def send_all(
         self,
         routes: list[Route],
-        payload: _Payload,
+        payload: _Payload | list[bytes],
         headers: bytes,
         msg_id: bytes,
         timeout_ns: int,

@@ -12,7 +12,7 @@ two calls must stand on single operations of dict and list, which are atomic; se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, final
+from typing import TYPE_CHECKING, Any, Optional, Union, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._cffi_route import AnyTicket, Callback, Payload, Route, Ticket, Watcher, ticket_of
@@ -352,20 +352,29 @@ class Link:
     def send_all(
         self,
         routes: list[Route],
-        payload: Payload,
+        payload: Union[Payload, list[bytes]],
         headers: bytes,
         msg_id: bytes,
         timeout_ns: int,
         kind: type[AnyTicket],
         urgent: bool = False,
     ) -> list[AnyTicket]:
-        """Appends one message for each route (at most 64), all or none; the tickets in the order of the routes."""
+        """
+        Appends one message for each route (at most 64), all or none; the tickets in the order of the routes. A list as
+        payload holds one bytes object for each route.
+        """
         if not 1 <= len(routes) <= MAX_ROUTES:
             raise ConfigurationError(f"a producer takes 1 to {MAX_ROUTES} stations at once, not {len(routes)}")
         tickets = [ticket_of(kind, route, msg_id) for route in routes]
         parts = ffi.new("struct mcore_route *[]", [route._route for route in routes])
         slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket for ticket in tickets])
-        routes[0]._append(parts, payload, headers, msg_id, timeout_ns, slots, urgent=urgent)
+        sizes = ffi.NULL
+        if isinstance(payload, list):
+            if len(payload) != len(routes):
+                raise ConfigurationError(f"{len(payload)} payloads for {len(routes)} stations")
+            sizes = ffi.new("size_t[]", [len(part) for part in payload])
+            payload = b"".join(payload)
+        routes[0]._append(parts, payload, headers, msg_id, timeout_ns, slots, urgent=urgent, sizes=sizes)
         return tickets
 
     # ---- reports -----------------------------------------------------------------------------------------------

@@ -187,6 +187,7 @@ class Route:
         *,
         report: bool = False,
         urgent: bool = False,
+        sizes: Any = ffi.NULL,
     ) -> None:
         self.link._check()
         checked_bytes(headers=headers, msg_id=msg_id)
@@ -199,21 +200,22 @@ class Route:
             message.timeout_ns = timeout_ns
             message.report = report
             message.urgent = urgent
-            self._check_size(message)
+            message.parts = sizes
+            self._check_size(message, len(view) if sizes == ffi.NULL else max(sizes))
             slot = lib.mcore_outbox_append(self.link._outbox, parts, len(parts), message, slots)
             if slot < 0:
                 self._raise_full(slot, message)
 
-    def _check_size(self, message: Any) -> None:
+    def _check_size(self, message: Any, size: int) -> None:
         # 12: NATS/1.0, its line end and the empty line; 26: the line of an automatic id with the longest slot number.
         block = 12 + len(self.fixed) + message.headers_len
         if message.msg_id_len > 0:
             block += len(self.id_name) + 4 + message.msg_id_len
         elif self._route.auto_id:
             block += len(self.id_name) + 26 + len(self.link.token)
-        if message.payload_len + block > self.link.max_payload:
+        if size + block > self.link.max_payload:
             raise PayloadTooLargeError(
-                f"message of {message.payload_len} bytes with {block} bytes of headers: the broker takes at most "
+                f"message of {size} bytes with {block} bytes of headers: the broker takes at most "
                 f"max_payload={self.link.max_payload} bytes for both"
             )
 

@@ -301,8 +301,12 @@ cdef class Link:
 
     def send_all(self, list routes not None, payload, bytes headers not None, bytes msg_id not None,
                  int64_t timeout_ns, type kind not None, bint urgent=False):
-        """Appends one message for each route (at most 64), all or none; the tickets in the order of the routes."""
+        """
+        Appends one message for each route (at most 64), all or none; the tickets in the order of the routes. A list as
+        payload holds one bytes object for each route.
+        """
         cdef const mcore_route *parts[64]
+        cdef size_t sizes[64]
         cdef mcore_ticket *slots[64]
         cdef Route route
         cdef Ticket ticket
@@ -320,7 +324,14 @@ cdef class Link:
             slots[i] = &ticket._ticket
             tickets.append(ticket)
         route = routes[0]
-        route._append(parts, count, payload, headers, msg_id, timeout_ns, False, urgent, slots)
+        if type(payload) is list:
+            if len(payload) != count:
+                raise ConfigurationError(f"{len(payload)} payloads for {count} stations")
+            for i in range(count):
+                sizes[i] = len(payload[i])
+            route._append(parts, count, b"".join(payload), headers, msg_id, timeout_ns, False, urgent, slots, sizes)
+        else:
+            route._append(parts, count, payload, headers, msg_id, timeout_ns, False, urgent, slots)
         return tickets
 
     # ---- reports -----------------------------------------------------------------------------------------------
@@ -409,7 +420,8 @@ cdef class Route:
         self._route.auto_id = auto_id
 
     cdef int64_t _append(self, const mcore_route *const *routes, size_t count, payload, bytes headers, bytes msg_id,
-                         int64_t timeout_ns, bint report, bint urgent, mcore_ticket *const *tickets) except -1:
+                         int64_t timeout_ns, bint report, bint urgent, mcore_ticket *const *tickets,
+                         const size_t *parts=NULL) except -1:
         cdef mcore_message message
         cdef Py_buffer view
         cdef Py_ssize_t size = 0
@@ -422,6 +434,7 @@ cdef class Route:
         message.timeout_ns = timeout_ns
         message.report = report
         message.urgent = urgent
+        message.parts = parts
         if PyBytes_CheckExact(payload):
             message.payload = <const uint8_t *>PyBytes_AS_STRING(payload)
             message.payload_len = <size_t>PyBytes_GET_SIZE(payload)
@@ -448,9 +461,15 @@ cdef class Route:
             block += self._route.id_name_len + 4 + message.msg_id_len
         elif self._route.auto_id:
             block += self._route.id_name_len + 26 + <size_t>PyBytes_GET_SIZE(self.link.token)
-        if message.payload_len + block > self.link.max_payload:
+        cdef size_t size = message.payload_len
+        cdef size_t i
+        if message.parts != NULL:
+            size = 0
+            for i in range(count):
+                size = max(size, message.parts[i])
+        if size + block > self.link.max_payload:
             raise PayloadTooLargeError(
-                f"message of {message.payload_len} bytes with {block} bytes of headers: the broker takes at most "
+                f"message of {size} bytes with {block} bytes of headers: the broker takes at most "
                 f"max_payload={self.link.max_payload} bytes for both")
         slot = mcore_outbox_append(self.link._outbox, routes, count, message, tickets)
         if slot < 0:

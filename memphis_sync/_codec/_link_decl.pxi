@@ -55,6 +55,7 @@ cdef extern from "memphis_core.h" nogil:
         int64_t timeout_ns
         int report
         int urgent
+        const size_t *parts
 
     struct mcore_stats:
         uint64_t accepted

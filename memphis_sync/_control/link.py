@@ -218,6 +218,8 @@ class ControlLink:
             inbox_prefix="_INBOX",  # the only prefix that users with roles may subscribe to
             **login,
         )
+        if not nc.is_connected:  # nats-py goes on when the connection ends where the first PONG should be
+            raise ConnectionResetError("the server closed the connection during the handshake")
 
     @staticmethod
     async def _discard(nc: NatsClient, connecting: asyncio.Future[None]) -> None:

@@ -18,6 +18,7 @@ from memphis_sync._control import ControlLink
 from memphis_sync._link import Callbacks, Change, DataLink
 from memphis_sync._runtime import exit as exit_drain, fork, primitives, waiting
 from memphis_sync._runtime.loop import LoopThread
+from memphis_sync._runtime.reports import Reports
 from memphis_sync._runtime.stations import StationRegistry
 from memphis_sync.errors import ClosedError, ForkedError, MemphisError, UsageError
 from memphis_sync.types import ConnectOptions, LinkEvent, Stats
@@ -25,6 +26,7 @@ from memphis_sync.types import ConnectOptions, LinkEvent, Stats
 log = logging.getLogger("memphis_sync.control")
 T = TypeVar("T")
 _CONTROL_CLOSE_S = 2.0
+_REPORTS_S = 1.0  # for what waits to be reported when a client is closed: a round trip
 _GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a little later, as a second net
 
 
@@ -50,6 +52,7 @@ class Runtime:
         self.number = number
         self.loop = LoopThread(number)
         self.callbacks = Callbacks(number, options)
+        self.reports = Reports(self.loop)
         self._on_station_removed = on_station_removed
         self._control: Optional[ControlLink] = None
         self._stations: Optional[StationRegistry] = None
@@ -233,6 +236,10 @@ class Runtime:
             finally:
                 self._left = self._data.stats().abandoned  # counted there also when Ctrl-C ended the drain
         if self._control is not None and self.loop.is_alive():
+            try:
+                self.loop.call(self.reports.drain(), _REPORTS_S, "close()")
+            except (MemphisError, ForkedError) as exc:
+                log.warning("%r: not every schema failure could be reported: %s", self.label, exc)
             try:
                 self.loop.call(self._control.close(), _CONTROL_CLOSE_S, "close()")
             except (MemphisError, ForkedError) as exc:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 from memphis_sync._control import ControlLink, Subscription
+from memphis_sync._runtime.schemas import StationCodec
 from memphis_sync._wire import subjects
 from memphis_sync._wire.replies import SchemaUpdate
 from memphis_sync.errors import MemphisError
@@ -62,7 +63,9 @@ class StationRegistry:
         if entry is None:
             entry = self._entries[internal] = StationEntry()
             entry.subscribed = asyncio.ensure_future(
-                self._subscribe(entry, subjects.schema_updates(internal), lambda body: self._on_schema(entry, body))
+                self._subscribe(
+                    entry, subjects.schema_updates(internal), lambda body: self._on_schema(internal, entry, body)
+                )
             )
         entry.references += 1
         if entry.subscribed is not None:
@@ -95,7 +98,7 @@ class StationRegistry:
     ) -> None:
         """Takes over what a creation reply says; *seen* is ``entry.schema_updates`` from before the request."""
         if entry.schema_updates == seen:
-            entry.live.schema = schema_info(schema)
+            self._set_schema(internal, entry, schema_info(schema))
         replace_functions(entry.functions, functions)
         if version >= FUNCTIONS_SINCE_VERSION and not entry.hears_functions:
             entry.hears_functions = True
@@ -110,14 +113,25 @@ class StationRegistry:
             # Producing works without it; only a later change goes unnoticed.
             log.warning("no updates of %s: %s", subject, exc)
 
-    @staticmethod
-    def _on_schema(entry: StationEntry, body: bytes) -> None:
+    def _on_schema(self, internal: str, entry: StationEntry, body: bytes) -> None:
         update = _json_object(body)
         kind = update.get("UpdateType")
         if kind not in (_SCHEMA_INIT, _SCHEMA_DROP):
             raise ValueError(f"UpdateType is {kind!r}; it must be {_SCHEMA_INIT} or {_SCHEMA_DROP}")
         entry.schema_updates += 1
-        entry.live.schema = schema_info(SchemaUpdate.from_json(update.get("init"))) if kind == _SCHEMA_INIT else None
+        schema = schema_info(SchemaUpdate.from_json(update.get("init"))) if kind == _SCHEMA_INIT else None
+        self._set_schema(internal, entry, schema)
+
+    @staticmethod
+    def _set_schema(internal: str, entry: StationEntry, schema: Optional[SchemaInfo]) -> None:
+        """Puts a schema in place at once; it is compiled in the executor, for that may take a while."""
+        present = entry.live.codec
+        if schema is None:
+            entry.live.codec = None
+        elif present is None or present.info != schema or present.has_failed:  # else it is compiled already
+            codec = StationCodec(schema, internal)
+            entry.live.codec = codec
+            asyncio.get_running_loop().run_in_executor(None, codec.prepare)
 
     @staticmethod
     def _on_functions(entry: StationEntry, body: bytes) -> None:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from memphis_sync._wire import gojson
 from memphis_sync._wire.gojson import GoJsonError
-from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaUpdate, parse_plain_reply
+from memphis_sync._wire.replies import (
+    ConsumerReply,
+    ProducerReply,
+    SchemaActivateReply,
+    SchemaCreateReply,
+    SchemaUpdate,
+    parse_plain_reply,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,11 +33,15 @@ __all__ = [
     "ConsumerDestroy",
     "ConsumerReply",
     "GoJsonError",
+    "Notification",
     "ProducerCreate",
     "ProducerDestroy",
     "ProducerReply",
+    "SchemaActivate",
+    "SchemaActivateReply",
     "SchemaAttach",
     "SchemaCreate",
+    "SchemaCreateReply",
     "SchemaDetach",
     "SchemaUpdate",
     "StationCreate",
@@ -203,6 +214,17 @@ class SchemaAttach(_Request):
 
 
 @dataclass(frozen=True)
+class SchemaActivate(_Request):
+    """``$memphis_sync_schema_activations``; answered by a SchemaActivateReply. Version 0 stands for the newest."""
+
+    STRUCT: ClassVar[str] = "activateSchemaRequest"
+
+    name: str = _key("string")
+    version_number: int = _key("int")
+    username: str = _key("string")
+
+
+@dataclass(frozen=True)
 class SchemaDetach(_Request):
     """``$memphis_schema_detachments``; plain reply."""
 
@@ -210,3 +232,15 @@ class SchemaDetach(_Request):
 
     station_name: str = _key("string")
     username: str = _key("string")
+
+
+@dataclass(frozen=True)
+class Notification(_Request):
+    """``$memphis_notifications``; no reply. Official Go clients write the keys with capitals."""
+
+    STRUCT: ClassVar[str] = "NotificationMsg"
+
+    title: str = _key("string")
+    msg: str = _key("string")
+    type: str = _key("string")
+    code: str = _key("string")

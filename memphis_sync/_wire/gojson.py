@@ -11,10 +11,17 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, Union
 
-GoType = Literal["string", "bool", "int", "int64", "uint64"]
+GoType = Literal["string", "bool", "int", "int64", "uint64", "[]int64", "map[string]string"]
 
 _RANGES = {"int": (-(2**63), 2**63 - 1), "int64": (-(2**63), 2**63 - 1), "uint64": (0, 2**64 - 1)}
-_ZERO: Mapping[str, Any] = {"string": "", "bool": False, "int": 0, "int64": 0, "uint64": 0}
+_ZERO: Mapping[str, Any] = {
+    "string": "",
+    "bool": False,
+    "int": 0,
+    "int64": 0,
+    "uint64": 0,
+    "[]int64": (),
+}
 _MAX_DIGITS = 40  # any longer number is out of every range; Python refuses to convert really long ones at all
 _END = "unexpected end of JSON input"
 _PLACES = (
@@ -114,14 +121,15 @@ def take(members: Mapping[str, Any], key: str, go_type: GoType, struct: str) -> 
         struct: The name for the error text, ``<struct>.<key>``.
 
     Returns:
-        str, bool or int; the type's zero value when the member is missing or null. Lone surrogates become U+FFFD.
+        str, bool, int, a tuple of int or a mapping of str; the type's zero value when the member is missing or null.
+        Lone surrogates become U+FFFD.
 
     Raises:
         GoJsonError: The member has another type or is out of its range.
     """
     value = members.get(key.lower())
     if value is None:
-        return _ZERO[go_type]
+        return {} if go_type == "map[string]string" else _ZERO[go_type]
     if go_type == "string":
         if not isinstance(value, str) or isinstance(value, _Number):
             _refuse(value, f"{struct}.{key}", go_type)
@@ -130,10 +138,29 @@ def take(members: Mapping[str, Any], key: str, go_type: GoType, struct: str) -> 
         if not isinstance(value, bool):
             _refuse(value, f"{struct}.{key}", go_type)
         return value
+    if go_type == "[]int64":
+        return _integers(value, key, struct)
+    if go_type == "map[string]string":
+        return _strings(value, key, struct)
     low, high = _RANGES[go_type]
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         _refuse(value, f"{struct}.{key}", go_type)
     return value
+
+
+def _integers(value: Any, key: str, struct: str) -> tuple[int, ...]:
+    """A list of integers, as a tuple; a null in it is 0."""
+    if not isinstance(value, list):
+        _refuse(value, f"{struct}.{key}", "[]int64")
+    return tuple(take({key.lower(): item}, key, "int64", struct) for item in value)
+
+
+def _strings(value: Any, key: str, struct: str) -> dict[str, str]:
+    """An object of strings, with its keys as they are; a null in it is ""."""
+    if not isinstance(value, dict):
+        _refuse(value, f"{struct}.{key}", "map[string]string")
+    texts = {name: take({key.lower(): item}, key, "string", struct) for name, item in value.items()}
+    return {take({key.lower(): name}, key, "string", struct): text for name, text in texts.items()}
 
 
 def take_object(members: Mapping[str, Any], key: str, struct: str, inner: str) -> dict[str, Any]:

@@ -155,6 +155,55 @@ class ConsumerReply:
         return cls(SchemaUpdate.from_json(reply.get("schema_update")), _partitions(reply, body), _error(reply))
 
 
+@dataclass(frozen=True)
+class SchemaCreateReply:
+    """
+    What a schema creation is answered with.
+
+    Attributes:
+        error: The broker's text; empty on success.
+    """
+
+    error: str = ""
+
+    def encode(self) -> bytes:
+        """The reply's body."""
+        return _dump({"error": self.error})
+
+
+@dataclass(frozen=True)
+class SchemaActivateReply:
+    """
+    What the activation of a schema version is answered with.
+
+    Attributes:
+        version: The number of the version that is active now; 0 on error.
+        error: The broker's text; empty on success.
+    """
+
+    version: int = 0
+    error: str = ""
+
+    def encode(self) -> bytes:
+        """The reply's body."""
+        return _dump({"version_number": self.version, "error": self.error})
+
+    @classmethod
+    def decode(cls, body: bytes) -> SchemaActivateReply:
+        """Reads a reply's body; one that is no JSON object is an error text."""
+        reply = _load(body)
+        if reply is None:
+            return cls(error=_text(body) or "the broker answered a schema activation with nothing")
+        version = reply.get("version_number")
+        return cls(version if isinstance(version, int) else 0, _error(reply))
+
+
+def schema_change(update: Optional[SchemaUpdate]) -> bytes:
+    """The body of ``$memphis_schema_updates_<station>``: a schema in place of any other, or None for no schema."""
+    kind = 2 if update is None else 1
+    return _dump({"UpdateType": kind, "init": (update or SchemaUpdate()).to_json()})
+
+
 def parse_plain_reply(body: bytes) -> str:
     """
     The error text of a plain reply.

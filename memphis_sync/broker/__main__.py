@@ -14,7 +14,13 @@ import sys
 from pathlib import Path
 from typing import Optional
 
-from memphis_sync.broker.options import DEFAULT_PORT, DEFAULT_ROOT_PASSWORD, MAX_PAYLOAD, BrokerOptions
+from memphis_sync.broker.options import (
+    DEFAULT_PORT,
+    DEFAULT_ROOT_PASSWORD,
+    DLS_RETENTION_HOURS,
+    MAX_PAYLOAD,
+    BrokerOptions,
+)
 from memphis_sync.broker.supervisor import run
 from memphis_sync.errors import ConfigurationError
 
@@ -70,9 +76,19 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--replicas", type=int, default=1, help="copies of the broker's own state in a cluster: 1, 3 or 5"
     )
+    parser.add_argument(
+        "--dls-retention-hours",
+        type=int,
+        default=DLS_RETENTION_HOURS,
+        metavar="HOURS",
+        help=f"how long dead letters are kept (default: {DLS_RETENTION_HOURS})",
+    )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM certificate and chain: TLS for everybody")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file with its key")
     parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM CAs: clients need a certificate of theirs")
+    parser.add_argument(
+        "--sdk-port", type=int, metavar="PORT", help="a second port, where the msg_id of official SDKs finds duplicates"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
     return parser
 
@@ -108,9 +124,11 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             ready_file=arguments.ready_file,
             max_payload=arguments.max_payload,
             replicas=arguments.replicas,
+            dls_retention_hours=arguments.dls_retention_hours,
             tls_cert=arguments.tls_cert,
             tls_key=arguments.tls_key,
             tls_ca=arguments.tls_ca,
+            sdk_port=arguments.sdk_port,
         )
     except (ConfigurationError, OSError) as exc:
         parser.error(str(exc))

@@ -27,9 +27,11 @@ from memphis_sync._wire.names import durable_name, lower_name, stream_name
 from memphis_sync._wire.streams import StationSettings, check_start, consumer_config
 from memphis_sync.broker.activity import open_connection_ids
 from memphis_sync.broker.claims import Claims
+from memphis_sync.broker.dead_letter_intake import DeadLetterIntake
 from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, both, first_error
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schema_store import active_version
 from memphis_sync.broker.state import ConflictError, Row, State, connection_key, key_of, name_of
 from memphis_sync.broker.stations import Stations, settings_of
 from memphis_sync.broker.users import Users
@@ -50,6 +52,7 @@ class Consumers:
         stations: Stations,
         users: Users,
         claims: Claims,
+        dead_letters: DeadLetterIntake,
     ) -> None:
         self._connection = connection
         self._api = api
@@ -57,6 +60,7 @@ class Consumers:
         self._stations = stations
         self._users = users
         self._claims = claims
+        self._dead_letters = dead_letters
         self._locks = NamedLocks()
 
     async def create(self, body: bytes) -> ConsumerReply:
@@ -92,7 +96,7 @@ class Consumers:
             except BaseException:
                 await self._state.members.purge(member_key)
                 raise
-        return ConsumerReply(partitions=settings.partitions)
+        return ConsumerReply(schema_update=await active_version(self._state, row), partitions=settings.partitions)
 
     async def destroy(self, body: bytes) -> None:
         """Serves a destruction: one member of that name on that connection goes."""
@@ -149,6 +153,7 @@ class Consumers:
         streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
         deletions = (self._api.delete_consumer(stream, durable_name(group)) for stream in streams)
         error = first_error(await asyncio.gather(*deletions, return_exceptions=True))
+        await self._dead_letters.forget_group(settings.name, group)
         await self._unmark(group_key, mark)
         if error is not None:
             raise error

@@ -15,6 +15,7 @@ _PARALLEL = 32  # requests of one station or group at once: a station may have t
 
 CONSUMER_NOT_FOUND = 10014
 STREAM_NOT_FOUND = 10059
+STREAM_EXISTS = 10058  # with another configuration
 REPLICAS_WITHOUT_CLUSTER = 10074
 NO_SUITABLE_PEERS = 10005
 CONSUMER_EXISTS = (10105, 10148)  # in use as another kind; exists with another configuration
@@ -66,6 +67,15 @@ class JetStreamApi:
             error = reply["error"]
             raise JetStreamError(error.get("description", "JetStream error"), error.get("err_code", 0))
         return reply
+
+    async def ensure_stream(self, config: Mapping[str, Any]) -> None:
+        """Makes a stream, or gives the one of that name the configuration."""
+        try:
+            await self.request(f"STREAM.CREATE.{config['name']}", config)
+        except JetStreamError as exc:
+            if exc.err_code != STREAM_EXISTS:
+                raise
+            await self.request(f"STREAM.UPDATE.{config['name']}", config)
 
     async def delete_stream(self, stream: str) -> None:
         """Deletes a stream; one that isn't there is no error."""

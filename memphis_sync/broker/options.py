@@ -15,6 +15,8 @@ from memphis_sync.errors import ConfigurationError, MemphisError
 DEFAULT_PORT = 6666
 DEFAULT_ROOT_PASSWORD = "memphis"  # noqa: S105  the password that every Memphis tutorial uses; loopback only by default
 MAX_PAYLOAD = 8 * 1024 * 1024  # what Memphis' own configuration allows
+DLS_RETENTION_HOURS = 3  # as in Memphis' own configuration
+_MAX_DLS_RETENTION_HOURS = 720  # 30 days
 ROOT = "root"
 _USERNAME = re.compile(r"[a-z0-9_.-]{1,60}\Z")
 _LOOPBACK = ("127.", "::1", "localhost")
@@ -50,13 +52,17 @@ class BrokerOptions:
         root_password: Password of the user ``root``.
         users: Application users and their passwords; each is known with and without the suffix ``$1``.
         token: When given, clients connect with this token instead of passwords.
-        ready_file: Gets one line of JSON once the broker answers: url, host, port, pid, nats_pid, data_dir.
+        ready_file: Gets one line of JSON once the broker answers: url, host, port, pid, nats_pid, data_dir,
+            sdk_port.
         max_payload: Largest message in bytes, headers included.
         replicas: Copies of the broker's own state in a cluster; 1, 3 or 5.
+        dls_retention_hours: How long dead letters are kept, 1 to 720 hours.
         tls_cert: PEM file with the server's certificate and its chain: every connection then uses TLS.
         tls_key: PEM file with its key.
         tls_ca: PEM file with CAs: clients then need a certificate of theirs. The broker connects to itself with
             *tls_cert*, so that one has to be good for a client too.
+        sdk_port: A second port, for official Memphis SDKs, where their ``msg_id`` finds duplicates; 0 for a free one,
+            None for no such port. Everything else is the same on both ports.
     """
 
     host: str = "127.0.0.1"
@@ -70,17 +76,24 @@ class BrokerOptions:
     ready_file: Optional[Path] = None
     max_payload: int = MAX_PAYLOAD
     replicas: int = 1
+    dls_retention_hours: int = DLS_RETENTION_HOURS
     tls_cert: Optional[Path] = None
     tls_key: Optional[Path] = None
     tls_ca: Optional[Path] = None
+    sdk_port: Optional[int] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigurationError(f"port is {self.port}; it must be 0 (a free one) to 65535")
+        self._check_sdk_port()
         if not 1024 <= self.max_payload <= 64 * 1024 * 1024:
             raise ConfigurationError(f"max_payload is {self.max_payload}; it must be 1024 to 67108864 bytes")
         if self.replicas not in (1, 3, 5):
             raise ConfigurationError(f"replicas is {self.replicas}; it must be 1, 3 or 5")
+        if not 1 <= self.dls_retention_hours <= _MAX_DLS_RETENTION_HOURS:
+            raise ConfigurationError(
+                f"dls_retention_hours is {self.dls_retention_hours}; it must be 1 to {_MAX_DLS_RETENTION_HOURS}"
+            )
         if self.ephemeral and self.data_dir is not None:
             raise ConfigurationError("ephemeral and data_dir exclude each other")
         if self.nats is not None and (self.ephemeral or self.data_dir is not None):
@@ -92,6 +105,16 @@ class BrokerOptions:
             raise ConfigurationError("users holds 'root'; its password is root_password")
         if self.token is not None:
             _check_secret("token", self.token)
+
+    def _check_sdk_port(self) -> None:
+        if self.sdk_port is None:
+            return
+        if not 0 <= self.sdk_port <= 65535:
+            raise ConfigurationError(f"sdk_port is {self.sdk_port}; it must be 0 (a free one) to 65535")
+        if self.sdk_port == self.port != 0:
+            raise ConfigurationError(f"sdk_port and port are both {self.port}; they must differ")
+        if self.nats is not None and "tls://" in self.nats:
+            raise ConfigurationError("sdk_port excludes a NATS server with TLS of its own (nats)")
 
     def _check_tls(self) -> None:
         files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key, "tls_ca": self.tls_ca}

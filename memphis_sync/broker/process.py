@@ -51,6 +51,7 @@ class BrokerProcess:
         token: None with passwords.
         pid, nats_pid: Of the two processes; the second is 0 when it serves an existing server.
         data_dir: The data folder; None when it serves an existing server.
+        sdk_port: The port for official SDKs; None without one.
     """
 
     def __init__(self, options: Optional[BrokerOptions] = None, *, timeout_s: float = 15.0, **settings: Any) -> None:
@@ -67,6 +68,7 @@ class BrokerProcess:
         self.password = "" if self._options.token is not None else self._options.root_password
         self.token = self._options.token
         self.data_dir = self._options.data_dir
+        self.sdk_port = self._options.sdk_port
 
     @property
     def url(self) -> str:
@@ -160,6 +162,9 @@ class BrokerProcess:
         if options.nats is None:
             command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
         command += ["--max-payload", str(options.max_payload), "--replicas", str(options.replicas)]
+        command += ["--dls-retention-hours", str(options.dls_retention_hours)]
+        if self.sdk_port is not None:
+            command += ["--sdk-port", str(self.sdk_port)]
         for name in ("tls_cert", "tls_key", "tls_ca"):
             if getattr(options, name) is not None:
                 command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -193,6 +198,6 @@ class BrokerProcess:
                 raise BrokerError(f"the broker was not ready in {self._timeout_s:g} s: {said[-2000:]}")
             time.sleep(_POLL_S)
         facts = json.loads(ready.read_text())
-        self.host, self.port = facts["host"], facts["port"]
+        self.host, self.port, self.sdk_port = facts["host"], facts["port"], facts["sdk_port"]
         # Whoever restarts must get the same port back, also when it was a free one the first time.
         self._options = replace(self._options, port=self.port) if self._options.nats is None else self._options

@@ -9,6 +9,7 @@ from memphis_sync._wire.control import ProducerCreate, ProducerDestroy, Producer
 from memphis_sync._wire.names import lower_name
 from memphis_sync.broker.jsapi import both
 from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schema_store import active_version
 from memphis_sync.broker.state import State, connection_key, key_of
 from memphis_sync.broker.stations import Stations, settings_of
 from memphis_sync.broker.users import Users
@@ -51,6 +52,7 @@ class Producers:
             raise
         settings = settings_of(row)
         return ProducerReply(
+            schema_update=await active_version(self._state, row),
             partitions=settings.partitions,
             schemaverse_to_dls=settings.dls_schemaverse,
             station_version=row.value["version"],

@@ -156,7 +156,7 @@ class NatsServer:
             context = ssl.create_default_context(cafile=str(options.tls_cert))
             context.check_hostname = False
             context.verify_flags |= _X509_V_FLAGS
-            context.load_cert_chain(options.tls_cert, options.tls_key, password=lambda: "")
+            context.load_cert_chain(str(options.tls_cert), str(options.tls_key), password=lambda: "")
         except (ssl.SSLError, OSError) as exc:
             raise BrokerError(f"{options.tls_cert} and {options.tls_key} cannot be used for TLS: {exc}") from exc
         return {"tls": context}

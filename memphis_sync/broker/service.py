@@ -17,22 +17,27 @@ import uuid
 from collections.abc import Awaitable
 from typing import Any, Callable, Optional
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError, NoServersError
 
 from memphis_sync._wire import subjects
-from memphis_sync._wire.control import GoJsonError, ProducerReply
+from memphis_sync._wire.control import GoJsonError, ProducerReply, SchemaActivateReply
 from memphis_sync._wire.names import NameRuleError
 from memphis_sync._wire.streams import SettingError
 from memphis_sync.broker.claims import Claims
+from memphis_sync.broker.connection import PENDING_BYTES, ServiceConnection, open_connection
 from memphis_sync.broker.consumers import Consumers
+from memphis_sync.broker.dead_letter_intake import DeadLetterIntake
+from memphis_sync.broker.dead_letter_store import DeadLetterStore
+from memphis_sync.broker.dead_letters import DeadLetters
 from memphis_sync.broker.housekeeping import Housekeeping
 from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
+from memphis_sync.broker.notifications import Notifications
 from memphis_sync.broker.options import BrokerError, BrokerOptions
 from memphis_sync.broker.producers import Producers
 from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schemas import Schemas
 from memphis_sync.broker.state import State
 from memphis_sync.broker.stations import Stations
 from memphis_sync.broker.users import Users
@@ -43,7 +48,6 @@ MAX_AT_ONCE = 256
 _MAX_TEXT = 4096  # of an error text: a name of megabytes isn't sent back
 _CONNECT_S = 5
 _CLOSE_S = 1
-_NO_SCHEMAS = "schemas are not available in this broker yet"
 
 Handler = Callable[[bytes], Awaitable[Any]]
 ErrorBody = Callable[[str], bytes]
@@ -61,8 +65,8 @@ def _producer_error(text: str) -> bytes:
     return ProducerReply(error=text).encode()
 
 
-async def _no_schemas(_: bytes) -> None:
-    raise Refusal(_NO_SCHEMAS)
+def _activation_error(text: str) -> bytes:
+    return SchemaActivateReply(error=text).encode()
 
 
 class Service:
@@ -80,10 +84,11 @@ class Service:
         self._url = url
         self._login = login
         self._id = str(uuid.uuid4())
-        self._connection = Client()
+        self._connection = ServiceConnection()
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
         self._sweeps: Optional[asyncio.Task[None]] = None
+        self._intake: Optional[DeadLetterIntake] = None
 
     async def start(self) -> None:
         """
@@ -95,15 +100,18 @@ class Service:
         self._connection = await self._connect()
         try:
             await JetStreamApi(self._connection).request("INFO")
-            state = await State.open(self._connection.jetstream(), self._options.replicas)
+            state, store, self._intake = await self._open_state()
         except (JetStreamError, NatsError) as exc:
             raise BrokerError(f"JetStream on the NATS server cannot be used: {exc}") from exc
-        for subject, (handler, error_body) in self._handlers(state).items():
+        for subject, (handler, error_body) in self._handlers(state, store, self._intake).items():
             await self._connection.subscribe(
-                subject, queue=subjects.queue_group(subject), cb=self._dispatcher(subject, handler, error_body)
+                subject,
+                queue=subjects.queue_group(subject),
+                cb=self._dispatcher(subject, handler, error_body),
+                pending_bytes_limit=PENDING_BYTES,
             )
-        for subject in (subjects.SCHEMA_DEAD_LETTERS, subjects.NACKED_DEAD_LETTERS):
-            await self._connection.subscribe(subject, queue=f"{subject.lstrip('$')}_group", cb=_not_stored)
+        notify = self._dispatcher(subjects.NOTIFICATIONS, Notifications().take, _plain)
+        await self._connection.subscribe(subjects.NOTIFICATIONS, queue="memphis_notifications_group", cb=notify)
         await self._connection.flush()
         self._sweeps = asyncio.create_task(Housekeeping(self._connection, state).run())
 
@@ -113,10 +121,12 @@ class Service:
             self._sweeps.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=2.0)
+        if self._intake is not None:
+            await self._intake.stop()
         with contextlib.suppress(NatsError):  # the server may be gone by now
             await self._connection.close()
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> ServiceConnection:
         """A wrong address or login is told at once; a connection that was lost later comes back by itself."""
         causes: list[Exception] = []
 
@@ -141,25 +151,37 @@ class Service:
         finally:
             with contextlib.suppress(asyncio.TimeoutError):  # after a refused TLS handshake it would not end
                 await asyncio.wait_for(probe.close(), _CLOSE_S)
-        return await nats.connect(
+        return await open_connection(
             servers,
             name=f"{self._id}::memphis-sync broker",
             connect_timeout=_CONNECT_S,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.1,
-            error_cb=_on_error,
             disconnected_cb=_on_lost,
             reconnected_cb=_on_back,
             **self._login,
         )
 
-    def _handlers(self, state: State) -> dict[str, tuple[Handler, ErrorBody]]:
+    async def _open_state(self) -> tuple[State, DeadLetterStore, DeadLetterIntake]:
+        """What is remembered from before; from now on dead letters are taken as they come."""
+        options = self._options
+        store = DeadLetterStore(self._connection, options.replicas, options.dls_retention_hours * 3600)
+        state, _ = await asyncio.gather(State.open(self._connection.jetstream(), options.replicas), store.open())
+        intake = DeadLetterIntake(self._connection, state, store, options.replicas)
+        await intake.start()
+        return state, store, intake
+
+    def _handlers(
+        self, state: State, store: DeadLetterStore, intake: DeadLetterIntake
+    ) -> dict[str, tuple[Handler, ErrorBody]]:
         api = JetStreamApi(self._connection)
         users = Users(self._options.usernames)
         claims = Claims(self._connection, self._id)
-        stations = Stations(self._connection, api, state, users, claims)
+        stations = Stations(self._connection, api, state, users, claims, store)
         producers = Producers(state, stations, users)
-        consumers = Consumers(self._connection, api, state, stations, users, claims)
+        schemas = Schemas(self._connection, state, stations)
+        consumers = Consumers(self._connection, api, state, stations, users, claims, intake)
+        dead_letters = DeadLetters(self._connection, state, users, store)
         return {
             subjects.STATION_CREATE: (stations.create, _plain),
             subjects.STATION_DESTROY: (stations.destroy, _plain),
@@ -167,9 +189,15 @@ class Service:
             subjects.PRODUCER_DESTROY: (producers.destroy, _plain),
             subjects.CONSUMER_CREATE: (consumers.create, _plain),
             subjects.CONSUMER_DESTROY: (consumers.destroy, _plain),
-            subjects.SCHEMA_CREATE: (_no_schemas, _json_error),
-            subjects.SCHEMA_ATTACH: (_no_schemas, _plain),
-            subjects.SCHEMA_DETACH: (_no_schemas, _plain),
+            subjects.SCHEMA_CREATE: (schemas.create, _json_error),
+            subjects.SCHEMA_ATTACH: (schemas.attach, _plain),
+            subjects.SCHEMA_DETACH: (schemas.detach, _plain),
+            subjects.SCHEMA_ACTIVATE: (schemas.activate, _activation_error),
+            subjects.DEAD_LETTER_REPORT: (intake.report, _plain),
+            subjects.DEAD_LETTER_LIST: (dead_letters.list_page, _json_error),
+            subjects.DEAD_LETTER_DATA: (dead_letters.data_piece, _json_error),
+            subjects.DEAD_LETTER_RESEND: (dead_letters.resend, _json_error),
+            subjects.DEAD_LETTER_DROP: (dead_letters.drop, _json_error),
         }
 
     def _dispatcher(self, subject: str, handler: Handler, error_body: ErrorBody) -> Callable[[Msg], Awaitable[None]]:
@@ -192,11 +220,7 @@ class Service:
         try:
             result = await handler(message.data)
             reply = b"" if result is None else result.encode()
-        except GoJsonError as exc:
-            # Consumer creations answer an unreadable request in JSON, and every other error in plain text.
-            shape = _json_error if subject == subjects.CONSUMER_CREATE else error_body
-            reply = shape(str(exc)[:_MAX_TEXT])
-        except (Refusal, NameRuleError, SettingError, JetStreamError) as exc:
+        except (GoJsonError, Refusal, NameRuleError, SettingError, JetStreamError) as exc:
             reply = error_body(str(exc)[:_MAX_TEXT])
         except Exception as exc:
             log.exception("a request on %s could not be served", subject)
@@ -206,15 +230,7 @@ class Service:
         try:
             await self._connection.publish(message.reply, reply)
         except (NatsError, ValueError) as exc:  # closed meanwhile, or a reply subject that nothing can be sent to
-            log.warning("a reply on %s could not be sent: %s", subject, exc)
-
-
-async def _not_stored(message: Msg) -> None:
-    log.warning("a dead letter came in on %s; this broker does not store dead letters yet", message.subject)
-
-
-async def _on_error(exc: Exception) -> None:
-    log.warning("NATS connection: %s", exc or type(exc).__name__)
+            self._connection.complain(f"a reply on {subject} could not be sent: {exc}")
 
 
 async def _on_lost() -> None:

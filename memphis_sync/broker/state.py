@@ -29,7 +29,7 @@ from nats.js.errors import (
 )
 from nats.js.kv import KeyValue
 
-_WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes for a revision that is not the last any more
+WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes for a revision that is not the last any more
 _PLAIN_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")  # any UUID
 
 
@@ -121,7 +121,7 @@ class Table:
         try:
             marker = await self._js.publish(subject, headers=headers)
         except APIError as exc:
-            if exc.err_code in _WRONG_LAST_SEQUENCE:
+            if exc.err_code in WRONG_LAST_SEQUENCE:
                 raise ConflictError(key) from exc
             raise
         await self._js.purge_stream(f"KV_{self._name}", subject=subject, seq=marker.seq + 1)
@@ -146,20 +146,24 @@ class State:
         members: Consumers, by ``<station>.<group>.<connection>.<consumer>.<unique>``.
         closing: Marks of groups whose durables are being deleted, by ``<station>.<group>``.
         producers: By ``<station>.<connection>.<producer>``.
+        schemas: Type, versions and which of them is active, by ``<schema>``.
+        schema_versions: Source and descriptor, by ``<schema>.<unique>``; never changed once written.
     """
 
     stations: Table
     members: Table
     closing: Table
     producers: Table
+    schemas: Table
+    schema_versions: Table
 
     @classmethod
     async def open(cls, js: JetStreamContext, replicas: int) -> State:
         """Opens the buckets, and makes those that are missing."""
         state = cls()
-        names = ("stations", "members", "closing", "producers")
+        names = ("stations", "members", "closing", "producers", "schemas", "schema_versions")
         tables = await asyncio.gather(*(_open(js, f"memphis_{name}", replicas) for name in names))
-        state.stations, state.members, state.closing, state.producers = tables
+        state.stations, state.members, state.closing, state.producers, state.schemas, state.schema_versions = tables
         return state
 
 

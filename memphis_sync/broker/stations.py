@@ -28,6 +28,7 @@ from memphis_sync._wire.streams import (
     stream_config,
 )
 from memphis_sync.broker.claims import Claims
+from memphis_sync.broker.dead_letter_store import DeadLetterStore
 from memphis_sync.broker.jsapi import (
     NO_SUITABLE_PEERS,
     REPLICAS_WITHOUT_CLUSTER,
@@ -37,6 +38,7 @@ from memphis_sync.broker.jsapi import (
 )
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schema_store import attachment
 from memphis_sync.broker.state import ConflictError, Row, State, key_of
 from memphis_sync.broker.users import Users
 
@@ -58,12 +60,21 @@ def settings_of(row: Row) -> StationSettings:
 class Stations:
     """The handlers of station requests."""
 
-    def __init__(self, connection: Client, api: JetStreamApi, state: State, users: Users, claims: Claims) -> None:
+    def __init__(
+        self,
+        connection: Client,
+        api: JetStreamApi,
+        state: State,
+        users: Users,
+        claims: Claims,
+        dead_letters: DeadLetterStore,
+    ) -> None:
         self._connection = connection
         self._api = api
         self._state = state
         self._users = users
         self._claims = claims
+        self._dead_letters = dead_letters
         self._locks = NamedLocks()
 
     async def create(self, body: bytes) -> None:
@@ -75,11 +86,35 @@ class Stations:
             if await self._settled(name) is not None:
                 return
         settings = self._checked(request, name, user)
+        schema = await attachment(self._state, request.schema_name) if request.schema_name else None
         if settings.dls_station:  # not under the lock: two stations may name each other
             await self.find_or_create(settings.dls_station)
         async with self._locks.hold(name):
             if await self._settled(name) is None:
-                await self._make(settings)
+                await self._make(settings, schema)
+
+    async def set_schema(
+        self, name: str, schema: Optional[dict[str, Any]], *, instead_of: Optional[str] = None
+    ) -> bool:
+        """
+        Ties a station to a schema, or to none.
+
+        Args:
+            name: The station.
+            schema: What schema_store.attachment() gave; None for no schema.
+            instead_of: Only if the station is tied to the schema of this name; None in any case.
+
+        Returns:
+            False when there is no such station, or it is tied to another schema.
+        """
+        async with self._locks.hold(name):
+            while True:
+                row = await self._settled(name)
+                if row is None or (instead_of and (row.value.get("schema") or {}).get("name") != instead_of):
+                    return False
+                with contextlib.suppress(ConflictError):  # another copy changed it: look again
+                    await self._state.stations.update(key_of(name), {**row.value, "schema": schema}, row.revision)
+                    return True
 
     async def destroy(self, body: bytes) -> None:
         """Serves a destruction."""
@@ -117,10 +152,9 @@ class Stations:
         """The settings of a station that is to be made, checked in Memphis' order."""
         self._users.require(user, f"User {user} does not exist")
         check_partitions_number(request.partitions_number, name)
-        if request.schema_name:
-            schema = request.schema_name.lower()
-            raise Refusal(f"Schema {schema} does not exist: schemas are not available in this broker yet")
         settings = station_settings(request, name)
+        if settings.tiered_storage_enabled:
+            raise Refusal("tiered storage is not available in this broker: leave tiered_storage_enabled out")
         if settings.dls_station and lower_name("Station", settings.dls_station) == name:
             raise Refusal(f"station {name} can not be its own dead-letter station")
         return settings
@@ -153,11 +187,12 @@ class Stations:
         value = {**row.value, "status": status, **self._claims.fields()}
         return await self._state.stations.update(key_of(name), value, row.revision)
 
-    async def _make(self, settings: StationSettings) -> Row:
+    async def _make(self, settings: StationSettings, schema: Optional[dict[str, Any]] = None) -> Row:
         """Claims the name, makes the streams, says that they are there."""
         value = {
             "settings": asdict(settings),
             "version": STATION_VERSION,
+            "schema": schema,
             "status": CREATING,
             **self._claims.fields(),
         }
@@ -210,6 +245,7 @@ class Stations:
         await self._state.members.purge(f"{key_of(name)}.>")
         await self._state.closing.purge(f"{key_of(name)}.>")
         await self._state.producers.purge(f"{key_of(name)}.>")
+        await self._dead_letters.purge(name)
         with contextlib.suppress(ConflictError):  # another copy took it over and has done or is doing the same
             await self._state.stations.delete(key_of(name), claim.revision)
         update = {"station_name": settings.internal, "type": "remove_station", "update": None}

@@ -24,6 +24,7 @@ from memphis_sync.broker.options import DEFAULT_ROOT_PASSWORD, BrokerError, Brok
 from memphis_sync.broker.server import NatsServer
 
 if TYPE_CHECKING:
+    from memphis_sync.broker.sdk_relay import SdkRelay
     from memphis_sync.broker.service import Service
 
 log = logging.getLogger("memphis_sync.broker")
@@ -86,6 +87,7 @@ class _Broker:
         self._stop: asyncio.Event
         self._child_ended: asyncio.Event
         self._exit_code = 0
+        self._relay: Optional[SdkRelay] = None
 
     async def run(self) -> int:
         """Runs until told to stop; gives the exit code."""
@@ -95,12 +97,15 @@ class _Broker:
         if service is None:
             return self._exit_code
         try:
+            await self._start_relay()
             self._say_ready()
             if self._server is None:
                 await self._stop.wait()
             else:
                 await self._supervise(self._server)
         finally:
+            if self._relay is not None:
+                self._relay.stop()
             await service.stop()
             if self._options.ready_file is not None:
                 self._options.ready_file.unlink(missing_ok=True)
@@ -141,6 +146,32 @@ class _Broker:
             return None
         await start
         return service
+
+    async def _start_relay(self) -> None:
+        """The port for official SDKs, when there is to be one."""
+        options, server = self._options, self._server
+        if options.sdk_port is None:
+            return
+        from memphis_sync.broker.sdk_relay import SdkRelay, server_certificate  # noqa: PLC0415  most brokers have none
+
+        if server is None:
+            listed = [_address(url) for url in (options.nats or "").split(",")]
+            servers = [(str(address["host"]), int(str(address["port"]))) for address in listed]
+            self._relay = SdkRelay(options.host, options.sdk_port, lambda: servers)
+        else:
+            host, certificate = _reachable(options.host).strip("[]"), None
+            if options.tls_cert is not None:
+                ca = None if options.tls_ca is None else str(options.tls_ca)
+                certificate = server_certificate(str(options.tls_cert), str(options.tls_key), ca)
+            self._relay = SdkRelay(
+                options.host,
+                options.sdk_port,
+                lambda: [(host, server.port)],
+                certificate=certificate,
+                trust=server.connect_options().get("tls"),
+            )
+        await self._relay.start()
+        log.info("official SDKs find duplicates by their msg_id on port %d", self._relay.port)
 
     async def _listening(self, server: NatsServer) -> bool:
         """Waits until the nats-server listens; False when the broker was told to stop."""
@@ -203,7 +234,7 @@ class _Broker:
         if path is None:
             return
         facts: dict[str, object] = {"url": None, "host": None, "port": None, "pid": os.getpid(), "nats_pid": None}
-        facts["data_dir"] = None
+        facts.update(data_dir=None, sdk_port=None if self._relay is None else self._relay.port)
         if self._server is None:
             facts.update(_address(self._options.nats or ""))
         else:
@@ -217,8 +248,11 @@ class _Broker:
 
 def _nats_url(host: str, port: int) -> str:
     """Where the service itself connects: an address that means "all" is reached through loopback."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
-    return f"nats://{reachable}:{port}"
+    return f"nats://{_reachable(host)}:{port}"
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
 
 
 def _address(urls: str) -> dict[str, object]:

@@ -46,7 +46,10 @@ BODIES = [
 NOTHING_TO_DESTROY = ("$memphis_producer_destructions", 21)
 
 
-@pytest.mark.parametrize("subject", [*SUBJECTS.values(), "$memphis_schema_creations", "$memphis_schema_attachments"])
+DEAD_LETTERS = [f"$memphis_sync_dls_{what}" for what in ("list", "data", "resend", "drop", "report")]
+
+
+@pytest.mark.parametrize("subject", [*SUBJECTS.values(), *DEAD_LETTERS])
 @pytest.mark.parametrize("number", range(len(BODIES)))
 def test_one_reply_and_no_success(control: ControlClient, subject: str, number: int) -> None:
     async def ask() -> list[bytes]:
@@ -80,15 +83,24 @@ def test_one_reply_and_no_success(control: ControlClient, subject: str, number: 
             {"dls_configuration": 1},
             f"{WRONG} number {IN_STATION}.dls_configuration of type server.dls_configuration",
         ),
-        (CONSUMER, {"name": 1}, f'{{"error":"{WRONG} number {IN_CONSUMER}V0.name of type string"}}'),
+        (CONSUMER, {"name": 1}, f"{WRONG} number {IN_CONSUMER}V0.name of type string"),
         (
             CONSUMER,
             {"start_consume_from_sequence": -1},
-            f'{{"error":"{WRONG} number -1 {IN_CONSUMER}V1.start_consume_from_sequence of type uint64"}}',
+            f"{WRONG} number -1 {IN_CONSUMER}V1.start_consume_from_sequence of type uint64",
         ),
-        ("$memphis_schema_creations", {"name": "s"}, '{"error":"schemas are not available in this broker yet"}'),
-        ("$memphis_schema_attachments", {"name": "s"}, "schemas are not available in this broker yet"),
-        ("$memphis_schema_detachments", {}, "schemas are not available in this broker yet"),
+        (
+            "$memphis_schema_creations",
+            {"name": "s"},
+            '{"error":"unsupported schema type \'\'; it has to be one of avro, graphql, json, protobuf"}',
+        ),
+        ("$memphis_schema_attachments", {"name": "s"}, "Station name can not be empty"),
+        ("$memphis_schema_detachments", {}, "Station name can not be empty"),
+        (
+            "$memphis_sync_schema_activations",
+            {"name": "no-such-schema"},
+            '{"version_number":0,"error":"Schema no-such-schema does not exist"}',
+        ),
     ],
 )
 def test_texts(control: ControlClient, subject: str, body: dict[str, Any], text: str) -> None:

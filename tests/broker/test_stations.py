@@ -28,7 +28,6 @@ S_NS, MS_NS = 1_000_000_000, 1_000_000
         ({"idempotency_window_ms": 0}, {"duplicate_window": 120_000 * MS_NS}),
         ({"idempotency_window_ms": 5}, {"duplicate_window": 100 * MS_NS}),
         ({"retention_value": 120}, {"max_age": 120 * S_NS, "duplicate_window": 120_000 * MS_NS}),
-        ({"tiered_storage_enabled": True}, {"storage": "file"}),
     ],
 )
 def test_settings_become_stream_configuration(
@@ -67,7 +66,7 @@ def test_settings_become_stream_configuration(
         ),
         (
             {"schema_name": "Foo"},
-            "Schema foo does not exist: schemas are not available in this broker yet",
+            "Schema foo does not exist",
         ),
         (
             {"retention_type": "week"},
@@ -77,6 +76,10 @@ def test_settings_become_stream_configuration(
         ({"idempotency_window_ms": 86_400_001}, "idempotency window can not exceed 24 hours"),
         ({"retention_value": 119}, "idempotency window cannot be greater than the station retention"),
         ({"retention_value": 2**62}, "retention can not exceed 9223372036 seconds"),
+        (
+            {"tiered_storage_enabled": True},
+            "tiered storage is not available in this broker: leave tiered_storage_enabled out",
+        ),
         ({"dls_station": "bad name"}, "Only alphanumeric and the '_', '-', '.' characters are allowed in Station"),
         ({"dls_station": "ST"}, "station st can not be its own dead-letter station"),
         (

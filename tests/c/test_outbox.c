@@ -143,6 +143,27 @@ static void test_several_routes_are_all_or_none(void)
     mcore_outbox_free(outbox);
 }
 
+static void test_each_route_may_have_a_part_of_the_payload(void)
+{
+    static const size_t sizes[] = {1, 0, 3};
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 3, 16);
+    struct mcore_route route = route_of(0);
+    const struct mcore_route *three[] = {&route, &route, &route};
+    struct mcore_message message = message_of("abcd");
+    const uint8_t *data;
+    size_t len;
+    message.parts = sizes;
+    CHECK(mcore_outbox_append(outbox, three, 3, &message, NULL) == 0);
+    CHECK(mcore_outbox_run_take(outbox, SIZE_MAX, &data, &len) == 3);
+    const uint8_t *second = memmem(data, len, BYTES_OF("\r\n\r\na\r\nHPUB "));
+    CHECK(second != NULL);
+    const uint8_t *third = memmem(second, len - (size_t)(second - data), BYTES_OF("\r\n\r\n\r\nHPUB "));
+    CHECK(third != NULL);
+    CHECK(len > 9 && memcmp(data + len - 9, "\r\n\r\nbcd\r\n", 9) == 0);
+    mcore_outbox_run_done(outbox);
+    mcore_outbox_free(outbox);
+}
+
 /* ---- settling ----------------------------------------------------------------------------------------------------- */
 
 static void test_each_kind_of_answer(void)
@@ -1272,6 +1293,7 @@ int main(void)
     RUN(test_a_users_id_and_headers_are_written);
     RUN(test_bounds_are_kept_and_leave_everything_accepted);
     RUN(test_several_routes_are_all_or_none);
+    RUN(test_each_route_may_have_a_part_of_the_payload);
     RUN(test_each_kind_of_answer);
     RUN(test_no_responders_and_unknown_slots);
     RUN(test_a_message_without_responders_is_sent_again_after_a_pause);

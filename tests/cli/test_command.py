@@ -13,7 +13,8 @@ from fix_process import run_python
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["pub", "--help"], ["sub", "--help"], ["demo", "--help"], ["broker", "--help"]]
+    "args",
+    [["--help"], ["pub", "--help"], ["sub", "--help"], ["demo", "--help"], ["broker", "--help"], ["schema", "--help"]],
 )
 def test_help(args: list[str]) -> None:
     done = run_python("-m", "memphis_sync.cli", *args)

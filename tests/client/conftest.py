@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -53,19 +52,3 @@ def read_all():
         return found
 
     return read
-
-
-@pytest.fixture
-def until():
-    """``until(condition)`` waits until condition() is true and returns its value; fails after 10 s."""
-
-    def wait(condition, limit_s=10.0):
-        deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline:
-            value = condition()
-            if value:
-                return value
-            time.sleep(0.01)
-        pytest.fail(f"{condition} did not become true within {limit_s:g} s")
-
-    return wait

@@ -109,6 +109,22 @@ def test_a_server_that_is_no_nats_server(greeting):
     assert "NATS" in text
 
 
+def test_a_server_that_closes_when_it_has_read_the_login():
+    def answer(sock):
+        with sock:
+            sock.sendall(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,"headers":true}\r\n')
+            sock.settimeout(1)
+            assert b"CONNECT" in sock.recv(4096)
+            sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                sock.recv(4096)
+
+    with server_that(answer) as port:
+        text = refused(ConnectError, 3, "127.0.0.1", port=port, **LOGIN)
+    assert f"127.0.0.1:{port}" in text
+    assert "closed the connection during the handshake" in text
+
+
 def test_a_silent_server(deaf_address):
     host, port = deaf_address
     text = refused(ConnectError, 1.6, host, port=port, timeout_ms=500, **LOGIN)

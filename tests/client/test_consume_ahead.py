@@ -62,6 +62,21 @@ def test_one_partition_ahead_and_then_all(memphis, station_name):
     assert sorted(numbers(seen)) == list(range(300))
 
 
+def test_what_one_partition_has_ahead_does_not_hide_another(memphis, station_name, raw, until):
+    memphis.station(station_name, partitions_number=2)
+    producer = memphis.producer(station_name, "p")
+    for _ in range(20):
+        producer.produce(b"1", producer_partition_number=1)
+    producer.produce(b"2", producer_partition_number=2)
+    consumer = memphis.consumer(station_name, "c")
+    assert len(consumer.fetch(10, consumer_partition_number=1, timeout_s=5, prefetch=True)) == 10
+    until(lambda: pending(raw, f"{station_name}$1") == 20)
+    for expected in ([2], []):
+        found = consumer.fetch(10, consumer_partition_number=2, timeout_s=0.5)
+        assert [message.partition for message in found] == expected
+    assert [message.sequence for message in consumer.fetch(10, timeout_s=5)] == list(range(11, 21))
+
+
 def test_a_message_that_waited_for_long_gets_its_ack_time_anew(memphis, station_name, raw):
     fill(memphis, station_name, 4)
     consumer = memphis.consumer(station_name, "c", max_ack_time_ms=3000, max_msg_deliveries=5)

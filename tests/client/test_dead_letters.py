@@ -1,237 +1,227 @@
-"""Dead letters that are sent again reach one reader of their group, once, and are acknowledged in their own way."""
+"""station.dls: dead letters read, sent again and dropped by a program."""
 
 from __future__ import annotations
 
-import gc
-import json
-import threading
-import time
+import logging
+import pickle
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from control_client import ControlClient
+from dead_letter_client import HEADERS, DeadLetterClient
 
 import memphis_sync
-from memphis_sync import ConfigurationError, DeadLetter, Message, UsageError, dead_letters as module
+from memphis_sync import ConfigurationError, DeadLetter, Headers, ServerError, StationNotFoundError
+from memphis_sync._requests import report_dead_letter
+from memphis_sync.broker.server import NatsServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memphis_sync import Memphis
+    from memphis_sync.broker import BrokerProcess
 
 
 @pytest.fixture
-def raw(broker):
-    """A plain connection: what the broker's resend publishes, this one publishes."""
-    with ControlClient(broker, connection_id="dead-letters") as client:
-        yield client
+def client(broker: BrokerProcess) -> Iterator[DeadLetterClient]:
+    with DeadLetterClient(broker) as connected:
+        yield connected
 
 
 @pytest.fixture
-def resend(raw):
-    """``resend(station, group, number)`` sends a dead letter of that number again, with the payload ``letter N``."""
-
-    def send(station, group, number, payload=None, **more):
-        headers = {
-            "$memphis_producedBy": "$memphis_dls",
-            "$memphis_pm_id": str(number),
-            "$memphis_pm_cg_name": group,
-            "kind": "invoice",
-            **more,
-        }
-        subject = f"$memphis_dls_{station}.{group}"
-        raw.run(raw.connection.publish(subject, payload or b"letter %d" % number, headers=headers))
-        raw.run(raw.connection.flush())
-
-    return send
+def station(memphis: Memphis, client: DeadLetterClient, station_name: str) -> memphis_sync.Station:
+    """A station with a group ``g`` that has given up three messages, and a fourth that broke the schema."""
+    made = memphis.station(station_name, partitions_number=2)
+    consumer = memphis.consumer(station_name, "c", "g")
+    headers = Headers({"kind": "ü"})
+    for number in range(3):
+        memphis.produce(station_name, "Maker", b"\xff%d" % number, headers=headers, producer_partition_number=2)
+    messages = sorted(consumer.fetch(3, timeout_s=10), key=lambda message: message.sequence)
+    for message in messages:
+        message.dead_letter(f"reason {message.sequence}")
+    client.wait_for(station_name, 3)
+    client.schema_failure(station_name, "7b7d", validation_error="secret payload")
+    client.wait_for(station_name, 4)
+    return made
 
 
-@pytest.fixture
-def acks(memphis):
-    """What was told to the broker about dead letters."""
-    heard = []
-    runtime = memphis._runtime
-    runtime.call(
-        runtime.control.subscribe("$memphis_pm_acks", lambda body: heard.append(json.loads(body))), 5, "subscribe"
-    )
-    memphis.ping()
-    return heard
+def test_what_a_dead_letter_says(station: memphis_sync.Station) -> None:
+    first, *_, last = station.dls.list()
+    assert isinstance(first, DeadLetter)
+    assert (first.station, first.type, first.partition, first.sequence) == (station.name, "poison", 2, 1)
+    assert (first.producer, first.groups, first.reason) == ("maker", ("g",), "reason 1")
+    assert (first.data, first.headers) == (b"\xff0", {"kind": "ü"})
+    assert abs((datetime.now(timezone.utc) - first.time).total_seconds()) < 60
+    assert first.size > len(first.data)
+    assert (last.type, last.partition, last.sequence, last.groups) == ("schema", 0, 0, ())
+    assert (last.producer, last.reason, last.data) == ("p", "secret payload", b"{}")
+    assert last.headers == {"kind": "test"}, "what is the client's own is left out"
+    assert HEADERS.keys() > last.headers.keys()
+    assert pickle.loads(pickle.dumps(first)) == first
 
 
-def test_a_dead_letter_is_a_message_with_an_ack_of_its_own(memphis, station_name, resend, acks, until):
-    consumer = memphis.consumer(station_name, "c", "Billing.eu")
-    resend(station_name, "billing#eu", 7, **{"$memphis_pm_cg_name": "billing.eu"})
-    (letter,) = consumer.fetch(timeout_s=10)
-    assert isinstance(letter, Message)
-    assert isinstance(letter, DeadLetter)
-    assert letter.is_dead_letter
-    assert (letter.data, letter.get_data(), len(letter)) == (b"letter 7", bytearray(b"letter 7"), 8)
-    assert (letter.id, letter.group, letter.station) == (7, "billing.eu", station_name)
-    assert letter.headers == {"kind": "invoice"}
-    assert letter.get_headers()["$memphis_producedBy"] == "$memphis_dls"
-    assert letter.get_sequence_number() is None
-    assert letter.get_timesent() is None
-    assert (letter.sequence, letter.partition, letter.timesent, letter.metadata, letter.delivered) == (
-        None,
-        None,
-        None,
-        None,
-        0,
-    )
-    assert repr(letter) == f"<DeadLetter 7 of {station_name} 8 bytes>"
-    assert b"kind: invoice\r\n" in letter.header_block
-    assert (letter.subject, letter.reply) == (f"$memphis_dls_{station_name}.billing#eu", "")
-    for refused in (letter.nack, letter.in_progress, lambda: letter.delay(1), lambda: letter.dead_letter("why")):
-        with pytest.raises(UsageError, match=r"cannot \w+ DLS message"):
-            refused()
-    assert not letter.is_answered
-    letter.ack(wait=True)
-    assert until(lambda: acks) == [{"id": 7, "cg_name": "billing.eu"}]
-    with pytest.raises(UsageError, match="already answered with ack"):
-        letter.ack()
+def test_no_repr_shows_a_payload(station: memphis_sync.Station) -> None:
+    letters = station.dls.list()
+    assert repr(letters[0]).startswith(f"<DeadLetter {letters[0].id} poison {station.name}[2] seq=1 groups=g ")
+    for text in (repr(letters), str(letters[-1]), f"{station.dls!r}"):
+        assert "secret" not in text
+        assert "xff" not in text
+        assert "ü" not in text
 
 
-def test_the_block_form_acknowledges_and_leaves_a_failed_one_to_the_broker(memphis, station_name, resend, acks, until):
+def test_lists_and_iteration(station: memphis_sync.Station, memphis: Memphis, monkeypatch: pytest.MonkeyPatch) -> None:
+    dls = memphis.dls(station.name.upper())
+    letters = dls.list()
+    assert [letter.id for letter in letters] == sorted({letter.id for letter in letters})
+    assert dls.list("schema") == letters[3:]
+    assert dls.list(limit=2) == letters[:2]
+    assert dls.list(after_id=letters[1].id) == letters[2:]
+    assert dls.list(ids=letters[2]) == [letters[2]]
+    assert dls.list(ids=(letter.id for letter in letters[:2])) == letters[:2]
+    assert dls.list(ids=[]) == []
+    assert dls.list(ids=2**62) == []
+    monkeypatch.setattr("memphis_sync.dead_letters.PAGE_SIZE", 1)
+    assert list(dls) == letters
+    assert list(dls.iterate("poison", after_id=letters[0].id)) == letters[1:3]
+    for letter in dls:
+        assert dls.drop(letter) == 1, "a page that was read before is no reason to stop"
+    assert dls.list() == []
+
+
+def test_a_payload_as_large_as_a_message_may_be(memphis: Memphis, client: DeadLetterClient, station_name: str) -> None:
+    memphis.consumer(station_name, "g")
+    assert client.connection is not None
+    payload = bytes(range(256)) * (client.connection.max_payload // 256)
+    client.nack(station_name, client.produce(station_name, payload, headers=None))
+    client.wait_for(station_name, 1)
+    (letter,) = memphis.dls(station_name).list()
+    assert letter.data == payload
+    assert letter.producer == "unknown"
+
+
+def test_what_does_not_fit_a_resend_is_said(
+    memphis: Memphis, client: DeadLetterClient, station_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    memphis.consumer(station_name, "g")
+    assert client.connection is not None
+    client.nack(station_name, client.produce(station_name, b"x" * client.connection.max_payload, headers=None))
+    (row,) = client.wait_for(station_name, 1)
+    with caplog.at_level(logging.WARNING, "memphis_sync.control"):
+        assert memphis.dls(station_name).resend() == 0
+    assert f"dead letters {row.id} of station {station_name!r} were not sent" in caplog.text
+
+
+def test_resend_reaches_the_group_and_its_word_ends_it(station: memphis_sync.Station, client: DeadLetterClient) -> None:
+    letters = station.dls.list()
+    subject = f"$memphis_dls_{station.internal_name}.g"
+    sent = client.received(subject, 2, lambda: station.dls.resend([letters[0].id, letters[1], letters[3]]))
+    assert [data for data, _ in sent] == [b"\xff0", b"\xff1"]
+    assert [headers["$memphis_pm_id"] for _, headers in sent] == [str(letters[0].id), str(letters[1].id)]
+    for _, headers in sent:
+        client.acknowledge(int(headers["$memphis_pm_id"]), headers["$memphis_pm_cg_name"])
+    client.wait_for(station.name, 2)
+    assert station.dls.resend() == 1
+    assert station.dls.resend([]) == 0
+
+
+def test_drop(station: memphis_sync.Station) -> None:
+    letters = station.dls.list()
+    assert station.dls.drop([]) == 0, "no ids are not all of them"
+    assert station.dls.drop(letters[:2]) == 2
+    assert station.dls.drop(letters[:2]) == 0
+    assert station.dls.drop(type="schema") == 1
+    assert station.dls.list() == [letters[2]]
+    assert station.dls.drop() == 1
+
+
+def test_from_many_threads_each_is_dropped_once(station: memphis_sync.Station, in_threads: Any) -> None:
+    assert sum(in_threads(8, lambda _: station.dls.drop())) == 4
+    assert station.dls.list() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda dls: dls.list("functions"), "type is 'functions'; it must be poison or schema"),
+        (lambda dls: dls.list(3), "type is 3"),
+        (lambda dls: dls.list(limit=0), "limit is 0"),
+        (lambda dls: dls.list(after_id=-1), "after_id is -1"),
+        (lambda dls: dls.list(ids="12"), "ids is '12'"),
+        (lambda dls: dls.list(ids=[0]), "ids is 0"),
+        (lambda dls: dls.iterate("functions"), "type is 'functions'"),
+        (lambda dls: dls.resend([True]), "ids is True"),
+        (lambda dls: dls.resend(1.5), "ids is 1.5"),
+        (lambda dls: dls.drop(["1"]), "ids is '1'"),
+        (lambda dls: dls.drop(type="x"), "type is 'x'"),
+    ],
+)
+def test_bad_arguments_are_told_before_anything_is_sent(memphis: Memphis, call: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        call(memphis.dls("no-such-station"))
+    assert said in str(caught.value)
+
+
+def test_a_station_that_is_not_there(memphis: Memphis, station_name: str) -> None:
+    dls = memphis.dls(station_name.upper())
+    assert repr(dls) == f"<DeadLetters of station {station_name!r}>"
+    for call in (dls.list, dls.resend, dls.drop, lambda: list(dls)):
+        with pytest.raises(StationNotFoundError, match="does not exist"):
+            call()
+    with pytest.raises(ConfigurationError, match="station_name"):
+        memphis.dls("no blanks")
+
+
+def test_a_broker_that_has_them_in_its_rest_api_only(tmp_path: Path, until: Any) -> None:
+    """A NATS server on which nothing answers these subjects, as a Memphis broker looks to them."""
+    from memphis_sync.broker import BrokerOptions
+
+    server = NatsServer(BrokerOptions(port=0), tmp_path / "nats")
+    server.prepare()
+    server.spawn()
+    try:
+        until(server.is_up)
+        with memphis_sync.connect(f"memphis://root:memphis@127.0.0.1:{server.port}") as memphis:
+            for call in (memphis.dls("st").list, memphis.dls("st").resend, memphis.dls("st").drop):
+                with pytest.raises(ServerError, match="REST API") as caught:
+                    call()
+                assert caught.value.code == 503
+            # A message's report goes where such a broker listens, and says no more than that it was read.
+            runtime, heard = memphis._runtime, []
+            runtime.call(runtime.control.subscribe("$memphis_nacked_dls", heard.append), 5, "subscribe")
+            runtime.call(report_dead_letter(runtime.control, b"report", 5), 10, "dead_letter()")
+            until(lambda: heard == [b"report"])
+    finally:
+        server.stop()
+
+
+def test_where_messages_are_kept_until_they_are_acknowledged_dead_letters_are_kept_all_the_same(
+    memphis: Memphis, station_name: str
+) -> None:
+    """The end of a message removes it from such a station at once: the broker must have it before."""
+    station = memphis.station(station_name, retention_type=memphis_sync.Retention.ACK_BASED)
+    consumer = memphis.consumer(station_name, "c")  # without a group nothing is kept
+    assert memphis.producer(station_name, "p").produce_many(b"%d" % n for n in range(20)).delivered == 20
+    found = []
+    while len(found) < 20:
+        for message in consumer.fetch(20, timeout_s=10):
+            message.dead_letter("no use")
+            found.append(message.data)
+    letters = station.dls.list()
+    assert sorted(letter.data for letter in letters) == sorted(found)
+    assert {letter.reason for letter in letters} == {"no use"}
+
+
+def test_a_dead_letter_that_the_broker_cannot_keep_leaves_its_message_open(
+    memphis: Memphis, broker: BrokerProcess, station_name: str
+) -> None:
+    memphis.station(station_name)
     consumer = memphis.consumer(station_name, "c")
-    resend(station_name, "c", 1)
-    resend(station_name, "c", 2)
-    seen = []
-    while len(seen) < 2:
-        seen += consumer.fetch(timeout_s=10)
-    with pytest.raises(ZeroDivisionError), seen[0]:
-        raise ZeroDivisionError
-    with seen[1]:
-        pass
-    until(lambda: acks)
-    assert [ack["id"] for ack in acks] == [seen[1].id]
-    assert not seen[0].is_answered
-
-
-@pytest.mark.parametrize("how", ["fetch", "one partition", "iteration", "consume"])
-def test_a_reader_that_waits_gets_it_at_once(memphis, station_name, resend, how):
-    memphis.station(station_name, partitions_number=2)
-    consumer = memphis.consumer(station_name, "c")
-    got, came = [], threading.Event()
-
-    def take(messages):
-        got.append((list(messages), time.monotonic()))
-        came.set()
-
-    if how == "consume":
-        consumer.consume(lambda messages, *_: take(messages))
-    else:
-        partition = 2 if how == "one partition" else -1
-        read = {
-            "iteration": lambda: take([next(iter(consumer))]),
-        }.get(how, lambda: take(consumer.fetch(timeout_s=30, consumer_partition_number=partition)))
-        reader = threading.Thread(target=read)
-        reader.start()
-    time.sleep(0.3)  # it waits by now; if not, it finds the letter when it looks
-    sent = time.monotonic()
-    resend(station_name, "c", 3)
-    assert came.wait(20)
-    if how == "consume":
-        consumer.stop()
-    else:
-        reader.join(20)
-    ((messages, when),) = got
-    assert [message.data for message in messages] == [b"letter 3"]
-    assert when - sent < 5, "not at the end of its wait of 30 s"
-
-
-def test_each_goes_to_one_reader_only(broker, memphis, station_name, resend, until):
-    """Two members of the group, one of which iterates and fetches by turns."""
-    seen, lock = [], threading.Lock()
-
-    def note(messages):
-        with lock:
-            seen.extend(message.id for message in messages if message.is_dead_letter)
-
-    with memphis_sync.connect(broker.url) as other:
-        first = memphis.consumer(station_name, "a", "group")
-        second = other.consumer(station_name, "b", "group")
-        first.consume(lambda messages, *_: note(messages), workers=2)
-        stop = threading.Event()
-
-        def fetch():
-            while not stop.is_set():
-                note(second.fetch(2, timeout_s=0.2))
-                note(first.fetch(2, timeout_s=0.1))
-
-        reader = threading.Thread(target=fetch)
-        reader.start()
-        for number in range(200):
-            resend(station_name, "group", number)
-        until(lambda: len(seen) >= 200)
-        time.sleep(0.3)  # for one that came twice
-        stop.set()
-        reader.join(10)
-        first.stop()
-    assert sorted(seen) == list(range(200))
-
-
-def test_they_come_before_the_messages_and_among_them(memphis, station_name, resend, until):
-    producer = memphis.producer(station_name, "p")
-    for number in range(20):
-        producer.produce(b"%d" % number)
-    consumer = memphis.consumer(station_name, "c")
-    resend(station_name, "c", 5)
-    until(lambda: consumer.dls_messages)
-    assert [letter.id for letter in consumer.dls_messages] == [5]
-    seen = []
-    for message in consumer:
-        seen.append(message)
-        message.ack()
-        if len(seen) == 21:
-            break
-    assert seen[0].is_dead_letter
-    assert consumer.dls_messages == []
-    assert [message.is_dead_letter for message in seen].count(True) == 1
-    assert [message.sequence for message in seen[1:]] == list(range(1, 21))
-
-
-def test_a_full_box_leaves_them_to_the_broker_and_says_so(memphis, station_name, resend, caplog, monkeypatch, until):
-    monkeypatch.setattr(module, "MAX_MESSAGES", 3)
-    monkeypatch.setattr(module, "MAX_BYTES", 100)
-    consumer = memphis.consumer(station_name, "c")
-    for number in range(5):
-        resend(station_name, "c", number)
-    until(lambda: consumer._dead_letters._refused == 2)
-    assert [record for record in caplog.records if "left to the broker" in record.getMessage()]
-    assert [letter.id for letter in consumer.fetch(10, timeout_s=10)] == [0, 1, 2]
-    resend(station_name, "c", 6, payload=b"x" * 101)
-    resend(station_name, "c", 7)
-    until(lambda: consumer.dls_messages)
-    assert [letter.id for letter in consumer.fetch(10, timeout_s=10)] == [7]
-
-
-def test_what_is_no_dead_letter_is_logged_and_dropped(memphis, station_name, raw, resend, caplog, until):
-    consumer = memphis.consumer(station_name, "c")
-    for headers in (None, {"$memphis_pm_id": "1"}, {"$memphis_pm_id": "x", "$memphis_pm_cg_name": "c"}):
-        raw.run(raw.connection.publish(f"$memphis_dls_{station_name}.c", b"odd", headers=headers))
-    resend(station_name, "c", 8)
-    (letter,) = consumer.fetch(timeout_s=10)
-    assert letter.id == 8
-    assert len([record for record in caplog.records if "could not be used" in record.getMessage()]) == 3
-
-
-@pytest.mark.parametrize("how", ["destroyed", "forgotten"])
-def test_a_consumer_that_is_no_more_takes_none_from_the_others(memphis, station_name, resend, how):
-    """The server gives each dead letter to one member of the queue group: it must be one who still reads."""
-    other = memphis.consumer(station_name, "other", "group")
-    gone = [memphis.consumer(station_name, f"gone-{number}", "group") for number in range(5)]
-    if how == "destroyed":
-        while gone:
-            gone.pop().destroy()
-    gone.clear()
-    gc.collect()
-    memphis.ping()
-    for number in range(20):
-        resend(station_name, "group", number)
-    seen = []
-    while len(seen) < 20 and (batch := other.fetch(20, timeout_s=5)):
-        seen += batch
-    assert sorted(letter.id for letter in seen) == list(range(20))
-
-
-def test_bad_arguments(memphis, station_name, resend):
-    consumer = memphis.consumer(station_name, "c")
-    resend(station_name, "c", 9)
-    (letter,) = consumer.fetch(timeout_s=10)
-    with pytest.raises(ConfigurationError, match="timeout_s is 0"):
-        letter.ack(timeout_s=0)
-    letter.ack()
+    memphis.producer(station_name, "p").produce(b"m")
+    (message,) = consumer.fetch(timeout_s=10)
+    with ControlClient(broker) as raw:
+        assert raw.jetstream(f"STREAM.PURGE.{station_name}$1")["success"]
+    with pytest.raises(memphis_sync.ServerError):
+        message.dead_letter("no use")
+    assert not message.is_answered

@@ -54,6 +54,14 @@ def test_a_measurement_of_a_reader(broker: Any, script: str, options: list[str],
     assert report["ratio"] > 0
 
 
+def test_the_cost_of_each_kind_of_schema_is_measured() -> None:
+    done = run_python(BENCH / "schema_cost.py", "--count", "20", "--pairs", "3", env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    ratios = [form["ratio"] for kind in ("json", "protobuf", "avro", "graphql") for form in report[kind].values()]
+    assert len(ratios) == done.stderr.count(b" times\n") == 9
+    assert max(ratios) == report["worst_ratio"] > 0
+
+
 def test_the_share_that_tls_leaves_is_measured(broker: Any) -> None:
     args = ["--tls", "--count", "2000", "--pairs", "1", "--url", broker.url]
     done = run_python(BENCH / "produce_throughput.py", *args, env=ROOT, timeout_s=60)
@@ -62,6 +70,13 @@ def test_the_share_that_tls_leaves_is_measured(broker: Any) -> None:
     assert report["msgs_per_s"] > 0
     assert report["plain_msgs_per_s"] > 0
     assert b"the same without TLS" in done.stderr
+
+
+def test_an_idle_client_is_measured() -> None:
+    done = run_python(BENCH / "idle_cpu.py", "--seconds", "0.5", "--waiting", env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == "idle_cpu"
+    assert report["percent_of_a_core"] > 0
 
 
 def test_the_replay_sends_the_very_bytes_of_our_client(broker: Any, station_name: str) -> None:
@@ -89,3 +104,12 @@ assert b"$memphis_producedBy: bench\\r\\n" in frame and (b"msg-id" in frame.lowe
 """
     for ids in "01":
         run_python("-c", program, BENCH, broker.url, station_name, ids, env=ROOT, timeout_s=60)
+
+
+def test_what_the_port_for_sdks_costs_is_measured() -> None:
+    done = run_python(BENCH / "sdk_port.py", "--count", "2000", "--pairs", "1", env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == "sdk_port"
+    assert report["msgs_per_s"] > 0
+    assert report["has_ids"] is True
+    assert b"on the SDK port" in done.stderr

@@ -19,7 +19,7 @@ ROWS = [
     {"_wire", "_schema"},
     {"_control", "_link"},
     {"_runtime"},
-    {"_arguments", "_requests", "_connection", "_schema_calls"},
+    {"_arguments", "_requests", "_connection", "_schema_calls", "_payloads", "_matching"},
     {
         "client",
         "station",
@@ -28,6 +28,7 @@ ROWS = [
         "_consuming",
         "message",
         "dead_letters",
+        "resent",
         "headers",
         "delivery",
         "bulk",
@@ -37,8 +38,9 @@ ROWS = [
     {"broker", "testing", "cli", "contrib"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
-# The broker is a program of its own: of the client it shares the wire and the bottom row only.
-BROKER_MAY_USE = {"broker", "_wire", "_codec", "errors", "options", "types"}
+# The broker is a program of its own: of the client it shares the wire and the bottom row only, and the schemas: it must
+# refuse whatever source a client could not compile, and only the same code knows what that is.
+BROKER_MAY_USE = {"broker", "_wire", "_codec", "_schema", "errors", "options", "types"}
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
     "threading": {"_runtime", "_link"},
@@ -51,6 +53,11 @@ ONLY_IN = {
     "flask": {"contrib"},
     "opentelemetry": {"contrib"},
     "prometheus_client": {"contrib"},
+    "jsonschema_rs": {"_schema"},
+    "google": {"_schema"},
+    "fastavro": {"_schema"},
+    "graphql": {"_schema"},
+    "grpc_tools": {"broker"},
 }
 # Sans-IO: no socket, no clock, no thread.
 NO_IO = {"_wire": {"asyncio", "os", "select", "selectors", "socket", "ssl", "subprocess", "time"}}
@@ -126,7 +133,7 @@ def broken_rule(found: Import) -> str:
     if target not in RANK:
         target = ""  # a name that the package itself defines: from memphis_sync import connect
     if found.part == "broker" and target not in BROKER_MAY_USE:
-        return "the broker uses _wire and the bottom row only"
+        return "the broker uses _wire, _schema and the bottom row only"
     if target == "broker" and found.part not in {"broker", "cli", "testing"}:
         return "the client never imports the broker"
     if target in {"testing", "cli", "contrib"} and found.part != target:

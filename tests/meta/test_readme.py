@@ -1,16 +1,52 @@
-"""README's programs run as they stand there, against the session's broker."""
+"""
+README's code runs as it stands there: each Python block against the session's broker, each command.
+
+A block that is added later is run without a word here. The two commands above the first heading are run word for word
+by .ci/run, since they install the package and run this very suite.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from fix_process import run_python
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-SCRIPT, FLASK, NOTEBOOK = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+class Block(NamedTuple):
+    """A fenced block."""
+
+    heading: str  # of its section; "" above the first
+    language: str
+    code: str
+
+
+def blocks(text: str) -> list[Block]:
+    """All fenced blocks, in their order."""
+    found, heading = [], ""
+    for part in re.finditer(r"^## (?P<heading>.*)$|^```(?P<language>.*)\n(?P<code>(?:.*\n)*?)```$", text, re.MULTILINE):
+        heading = part["heading"] or heading
+        if part["code"] is not None:
+            found.append(Block(heading, part["language"].strip(), part["code"]))
+    return found
+
+
+BLOCKS = blocks(README)
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+START = [block for block in BLOCKS if block.language == "sh" and not block.heading]
+COMMANDS = [block for block in BLOCKS if block.language == "sh" and block.heading]
+(SCRIPT,) = (block.code for block in PYTHON if block.heading == "A script")
+(FLASK,) = (block.code for block in PYTHON if block.heading == "A Flask view")
+(NOTEBOOK,) = (block.code for block in PYTHON if block.heading == "A notebook cell")
 
 
 @pytest.fixture(autouse=True)
@@ -22,15 +58,63 @@ def lines(program: str) -> list[str]:
     return [line for line in program.splitlines() if line.strip()]
 
 
+def names(found: list[Block]) -> list[str]:
+    return [block.heading.replace(" ", "-") for block in found]
+
+
+# ---- every block is run ---------------------------------------------------------------------------------------------
+
+
+def test_no_block_is_left_out() -> None:
+    """A block in another language, or one that the pattern above does not see, would be shown and never run."""
+    assert README.count("\n```") == 2 * len(BLOCKS)
+    assert [block for block in BLOCKS if block not in [*PYTHON, *START, *COMMANDS]] == []
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=names(PYTHON))
+def test_a_python_block_runs_without_a_warning(block: Block, tmp_path: Path, fresh_broker: Any) -> None:
+    program = tmp_path / "block.py"
+    program.write_text(block.code)
+    address = {"MEMPHIS_URL": fresh_broker().url}  # nobody else's: the tests below look at what their block did
+    assert run_python("-W", "error", program, env=address, cwd=tmp_path, timeout_s=60).stderr == b""
+
+
+def test_two_commands_to_start_and_ci_runs_both() -> None:
+    assert [len(block.code.splitlines()) for block in START] == [1, 1]
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert re.findall(r"\$\(readme_command (\d+)\)", ci) == ["2", "1"]
+    assert START[0].code.endswith(" .venv/bin/memphis-sync demo\n")
+    assert START[1].code.endswith(" .venv/bin/python -m pytest\n")
+
+
+def run_commands(code: str, folder: Path) -> None:
+    """Runs shell commands in a folder, with those of this environment on the path."""
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        timeout=90,
+        check=True,
+    )
+
+
+def test_further_commands_run(tmp_path: Path) -> None:
+    for block in COMMANDS:
+        run_commands(block.code, tmp_path)
+    added = "## New\n\n```sh\nmemphis-sync --version\nfalse\n```\n"
+    (block,) = blocks(added)  # it is seen, and held to its end
+    assert block == Block("New", "sh", "memphis-sync --version\nfalse\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        run_commands(block.code, tmp_path)
+
+
+# ---- and what it does -----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("program", [SCRIPT, FLASK, NOTEBOOK], ids=["script", "flask", "notebook"])
 def test_a_program_is_ten_lines(program: str) -> None:
     assert len(lines(program)) <= 10
-
-
-def test_exactly_two_commands_to_start() -> None:
-    commands = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    assert len(commands) == 2
-    assert all(len(command.splitlines()) == 1 for command in commands)
 
 
 def test_the_script(capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,6 +229,33 @@ def test_one_message_to_several_routes(binding, peer: Peer) -> None:
             link.send_all(routes[:1] * count, b"x", b"", b"", LONG, binding.Ticket)
 
 
+def test_a_payload_of_its_own_for_each_route(binding, peer: Peer) -> None:
+    link = peer.link
+    routes = [route_of(binding, link, target=number) for number in range(3)]
+    tickets = link.send_all(routes, [b"one", b"", b"three" * 100], b"", b"id", LONG, binding.Ticket)
+    assert [ticket.slot for ticket in tickets] == [0, 1, 2]
+    assert [peer.message()[2] for _ in range(3)] == [b"one", b"", b"three" * 100]
+    for payloads in ([], [b"x"], [b"x"] * 4):
+        with pytest.raises(ConfigurationError, match=rf"^{len(payloads)} payloads for 3 stations$"):
+            link.send_all(routes, payloads, b"", b"id", LONG, binding.Ticket)
+    for wrong in ([b"x", 5, b"y"], [b"x", "text", b"y"]):
+        with pytest.raises(TypeError):
+            link.send_all(routes, wrong, b"", b"id", LONG, binding.Ticket)
+
+
+def test_payloads_that_do_not_all_fit_leave_nothing_behind(binding) -> None:
+    link = link_of(binding, max_bytes=1 << 12, max_messages=10, max_payload=3000)
+    routes = [route_of(binding, link, target=number) for number in range(2)]
+    with pytest.raises(PayloadTooLargeError, match=r"^message of 3000 bytes with "):
+        link.send_all(routes, [b"x", b"y" * 3000], b"", b"", LONG, binding.Ticket)
+    with pytest.raises(PayloadTooLargeError, match="larger than the whole outbox"):
+        link.send_all(routes, [b"x" * 2500, b"y" * 2500], b"", b"", LONG, binding.Ticket)
+    link.send_all(routes, [b"x" * 1000, b"y"], b"", b"", LONG, binding.Ticket)
+    with pytest.raises(BufferFullError):
+        link.send_all(routes, [b"x", b"y" * 2900], b"", b"", LONG, binding.Ticket)
+    assert link.stats()["accepted"] == 2
+
+
 def test_what_does_not_fit_is_refused_with_the_same_words(binding) -> None:
     link = link_of(binding, max_messages=2, max_payload=1000)
     route = route_of(binding, link)

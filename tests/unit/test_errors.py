@@ -23,6 +23,7 @@ FULL = [
     errors.AckTimeoutError("late", outcome="unknown", message_id="id-2", timeout_s=15.0),
     errors.RejectedError("no", message_id="id-3", code=400, err_code=10071, description="wrong last sequence"),
     errors.StationGoneError("gone", message_id="id-4", code=503),
+    errors.SchemaError("Schema validation has failed: at /a: no", path="/a", reason="no"),
     errors.MultiStationError(
         "half", results={"a": PubAck("a", 1, 2, False, "a$1"), "b": errors.BufferFullError("full")}
     ),

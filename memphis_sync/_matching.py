@@ -1,0 +1,125 @@
+"""
+Messages of a station with a schema: put through it before the outbox, and reported to the broker when they fail.
+
+A failure is told the broker as the official clients do: the message goes to the dead letters if the station wants that,
+and a notification goes out if the cluster wants that. Neither waits, and neither hides the error from the caller.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from memphis_sync._codec import Route
+from memphis_sync._payloads import payload_of
+from memphis_sync._runtime import Runtime
+from memphis_sync._wire import subjects
+from memphis_sync._wire.schema_reports import schema_dead_letter, schema_notification
+from memphis_sync.errors import MemphisError, SchemaError
+from memphis_sync.types import MessageCodec, StationView
+
+log = logging.getLogger("memphis_sync.schema")
+
+
+def encode_one(
+    runtime: Runtime,
+    producer: str,
+    view: StationView,
+    codec: MessageCodec,
+    message: Any,
+    headers: Optional[Mapping[str, str]],
+    route: Route,
+) -> bytes:
+    """
+    A message as bytes that match a station's schema.
+
+    Raises:
+        SchemaError: It does not match; that is on its way to the broker.
+        ClosedError, ForkedError: The client cannot be used.
+    """
+    runtime.check()
+    try:
+        return codec.encode(message)
+    except SchemaError as exc:
+        if not codec.has_failed:  # else it is not the message that is wrong
+            _report(runtime, producer, view, message, headers, route, exc)
+        raise
+
+
+def encode_all(
+    runtime: Runtime,
+    producer: str,
+    views: tuple[StationView, ...],
+    message: Any,
+    headers: Optional[Mapping[str, str]],
+    routes: list[Route],
+) -> Any:
+    """
+    A message for several stations, each by its own schema.
+
+    Returns:
+        One payload when all stations get the same bytes; else a list with one for each route.
+
+    Raises:
+        SchemaError: It does not match one of the schemas; each station that it fails on is told.
+        ClosedError, ForkedError: The client cannot be used.
+    """
+    codecs = [view.live.codec for view in views]
+    if not any(codecs):
+        return payload_of(message)
+    payloads: list[bytes] = []
+    errors: list[SchemaError] = []
+    for view, codec, route in zip(views, codecs, routes):
+        try:
+            if codec is None:
+                payloads.append(bytes(payload_of(message)))
+            else:
+                payloads.append(encode_one(runtime, producer, view, codec, message, headers, route))
+        except SchemaError as exc:
+            errors.append(exc)
+    if errors:
+        raise errors[0]
+    return payloads[0] if payloads.count(payloads[0]) == len(payloads) else payloads
+
+
+def _report(
+    runtime: Runtime,
+    producer: str,
+    view: StationView,
+    message: Any,
+    headers: Optional[Mapping[str, str]],
+    route: Route,
+    error: SchemaError,
+) -> None:
+    try:
+        payload: Optional[bytes] = bytes(payload_of(message))
+    except (MemphisError, UnicodeEncodeError):
+        payload = None  # it has no bytes: there is nothing that a dead letter could hold
+    messages: list[tuple[str, bytes]] = []
+    if view.live.schemaverse_to_dls and payload is not None:
+        dead_letter = schema_dead_letter(
+            station_internal=view.internal,
+            partition=route.target.partition,
+            producer=producer,
+            connection_id=runtime.connection_id,
+            payload=payload,
+            headers=_plain(headers),
+            error=str(error),
+        )
+        messages.append((subjects.SCHEMA_DEAD_LETTERS, dead_letter))
+    if runtime.stations.send_notification:
+        notification = schema_notification(
+            station=view.name, producer=producer, error=str(error), payload=payload or b""
+        )
+        messages.append((subjects.NOTIFICATIONS, notification))
+    if messages:
+        try:
+            runtime.reports.add(runtime.control, messages)
+        except MemphisError as exc:
+            log.warning("a schema failure on station %s could not be reported: %s", view.name, exc)
+
+
+def _plain(headers: Optional[Mapping[str, str]]) -> dict[str, str]:
+    """The user's headers as a plain dict."""
+    return {} if headers is None else dict(headers.items())

@@ -1,0 +1,62 @@
+"""What a producer makes of the message that it is given, while the station has no schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from memphis_sync._codec import encode_header
+from memphis_sync.errors import ConfigurationError, HeaderError
+
+PAYLOADS = "bytes, bytearray, memoryview, str, dict, list, a protobuf message or a GraphQL document"
+
+
+def payload_of(message: Any) -> Any:
+    """What the C core takes: bytes, str or a buffer."""
+    if isinstance(message, (bytes, bytearray)):
+        return message
+    if isinstance(message, memoryview):
+        return message if message.c_contiguous else message.tobytes()
+    if isinstance(message, str):
+        return message.encode("utf-8")
+    if isinstance(message, (dict, list)):
+        try:
+            return json.dumps(message).encode()
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ConfigurationError(
+                f"message is a {type(message).__name__} that cannot be written as JSON: {exc}"
+            ) from exc
+    serialize = getattr(message, "SerializeToString", None)
+    if callable(serialize):
+        try:
+            return bytes(serialize())
+        except Exception as exc:  # protobuf's EncodeError, which is not imported for this
+            raise ConfigurationError(f"message is a {type(message).__name__} that cannot be written: {exc}") from exc
+    source = getattr(getattr(getattr(message, "loc", None), "source", None), "body", None)
+    if isinstance(source, str):  # a GraphQL document, by its own shape: the library need not be installed
+        return source.encode("utf-8")
+    raise ConfigurationError(f"message is of type {type(message).__name__}; it must be {PAYLOADS}")
+
+
+def size_of(payload: Any) -> int:
+    """Bytes that a payload takes on the wire."""
+    if isinstance(payload, str):
+        return len(payload.encode("utf-8"))
+    return payload.nbytes if isinstance(payload, memoryview) else len(payload)
+
+
+def message_id(msg_id: str) -> bytes:
+    """A caller's message id, checked."""
+    if not isinstance(msg_id, str):
+        raise ConfigurationError(f"msg_id is of type {type(msg_id).__name__}; it must be a str or None")
+    encoded = msg_id.encode("utf-8", "surrogatepass")
+    try:
+        encode_header(b"msg-id", encoded)
+    except HeaderError as exc:
+        raise ConfigurationError(f"msg_id is {msg_id!r}; it must hold no CR, LF or NUL") from exc
+    return encoded
+
+
+def not_utf8(exc: UnicodeEncodeError) -> ConfigurationError:
+    """A str with half of a surrogate pair in it."""
+    return ConfigurationError(f"message is a str that cannot be written as UTF-8: {exc.reason} at {exc.start}")

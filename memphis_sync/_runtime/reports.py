@@ -1,0 +1,99 @@
+"""
+Reports to the broker that nobody waits for: messages that failed their schema.
+
+A report never delays or fails the call that makes it. What cannot be sent is logged: the caller has its own error, and
+the message itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Optional
+
+from memphis_sync._control import ControlLink
+from memphis_sync._runtime import primitives
+from memphis_sync._runtime.loop import LoopThread
+from memphis_sync.errors import MemphisError
+
+log = logging.getLogger("memphis_sync.schema")
+
+MAX_BYTES = 16 * 1024 * 1024  # of reports that wait; a program that produces nothing but invalid messages stays small
+_AT_ONCE = 64  # reports in one round trip
+_SEND_S = 5.0
+
+
+class Reports:
+    """
+    The reports of one client.
+
+    Args:
+        loop: Where they are sent from.
+    """
+
+    def __init__(self, loop: LoopThread) -> None:
+        self._loop = loop
+        self._lock = primitives.Lock()  # guards the four below; never held across IO or another lock
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._is_sending = False
+        self._idle: Optional[asyncio.Event] = None  # on the loop, like the task
+        self._task: Optional[asyncio.Task[None]] = None
+
+    def add(self, control: ControlLink, messages: list[tuple[str, bytes]]) -> None:
+        """
+        Sends (subject, body) pairs soon; from any thread.
+
+        Raises:
+            ClosedError: The client is closed.
+        """
+        size = sum(len(body) for _, body in messages)
+        with self._lock:
+            if self._bytes + size > MAX_BYTES:
+                self._dropped += len(messages)
+                return
+            self._waiting.extend(messages)
+            self._bytes += size
+            if self._is_sending:
+                return
+            self._is_sending = True
+        try:
+            self._loop.post(self._start, control)
+        except MemphisError:
+            with self._lock:
+                self._is_sending = False
+            raise
+
+    async def drain(self) -> None:
+        """Waits until what was added is sent or given up."""
+        while self._idle is not None and not self._idle.is_set():
+            await self._idle.wait()
+
+    def _start(self, control: ControlLink) -> None:
+        self._idle = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._send(control))
+
+    async def _send(self, control: ControlLink) -> None:
+        idle = self._idle
+        assert idle is not None
+        try:
+            while True:
+                with self._lock:
+                    batch = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+                    self._bytes -= sum(len(body) for _, body in batch)
+                    dropped, self._dropped = self._dropped, 0
+                    self._is_sending = bool(batch)
+                if dropped:
+                    log.warning("%d reports of schema failures were dropped: they came faster than they go", dropped)
+                if not batch:
+                    return
+                results = await asyncio.gather(
+                    *(control.publish(subject, body, _SEND_S) for subject, body in batch), return_exceptions=True
+                )
+                failed = [result for result in results if isinstance(result, Exception)]
+                if failed:
+                    log.warning("%d reports of schema failures could not be sent: %s", len(failed), failed[0])
+        finally:
+            idle.set()

@@ -1,0 +1,137 @@
+"""What the kinds of schemas share: the interface, the texts, and how payloads become bytes and text."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+from memphis_sync.errors import SchemaError
+from memphis_sync.types import SchemaInfo
+
+# The texts of the official clients: programs look for them.
+FAILED = "Schema validation has failed: "
+MISALIGNED = (
+    "Deserialization has been failed since the message format does not align with the currently attached schema: "
+)
+_BUFFERS = (bytes, bytearray, memoryview)
+
+
+class SourceError(SchemaError):
+    """The schema's own source is wrong."""
+
+
+class MismatchError(Exception):
+    """
+    A message does not match; becomes a SchemaError with the text that the caller expects.
+
+    Attributes:
+        reason: What is wrong.
+        path: Where.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = path
+
+    def public(self, prefix: str, info: SchemaInfo) -> SchemaError:
+        """The error for the user."""
+        where = f"at {self.path}: " if self.path else ""
+        by = f"(schema {info.name!r}, version {info.version})"
+        return SchemaError(f"{prefix}{where}{self.reason} {by}", path=self.path, reason=self.reason)
+
+
+class Schema:
+    """
+    A compiled schema.
+
+    Attributes:
+        info: What it was made of.
+    """
+
+    def __init__(self, info: SchemaInfo) -> None:
+        self.info = info
+
+    def encode(self, message: Any) -> bytes:
+        """
+        Checks a message.
+
+        Args:
+            message: bytes, bytearray, memoryview or what else the kind takes.
+
+        Returns:
+            The bytes to send; never a buffer that the caller may still change.
+
+        Raises:
+            SchemaError: It does not match, or is of a type that the kind does not take. The text begins with
+                "Schema validation has failed: ".
+        """
+        try:
+            return self._encode(message)
+        except MismatchError as exc:
+            raise exc.public(FAILED, self.info) from exc.__cause__
+
+    def decode(self, payload: bytes, *, as_dict: bool = False) -> Any:
+        """
+        Checks a payload and gives its content.
+
+        Args:
+            payload: As it came.
+            as_dict: For protobuf: a dict instead of a message object. The other kinds have one form only.
+
+        Raises:
+            SchemaError: It does not match. The text begins with "Deserialization has been failed".
+        """
+        try:
+            return self._decode(payload, as_dict=as_dict)
+        except MismatchError as exc:
+            raise exc.public(MISALIGNED, self.info) from exc.__cause__
+
+    def _encode(self, message: Any) -> bytes:
+        raise NotImplementedError
+
+    def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
+        raise NotImplementedError
+
+
+def raw_bytes(message: Any) -> Optional[bytes]:
+    """A bytes-like message as bytes, copied unless it is bytes already; None for anything else."""
+    if type(message) is bytes:
+        return message
+    return bytes(message) if isinstance(message, _BUFFERS) else None
+
+
+def text_of(payload: bytes, expected: str) -> str:
+    """A payload as UTF-8 text."""
+    try:
+        return payload.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise MismatchError(f"{expected}: it is no UTF-8 text ({exc.reason} at byte {exc.start})") from exc
+
+
+def utf8_of(text: str) -> bytes:
+    """A text as UTF-8."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise MismatchError(f"the text cannot be written as UTF-8: {exc.reason} at character {exc.start}") from exc
+
+
+def unsupported(message: Any, taken: str) -> MismatchError:
+    """The error for a message of a type that the kind does not take; the first words are the official clients'."""
+    return MismatchError(f"Unsupported message type: {type(message).__name__}; this schema takes {taken}")
+
+
+def guarded(compile_it: Callable[[], Any]) -> Any:
+    """
+    Runs a library's compiler on a source from anywhere: whatever it raises means that the source is wrong.
+
+    Raises:
+        SourceError: With the library's text.
+    """
+    try:
+        return compile_it()
+    except SourceError:
+        raise
+    except Exception as exc:  # libraries raise KeyError, TypeError and worse for odd sources
+        reason = str(exc).strip() or type(exc).__name__
+        raise SourceError(reason, reason=reason) from exc

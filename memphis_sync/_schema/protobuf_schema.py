@@ -1,0 +1,179 @@
+"""
+Protobuf, through the protobuf package, from the descriptor set that the broker compiled.
+
+Each schema has a descriptor pool of its own: two versions of one message never meet. A set may hold its files in any
+order, and may lack Google's own ``google/protobuf/*.proto``, which come from the installed package then.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import importlib
+import re
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.message import DecodeError, EncodeError, Message
+
+from memphis_sync._schema.base import MismatchError, Schema, SourceError, guarded, raw_bytes, unsupported
+from memphis_sync.types import SchemaInfo
+
+_EXPECTED = "Invalid message format, expecting protobuf"  # the official clients' words
+_ANY = "google/protobuf/any.proto"
+_WELL_KNOWN = re.compile(r"google/protobuf/([a-z_]+)\.proto\Z")
+_UNKNOWN_FIELD = re.compile(r'has no field named "([^"]*)" at "([^"]*)"')
+_PLACE = re.compile(r' at "?([A-Za-z_][\w.\[\]]*?)"?\.*(?:\n|\Z)')
+_CHAIN = re.compile(r"Failed to parse (\S+) field: ")
+
+
+class ProtobufSchema(Schema):
+    """A protobuf message type; takes a message object, its bytes, or a dict in protobuf's JSON mapping."""
+
+    def __init__(self, info: SchemaInfo) -> None:
+        super().__init__(info)
+        files = guarded(lambda: _files_of(info.descriptor))
+        self._pool = descriptor_pool.DescriptorPool()
+        self._class: Any = guarded(lambda: _message_class(self._pool, files, info.message_struct_name))
+        self._parse = self._class.FromString  # a fresh message each time
+        # protobuf takes "@type" out of the dict of an Any while it reads it; it is not ours to change.
+        self._copies_dicts = any(file.name == _ANY for file in files)
+
+    def _encode(self, message: Any) -> bytes:
+        # In one piece: with a call for each step a small message would cost twice what the library takes for it.
+        if type(message) is bytes:
+            payload = message
+        elif isinstance(message, dict):
+            return self._encode_dict(message)
+        else:
+            serialize = getattr(message, "SerializeToString", None)
+            given = raw_bytes(message) if serialize is None else _serialized(message)
+            if given is None:
+                raise unsupported(message, "a protobuf message, its bytes, or a dict")
+            payload = given
+        try:
+            parsed = self._parse(payload)
+        except DecodeError as exc:
+            raise MismatchError(_EXPECTED) from exc
+        if not parsed.IsInitialized():
+            raise _incomplete(parsed)
+        return payload
+
+    def _encode_dict(self, message: dict[Any, Any]) -> bytes:
+        if self._copies_dicts:
+            message = copy.deepcopy(message)
+        try:
+            filled = json_format.ParseDict(message, self._class(), descriptor_pool=self._pool)
+        except json_format.ParseError as exc:
+            raise _mismatch(str(exc)) from exc
+        except (TypeError, ValueError, AttributeError, RecursionError) as exc:
+            raise MismatchError(f"the dict cannot be read: {exc}") from exc
+        if not filled.IsInitialized():
+            raise _incomplete(filled)
+        return bytes(filled.SerializeToString())
+
+    def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
+        try:
+            message = self._parse(payload)
+        except DecodeError as exc:
+            raise MismatchError(_EXPECTED) from exc
+        if not message.IsInitialized():
+            raise _incomplete(message)
+        if not as_dict:
+            return message
+        return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
+
+
+def _incomplete(message: Message) -> MismatchError:
+    """Required fields (proto2) are missing: parsing alone does not look."""
+    missing: list[str] = message.FindInitializationErrors()  # type: ignore[attr-defined,unused-ignore]
+    return MismatchError(f"required fields are missing: {', '.join(missing)}", missing[0])
+
+
+def _serialized(message: Any) -> bytes:
+    try:
+        return message.SerializeToString()  # type: ignore[no-any-return]
+    except EncodeError as exc:
+        raise MismatchError(str(exc)) from exc
+    except Exception as exc:  # only protobuf's own objects are known not to raise anything else
+        raise MismatchError(f"the {type(message).__name__} cannot be written: {exc}") from exc
+
+
+def _mismatch(text: str) -> MismatchError:
+    """Finds the path in a text of json_format, which names it in three ways."""
+    unknown = _UNKNOWN_FIELD.search(text)
+    if unknown:
+        name, place = unknown.groups()
+        return MismatchError(text, f"{_below_root(place)}.{name}".lstrip("."))
+    chain = ".".join(_CHAIN.findall(text))
+    place = _PLACE.search(text)
+    return MismatchError(text, (_below_root(place.group(1)) if place else "") or chain)
+
+
+def _below_root(place: str) -> str:
+    """``Test.items[1].id`` -> ``items[1].id``: the root is the message itself."""
+    return place.partition(".")[2]
+
+
+def _files_of(descriptor: str) -> list[Any]:
+    files = descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(descriptor)).file
+    if not files:
+        raise SourceError("the descriptor set is empty")
+    return list(files)
+
+
+def _message_class(pool: Any, files: list[Any], struct_name: str) -> Any:
+    by_name = {file.name: file for file in files}
+    added: set[str] = set()
+
+    def add(name: str) -> None:
+        if name in added:
+            return
+        added.add(name)
+        file = by_name.get(name) or _well_known(name)
+        for dependency in file.dependency:
+            add(dependency)
+        pool.Add(file)
+
+    for file in files:
+        add(file.name)
+    name = _full_name(files, struct_name)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+
+
+def _full_name(files: list[Any], struct_name: str) -> str:
+    """
+    The message's name with its package. The broker's own file comes first in a set, and names are looked for in the
+    set's order; the file's name is no help: brokers give version 1's to later ones.
+    """
+    for file in files:
+        prefix = f"{file.package}." if file.package else ""
+        for message in file.message_type:
+            if struct_name in ("", message.name, prefix + message.name):
+                return f"{prefix}{message.name}"
+    if "." in struct_name:  # a nested message, by its full name
+        return struct_name
+    raise SourceError(f"the descriptor set has no message {struct_name!r}")
+
+
+def _well_known(name: str) -> Any:
+    match = _WELL_KNOWN.match(name)
+    if match is None:
+        raise SourceError(f"the descriptor set lacks {name}, which it imports")
+    module = importlib.import_module(f"google.protobuf.{match.group(1)}_pb2")
+    return descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+
+
+def own_first(descriptor_set: bytes, file_name: str) -> tuple[str, str]:
+    """See own_first of the package. memphis.py takes the first file for the schema's own; protoc writes it last."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file
+    own = next(file for file in files if file.name == file_name)
+    if not own.message_type:
+        raise SourceError("it holds no message", reason="it holds no message")
+    ordered = descriptor_pb2.FileDescriptorSet(file=[own, *(file for file in files if file is not own)])
+    return base64.b64encode(ordered.SerializeToString()).decode(), own.message_type[0].name
+
+
+def compile_source(info: SchemaInfo) -> ProtobufSchema:
+    """The schema of an info; raises SourceError."""
+    return ProtobufSchema(info)

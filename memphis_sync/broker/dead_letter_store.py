@@ -1,0 +1,351 @@
+"""
+Where dead letters are kept: one JetStream stream, whose subjects are the keys.
+
+    memphis_dead_letters.at.<station>.<place>   which dead letter a message is: one for each partition and sequence
+    memphis_dead_letters.data.<station>.<id>    header block and payload, byte for byte: no larger than the message was
+    memphis_dead_letters.row.<station>.<id>     all the rest, as JSON
+
+Rules:
+* The id is the sequence that ``at`` got when it was written first: it goes up for ever, and is never used again for
+  another message. Who writes ``at`` first wins; the others add to the row they find.
+* ``at``, ``data``, ``row``, in this order, and each step can be repeated: a copy of the service that dies in between
+  leaves what the next try completes. A row is never there without its data.
+* Every change of a row names the revision it was made from (see state.py). A row is marked as dropped before its parts
+  go, so whoever meets it half-way finishes the removal and starts anew, instead of adding to something that goes.
+* Nothing is replaced by a limit on messages of a subject: such a removal isn't written to disk, and when nats-server is
+  killed after the replacement was deleted, the replaced message is there again. What is removed is purged by name.
+* The stream's age limit removes what nobody asked for. It counts from when the data was written; a group that comes
+  late renews it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Optional
+
+from nats.aio.client import Client
+from nats.errors import NoRespondersError
+from nats.js import JetStreamContext
+from nats.js.errors import APIError
+
+from memphis_sync._wire.dead_letters import DeadLetterType
+from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
+from memphis_sync.broker.state import WRONG_LAST_SEQUENCE, ConflictError, key_of, name_of
+
+STREAM = "memphis_dead_letters"
+_NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the stream has
+_NS_PER_S = 1_000_000_000
+_MARGIN_S = 60  # the stream keeps everything a little longer than the rows count, so that no row is without data
+_RENEW = 1 / 6  # of the retention: a group that comes later than that writes the data again
+
+
+@dataclass(frozen=True)
+class Kept:
+    """
+    A dead letter's row.
+
+    Attributes:
+        place: What stands for the message in ``at``.
+        groups: When each group was added, in seconds since 1970.
+        time_ns: When the station had stored the message, or the report came in.
+        size: Bytes of headers and payload.
+        header_bytes: How many of them are the header block.
+        at: Sequence of the ``at`` message.
+        stored: When the data was written, in seconds since 1970.
+        is_copied: Whether the dead-letter station has its copy, or needs none.
+        is_dropped: Whether it is being removed.
+        revision: Of the row; not a part of it.
+    """
+
+    id: int
+    station: str
+    type: DeadLetterType
+    place: str
+    partition: int
+    sequence: int
+    producer: str
+    groups: dict[str, float]
+    error: str
+    time_ns: int
+    size: int
+    header_bytes: int
+    at: int = 0
+    stored: float = 0.0
+    is_copied: bool = False
+    is_dropped: bool = False
+    revision: int = field(default=0, compare=False)
+
+
+_STORED_FIELDS = frozenset(item.name for item in fields(Kept)) - {"revision"}
+
+
+class DeadLetterStore:
+    """
+    The dead letters of all stations.
+
+    Args:
+        connection: The service's connection.
+        replicas: Copies in a cluster.
+        retention_s: How long a dead letter is kept.
+    """
+
+    def __init__(self, connection: Client, replicas: int, retention_s: float) -> None:
+        self._connection = connection
+        self._js: JetStreamContext = connection.jetstream()
+        self._api = JetStreamApi(connection)  # with slots of its own: a wave of dead letters delays no creation
+        self._replicas = replicas
+        self._retention_s = retention_s
+
+    async def open(self) -> None:
+        """Makes the stream, or gives the one that is there the present retention."""
+        config = {
+            "name": STREAM,
+            "subjects": [f"{STREAM}.>"],
+            "retention": "limits",
+            "max_msgs_per_subject": -1,
+            "max_age": int((self._retention_s + _MARGIN_S) * _NS_PER_S),
+            "discard": "old",
+            "storage": "file",
+            "num_replicas": self._replicas,
+            "allow_direct": True,
+            "duplicate_window": _NS_PER_S,
+        }
+        await self._api.ensure_stream(config)
+
+    # ---- one dead letter --------------------------------------------------------------------------------------------
+
+    async def find(self, station: str, place: str) -> Optional[Kept]:
+        """The dead letter of a message; None when there is none."""
+        found = await self._at(station, place)
+        row = None if found is None else await self.get(station, found[0])
+        return row if row is None or self._is_live(row) else None
+
+    async def get(self, station: str, dead_letter_id: int) -> Optional[Kept]:
+        """A row, whatever its state; None when there is none."""
+        message = await self._last(f"{STREAM}.row.{key_of(station)}.{dead_letter_id}")
+        if message is None:
+            return None
+        row = {key: value for key, value in json.loads(_body(message)).items() if key in _STORED_FIELDS}
+        return Kept(**row, revision=message["seq"])
+
+    async def find_by_id(self, dead_letter_id: int) -> Optional[Kept]:
+        """A row of which only the id is known, as in acknowledgements."""
+        for subject in await self._subjects(f"{STREAM}.row.*.{dead_letter_id}"):
+            row = await self.get(name_of(subject.split(".")[2]), dead_letter_id)
+            if row is not None and self._is_live(row):
+                return row
+        return None
+
+    async def put(self, letter: Kept, data: bytes) -> Kept:
+        """
+        Keeps a dead letter, or adds its groups and reason to the one of the same message.
+
+        Args:
+            letter: With any id.
+            data: Header block and payload.
+
+        Returns:
+            The row as it now is.
+        """
+        while True:
+            try:
+                return await self._put(letter, data)
+            except ConflictError:  # somebody else was faster: look again
+                await asyncio.sleep(0)
+
+    async def add(self, row: Kept, letter: Kept, data: Optional[bytes] = None) -> Kept:
+        """
+        Adds the groups and the reason of *letter* to a row.
+
+        Args:
+            row: As it was read.
+            letter: What is new.
+            data: Header block and payload, when they are at hand.
+
+        Raises:
+            ConflictError: The row was changed meanwhile.
+        """
+        new = {group: since for group, since in letter.groups.items() if group not in row.groups}
+        merged = replace(row, groups={**row.groups, **new}, error=row.error or letter.error)
+        if merged == row:
+            return row
+        if time.time() - row.stored > self._retention_s * _RENEW:
+            merged = await self._renew(merged, data)
+        return await self._update(merged)
+
+    async def mark_copied(self, row: Kept) -> None:
+        """Notes that the dead-letter station has its copy."""
+        # If it was changed meanwhile, a copy of the same message id may be sent once more.
+        with contextlib.suppress(ConflictError):
+            await self._update(replace(row, is_copied=True))
+
+    async def data(self, row: Kept) -> Optional[bytes]:
+        """Header block and payload; None when they have gone meanwhile."""
+        subject = f"{STREAM}.data.{key_of(row.station)}.{row.id}"
+        try:
+            message = await self._connection.request(f"$JS.API.DIRECT.GET.{STREAM}.{subject}", b"", timeout=10)
+        except NoRespondersError:
+            pass
+        else:
+            if "Status" not in (message.headers or {}):
+                return message.data
+        found = await self._last(subject)  # a follower may not have it yet; the leader knows
+        return None if found is None else _body(found)
+
+    async def remove_group(self, row: Optional[Kept], group: str, *, drop_empty: bool, before: float) -> None:
+        """
+        A group is done with a dead letter, or is gone.
+
+        Args:
+            row: As it was read.
+            group: External name, in any case.
+            drop_empty: Whether a dead letter of no more groups goes too.
+            before: A group that was added later stays; seconds since 1970.
+        """
+        while row is not None and self._is_live(row):
+            groups = {name: since for name, since in row.groups.items() if name != group or since > before}
+            if len(groups) == len(row.groups):
+                return
+            try:
+                if groups or not drop_empty:
+                    await self._update(replace(row, groups=groups))
+                else:
+                    await self._remove(row)
+                return
+            except ConflictError:
+                row = await self.get(row.station, row.id)
+
+    async def drop(self, row: Optional[Kept]) -> bool:
+        """
+        Removes a dead letter.
+
+        Returns:
+            Whether it was this call that did it.
+        """
+        while row is not None and not row.is_dropped:
+            try:
+                await self._remove(row)
+                return True
+            except ConflictError:
+                row = await self.get(row.station, row.id)
+        return False
+
+    # ---- a station's ------------------------------------------------------------------------------------------------
+
+    async def ids(self, station: str) -> list[int]:
+        """The ids of a station's dead letters, ascending; some may have gone by the time they are read."""
+        subjects = await self._subjects(f"{STREAM}.row.{key_of(station)}.*")
+        return sorted(int(subject.rpartition(".")[2]) for subject in subjects)
+
+    async def rows(self, station: str, ids: list[int]) -> list[Kept]:
+        """The rows of these ids that are there, in the same order."""
+        found = await asyncio.gather(*(self.get(station, dead_letter_id) for dead_letter_id in ids))
+        return [row for row in found if row is not None and self._is_live(row)]
+
+    async def purge(self, station: str) -> None:
+        """Removes all dead letters of a station."""
+        await self._purge(f"*.{key_of(station)}.>")
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+
+    async def _put(self, letter: Kept, data: bytes) -> Kept:
+        key = key_of(letter.station)
+        try:  # the usual case first: nobody knows it
+            dead_letter_id = await self._write(f"{STREAM}.at.{key}.{letter.place}", b"", expected=0)
+        except ConflictError:
+            found = await self._at(letter.station, letter.place)
+            if found is None:
+                raise  # it has just gone
+            dead_letter_id, at = found
+            row = await self.get(letter.station, dead_letter_id)
+            if row is not None and not self._is_live(row):
+                await self._remove(replace(row, at=at))
+                raise
+            if row is not None:
+                return await self.add(row, letter, data)
+        else:
+            at = dead_letter_id
+        await self._write(f"{STREAM}.data.{key}.{dead_letter_id}", data)
+        return await self._update(replace(letter, id=dead_letter_id, at=at, stored=time.time(), revision=0))
+
+    async def _renew(self, row: Kept, data: Optional[bytes]) -> Kept:
+        """Writes everything but the row again, so that it is as young as the row."""
+        if data is None:
+            data = await self.data(row)
+        if data is None:
+            return row
+        key = key_of(row.station)
+        await self._write(f"{STREAM}.data.{key}.{row.id}", data)
+        await self._purge(f"data.{key}.{row.id}", keep=1)
+        at = await self._write(f"{STREAM}.at.{key}.{row.place}", str(row.id).encode(), expected=row.at)
+        return replace(row, at=at, stored=time.time())
+
+    async def _remove(self, row: Kept) -> None:
+        marked = row if row.is_dropped else await self._update(replace(row, is_dropped=True))
+        key = key_of(row.station)
+        await asyncio.gather(
+            self._purge(f"at.{key}.{row.place}", seq=marked.at + 1),  # a later one stands for another dead letter
+            self._purge(f"data.{key}.{row.id}"),
+        )
+        await self._purge(f"row.{key}.{row.id}")
+
+    def _is_live(self, row: Kept) -> bool:
+        return not row.is_dropped and row.stored + self._retention_s > time.time()
+
+    async def _at(self, station: str, place: str) -> Optional[tuple[int, int]]:
+        """Id and sequence of the message that says which dead letter stands for a place."""
+        message = await self._last(f"{STREAM}.at.{key_of(station)}.{place}")
+        if message is None:
+            return None
+        return int(_body(message) or message["seq"]), message["seq"]
+
+    async def _update(self, row: Kept) -> Kept:
+        value = {key: value for key, value in asdict(row).items() if key in _STORED_FIELDS}
+        body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        subject = f"{STREAM}.row.{key_of(row.station)}.{row.id}"
+        return replace(row, revision=await self._write(subject, body, expected=row.revision))
+
+    async def _write(self, subject: str, body: bytes, *, expected: Optional[int] = None) -> int:
+        """Writes under a subject, and gives the sequence; *expected* is the one that must be there, 0 for none."""
+        headers = None if expected is None else {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+        try:
+            return (await self._js.publish(subject, body, headers=headers)).seq
+        except APIError as exc:
+            if exc.err_code in WRONG_LAST_SEQUENCE:
+                raise ConflictError(subject) from exc
+            raise
+
+    async def _last(self, subject: str) -> Optional[dict[str, Any]]:
+        """The message under a subject, from the stream's leader."""
+        try:
+            reply = await self._api.request(f"STREAM.MSG.GET.{STREAM}", {"last_by_subj": subject})
+        except JetStreamError as exc:
+            if exc.err_code in _NO_MESSAGE:
+                return None
+            raise
+        message: dict[str, Any] = reply["message"]
+        return message
+
+    async def _purge(self, key: str, **limits: int) -> None:
+        """Removes messages; *limits* are JetStream's own: below a sequence, or all but the newest few."""
+        await self._api.request(f"STREAM.PURGE.{STREAM}", {"filter": f"{STREAM}.{key}", **limits})
+
+    async def _subjects(self, pattern: str) -> list[str]:
+        """The subjects that match; JetStream tells 100,000 of them at a time."""
+        found: list[str] = []
+        while True:
+            body = {"subjects_filter": pattern, "offset": len(found)}
+            info = await self._api.request(f"STREAM.INFO.{STREAM}", body)
+            page = info["state"].get("subjects") or {}
+            found += page
+            if not page or len(found) >= info.get("total", 0):
+                return found
+
+
+def _body(message: dict[str, Any]) -> bytes:
+    return base64.b64decode(message.get("data") or "")

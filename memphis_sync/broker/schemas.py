@@ -1,0 +1,155 @@
+"""
+Schemas: creation and versions, and the stations that are tied to them.
+
+Rules:
+* A schema's first version is active. A later one waits for an activation, as on a Memphis broker, which has that in its
+  REST interface only; here it is a request as well, and tells the connected clients.
+* Every change of what a station's messages must match is published before its request is answered.
+* Clients always get the active version; the number in a station's row says which one that was at the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Optional
+
+from nats.aio.client import Client
+
+from memphis_sync._wire import subjects
+from memphis_sync._wire.control import (
+    SchemaActivate,
+    SchemaActivateReply,
+    SchemaAttach,
+    SchemaCreate,
+    SchemaCreateReply,
+    SchemaDetach,
+)
+from memphis_sync._wire.names import internal_name, lower_name
+from memphis_sync._wire.replies import SchemaUpdate, schema_change
+from memphis_sync.broker.locks import NamedLocks
+from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schema_sources import compiled
+from memphis_sync.broker.schema_store import activate_version, active_version, add_version, attachment, version_of
+from memphis_sync.broker.state import ConflictError, Row, State, key_of, name_of
+from memphis_sync.broker.stations import Stations
+from memphis_sync.types import SchemaInfo
+
+log = logging.getLogger("memphis_sync.broker")
+
+_COMPILERS = 2  # at once: each may be a process of its own
+_ROWS_AT_ONCE = 64
+_OVERHEAD = 4096  # bytes that a reply or an update has beside the schema itself, and more
+
+
+class Schemas:
+    """The handlers of schema requests."""
+
+    def __init__(self, connection: Client, state: State, stations: Stations) -> None:
+        self._connection = connection
+        self._state = state
+        self._stations = stations
+        self._locks = NamedLocks()
+        self._compilers = asyncio.Semaphore(_COMPILERS)
+
+    async def create(self, body: bytes) -> SchemaCreateReply:
+        """Serves a creation: a new schema, or a new version of one."""
+        request = SchemaCreate.decode(body)
+        name = lower_name("Schema", request.name)
+        kind = request.type.lower()
+        async with self._locks.hold(name):
+            while True:
+                row = await self._state.schemas.get(key_of(name))
+                number = 1 if row is None else len(row.value["versions"]) + 1
+                async with self._compilers:
+                    info = await asyncio.to_thread(compiled, name, kind, number, request.schema_content)
+                await self._check_new(name, row, info)
+                try:
+                    await add_version(self._state, name, row, kind, self._content(info))
+                except ConflictError:  # another copy of the service was faster
+                    continue
+                log.info("schema %s: version %d is stored", name, number)
+                return SchemaCreateReply()
+
+    async def attach(self, body: bytes) -> None:
+        """Serves an attachment."""
+        request = SchemaAttach.decode(body)
+        station = lower_name("Station", request.station_name)
+        if await self._stations.find(station) is None:
+            raise Refusal(f"memphis: Station {station} does not exist")
+        if not await self._stations.set_schema(station, await attachment(self._state, request.name)):
+            raise Refusal(f"memphis: Station {station} does not exist")
+        await self._announce(station)
+
+    async def detach(self, body: bytes) -> None:
+        """Serves a detachment; a station without a schema is fine, and announced all the same."""
+        request = SchemaDetach.decode(body)
+        station = lower_name("Station", request.station_name)
+        if not await self._stations.set_schema(station, None):
+            raise Refusal(f"station {station} does not exist")
+        await self._announce(station)
+
+    async def activate(self, body: bytes) -> SchemaActivateReply:
+        """Serves an activation; the clients of all stations that use the schema hear of it first."""
+        request = SchemaActivate.decode(body)
+        name = lower_name("Schema", request.name)
+        async with self._locks.hold(name):
+            number = await activate_version(self._state, name, request.version_number)
+            for station in await self._stations_of(name):
+                if await self._stations.set_schema(station, {"name": name, "version": number}, instead_of=name):
+                    await self._announce(station)
+        return SchemaActivateReply(version=number)
+
+    async def _check_new(self, name: str, row: Optional[Row], info: SchemaInfo) -> None:
+        """Whether a version may follow what is there."""
+        if row is None:
+            return
+        if row.value["type"] != info.type:
+            raise Refusal(f"{name} already exist with type - {row.value['type']}")
+        newest = await version_of(self._state, name, row, len(row.value["versions"]))
+        if newest.content == info.content:
+            raise Refusal(f"{name} already exists in the db with the same schema content")
+
+    def _content(self, info: SchemaInfo) -> dict[str, str]:
+        """A version's row; clients get it in one message, so it must fit into one, in JSON."""
+        content = {
+            "content": info.content,
+            "descriptor": info.descriptor,
+            "message_struct_name": info.message_struct_name,
+        }
+        size, room = len(json.dumps(content)), self._connection.max_payload - _OVERHEAD
+        if size > room:
+            raise Refusal(f"your schema content is too large: it takes {size} bytes, and a message holds {room}")
+        return content
+
+    async def _announce(self, station: str) -> None:
+        """
+        Publishes a station's schema as it is now; again when it was changed meanwhile, so that of several changes at
+        once, by whatever copy of the service, the one that stays is the last one that clients hear of.
+        """
+        subject = subjects.schema_updates(internal_name(station))
+        update = await self._schema_of(station)
+        while True:
+            await self._connection.publish(subject, schema_change(update if update.name else None))
+            told, update = update, await self._schema_of(station)
+            if update == told:
+                return
+
+    async def _schema_of(self, station: str) -> SchemaUpdate:
+        row = await self._stations.find(station)
+        return SchemaUpdate() if row is None else await active_version(self._state, row)
+
+    async def _stations_of(self, name: str) -> list[str]:
+        """The stations that are tied to a schema. All are looked at: activations are rare, and this cannot be wrong."""
+        keys = await self._state.stations.keys(">")
+        found: list[str] = []
+        for start in range(0, len(keys), _ROWS_AT_ONCE):
+            some = keys[start : start + _ROWS_AT_ONCE]
+            rows = await asyncio.gather(*map(self._state.stations.get, some))
+            found += [
+                name_of(key)
+                for key, row in zip(some, rows)
+                if row is not None and (row.value.get("schema") or {}).get("name") == name
+            ]
+        return found

@@ -1,0 +1,134 @@
+"""``memphis-sync dls``: what went wrong on a station, and what to do with it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Optional
+
+import click
+
+from ._app import Settings, forget_stdout
+
+if TYPE_CHECKING:
+    from memphis_sync import DeadLetter
+
+_HEADINGS = ("ID", "TYPE", "PARTITION", "SEQUENCE", "GROUPS", "PRODUCER", "TIME", "BYTES", "REASON")
+_TYPES = click.Choice(["poison", "schema"])
+
+
+@click.group(name="dls")
+def command() -> None:
+    """List, send again and drop the dead letters of a station (not on a Memphis broker: it has a REST API for that)."""
+
+
+@command.command(name="ls")
+@click.argument("station")
+@click.option("--type", "kind", type=_TYPES, default=None, help="Only these.")
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="ID", help="Only those behind this id.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many.")
+@click.pass_obj
+def list_(settings: Settings, station: str, kind: Optional[str], after: int, limit: Optional[int]) -> int:
+    """Write a line for each dead letter of STATION: columns with TAB between them, with --json all of it."""
+    with settings.connect("dls") as client:
+        letters = client.dls(station)._read(kind or "", None, after, limit or sys.maxsize, with_data=settings.json)
+        try:
+            _write(settings, letters, limit)
+        except BrokenPipeError:  # the reader has enough
+            forget_stdout()
+    return 0
+
+
+@command.command()
+@click.argument("station")
+@click.argument("ids", nargs=-1, type=click.IntRange(min=1), metavar="[ID]...")
+@click.option("--all", "every", is_flag=True, help="All of the station.")
+@click.pass_obj
+def resend(settings: Settings, station: str, ids: tuple[int, ...], every: bool) -> int:
+    """Send poison dead letters of STATION to their groups again; each stays until its groups acknowledge it."""
+    _need_ids_or_all(ids, every=every)
+    with settings.connect("dls") as client:
+        count = client.dls(station).resend(None if every else ids)
+    _say(settings, "resent", count, "sent again")
+    return 0
+
+
+@command.command()
+@click.argument("station")
+@click.argument("ids", nargs=-1, type=click.IntRange(min=1), metavar="[ID]...")
+@click.option("--all", "every", is_flag=True, help="All of the station.")
+@click.option("--type", "kind", type=_TYPES, default=None, help="Only these.")
+@click.pass_obj
+def drop(settings: Settings, station: str, ids: tuple[int, ...], every: bool, kind: Optional[str]) -> int:
+    """Remove dead letters of STATION for good."""
+    _need_ids_or_all(ids, every=every)
+    with settings.connect("dls") as client:
+        count = client.dls(station).drop(None if every else ids, type=kind or "")
+    _say(settings, "dropped", count, "dropped")
+    return 0
+
+
+def _need_ids_or_all(ids: tuple[int, ...], *, every: bool) -> None:
+    if bool(ids) == every:
+        raise click.UsageError("name the dead letters by their ids, or all of them with --all")
+
+
+def _say(settings: Settings, key: str, count: int, done: str) -> None:
+    if settings.json:
+        sys.stdout.write(json.dumps({key: count}) + "\n")
+    else:
+        settings.say(f"{count:,} {done}")
+
+
+def _write(settings: Settings, letters: Iterator[DeadLetter], limit: Optional[int]) -> None:
+    out = sys.stdout.buffer
+    if not settings.json and sys.stdout.isatty():
+        settings.say("\t".join(_HEADINGS))
+    for number, letter in enumerate(letters, 1):
+        out.write((_json_line(letter) if settings.json else _line(letter)) + os.linesep.encode())
+        out.flush()
+        if number == limit:
+            return
+
+
+def _line(letter: DeadLetter) -> bytes:
+    columns = (
+        letter.id,
+        letter.type,
+        letter.partition,
+        letter.sequence,
+        ",".join(letter.groups),
+        letter.producer,
+        letter.time.isoformat(),
+        letter.size,
+        letter.reason,
+    )
+    return "\t".join(_one_line(str(column)) for column in columns).encode("utf-8", "replace")
+
+
+def _one_line(text: str) -> str:
+    """Text of somebody else's as one column: a line end, a TAB or a terminal's escape is shown, not obeyed."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _json_line(letter: DeadLetter) -> bytes:
+    record: dict[str, Any] = {
+        "id": letter.id,
+        "station": letter.station,
+        "type": letter.type,
+        "partition": letter.partition,
+        "sequence": letter.sequence,
+        "producer": letter.producer,
+        "groups": list(letter.groups),
+        "reason": letter.reason,
+        "time": letter.time.isoformat(),
+        "headers": letter.headers,
+    }
+    try:
+        record["data"] = letter.data.decode()
+    except UnicodeDecodeError:
+        record["data_base64"] = base64.b64encode(letter.data).decode()
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape")

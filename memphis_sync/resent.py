@@ -1,0 +1,253 @@
+"""
+Dead letters that the broker sends again, on their way to the consumers of their group.
+
+They come over the control link, as plain messages without an ack of JetStream's: one is done when the broker has been
+told its number. Whatever happens to one here, the broker keeps it until then and can send it again. Source: Memphis
+protocol reference 7.3, 7.4.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Callable, NoReturn, Optional
+
+from memphis_sync._codec import encode_headers
+from memphis_sync._runtime import primitives
+from memphis_sync._wire import subjects
+from memphis_sync.errors import UsageError
+from memphis_sync.message import CONFIRM_S, Message, Metadata, Source
+from memphis_sync.options import check_seconds, check_str
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+log = logging.getLogger("memphis_sync.consume")
+
+MAX_MESSAGES = 10_000  # as memphis.py; and no more bytes than an outbox holds by default
+MAX_BYTES = 64 * 1024 * 1024
+ID, GROUP = "$memphis_pm_id", "$memphis_pm_cg_name"
+_LOG_EVERY_S = 1.0
+
+
+class ResentMessage(Message):
+    """
+    A message that the broker sends again because somebody resent it from the dead letters; made by fetch(), iteration
+    and consume() among the others, each handed out once.
+
+    It is no delivery of a partition: `partition`, `sequence`, `timesent` and `metadata` are None, `delivered` is 0, and
+    there is nothing to be delivered again: only ack() has a meaning. Without it the broker keeps the dead letter.
+    """
+
+    __slots__ = ("_headers", "_payload", "group", "id", "owner")
+
+    owner: Source
+    id: int
+    group: str
+    _headers: dict[str, str]
+    _payload: bytes
+
+    @classmethod
+    def of(cls, owner: Source, payload: bytes, headers: Mapping[str, str]) -> ResentMessage:
+        """
+        Makes one of what the broker published.
+
+        Raises:
+            ValueError: A header that says which dead letter it is, is missing or no number.
+        """
+        if ID not in headers or GROUP not in headers:
+            raise ValueError(f"a dead letter without the headers {ID} and {GROUP}")
+        self = cls.__new__(cls)
+        self.owner = owner
+        self.id = int(headers[ID])
+        self.group = headers[GROUP]
+        self._headers = dict(headers)
+        self._payload = payload
+        return self
+
+    # ---- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_dead_letter(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def payload(self) -> bytes:
+        """The payload."""
+        return self._payload
+
+    @property
+    def payload_len(self) -> int:
+        """Length of the payload in bytes."""
+        return len(self._payload)
+
+    @property
+    def subject(self) -> str:
+        """Where it was published."""
+        return subjects.dls(self.owner.view.internal, self.owner.group_internal)
+
+    @property
+    def reply(self) -> str:
+        """Empty: it has no ack subject."""
+        return ""
+
+    @property
+    def header_block(self) -> bytes:
+        """The headers as they stand on the wire."""
+        lines = encode_headers((name.encode(), value.encode()) for name, value in self._headers.items())
+        return b"NATS/1.0\r\n" + lines + b"\r\n"
+
+    @property
+    def age_ns(self) -> int:
+        """0: no ack time runs."""
+        return 0
+
+    def get_headers(self) -> Optional[dict[str, str]]:
+        """All headers, those of client and broker included."""
+        return dict(self._headers)
+
+    @property
+    def metadata(self) -> Metadata:
+        """None."""
+        return None  # type: ignore[return-value]  # so that code for ordinary messages need not look for None
+
+    @property
+    def partition(self) -> int:
+        """None: the broker does not say."""
+        return None  # type: ignore[return-value]  # as metadata
+
+    @property
+    def sequence(self) -> int:
+        """None: the broker does not say."""
+        return None  # type: ignore[return-value]  # as metadata
+
+    @property
+    def delivered(self) -> int:
+        """0: it is no delivery of a partition."""
+        return 0
+
+    @property
+    def timesent(self) -> datetime:
+        """None: the broker does not say."""
+        return None  # type: ignore[return-value]  # as metadata
+
+    def __repr__(self) -> str:
+        return f"<ResentMessage {self.id} of {self.station} {self.payload_len} bytes>"
+
+    # ---- answering --------------------------------------------------------------------------------------------------
+
+    def ack(self, *, wait: bool = False, timeout_s: float = CONFIRM_S) -> None:
+        """
+        The dead letter is done: the broker forgets it.
+
+        Always waits until the broker's server has read it, one round trip: nothing would make good for a lost one.
+
+        Args:
+            wait: No difference, see above.
+            timeout_s: How long, in seconds; above 0.
+
+        Raises:
+            UsageError: It was answered before.
+            ConnectionLostError, DeadlineError: It did not reach the broker; the call may be repeated.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+        """
+        check_seconds("timeout_s", timeout_s, allow_zero=False)
+        self._check_unanswered()
+        self.owner.check_open()
+        runtime = self.owner.runtime
+        body = json.dumps({"id": self.id, "cg_name": self.group}).encode()
+        runtime.call(runtime.control.publish(subjects.DEAD_LETTER_ACKS, body, timeout_s), timeout_s, "ack()")
+        self.answer = "ack"
+
+    def nack(self) -> None:
+        """Raises UsageError: the broker keeps a dead letter that has no ack, and sends it again when it is resent."""
+        self._refuse("nack")
+
+    def delay(self, delay: Optional[float] = None, *, delay_ms: Optional[int] = None) -> None:
+        """Raises UsageError, as nack()."""
+        self._refuse("delay")
+
+    def in_progress(self) -> None:
+        """Raises UsageError: no ack time runs."""
+        self._refuse("in_progress")
+
+    def dead_letter(self, reason: str) -> None:
+        """Raises UsageError: it is one."""
+        check_str("reason", reason)
+        self._refuse("dead_letter")
+
+    def respond(self, body: bytes = b"") -> None:
+        """Raises UsageError: it has no ack subject."""
+        self._refuse("respond")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UsageError(
+            f"cannot {what} DLS message: {self!r} was sent again from the dead letters; ack() it, or leave it, and the "
+            "broker keeps it"
+        )
+
+
+class ResentBox:
+    """
+    The dead letters of one consumer until they are read. Filled on the loop thread, emptied by any.
+
+    A full box takes no more: what comes then is left to the broker, which still has it, and the log says how many.
+
+    Args:
+        owner: What they carry as ``owner``.
+        on_arrival: Called with nothing after each one.
+    """
+
+    def __init__(self, owner: Source, on_arrival: Callable[[], object]) -> None:
+        self._owner = owner
+        self._on_arrival = on_arrival
+        self._lock = primitives.Lock()  # guards the next two
+        self._letters: deque[ResentMessage] = deque()
+        self._bytes = 0
+        self._refused = 0
+        self._log_at = 0.0
+
+    def put(self, payload: bytes, headers: dict[str, str]) -> None:
+        """Takes one in, if there is room."""
+        letter = ResentMessage.of(self._owner, payload, headers)
+        with self._lock:
+            is_full = len(self._letters) >= MAX_MESSAGES or self._bytes + len(payload) > MAX_BYTES
+            if not is_full:
+                self._letters.append(letter)
+                self._bytes += len(payload)
+        if is_full:
+            self._refused += 1
+            now = time.monotonic()
+            if now >= self._log_at:
+                self._log_at = now + _LOG_EVERY_S
+                log.warning(
+                    "%r: %d dead letters wait to be read, and there is no room for more; %d were left to the broker",
+                    self._owner,
+                    len(self._letters),
+                    self._refused,
+                )
+        else:
+            self._on_arrival()
+
+    def take(self, limit: int) -> list[Message]:
+        """Up to *limit* of them; each goes to one caller only."""
+        taken: list[Message] = []
+        if self._letters:  # a look without the lock: this stands before each fetch
+            with self._lock:
+                while self._letters and len(taken) < limit:
+                    letter = self._letters.popleft()
+                    self._bytes -= letter.payload_len
+                    taken.append(letter)
+        return taken
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def waiting(self) -> list[ResentMessage]:
+        """A copy of what waits."""
+        with self._lock:
+            return list(self._letters)

@@ -1,0 +1,61 @@
+"""Examples in docstrings run: every indented paragraph that is Python, one that is added later without a word here."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memphis_sync
+from memphis_sync import Memphis
+
+PACKAGE = Path(memphis_sync.__file__).parent
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    """Where each stands, and the code."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                assert not re.search(r"^\s*(>>>|```)", paragraph, re.MULTILINE), f"{file}: an example that nobody runs"
+                if all(line.startswith("    ") for line in paragraph.splitlines()) and is_python(paragraph):
+                    where = f"{file.relative_to(PACKAGE)}-{getattr(node, 'name', 'module')}"
+                    yield where, textwrap.dedent(paragraph)
+
+
+def is_python(paragraph: str) -> bool:
+    """A drawing, a command or a list of names is not."""
+    try:
+        return bool(ast.parse(textwrap.dedent(paragraph)).body)
+    except SyntaxError:
+        return False
+
+
+EXAMPLES = list(examples())
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 2
+
+
+@pytest.mark.parametrize("code", [code for _, code in EXAMPLES], ids=[where for where, _ in EXAMPLES])
+def test_an_example_runs(code: str, broker: Any, memphis: Memphis, station_name: str) -> None:
+    """With the names that a reader would think of, and the broker's address for the one that stands there."""
+    memphis.produce(station_name, "p", b"hello")
+    consumer = memphis.consumer(station_name, "c")
+    handled: list[bytes] = []
+
+    def handle(data: bytes) -> None:
+        handled.append(data)
+        consumer.stop_consume(0)
+
+    given = {"memphis_sync": memphis_sync, "memphis": memphis, "consumer": consumer, "handle": handle}
+    exec(compile(code.replace("memphis://user:password@host", broker.url), "docstring", "exec"), given)
+    assert handled == ([b"hello"] if "handle(" in code else [])

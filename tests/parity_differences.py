@@ -1,0 +1,187 @@
+"""
+Where memphis_sync differs from memphis.py 1.3.1 on purpose: one table, which README shows as it stands here.
+
+A row names what it excuses (``names``, checked against the inspection of memphis-py: each must really be missing or
+different, and nothing else may be), or, where a signature cannot show it, the test that does (``shown_by``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_ROWS = 15
+
+
+class Difference(NamedTuple):
+    """One row."""
+
+    theirs: str
+    ours: str
+    why: str
+    names: tuple[str, ...] = ()
+    shown_by: str = ""
+
+
+def _of(owner: str, names: str) -> tuple[str, ...]:
+    """``_of("Memphis", "a b")`` is ``("Memphis.a", "Memphis.b")``."""
+    return tuple(f"{owner}.{name}" for name in names.split())
+
+
+DIFFERENCES = (
+    Difference(
+        "`await memphis.station(...)`, `async def` callbacks",
+        "`memphis.station(...)`, plain functions",
+        "that is what this package is for; a coroutine as a callback is refused by name",
+        shown_by="parity/test_surface.py::test_every_coroutine_is_a_plain_function",
+    ),
+    Difference(
+        "`memphis.exceptions`, `memphis.memphis`",
+        "`memphis_sync.errors`, `memphis_sync.client`; every name also from `memphis_sync` itself",
+        "`memphis.memphis.Memphis` is in nobody's program: `from memphis import Memphis` is",
+        names=(
+            "memphis.exceptions",
+            *_of("memphis.exceptions", "MemphisError MemphisConnectError MemphisSchemaError MemphisHeaderError"),
+            "memphis.memphis",
+            "memphis.memphis.Memphis",
+            "memphis.memphis.app_id",
+        ),
+    ),
+    Difference(
+        "`memphis.utils`, `memphis.partition_generator`",
+        "none",
+        "tools of its own: a timer, random text, a counter that goes round",
+        names=(
+            "memphis.utils",
+            *_of("memphis.utils", "set_interval default_error_handler get_internal_name random_bytes"),
+            "memphis.partition_generator",
+            "memphis.partition_generator.PartitionGenerator",
+            "memphis.producer.schemaverse_fail_alert_type",
+        ),
+    ),
+    Difference(
+        "`Producer(...)`, `Consumer(...)`, `Station(...)`, `Message(...)` take a connection",
+        "made by `memphis.producer()` and its like, and by fetching",
+        "an object that the broker does not know of could not do anything",
+        names=("Producer()", "Consumer()", "Station()", "Message()"),
+    ),
+    Difference(
+        "`connect()` needs `host` and `username`, `create_schema()` a `schema_path`, `delay()` a `delay`",
+        "they may be left out",
+        "`MEMPHIS_URL`, or `MEMPHIS_HOST` and its like, `schema_content=` and `delay_ms=` stand in",
+        names=(
+            "Memphis.connect(host)",
+            "Memphis.connect(username)",
+            "Memphis.create_schema(schema_path)",
+            "Message.delay(delay)",
+            "MemphisError(message)",
+        ),
+    ),
+    Difference(
+        "listeners and caches on `Memphis`, as `update_schema_data()` and `producers_map`",
+        "none",
+        "they are how it works inside; called from outside they break the connection",
+        names=(
+            *_of(
+                "Memphis",
+                "get_msgs_sdk_clients_updates sdk_client_updates_listener get_broker_manager_connection "
+                "send_notification update_schema_data get_msg_schema_updates parse_descriptor "
+                "start_listen_for_functions_updates get_msg_functions_updates start_listen_for_schema_updates "
+                "schema_name_validation unset_cached_producer_station unset_cached_consumer_station "
+                "MEMPHIS_GLOBAL_ACCOUNT_NAME SEED",
+            ),
+            *_of(
+                "Memphis",
+                "avro_schemas broker_connection broker_manager clients_per_station cluster_configurations "
+                "configuration_tasks consumers_map functions_clients_per_station functions_tasks "
+                "functions_updates_data functions_updates_subs graphql_schemas json_schemas "
+                "partition_consumers_updates_data partition_producers_updates_data producers_map proto_msgs "
+                "schema_tasks schema_updates_data schema_updates_subs station_schemaverse_to_dls "
+                "update_configurations_sub",
+            ),
+        ),
+    ),
+    Difference(
+        "`memphis.host`, `.password` and the other arguments of `connect()` as attributes",
+        "`repr(memphis)`, `is_connected()`, `connection_id`",
+        "a client may have several addresses, and a secret that can be read is logged one day",
+        names=_of(
+            "Memphis",
+            "account_id connection_token host is_connection_active max_reconnect password port reconnect "
+            "reconnect_interval_ms timeout_ms username",
+        ),
+    ),
+    Difference(
+        "`station.validate_msg()`, `producer.get_partition_from_key()` and their like",
+        "none",
+        "`produce()` and `fetch()` check and choose by themselves, before anything is sent",
+        names=(
+            *_of(
+                "Station", "validate_msg validate_protobuf validate_json_schema validate_graphql validate_avro_schema"
+            ),
+            *_of("Producer", "get_partition_from_key validate_partition_number"),
+            *_of("Consumer", "get_partition_from_key validate_partition_number load_messages_to_cache"),
+        ),
+    ),
+    Difference(
+        "tasks, lists and nats-py's objects as attributes, as `consumer.t_ping` and `message.message`",
+        "none",
+        "no task and no nats-py object stands behind ours",
+        names=(
+            *_of(
+                "Consumer",
+                "cached_messages connection consumer_dls dls_callback_func dls_current_index "
+                "inner_station_name internal_station_name last_messages loading_thread partition_generator "
+                "ping_consumer_interval_ms start_consume_from_sequence subscriptions t_consume t_dls t_ping",
+            ),
+            *_of(
+                "Producer",
+                "background_tasks connection internal_station_name is_multi_station_producer loop "
+                "partition_generator real_name station",
+            ),
+            *_of("Station", "connection internal_station_name"),
+            *_of("Message", "cg_name connection internal_station_name message"),
+        ),
+    ),
+    Difference(
+        "`message.station` is a `Station`",
+        "the station's name",
+        "a program wants to know where a message is from; `memphis.station(name)` gives the object",
+        names=("Message.station",),
+    ),
+    Difference(
+        "`produce()` returns nothing",
+        "a `PubAck`; with `nonblocking=True` a `Delivery`",
+        "a message that was not stored must be known of; there, a failed one is lost in silence",
+        shown_by="parity/test_names_at_work.py::test_produce_takes_every_argument",
+    ),
+    Difference(
+        "texts begin with `memphis: `, with `nats` in them rewritten",
+        "texts name the option or object, the value and the bound; errors have classes of their own below the old ones",
+        "a program can tell a time-out from a refusal",
+        shown_by="parity/test_names_at_work.py::test_errors_and_their_text",
+    ),
+    Difference(
+        "an idle `consume()` calls back with `[]` and a time-out every 5 s; an exception in the callback ends it",
+        "no call without a message or an error; consuming goes on",
+        "an empty station is no error, and one bad message must not stop a program unseen",
+        shown_by="parity/test_names_at_work.py::test_consuming_takes_every_argument_and_goes_on",
+    ),
+    Difference(
+        "`max_reconnect` above 9 means 9; a wrong token or a host that is away is tried for ever by `connect()`",
+        "the number holds; `timeout_ms` is for the whole of `connect()`, which raises",
+        "an option does what it says",
+        shown_by="parity/test_names_at_work.py::test_connect_takes_every_argument",
+    ),
+    Difference(
+        "a second `producer()` or `consumer()` of the same name gives the first one, whatever its options",
+        "one of its own",
+        "options that are silently dropped are none; `produce()` and `fetch_messages()` keep theirs by all options",
+        shown_by="parity/test_names_at_work.py::test_two_of_a_name_are_two",
+    ),
+)
+
+
+def as_markdown() -> str:
+    """The table as README shows it."""
+    rows = [f"| {row.theirs} | {row.ours} | {row.why} |" for row in DIFFERENCES]
+    return "\n".join(["| memphis.py 1.3.1 | memphis_sync | why |", "|---|---|---|", *rows])

@@ -1,0 +1,266 @@
+"""Protobuf: messages, bytes and dicts; required fields, imports, versions; nothing is kept from one to the next."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from google.protobuf import descriptor_pb2, json_format
+from hypothesis import given, strategies as st
+
+from memphis_sync._schema import FAILED, MISALIGNED, SourceError, compile_schema
+from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schema_sources import compiled
+from memphis_sync.errors import SchemaError
+from memphis_sync.types import SchemaInfo
+
+ORDER = """
+syntax = "proto2";
+package shop.v1;
+message Order {
+    required string id = 1;
+    optional int32 count = 2;
+    repeated Line lines = 3;
+    map<string, Line> by_name = 4;
+    optional Kind kind = 5;
+    optional bytes raw = 6;
+    optional int64 big = 7;
+    oneof where { string street = 8; string box = 9; }
+    message Line { required int32 sku = 1; optional Line inner = 2; }
+}
+enum Kind { PLAIN = 0; GIFT = 1; }
+message Other { optional string x = 1; }
+"""
+IMPORTING = """
+syntax = "proto3";
+package pk;
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/any.proto";
+import "google/protobuf/struct.proto";
+message Event {
+    google.protobuf.Timestamp at = 1;
+    google.protobuf.Any any = 2;
+    google.protobuf.Struct more = 3;
+    repeated int64 n = 4;
+    double d = 5;
+    string text = 6;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def order():
+    return compile_schema(compiled("order", "protobuf", 1, ORDER))
+
+
+@pytest.fixture(scope="module")
+def event():
+    return compile_schema(compiled("event", "protobuf", 2, IMPORTING))
+
+
+VALID = [
+    ({"id": "a"}, b"\n\x01a"),
+    ({"id": "a", "count": 300}, b"\n\x01a\x10\xac\x02"),
+    ({"id": "a", "count": "5"}, b"\n\x01a\x10\x05"),
+    ({"id": "a", "count": None}, b"\n\x01a"),
+    ({"id": "a", "lines": [{"sku": 1}, {"sku": 2, "inner": {"sku": 3}}]}, None),
+    ({"id": "a", "byName": {"k": {"sku": 1}}}, None),
+    ({"id": "a", "by_name": {"k": {"sku": 1}}}, None),
+    ({"id": "a", "kind": "GIFT"}, b"\n\x01a(\x01"),
+    ({"id": "a", "kind": 1}, b"\n\x01a(\x01"),
+    ({"id": "a", "raw": base64.b64encode(b"\xff\x00").decode()}, b"\n\x01a2\x02\xff\x00"),
+    ({"id": "a", "big": 2**63 - 1}, None),
+    ({"id": "a", "street": "x"}, None),
+]
+
+
+@pytest.mark.parametrize(("message", "sent"), VALID)
+def test_a_dict_becomes_the_messages_bytes(order, message, sent) -> None:
+    before = repr(message)
+    payload = order.encode(message)
+    assert repr(message) == before
+    assert type(payload) is bytes
+    assert sent is None or payload == sent
+    decoded = order.decode(payload)
+    assert decoded.DESCRIPTOR.full_name == "shop.v1.Order"
+    assert decoded.SerializeToString() == payload
+    assert order.encode(order.decode(payload, as_dict=True)) == payload
+    for same in (payload, bytearray(payload), memoryview(payload), decoded):
+        assert order.encode(same) == payload
+
+
+def test_bytes_that_are_no_utf8_text_are_fine(order) -> None:
+    payload = b"\n\x01a\x10\xac\x02"
+    with pytest.raises(UnicodeDecodeError):
+        payload.decode()
+    assert order.encode(bytearray(payload)) == payload
+
+
+def test_unknown_fields_are_kept(order) -> None:
+    payload = b"\n\x01a\x98\x06\x07"  # field 99
+    assert order.encode(payload) == payload
+    assert order.decode(payload).SerializeToString() == payload
+
+
+def test_nothing_is_left_of_an_earlier_message(order) -> None:
+    order.encode({"id": "a", "count": 5, "lines": [{"sku": 1}]})
+    assert order.encode({"id": "b"}) == b"\n\x01b"
+    first, second = order.decode(b"\n\x01a"), order.decode(b"\n\x01a")
+    assert first is not second
+    first.count = 7
+    assert not second.HasField("count")
+
+
+@pytest.mark.parametrize(
+    ("message", "path", "reason"),
+    [
+        ({}, "id", "required fields are missing: id"),
+        ({"count": 1}, "id", "required fields are missing: id"),
+        ({"id": "a", "lines": [{"sku": 1}, {}]}, "lines[1].sku", "required fields are missing: lines[1].sku"),
+        ({"id": "a", "by_name": {"k": {}}}, 'by_name["k"].sku', "required fields are missing"),
+        ({"id": "a", "zz": 1}, "zz", 'Message type "shop.v1.Order" has no field named "zz"'),
+        ({"id": "a", "lines": [{"sku": 1, "inner": {"zz": 1}}]}, "lines[0].inner.zz", "Failed to parse lines field"),
+        ({"id": 1}, "id", "Failed to parse id field"),
+        ({"id": "a", "count": "x"}, "count", "Failed to parse count field"),
+        ({"id": "a", "count": 2**31}, "count", "Failed to parse count field: Value out of range"),
+        ({"id": "a", "count": 1.5}, "count", "Failed to parse count field"),
+        ({"id": "a", "count": True}, "count", "Failed to parse count field"),
+        ({"id": "a", "kind": "NONE"}, "kind", "Failed to parse kind field: Invalid enum value"),
+        ({"id": "a", "lines": {"sku": 1}}, "lines", "Failed to parse lines field"),
+        ({"id": "a", "lines": [{"sku": "q"}]}, "lines.sku", "Failed to parse lines field"),
+        ({"id": "a", "street": "x", "box": "y"}, "", "Message type"),
+        ({"id": "\ud800"}, "id", "Failed to parse id field"),
+        ({1: 2}, "1", "Failed to parse 1 field"),
+        (b"nope", "", "Invalid message format, expecting protobuf"),
+        (b"", "id", "required fields are missing: id"),
+        (bytearray(b"\n\x05a"), "", "Invalid message format, expecting protobuf"),
+        ("text", "", "Unsupported message type: str"),
+        ([1], "", "Unsupported message type: list"),
+        (5, "", "Unsupported message type: int"),
+        (None, "", "Unsupported message type: NoneType"),
+    ],
+)
+def test_what_does_not_match_is_refused_with_place_and_reason(order, message, path, reason) -> None:
+    with pytest.raises(SchemaError) as caught:
+        order.encode(message)
+    assert str(caught.value).startswith(FAILED)
+    assert caught.value.path == path
+    assert caught.value.reason.startswith(reason)
+
+
+def test_a_message_object_without_its_required_fields_is_refused(order) -> None:
+    empty = type(order.decode(b"\n\x01a"))()
+    with pytest.raises(SchemaError, match="missing required fields: id"):
+        order.encode(empty)
+
+
+def test_a_payload_that_does_not_match_is_refused_with_the_consumers_words(order) -> None:
+    for payload in (b"nope", b"", b"\n\x05a"):
+        with pytest.raises(SchemaError, match=f"^{MISALIGNED}"):
+            order.decode(payload)
+    with pytest.raises(SchemaError, match=f"^{MISALIGNED}"):
+        order.decode(b"", as_dict=True)
+
+
+def test_imports_come_with_the_descriptor_and_the_own_file_first(event) -> None:
+    files = descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(event.info.descriptor)).file
+    assert files[0].name == "event_2.proto"
+    assert {file.name for file in files[1:]} == {
+        f"google/protobuf/{name}.proto" for name in ("timestamp", "any", "struct")
+    }
+    message = {"at": "2026-01-02T03:04:05Z", "more": {"a": [1, None, "x"]}, "n": [1, 2]}
+    decoded = event.decode(event.encode(message))
+    assert decoded.at.ToJsonString() == "2026-01-02T03:04:05Z"
+    assert event.decode(event.encode(message), as_dict=True) == {
+        "at": "2026-01-02T03:04:05Z",
+        "more": {"a": [1.0, None, "x"]},
+        "n": ["1", "2"],
+    }
+
+
+def test_the_dict_of_an_any_stays_as_it_is(event) -> None:
+    message = {"any": {"@type": "type.googleapis.com/google.protobuf.Timestamp", "value": "2026-01-02T03:04:05Z"}}
+    inner = message["any"]
+    keys = list(inner)
+    assert event.encode(message)
+    assert list(inner) == keys
+    plain = {"any": {"@type": "type.googleapis.com/pk.Event", "text": "x"}}
+    assert event.encode(plain)
+    assert list(plain["any"]) == ["@type", "text"]
+
+
+def test_a_set_without_googles_files_and_in_any_order_is_completed(event) -> None:
+    whole = descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(event.info.descriptor))
+    own = descriptor_pb2.FileDescriptorSet(file=[whole.file[0]])  # as a Memphis broker makes it
+    reverse = descriptor_pb2.FileDescriptorSet(file=list(whole.file)[::-1])
+    for some in (own, reverse):
+        text = base64.b64encode(some.SerializeToString()).decode()
+        schema = compile_schema(SchemaInfo("e", "protobuf", 7, "", text, "Event"))
+        assert schema.encode({"n": [1]}) == event.encode({"n": [1]})
+
+
+def test_two_versions_of_one_message_do_not_meet() -> None:
+    sources = [f'syntax = "proto3"; message M {{ {kind} a = 1; }}' for kind in ("string", "int32")]
+    first, second = (compile_schema(compiled("m", "protobuf", n, source)) for n, source in enumerate(sources, 1))
+    assert first.encode({"a": "x"}) == b"\n\x01x"
+    assert second.encode({"a": 1}) == b"\x08\x01"
+    assert first.decode(b"\n\x01x").a == "x"
+
+
+@pytest.mark.parametrize("struct_name", ["", "Order", "shop.v1.Order"])
+def test_the_message_by_simple_or_full_name(order, struct_name) -> None:
+    info = SchemaInfo("o", "protobuf", 1, "", order.info.descriptor, struct_name)
+    assert compile_schema(info).decode(b"\n\x01a").DESCRIPTOR.full_name == "shop.v1.Order"
+    other = SchemaInfo("o", "protobuf", 1, "", order.info.descriptor, "Other")
+    assert compile_schema(other).decode(b"").DESCRIPTOR.full_name == "shop.v1.Other"
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "struct_name"),
+    [("", "Order"), ("!", "Order"), ("AAAA", "Order"), (None, "Nobody"), (None, "shop.v1.Nobody")],
+)
+def test_a_descriptor_that_does_not_hold_the_message_is_refused(order, descriptor, struct_name) -> None:
+    text = order.info.descriptor if descriptor is None else descriptor
+    with pytest.raises(SourceError, match=r"^schema 'o' \(version 1, protobuf\) cannot be used: ."):
+        compile_schema(SchemaInfo("o", "protobuf", 1, "", text, struct_name))
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ('syntax = "proto3";', "your Proto file is invalid: it holds no message"),
+        ('syntax = "proto3"; enum E { A = 0; }', "your Proto file is invalid: it holds no message"),
+        ('syntax = "proto3"; message M { strin a = 1; }', 'your Proto file is invalid: s_1.proto:1:32: "strin"'),
+        ("nothing of the kind", "your Proto file is invalid: s_1.proto:1:1: "),
+        ('syntax = "proto3"; import "other.proto"; message M {}', "your Proto file is invalid: other.proto: File not"),
+        ('syntax = "proto3"; import "/etc/passwd"; message M {}', "your Proto file is invalid: /etc/passwd: File not"),
+        ('syntax = "proto3"; import "../../etc/passwd"; message M {}', "your Proto file is invalid: "),
+        (" \n", "your schema content is invalid"),
+    ],
+)
+def test_a_source_that_protoc_refuses_is_an_answer(source, text) -> None:
+    with pytest.raises(Refusal) as caught:
+        compiled("s", "protobuf", 1, source)
+    assert str(caught.value).startswith(text)
+    assert "/tmp" not in str(caught.value)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "n": st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5),
+            "d": st.floats(allow_nan=False, allow_infinity=False),
+            "text": st.text(st.characters(exclude_categories=["Cs"])),
+        }
+    )
+)
+def test_what_goes_in_comes_out(event, message) -> None:
+    decoded = event.decode(event.encode(message))
+    assert list(decoded.n) == message["n"]
+    assert (decoded.d, decoded.text) == (message["d"], message["text"])
+    assert json_format.ParseDict(event.decode(event.encode(message), as_dict=True), type(decoded)()) == decoded
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_taken_or_refused(taken_or_refused, order, data) -> None:
+    taken_or_refused(order, data)
