@@ -98,7 +98,7 @@ class Consuming:
             self._is_more = len(messages) >= consumer.batch_size or _is_more_behind(messages)
             if not self._is_more and consumer.pull_interval_ms:
                 self._pause_until = time.monotonic() + consumer.pull_interval_ms / 1000
-                consumer.rest()
+                consumer.rest(is_idle=True)
             started = time.monotonic()
             self._hand_out(messages, None)
             self._took_s = time.monotonic() - started

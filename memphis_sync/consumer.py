@@ -387,9 +387,9 @@ class Consumer:
                 return received  # type: ignore[return-value]  # of the kind that the session was given
             self.check_open()
 
-    def rest(self) -> None:
-        """Asks for nothing ahead any more."""
-        self._session.rest()
+    def rest(self, *, is_idle: bool = False) -> None:
+        """Asks for nothing ahead any more; *is_idle*: the partitions had nothing more."""
+        self._session.rest(is_idle=is_idle)
 
     def _hear_dead_letters(self) -> None:
         requests = self._client._requests

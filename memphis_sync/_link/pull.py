@@ -51,6 +51,7 @@ LOOK_AFTER_S = 1.0  # an answer that is so late makes the group be looked for, a
 LOOK_EVERY_S = 2.0
 ELECTION_S = 0.1  # pause until a group without a leader is asked again
 SILENCE_S = 5.0  # a broker that has a group and answers no pull for so long hangs
+IDLE_S = 0.05  # requests that have brought nothing for so long are waiting for messages
 CLOSE_S = 1.0  # how long close() waits for messages on their way, to give them back
 RENEW_AT, DROP_AT = 0.1, 0.8  # shares of the ack time: see this module's text
 _CLOSED = -11  # MCORE_E_CLOSED
@@ -171,11 +172,19 @@ class PullSession:
         if mailbox is not None:
             mailbox.inbox.wake()
 
-    def rest(self) -> None:
-        """Asks for nothing ahead any more; what has come stays for the next fetch."""
+    def rest(self, *, is_idle: bool = False) -> None:
+        """
+        Asks for nothing ahead any more; what has come stays for the next fetch.
+
+        Args:
+            is_idle: The partitions had nothing more; else what is being delivered is let come.
+        """
         if self._lock.acquire(timeout=SLICE_S):  # else somebody is fetching, and decides himself
             try:
-                self._withdraw()
+                mailbox = self._mailbox
+                if mailbox is not None and not mailbox.is_empty:
+                    self._surplus += mailbox.take()[0]
+                    self._withdraw(always=is_idle or mailbox.is_idle(IDLE_S))
             except ForkedError as exc:  # the end of a generator that the child of a fork has inherited
                 logger.debug("%r: %s", self._owner, exc)
             finally:
@@ -186,6 +195,7 @@ class PullSession:
         if not self._lock.acquire(timeout=CLOSE_S):
             return  # a fetch is under way and takes care of what comes
         try:
+            self._let_come(time.monotonic() + CLOSE_S)
             self._withdraw(always=True)
             if not self._link.is_up():
                 return  # the broker delivers them again when their ack time is over
@@ -362,15 +372,15 @@ class PullSession:
             here = self._here(fetch)
 
     def _await(self, mailbox: Mailbox, fetch: _Fetch) -> None:
-        """The first that comes, with whatever comes along."""
+        """The first that comes."""
         chosen = fetch.chosen
-        # Of one partition just one is asked for: nothing is withdrawn then, so the server gives out nothing in vain.
-        share = 1 if len(chosen) == 1 and not fetch.ahead else max(1, fetch.batch // len(chosen))
+        # Just one, unless the rest is wanted as well: nothing, or little, is withdrawn then, and so given out in vain.
+        share = max(1, fetch.batch // len(chosen)) if fetch.ahead else 1
         while not self._here(fetch) and not fetch.is_late():
             left = max(fetch.deadline - time.monotonic(), 0.0)
             unasked = [binding for binding in chosen if not mailbox.is_asked(binding)]
             if unasked:
-                mailbox.ask(dict.fromkeys(unasked, share), min(left, POLL_S))
+                mailbox.ask(dict.fromkeys(unasked, share), min(left, POLL_S), ahead=fetch.ahead)
             self._wait(mailbox, 1, left)
             self._take(mailbox, fetch)
             if not self._here(fetch):
@@ -387,10 +397,23 @@ class PullSession:
         room = fetch.batch - len(self._surplus) - mailbox.missing(self._bindings)
         unasked = [binding for binding in fetch.chosen if not mailbox.is_asked(binding)]
         if unasked and room > 0:
-            mailbox.ask(_shares(unasked, room), POLL_S)
+            mailbox.ask(_shares(unasked, room), POLL_S, ahead=True)
+
+    def _let_come(self, deadline: float) -> None:
+        """Waits for the end of what is being delivered."""
+        mailbox = self._mailbox
+        while mailbox is not None and not mailbox.is_empty and time.monotonic() < deadline:
+            result = mailbox.wait(1, IDLE_S)
+            messages, _ = mailbox.take()
+            self._surplus += messages
+            if result == _CLOSED or not messages:
+                return
 
     def _withdraw(self, *, always: bool = False) -> None:
-        """Takes back what is asked for; what is on its way already is taken by a later fetch."""
+        """
+        Takes back what is asked for, if that is not for the next fetch only; what is on its way already is taken by a
+        later fetch.
+        """
         mailbox = self._mailbox
         if mailbox is not None and (always or not mailbox.is_quiet):
             self._mailbox = None
