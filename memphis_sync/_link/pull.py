@@ -26,7 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar
 
 from memphis_sync._codec import Inbox, RawMessage
-from memphis_sync._link.mailbox import Binding, Ending, Mailbox
+from memphis_sync._link.mailbox import Binding, Ending, Mailbox, pending_behind
 from memphis_sync.errors import (
     ConnectionLostError,
     DeadlineError,
@@ -51,6 +51,7 @@ LOOK_AFTER_S = 1.0  # an answer that is so late makes the group be looked for, a
 LOOK_EVERY_S = 2.0
 ELECTION_S = 0.1  # pause until a group without a leader is asked again
 SILENCE_S = 5.0  # a broker that has a group and answers no pull for so long hangs
+PORTION_S = 0.002  # how long a first message waits for others that are known to follow it
 IDLE_S = 0.05  # requests that have brought nothing for so long are waiting for messages
 CLOSE_S = 1.0  # how long close() waits for messages on their way, to give them back
 RENEW_AT, DROP_AT = 0.1, 0.8  # shares of the ack time: see this module's text
@@ -383,8 +384,13 @@ class PullSession:
                 mailbox.ask(dict.fromkeys(unasked, share), min(left, POLL_S), ahead=fetch.ahead)
             self._wait(mailbox, 1, left)
             self._take(mailbox, fetch)
-            if not self._here(fetch):
+            here = self._here(fetch)
+            if not here:
                 self._check_silence(chosen)
+            elif fetch.ahead and here < fetch.batch // 2 and pending_behind(self._surplus[-1]):
+                # More is on its way: fewer and larger portions cost less. With nothing behind it, it is not held up.
+                self._wait(mailbox, min(fetch.batch // 2, here + mailbox.missing(chosen)) - here, PORTION_S)
+                self._take(mailbox, fetch)
 
     def _wait(self, mailbox: Mailbox, enough: int, timeout_s: float) -> bool:
         """Waits for a slice of the time; False after it. Raises ConnectionLostError at the connection's end."""
