@@ -163,11 +163,11 @@ class Attacker:
         self._numbers = itertools.count(1)
         self.replies: dict[int, list[bytes]] = {}
         self.sent = Counter[str]()
-        self._came = asyncio.Condition()
+        self._came: asyncio.Condition  # made in the loop, for Python 3.9
         self._loop.run_until_complete(self._connect())
 
     async def _connect(self) -> None:
-        self._came = asyncio.Condition()  # of this loop, on Python 3.9
+        self._came = asyncio.Condition()
         self._reader, self._writer = await asyncio.open_connection(self._broker.host, self._broker.port, limit=1 << 24)
         hello = {"user": "root", "pass": self._broker.password, "name": "fuzz::root", "verbose": False, "headers": True}
         await self._reader.readline()
