@@ -218,6 +218,8 @@ class _Client(_Side, asyncio.BufferedProtocol):
         self._relay = relay
         self._ids = MessageIds(_DEFAULT_MAX_PAYLOAD)
         self._opening: Optional[asyncio.Task[None]] = None
+        self._is_let_in = False
+        self._early = b""  # came with the end of the handshake, before the certificate was looked at
         self._buffer = memoryview(bytearray(_READ_BYTES))  # a view: asyncio slices it under TLS, and writes there
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -253,16 +255,33 @@ class _Client(_Side, asyncio.BufferedProtocol):
                 await _start_tls(server, self._relay.trust, server_side=False)
             if self.transport is not None:
                 self.transport.write(greeting)
-            if self._relay.certificate is not None:  # its first bytes may be here before this ends: the server is ready
+            if self._relay.certificate is not None:
                 await _start_tls(self, self._relay.certificate, server_side=True)
+                self._check_certificate()
         except (OSError, asyncio.TimeoutError) as exc:
             log.debug("SDK port: no TLS: %s", exc)
             server.close()
             self.close()
             return
         if self.transport is not None and server.transport is not None:
+            self._is_let_in = True
+            early, self._early = self._early, b""
+            if early:
+                self._pass_on(early)
             self.transport.resume_reading()
             server.transport.resume_reading()
+
+    def _check_certificate(self) -> None:
+        """
+        Raises:
+            ConnectionError: The client needs a certificate and has none; it has been told.
+        """
+        context, transport = self._relay.certificate, self.transport
+        if context is None or transport is None or context.verify_mode == ssl.CERT_NONE:
+            return
+        if not transport.get_extra_info("peercert"):
+            transport.write(b"-ERR 'the broker demands a client certificate'\r\n")
+            raise ConnectionError("a client without a certificate")
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
@@ -270,10 +289,17 @@ class _Client(_Side, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """*nbytes* have come."""
+        data = bytes(self._buffer[:nbytes])
+        if self._is_let_in:
+            self._pass_on(data)
+        else:
+            self._early += data
+
+    def _pass_on(self, data: bytes) -> None:
         server = self.peer
         if server is None or server.transport is None:
             return
-        pieces = self._ids.feed(bytes(self._buffer[:nbytes]))
+        pieces = self._ids.feed(data)
         if len(pieces) == 1:
             server.transport.write(pieces[0])
         elif pieces:
@@ -323,7 +349,8 @@ def server_certificate(cert: str, key: str, ca: Optional[str]) -> ssl.SSLContext
     except (ssl.SSLError, OSError) as exc:
         raise BrokerError(f"{cert} and {key} cannot be used for TLS: {exc}") from exc
     if ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
+        # Not CERT_REQUIRED: asyncio cuts such a handshake off without a word, and some clients take that for a success.
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 

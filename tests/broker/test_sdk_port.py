@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,8 +254,46 @@ def test_it_serves_tls_as_the_other_port_does(broker_with: Any, authority: Any, 
         producer = client.producer(station_name, "p")
         assert producer.produce(b"x" * 3_000_000, msg_id="a").sequence == 1
         assert producer.produce(b"1", msg_id="a").duplicate
-    with pytest.raises(memphis_sync.MemphisError):
+    with pytest.raises(memphis_sync.MemphisError, match="the broker demands a client certificate"):
         memphis_sync.connect(url, username="root", connection_token=TOKEN, ca_file=authority.file)
+
+
+def test_without_a_certificate_not_a_byte_reaches_the_server(
+    broker_with: Any, authority: Any, other_authority: Any, station_name: str
+) -> None:
+    """Nor with one of another CA: what is sent with the last message of the handshake counts as little."""
+    broker = broker_with(authority.issue("127.0.0.1"), tls_ca=Path(authority.file), sdk_port=0, token=TOKEN)
+    foreign, mine = other_authority.issue("me@example.org"), authority.issue("me@example.org")
+    hello = (
+        b"CONNECT %b\r\nSUB r 1\r\n" % json.dumps({"auth_token": TOKEN, "name": "x::root", "verbose": False}).encode()
+    )
+    body = json.dumps({"name": station_name, "username": "root", "partitions_number": 1}).encode()
+    create = hello + b"PUB $memphis_station_creations r %d\r\n%b\r\n" % (len(body), body)
+    look = hello + b"PUB $JS.API.STREAM.INFO.%b$1 r 0\r\n\r\n" % station_name.encode()
+
+    def send(certificate: Any, request: bytes, end: bytes) -> bytes:
+        context = ssl.create_default_context(cafile=authority.file)
+        if certificate is not None:
+            context.load_cert_chain(certificate.cert, certificate.key)
+        said = b""
+        with socket.create_connection((broker.host, broker.sdk_port), 10) as plain:
+            while plain.recv(1) != b"\n":
+                pass
+            try:
+                with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+                    secure.sendall(request)
+                    while end not in said and (piece := secure.recv(10_000)):
+                        said += piece
+            except (ssl.SSLError, ConnectionError):
+                return said  # what was said before is what counts
+        return said
+
+    for _ in range(5):
+        assert send(None, create, b"MSG") in (b"-ERR 'the broker demands a client certificate'\r\n", b"")
+        assert send(foreign, create, b"MSG") == b""
+    assert b"stream not found" in send(mine, look, b"}")
+    assert b"MSG r 1 0" in send(mine, create, b"MSG")
+    assert b"stream not found" not in send(mine, look, b"}")
 
 
 def test_an_existing_server_is_served_too(
