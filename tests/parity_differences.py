@@ -123,7 +123,7 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        "what an object keeps for itself as attributes, as `consumer.t_ping`, `consumer.last_messages`, `message.message`",
+        "what an object keeps for itself, as `consumer.t_ping`, `consumer.last_messages`, `message.message`",
         "none",
         "no task and no nats-py object stands behind ours, and where a group starts counts only when it is made",
         names=(
