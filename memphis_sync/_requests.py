@@ -327,6 +327,29 @@ class Requests:
         raise AssertionError("unreachable")
 
 
+async def report_dead_letter(control: ControlLink, body: bytes, timeout_s: float) -> None:
+    """
+    Tells the broker of a message that a consumer cannot use.
+
+    Our broker answers once it keeps the message. A Memphis broker never does: there the report counts as done when its
+    server has read it, and a station that keeps messages until they are acknowledged may lose it.
+
+    Raises:
+        ServerError: The broker cannot keep it.
+        DeadlineError, ConnectionLostError, ClosedError: As ControlLink.request().
+    """
+    try:
+        reply = await control.request(subjects.DEAD_LETTER_REPORT, body, timeout_s)
+    except ServerError as exc:
+        if exc.code != _NO_RESPONDERS:
+            raise
+        await control.publish(subjects.NACKED_DEAD_LETTERS, body, timeout_s)
+        return
+    error = parse_plain_reply(reply)
+    if error:
+        raise server_error(error, "dead_letter()")
+
+
 async def _unsubscribe(subscription: Subscription) -> None:
     try:
         await subscription.unsubscribe()

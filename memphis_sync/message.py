@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 from memphis_sync._codec import RawMessage, parse_headers
+from memphis_sync._requests import report_dead_letter
 from memphis_sync._runtime import Runtime
 from memphis_sync._runtime.schemas import decoded
-from memphis_sync._wire import subjects
 from memphis_sync._wire.names import durable_name, split_stream
 from memphis_sync.errors import ClosedError, ConnectionLostError, MemphisError, StationNotFoundError, UsageError
 from memphis_sync.headers import is_own
@@ -246,13 +246,16 @@ class Message(RawMessage):
     def dead_letter(self, reason: str) -> None:
         """
         The message can never be used: it goes to the dead-letter store with *reason*, and the group will not see it
-            again.
+        again.
 
-        Waits until the broker has the report; only then the message is ended, so that it cannot get lost in between.
+        Waits until the broker keeps it; only then the message is ended, so that it cannot get lost in between. (A
+        Memphis broker only ever says that it has read the report.)
 
         Raises:
             UsageError: It was answered before, or the station has no partitions (the broker cannot store such a
-            report). DeadlineError, ConnectionLostError: The report did not reach the broker; the message is still open.
+                report).
+            ServerError: The broker cannot keep it; the message is still open.
+            DeadlineError, ConnectionLostError: The report did not reach the broker; the message is still open.
             ClosedError, ForkedError: As ack().
         """
         check_str("reason", reason)
@@ -270,9 +273,7 @@ class Message(RawMessage):
         self._source.check_open()
         runtime = self._source.runtime
         body = json.dumps(report).encode()
-        runtime.call(
-            runtime.control.publish(subjects.NACKED_DEAD_LETTERS, body, DEAD_LETTER_S), DEAD_LETTER_S, "dead_letter()"
-        )
+        runtime.call(report_dead_letter(runtime.control, body, DEAD_LETTER_S), 2 * DEAD_LETTER_S, "dead_letter()")
         self._respond("dead_letter", _TERM)
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ JSON Schema, drafts 4, 6, 7, 2019-09 and 2020-12 (the default), through jsonsche
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Union
 
 import jsonschema_rs
 
@@ -16,6 +16,7 @@ from memphis_sync._schema.json_text import dump, load
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Expecting Json format"  # the official clients' words
+_MAX_INT = 2.0**63
 _MASK = "the value"  # in the library's texts: a message's content does not belong into logs
 
 
@@ -34,7 +35,7 @@ class JsonSchema(Schema):
             except jsonschema_rs.ValidationError as exc:
                 raise _mismatch(exc) from exc
             except ValueError:  # keys that JSON turns into text, and the like: look at what is sent
-                self._check(load(text, _EXPECTED))
+                self._check(load(text, _EXPECTED), text)
             return text.encode()
         if isinstance(message, str):
             payload, text = utf8_of(message), message
@@ -43,20 +44,26 @@ class JsonSchema(Schema):
             if given is None:
                 raise unsupported(message, "dict, list, or JSON text as str or bytes")
             payload, text = given, text_of(given, _EXPECTED)
-        self._check(load(text, _EXPECTED))
+        self._check(load(text, _EXPECTED), text)
         return payload
 
     def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
-        value = load(text_of(payload, _EXPECTED), _EXPECTED)
-        self._check(value)
+        text = text_of(payload, _EXPECTED)
+        value = load(text, _EXPECTED)
+        self._check(value, text)
         return value
 
-    def _check(self, value: Any) -> None:
+    def _check(self, value: Any, text: str) -> None:
         try:
-            self._validate(value)
+            try:
+                self._validate(value)
+            except jsonschema_rs.ValidationError:
+                raise
+            except ValueError:  # older ones hold no integer beyond 64 bits: as a float it is close enough
+                self._validate(json.loads(text, parse_int=_number))
         except jsonschema_rs.ValidationError as exc:
             raise _mismatch(exc) from exc
-        except ValueError as exc:  # nested too deep, or a number that the library cannot hold
+        except (ValueError, RecursionError) as exc:  # nested too deep
             raise MismatchError(f"it cannot be checked: {exc}") from exc
 
 
@@ -65,6 +72,11 @@ def _validator(content: str) -> Any:
     if not isinstance(definition, (dict, bool)):  # the library would take a text for the schema's source
         raise TypeError(f"a JSON schema is an object or a boolean, not {type(definition).__name__}")
     return jsonschema_rs.validator_for(definition, retriever=_refuse, mask=_MASK)
+
+
+def _number(text: str) -> Union[int, float]:
+    number = float(text)
+    return int(text) if abs(number) < _MAX_INT else number
 
 
 def _refuse(uri: str) -> Any:

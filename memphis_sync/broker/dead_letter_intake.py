@@ -58,7 +58,7 @@ from memphis_sync._wire.names import (
 )
 from memphis_sync._wire.streams import StationSettings
 from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept
-from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError, both
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.state import ConflictError, State, key_of
@@ -299,13 +299,17 @@ class DeadLetterIntake:
 
     async def _poison(self, source: _Source) -> None:
         settings = source.settings
-        if not settings.dls_poison or not await self._is_known(settings.name, source.group):
+        if not settings.dls_poison:
             return
         place, groups = f"{source.partition}.{source.sequence}", {source.group: time.time()}
         letter = Kept(
             0, settings.name, POISON, place, source.partition, source.sequence, "", groups, source.error, 0, 0, 0
         )
-        known = await self._store.find(settings.name, place)
+        is_known, known = await both(
+            self._is_known(settings.name, source.group), self._store.find(settings.name, place)
+        )
+        if not is_known:
+            return
         if known is not None:  # the message itself may be gone by now
             with contextlib.suppress(ConflictError):
                 await self._copy(await self._store.add(known, letter), settings)

@@ -255,19 +255,23 @@ class DeadLetterStore:
 
     async def _put(self, letter: Kept, data: bytes) -> Kept:
         key = key_of(letter.station)
-        found = await self._at(letter.station, letter.place)
-        if found is None:
-            sequence = await self._write(f"{STREAM}.at.{key}.{letter.place}", b"", expected=0)
-            found = sequence, sequence
-        dead_letter_id, at = found
-        row = await self.get(letter.station, dead_letter_id)
-        if row is None:
-            await self._write(f"{STREAM}.data.{key}.{dead_letter_id}", data)
-            return await self._update(replace(letter, id=dead_letter_id, at=at, stored=time.time(), revision=0))
-        if not self._is_live(row):
-            await self._remove(replace(row, at=at))
-            raise ConflictError(letter.place)
-        return await self.add(row, letter, data)
+        try:  # the usual case first: nobody knows it
+            dead_letter_id = await self._write(f"{STREAM}.at.{key}.{letter.place}", b"", expected=0)
+        except ConflictError:
+            found = await self._at(letter.station, letter.place)
+            if found is None:
+                raise  # it has just gone
+            dead_letter_id, at = found
+            row = await self.get(letter.station, dead_letter_id)
+            if row is not None and not self._is_live(row):
+                await self._remove(replace(row, at=at))
+                raise
+            if row is not None:
+                return await self.add(row, letter, data)
+        else:
+            at = dead_letter_id
+        await self._write(f"{STREAM}.data.{key}.{dead_letter_id}", data)
+        return await self._update(replace(letter, id=dead_letter_id, at=at, stored=time.time(), revision=0))
 
     async def _renew(self, row: Kept, data: Optional[bytes]) -> Kept:
         """Writes everything but the row again, so that it is as young as the row."""

@@ -7,6 +7,7 @@ from anywhere may crash or stall it, and its error texts go to a file descriptor
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from memphis_sync._schema import KINDS, SourceError, compile_schema, own_first
 from memphis_sync.broker.refusal import Refusal
+from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
 _PROTOC_S = 10.0  # half of what clients wait; it needs less than a tenth of a second
@@ -48,6 +50,8 @@ def compiled(name: str, kind: str, version: int, content: str) -> SchemaInfo:
         compile_schema(info)
     except SourceError as exc:
         raise Refusal(_invalid(kind, exc.reason[:_MAX_DETAIL])) from exc
+    except SchemaError as exc:  # its library is not installed beside this broker
+        raise Refusal(str(exc)) from exc
     return info
 
 
@@ -61,6 +65,8 @@ def _invalid(kind: str, detail: str) -> str:
 
 def _descriptor(file_name: str, content: str) -> tuple[str, str]:
     """The descriptor set in base64, the schema's own file first, and the simple name of its first message."""
+    if importlib.util.find_spec("grpc_tools") is None:
+        raise Refusal("this broker has no protoc: grpcio-tools is not installed: pip install 'memphis-sync[broker]'")
     with tempfile.TemporaryDirectory(prefix="memphis-sync-protoc-") as folder:
         source, target = Path(folder) / file_name, Path(folder) / "descriptors"
         source.write_bytes(content.encode("utf-8", "replace"))

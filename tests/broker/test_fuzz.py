@@ -39,6 +39,7 @@ WITHOUT_REPLY = {
     subjects.SCHEMA_DEAD_LETTERS,
     subjects.NACKED_DEAD_LETTERS,
     subjects.DEAD_LETTER_ACKS,
+    subjects.DEAD_LETTER_GROUP_GONE,  # the broker's own, to its queue
 }
 KEYS = sorted(
     {

@@ -9,10 +9,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from control_client import ControlClient
 from dead_letter_client import HEADERS, DeadLetterClient
 
 import memphis_sync
 from memphis_sync import ConfigurationError, DeadLetter, Headers, ServerError, StationNotFoundError
+from memphis_sync._requests import report_dead_letter
 from memphis_sync.broker.server import NatsServer
 
 if TYPE_CHECKING:
@@ -185,5 +187,41 @@ def test_a_broker_that_has_them_in_its_rest_api_only(tmp_path: Path, until: Any)
                 with pytest.raises(ServerError, match="REST API") as caught:
                     call()
                 assert caught.value.code == 503
+            # A message's report goes where such a broker listens, and says no more than that it was read.
+            runtime, heard = memphis._runtime, []
+            runtime.call(runtime.control.subscribe("$memphis_nacked_dls", heard.append), 5, "subscribe")
+            runtime.call(report_dead_letter(runtime.control, b"report", 5), 10, "dead_letter()")
+            until(lambda: heard == [b"report"])
     finally:
         server.stop()
+
+
+def test_where_messages_are_kept_until_they_are_acknowledged_dead_letters_are_kept_all_the_same(
+    memphis: Memphis, station_name: str
+) -> None:
+    """The end of a message removes it from such a station at once: the broker must have it before."""
+    station = memphis.station(station_name, retention_type=memphis_sync.Retention.ACK_BASED)
+    consumer = memphis.consumer(station_name, "c")  # without a group nothing is kept
+    assert memphis.producer(station_name, "p").produce_many(b"%d" % n for n in range(20)).delivered == 20
+    found = []
+    while len(found) < 20:
+        for message in consumer.fetch(20, timeout_s=10):
+            message.dead_letter("no use")
+            found.append(message.data)
+    letters = station.dls.list()
+    assert sorted(letter.data for letter in letters) == sorted(found)
+    assert {letter.reason for letter in letters} == {"no use"}
+
+
+def test_a_dead_letter_that_the_broker_cannot_keep_leaves_its_message_open(
+    memphis: Memphis, broker: BrokerProcess, station_name: str
+) -> None:
+    memphis.station(station_name)
+    consumer = memphis.consumer(station_name, "c")
+    memphis.producer(station_name, "p").produce(b"m")
+    (message,) = consumer.fetch(timeout_s=10)
+    with ControlClient(broker) as raw:
+        assert raw.jetstream(f"STREAM.PURGE.{station_name}$1")["success"]
+    with pytest.raises(memphis_sync.ServerError):
+        message.dead_letter("no use")
+    assert not message.is_answered

@@ -105,7 +105,7 @@ def test_in_progress_holds_it(one):
 def test_dead_letter_reports_before_it_ends(one, memphis, until):
     heard = []
     runtime = memphis._runtime
-    runtime.call(runtime.control.subscribe("$memphis_nacked_dls", heard.append), 5, "subscribe")
+    runtime.call(runtime.control.subscribe("$memphis_sync_dls_report", heard.append), 5, "subscribe")
     one(b"poison").dead_letter("unreadable")
     (report,) = until(lambda: list(heard))
     assert json.loads(report) == {

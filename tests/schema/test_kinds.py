@@ -39,6 +39,27 @@ except memphis_sync.MemphisSchemaError as exc:
     assert text.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("missing", "kind", "text"),
+    [
+        ("grpc_tools", "protobuf", "this broker has no protoc: grpcio-tools is not installed: pip install"),
+        ("fastavro", "avro", "schema 's' (version 1, avro) cannot be used: it needs fastavro, which is not installed"),
+    ],
+)
+def test_a_broker_without_a_library_says_which(missing, kind, text) -> None:
+    program = f"""
+import sys
+sys.modules[{missing!r}] = None
+from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schema_sources import compiled
+try:
+    compiled("s", {kind!r}, 1, "x")
+except Refusal as exc:
+    print(exc)
+"""
+    assert run_python("-c", program).stdout.decode().startswith(text)
+
+
 def test_nothing_is_imported_with_the_package() -> None:
     program = """
 import sys, memphis_sync
