@@ -254,6 +254,36 @@ def _batch(sock: socket.socket, batch: int) -> list[bytes]:
             return [match[1] for match in found]
 
 
+def receive(wire: Wire, stream: str, durable: str, count: int, ready: Callable[[], None]) -> list[int]:
+    """
+    Waits for one message at a time and acknowledges it.
+
+    Args:
+        ready: Called when the pull for the next message is on its way.
+
+    Returns:
+        By ``time.perf_counter_ns()``, when each message was here.
+    """
+    sock, clock = wire.sock, time.perf_counter_ns
+    body = json.dumps({"batch": 1, "expires": 60_000_000_000})
+    pull = f"PUB $JS.API.CONSUMER.MSG.NEXT.{stream}.{durable} _INBOX.rawfetch {len(body)}\r\n{body}\r\n".encode()
+    sock.sendall(b"SUB _INBOX.rawfetch 2\r\nPING\r\n")
+    wire.until(b"PONG\r\n")
+    times = []
+    for _ in range(count):
+        sock.sendall(pull)
+        ready()
+        data = b""
+        while not ((found := _MESSAGE.search(data)) and len(data) >= found.end() + int(found[2]) + 2):
+            data += sock.recv(65536)
+            if data.startswith(b"PING\r\n"):
+                sock.sendall(b"PONG\r\n")
+                data = data[6:]
+        times.append(clock())
+        sock.sendall(b"PUB %s 0\r\n\r\n" % found[1])
+    return times
+
+
 def percentile(values: Sequence[float], share: float) -> Any:
     """The value below which *share* (0 to 1) of *values* lie."""
     ordered = sorted(values)

@@ -18,6 +18,7 @@ log = logging.getLogger("memphis_sync.consume")
 Handler = Callable[["list[Message]", Optional[MemphisError], Any], object]
 
 LONG_POLL_S = 2.0  # how long one look for messages takes; a stop ends it early
+OUTAGE_S = 0.5  # so long without a connection is an error for the callback
 OUTAGE_PAUSE_S = 0.2
 GONE_PAUSE_S = 1.0  # until a station that is gone is looked for again: it may be made anew
 QUICK = 0.1  # share of the ack time: a batch that was handled in less lets the next one be fetched meanwhile
@@ -78,7 +79,12 @@ class Consuming:
                 continue
             try:
                 messages = consumer.read(
-                    self._only, consumer.batch_size, LONG_POLL_S, self._is_quick(), is_over=self.is_over
+                    self._only,
+                    consumer.batch_size,
+                    LONG_POLL_S,
+                    self._is_quick(),
+                    outage_s=OUTAGE_S,
+                    is_over=self.is_over,
                 )
             except MemphisError as exc:
                 if self.is_over():
@@ -92,7 +98,7 @@ class Consuming:
             self._is_more = len(messages) >= consumer.batch_size or _is_more_behind(messages)
             if not self._is_more and consumer.pull_interval_ms:
                 self._pause_until = time.monotonic() + consumer.pull_interval_ms / 1000
-                consumer.rest()
+                consumer.rest(is_idle=True)
             started = time.monotonic()
             self._hand_out(messages, None)
             self._took_s = time.monotonic() - started

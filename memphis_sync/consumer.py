@@ -342,6 +342,7 @@ class Consumer:
         wait_s: float,
         ahead: bool,
         *,
+        outage_s: float = float("inf"),
         is_over: Callable[[], bool] = lambda: False,
     ) -> list[Message]:
         """
@@ -352,6 +353,7 @@ class Consumer:
             limit: At most so many.
             wait_s: How long to wait for a first one.
             ahead: Ask for the next ones before returning.
+            outage_s: How much of *wait_s* it waits for a connection, when there is none.
             is_over: True ends the wait; asked after each stop(), too.
 
         Raises:
@@ -370,7 +372,12 @@ class Consumer:
                     return found
             try:
                 received = self._session.fetch(
-                    limit, max(deadline - time.monotonic(), 0.0), only, ahead=ahead, is_over=is_enough
+                    limit,
+                    max(deadline - time.monotonic(), 0.0),
+                    only,
+                    ahead=ahead,
+                    outage_s=outage_s,
+                    is_over=is_enough,
                 )
             except ConnectionLostError:
                 if letters:
@@ -380,9 +387,9 @@ class Consumer:
                 return received  # type: ignore[return-value]  # of the kind that the session was given
             self.check_open()
 
-    def rest(self) -> None:
-        """Asks for nothing ahead any more."""
-        self._session.rest()
+    def rest(self, *, is_idle: bool = False) -> None:
+        """Asks for nothing ahead any more; *is_idle*: the partitions had nothing more."""
+        self._session.rest(is_idle=is_idle)
 
     def _hear_dead_letters(self) -> None:
         requests = self._client._requests

@@ -2,7 +2,9 @@
 One subscription of a consumer and the pull requests that are answered into it.
 
 The subscription stays for as long as every request under it ends by itself. A request that is no longer wanted cannot
-be taken back one by one: then the whole subscription is ended (UNSUB), and the server finds nobody for the rest.
+be taken back one by one: then the whole subscription is ended (UNSUB), and the server finds nobody for the rest. A
+server that is just delivering counts what it finds nobody for as delivered, and delivers it once more, out of its
+order. So a subscription is ended only while its requests wait for messages, not while they bring some.
 Source: JetStream pull consumers (ADR-13 of the NATS architecture notes).
 """
 
@@ -57,17 +59,20 @@ class Mailbox:
         self._asked = 0
         self._open: dict[str, tuple[Binding, str]] = {}  # by stream: the binding and the request's number
         self._missing: dict[str, int] = {}  # by stream: how many messages its request may still bring
+        self._ahead: set[str] = set()  # streams whose open request was made ahead
+        self._brought_at = 0.0  # when the last messages were taken
         self._messages = 0  # taken so far, as the inbox counts
         self._statuses = 0
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
-    def ask(self, shares: dict[Binding, int], expires_s: Optional[float]) -> None:
+    def ask(self, shares: dict[Binding, int], expires_s: Optional[float], *, ahead: bool = False) -> None:
         """
         Asks partitions without an open request for so many messages each.
 
         Args:
             expires_s: How long the server waits for messages that are not there; None: not at all.
+            ahead: For the next fetch.
 
         Raises:
             ConnectionLostError: There is no connection.
@@ -82,6 +87,8 @@ class Mailbox:
             frames.append(encode_pub(subject, b'{"batch":%d,%s}' % (share, how), self._subject + number))
             self._open[binding.stream] = binding, number.decode()
             self._missing[binding.stream] = share
+            if ahead:
+                self._ahead.add(binding.stream)
             self._due.setdefault(binding.stream, due)
         self._core.write(b"".join(frames))
         self._opening = b""
@@ -96,8 +103,17 @@ class Mailbox:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no request is open."""
+        """Whether no request is open but those for the next fetch."""
+        return len(self._open) == len(self._ahead)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no request is open at all."""
         return not self._open
+
+    def is_idle(self, for_s: float) -> bool:
+        """Whether the open requests have brought nothing for so long."""
+        return time.monotonic() - self._brought_at > for_s
 
     # ---- taking -----------------------------------------------------------------------------------------------------
 
@@ -110,6 +126,7 @@ class Mailbox:
         messages, statuses = self.inbox.take(self._kind, self._owner)
         if messages:
             self._messages += len(messages)
+            self._brought_at = time.monotonic()
             self._count(messages)
         return messages, [ending for status in statuses if (ending := self._end(*status)) is not None]
 
@@ -119,6 +136,7 @@ class Mailbox:
                 self._due.pop(stream, None)
             self._missing.clear()
             self._open.clear()
+            self._ahead.clear()
             return
         if len(self._missing) == 1:
             counts = {next(iter(self._missing)): len(messages)}
@@ -148,6 +166,7 @@ class Mailbox:
     def _close(self, stream: str) -> None:
         self._open.pop(stream, None)
         self._missing.pop(stream, None)
+        self._ahead.discard(stream)
 
     # ---- ending -----------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Callable, Optional, TypeVar
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar
 
 from memphis_sync._codec import Inbox, RawMessage
 from memphis_sync._link.mailbox import Binding, Ending, Mailbox
@@ -51,12 +51,28 @@ LOOK_AFTER_S = 1.0  # an answer that is so late makes the group be looked for, a
 LOOK_EVERY_S = 2.0
 ELECTION_S = 0.1  # pause until a group without a leader is asked again
 SILENCE_S = 5.0  # a broker that has a group and answers no pull for so long hangs
+IDLE_S = 0.05  # requests that have brought nothing for so long are waiting for messages
 CLOSE_S = 1.0  # how long close() waits for messages on their way, to give them back
 RENEW_AT, DROP_AT = 0.1, 0.8  # shares of the ack time: see this module's text
 _CLOSED = -11  # MCORE_E_CLOSED
 _NOTHING_THERE = (404, 408)
 _NO_RESPONDERS = 503
 _PASSING = ("leadership change", "server shutdown")  # of 409: the next pull may well be served
+
+
+class _Fetch(NamedTuple):
+    """What one fetch() is after."""
+
+    chosen: list[Binding]
+    batch: int
+    deadline: float
+    ahead: bool
+    outage_s: float
+    is_over: Callable[[], bool]
+
+    def is_late(self) -> bool:
+        """Whether its time is over, or somebody has ended it."""
+        return time.monotonic() >= self.deadline or self.is_over()
 
 
 def never() -> bool:
@@ -97,7 +113,8 @@ class PullSession:
         self._lock = threading.Lock()  # who holds it fetches; it guards all that follows
         self._mailbox: Optional[Mailbox] = None
         self._surplus: list[RawMessage] = []  # received, not handed out
-        self._retired: deque[tuple[Mailbox, int]] = deque()  # withdrawn, with the number of the PING behind the UNSUB
+        # Withdrawn, each with the number of the PING behind its UNSUB, and when that was written.
+        self._retired: deque[tuple[Mailbox, int, float]] = deque()
         self._first = 0
         self._due: dict[str, float] = {}  # by stream: since when an answer to a pull is owed
         self._look_at = 0.0
@@ -109,6 +126,7 @@ class PullSession:
         partition: Optional[int] = None,
         *,
         ahead: bool = False,
+        outage_s: float = float("inf"),
         is_over: Callable[[], bool] = never,
     ) -> list[RawMessage]:
         """
@@ -117,6 +135,7 @@ class PullSession:
         Args:
             partition: Only this one; None looks at all, beginning with another one each time.
             ahead: Ask for the next *batch* before returning.
+            outage_s: How much of *wait_s* it waits for a connection, when there is none.
             is_over: Asked while waiting, and after each wake(); True ends the wait.
 
         Returns:
@@ -132,14 +151,15 @@ class PullSession:
             if time.monotonic() >= deadline or is_over():
                 return []
         try:
-            chosen = self._chosen(partition)
-            if self._take_retired(max(deadline, time.monotonic() + LATE_S)):
-                found = self._read(chosen, batch, deadline, ahead, is_over)
-            else:
-                found = self._from_surplus(chosen, batch)
+            fetch = _Fetch(self._chosen(partition), batch, deadline, ahead, outage_s, is_over)
+            until = max(deadline, time.monotonic() + LATE_S)
+            while not self._take_retired(min(until, time.monotonic() + SLICE_S)):
+                found = self._from_surplus(fetch)
                 if not found:
-                    self._check_silence(chosen)
-            return found
+                    self._check_silence(fetch.chosen)
+                if found or is_over() or time.monotonic() >= until:
+                    return found
+            return self._read(fetch)
         except BaseException:
             self._withdraw()
             raise
@@ -152,11 +172,19 @@ class PullSession:
         if mailbox is not None:
             mailbox.inbox.wake()
 
-    def rest(self) -> None:
-        """Asks for nothing ahead any more; what has come stays for the next fetch."""
+    def rest(self, *, is_idle: bool = False) -> None:
+        """
+        Asks for nothing ahead any more; what has come stays for the next fetch.
+
+        Args:
+            is_idle: The partitions had nothing more; else what is being delivered is let come.
+        """
         if self._lock.acquire(timeout=SLICE_S):  # else somebody is fetching, and decides himself
             try:
-                self._withdraw()
+                mailbox = self._mailbox
+                if mailbox is not None and not mailbox.is_empty:
+                    self._surplus += mailbox.take()[0]
+                    self._withdraw(always=is_idle or mailbox.is_idle(IDLE_S))
             except ForkedError as exc:  # the end of a generator that the child of a fork has inherited
                 logger.debug("%r: %s", self._owner, exc)
             finally:
@@ -167,6 +195,7 @@ class PullSession:
         if not self._lock.acquire(timeout=CLOSE_S):
             return  # a fetch is under way and takes care of what comes
         try:
+            self._let_come(time.monotonic() + CLOSE_S)
             self._withdraw(always=True)
             if not self._link.is_up():
                 return  # the broker delivers them again when their ack time is over
@@ -193,17 +222,22 @@ class PullSession:
         self._first = (first + 1) % len(self._bindings)
         return [*self._bindings[first:], *self._bindings[:first]]
 
-    def _from_surplus(self, chosen: list[Binding], batch: int) -> list[RawMessage]:
-        surplus = self._surplus
-        if len(chosen) == len(self._bindings):
-            taken = surplus[:batch]
-            self._surplus = surplus[batch:]
+    def _here(self, fetch: _Fetch) -> int:
+        """How many messages of the surplus the fetch may have."""
+        if len(fetch.chosen) == len(self._bindings):
+            return len(self._surplus)
+        return sum(_is_of(message, fetch.chosen) for message in self._surplus)
+
+    def _from_surplus(self, fetch: _Fetch) -> list[RawMessage]:
+        if len(fetch.chosen) == len(self._bindings):
+            taken, self._surplus = self._surplus[: fetch.batch], self._surplus[fetch.batch :]
         else:
-            wanted = {binding.stream for binding in chosen}
-            taken, self._surplus = [], []
-            for message in surplus:
-                fits = len(taken) < batch and message.subject.rpartition(".")[0] in wanted
-                (taken if fits else self._surplus).append(message)
+            left: list[RawMessage] = []
+            taken = []
+            for message in self._surplus:
+                fits = len(taken) < fetch.batch and _is_of(message, fetch.chosen)
+                (taken if fits else left).append(message)
+            self._surplus = left
         return self.fresh(taken)
 
     def fresh(self, messages: list[_M]) -> list[_M]:
@@ -231,7 +265,7 @@ class PullSession:
             False: it has not come until *deadline*; then nothing else may be asked for.
         """
         while self._retired:
-            mailbox, number = self._retired[0]
+            mailbox, number, _ = self._retired[0]
             is_over = self._is_over(mailbox.inbox, number, deadline)
             self._surplus += mailbox.take()[0]
             if not is_over:
@@ -254,38 +288,41 @@ class PullSession:
 
     # ---- asking and waiting -----------------------------------------------------------------------------------------
 
-    def _read(
-        self, chosen: list[Binding], batch: int, deadline: float, ahead: bool, is_over: Callable[[], bool]
-    ) -> list[RawMessage]:
+    def _read(self, fetch: _Fetch) -> list[RawMessage]:
         while True:
-            found = self._from_surplus(chosen, batch)
-            if not found:
-                while not self._link.wait_up(min(deadline, time.monotonic() + SLICE_S)):
-                    if is_over():
-                        return []
-                    if time.monotonic() >= deadline:
-                        raise ConnectionLostError("the data link has no connection; messages stay with the broker")
+            found = self._from_surplus(fetch)
+            if not found and not self._wait_up(fetch):
+                return []
             try:
                 mailbox = self._current()
                 if not found:
-                    self._take(mailbox)
-                    if not self._surplus and not ahead:
-                        self._take_available(mailbox, chosen, batch, deadline)
-                    if not self._surplus:
-                        self._await(mailbox, chosen, batch, deadline, ahead, is_over)
-                    found = self._from_surplus(chosen, batch)
-                if ahead and not is_over():
-                    self._ask_ahead(mailbox, chosen, batch)
+                    self._take(mailbox, fetch)
+                    if not self._here(fetch) and not fetch.ahead:
+                        self._take_available(mailbox, fetch)
+                    if not self._here(fetch):
+                        self._await(mailbox, fetch)
+                    found = self._from_surplus(fetch)
+                if fetch.ahead and not fetch.is_over():
+                    self._ask_ahead(mailbox, fetch)
                 elif not mailbox.is_quiet:
                     self._withdraw()
             except ConnectionLostError:
                 self._lose()
-                if not found and self._surplus:
-                    found = self._from_surplus(chosen, batch)
-            if found or time.monotonic() >= deadline or is_over():
+                found = found or self._from_surplus(fetch)
+            if found or fetch.is_late():
                 if not found:
-                    self._check_silence(chosen)
+                    self._check_silence(fetch.chosen)
                 return found
+
+    def _wait_up(self, fetch: _Fetch) -> bool:
+        """Waits for a connection; False when the fetch was ended meanwhile."""
+        until = min(fetch.deadline, time.monotonic() + fetch.outage_s)
+        while not self._link.wait_up(min(until, time.monotonic() + SLICE_S)):
+            if fetch.is_over():
+                return False
+            if time.monotonic() >= until:
+                raise ConnectionLostError("the data link has no connection; messages stay with the broker")
+        return True
 
     def _current(self) -> Mailbox:
         """The mailbox of this connection."""
@@ -304,73 +341,84 @@ class PullSession:
             self._surplus += mailbox.take()[0]
         self._due.clear()
 
-    def _take(self, mailbox: Mailbox) -> list[Ending]:
+    def _take(self, mailbox: Mailbox, fetch: _Fetch) -> list[Ending]:
         """Moves what has come to the surplus; raises when a partition was ended for a reason that lasts."""
         messages, endings = mailbox.take()
         self._surplus += messages
-        if not self._surplus:  # else an error that lasts is met again by the next fetch, with nothing to hand out
+        if endings and not self._here(fetch):  # else it is met again by the next fetch, with nothing to hand out
             for ending in endings:
                 self._judge(ending)
         return endings
 
-    def _take_available(self, mailbox: Mailbox, chosen: list[Binding], batch: int, deadline: float) -> None:
+    def _take_available(self, mailbox: Mailbox, fetch: _Fetch) -> None:
         """What the partitions hold now."""
-        asked = [binding for binding in chosen if not mailbox.is_asked(binding)]
-        deadline = max(deadline, time.monotonic() + LATE_S)  # an answer takes a round trip, however short the wait is
-        while asked and len(self._surplus) < batch and (not self._surplus or time.monotonic() < deadline):
-            shares = _shares(asked, batch - len(self._surplus))
+        asked = [binding for binding in fetch.chosen if not mailbox.is_asked(binding)]
+        # An answer takes a round trip, however short the wait is.
+        deadline = max(fetch.deadline, time.monotonic() + LATE_S)
+        here = 0
+        while asked and here < fetch.batch and (not here or time.monotonic() < deadline):
+            shares = _shares(asked, fetch.batch - here)
             mailbox.ask(shares, None)
             ended: set[Binding] = set()
             while any(mailbox.is_asked(binding) for binding in shares):
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or fetch.is_over():
                     return
-                self._wait(mailbox, mailbox.missing(shares), left)
-                ended.update(ending.binding for ending in self._take(mailbox))
+                has_come = self._wait(mailbox, mailbox.missing(shares), left)
+                ended.update(ending.binding for ending in self._take(mailbox, fetch))
+                if not has_come and not self._here(fetch):
+                    self._check_silence(fetch.chosen)
             asked = [binding for binding in asked if binding not in ended]
+            here = self._here(fetch)
 
-    def _await(
-        self,
-        mailbox: Mailbox,
-        chosen: list[Binding],
-        batch: int,
-        deadline: float,
-        ahead: bool,
-        is_over: Callable[[], bool],
-    ) -> None:
-        """The first that comes, with whatever comes along."""
-        # Of one partition just one is asked for: nothing is withdrawn then, so the server gives out nothing in vain.
-        share = 1 if len(chosen) == 1 and not ahead else max(1, batch // len(chosen))
-        while not self._surplus and not is_over():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
+    def _await(self, mailbox: Mailbox, fetch: _Fetch) -> None:
+        """The first that comes."""
+        chosen = fetch.chosen
+        # Just one, unless the rest is wanted as well: nothing, or little, is withdrawn then, and so given out in vain.
+        share = max(1, fetch.batch // len(chosen)) if fetch.ahead else 1
+        while not self._here(fetch) and not fetch.is_late():
+            left = max(fetch.deadline - time.monotonic(), 0.0)
             unasked = [binding for binding in chosen if not mailbox.is_asked(binding)]
             if unasked:
-                mailbox.ask(dict.fromkeys(unasked, share), min(left, POLL_S))
+                mailbox.ask(dict.fromkeys(unasked, share), min(left, POLL_S), ahead=fetch.ahead)
             self._wait(mailbox, 1, left)
-            self._take(mailbox)
-            if not self._surplus:
+            self._take(mailbox, fetch)
+            if not self._here(fetch):
                 self._check_silence(chosen)
 
-    def _wait(self, mailbox: Mailbox, enough: int, timeout_s: float) -> None:
-        """Waits for a slice of the time; raises ConnectionLostError at the connection's end."""
-        if mailbox.wait(enough, min(timeout_s, SLICE_S)) == _CLOSED:
+    def _wait(self, mailbox: Mailbox, enough: int, timeout_s: float) -> bool:
+        """Waits for a slice of the time; False after it. Raises ConnectionLostError at the connection's end."""
+        result = mailbox.wait(enough, min(timeout_s, SLICE_S))
+        if result == _CLOSED:
             raise ConnectionLostError("the data link lost its connection during a pull")
+        return result == 0
 
-    def _ask_ahead(self, mailbox: Mailbox, chosen: list[Binding], batch: int) -> None:
-        room = batch - len(self._surplus) - mailbox.missing(self._bindings)
-        unasked = [binding for binding in chosen if not mailbox.is_asked(binding)]
+    def _ask_ahead(self, mailbox: Mailbox, fetch: _Fetch) -> None:
+        room = fetch.batch - len(self._surplus) - mailbox.missing(self._bindings)
+        unasked = [binding for binding in fetch.chosen if not mailbox.is_asked(binding)]
         if unasked and room > 0:
-            mailbox.ask(_shares(unasked, room), POLL_S)
+            mailbox.ask(_shares(unasked, room), POLL_S, ahead=True)
+
+    def _let_come(self, deadline: float) -> None:
+        """Waits for the end of what is being delivered."""
+        mailbox = self._mailbox
+        while mailbox is not None and not mailbox.is_empty and time.monotonic() < deadline:
+            result = mailbox.wait(1, IDLE_S)
+            messages, _ = mailbox.take()
+            self._surplus += messages
+            if result == _CLOSED or not messages:
+                return
 
     def _withdraw(self, *, always: bool = False) -> None:
-        """Takes back what is asked for; what is on its way already is taken by a later fetch."""
+        """
+        Takes back what is asked for, if that is not for the next fetch only; what is on its way already is taken by a
+        later fetch.
+        """
         mailbox = self._mailbox
         if mailbox is not None and (always or not mailbox.is_quiet):
             self._mailbox = None
             try:
-                self._retired.append((mailbox, mailbox.withdraw()))
+                self._retired.append((mailbox, mailbox.withdraw(), time.monotonic()))
             except ConnectionLostError:
                 self._surplus += mailbox.take()[0]
 
@@ -394,8 +442,9 @@ class PullSession:
     def _check_silence(self, chosen: list[Binding]) -> None:
         """Looks for a group whose answers are late, and raises when it is gone, or the broker hangs."""
         now = time.monotonic()
+        pong_due = self._retired[0][2] if self._retired else now
         for binding in chosen:
-            silent_s = now - self._due.get(binding.stream, now)
+            silent_s = now - min(self._due.get(binding.stream, now), pong_due)
             if silent_s > LOOK_AFTER_S and now >= self._look_at:
                 self._look_at = now + LOOK_EVERY_S
                 self._look_for(binding)
@@ -413,3 +462,8 @@ def _shares(bindings: list[Binding], batch: int) -> dict[Binding, int]:
     each, rest = divmod(batch, len(bindings))
     shares = {binding: each + (1 if i < rest else 0) for i, binding in enumerate(bindings)}
     return {binding: share for binding, share in shares.items() if share > 0}
+
+
+def _is_of(message: RawMessage, bindings: list[Binding]) -> bool:
+    stream = message.subject.rpartition(".")[0]
+    return any(binding.stream == stream for binding in bindings)

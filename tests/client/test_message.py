@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 import pytest
 
-from memphis_sync import ClosedError, ConfigurationError, Headers, UsageError
+from memphis_sync import ClosedError, ConfigurationError, Headers, Messages, StationNotFoundError, UsageError
 from memphis_sync.message import Metadata, parse_ack_subject
 
 
@@ -147,3 +148,91 @@ def test_ack_subjects_of_both_forms():
     for other in ("", "_INBOX.x.1", "$JS.ACK.a.b"):
         with pytest.raises(UsageError, match="no ack subject"):
             parse_ack_subject(other)
+
+
+def test_a_confirmed_ack_is_known_to_the_broker(one, memphis):
+    message = one()
+    message.ack(wait=True)
+    assert message.is_answered
+    runtime = memphis._runtime
+    info = runtime.call(runtime.control.js_api(f"CONSUMER.INFO.{one.station}$1.c", None, 5), 5, "info")
+    assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (1, 0)
+    with pytest.raises(UsageError, match="already answered with ack"):
+        message.ack(wait=True)
+    with pytest.raises(ConfigurationError, match="timeout_s is 0"):
+        one().ack(wait=True, timeout_s=0)
+
+
+def test_many_threads_confirm_at_once(memphis, station_name):
+    messages = 400
+    producer = memphis.producer(station_name, "p")
+    producer.produce_many(b"%d" % number for number in range(messages))
+    consumer = memphis.consumer(station_name, "c", max_ack_time_ms=1000, max_msg_deliveries=10)
+    batch = []
+    while len(batch) < messages:
+        batch += consumer.fetch(messages, timeout_s=5)
+    for message in batch:
+        message.in_progress()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda message: message.ack(wait=True), batch))
+    assert len(memphis._data_link().replies._idle) <= 8, "a subscription for each thread that waited at once"
+    assert consumer.fetch(10, timeout_s=1.5) == []
+
+
+def test_a_confirmed_ack_that_gets_no_answer_is_no_ack(one, memphis):
+    message = one()
+    memphis.station(one.station).destroy()
+    with pytest.raises(StationNotFoundError):
+        message.ack(wait=True)
+    assert not message.is_answered
+
+
+def test_the_block_form(one):
+    with one() as message:
+        assert message.data == b"payload"
+    assert message.answer == "ack"
+    with pytest.raises(ZeroDivisionError), one(b"broken") as message:
+        raise ZeroDivisionError
+    assert message.answer == "nack"
+    (again,) = one.consumer.fetch(timeout_s=5)
+    assert (again.data, again.delivered) == (b"broken", 2)
+    with again:
+        again.delay(delay_ms=10)
+    assert again.answer == "delay", "what was answered in the block stays as it is"
+    (again,) = one.consumer.fetch(timeout_s=5)
+    again.ack()
+    with pytest.raises(KeyError), again:
+        raise KeyError
+    assert again.answer == "ack"
+
+
+def test_a_delay_in_milliseconds(one):
+    start = time.monotonic()
+    one().delay(delay_ms=600)
+    (message,) = one.consumer.fetch(timeout_s=5)
+    assert time.monotonic() - start > 0.5
+    with pytest.raises(ConfigurationError, match="delay_ms is -1"):
+        message.delay(delay_ms=-1)
+    for arguments in ({}, {"delay": 1, "delay_ms": 1000}):
+        with pytest.raises(UsageError, match="exactly one of delay"):
+            message.delay(**arguments)
+    message.ack()
+
+
+def test_a_batch_as_plain_dicts(memphis, station_name):
+    producer = memphis.producer(station_name, "p")
+    for payload in (b'{"a": 1}', b"text", b"\xff"):
+        producer.produce(payload, headers={"kind": "k"})
+    batch = memphis.consumer(station_name, "c").fetch(3, timeout_s=5)
+    assert isinstance(batch, list)
+    assert isinstance(batch, Messages)
+    rows = batch.to_dicts()
+    assert [row["data"] for row in rows] == [{"a": 1}, "text", b"\xff"]
+    assert rows[2] == {
+        "station": station_name,
+        "partition": 1,
+        "sequence": 3,
+        "time": batch[2].timesent,
+        "headers": {"kind": "k"},
+        "data": b"\xff",
+    }

@@ -38,6 +38,22 @@ def test_a_measurement_prints_its_ratio(broker: Any, script: str, figure: str, o
     assert float(said[1]) == pytest.approx(report["ratio"], abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("script", "options", "question", "figure"),
+    [
+        ("fetch_throughput", ["--iterate", "--count", "2000", "--batch", "100"], "iterate_throughput", "msgs_per_s"),
+        ("end_to_end_latency", ["--count", "20"], "end_to_end_latency", "p50_us"),
+    ],
+)
+def test_a_measurement_of_a_reader(broker: Any, script: str, options: list[str], question: str, figure: str) -> None:
+    args = [*options, "--pairs", "1", "--partitions", "1", "--url", broker.url]
+    done = run_python(BENCH / f"{script}.py", *args, env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == question
+    assert report[figure] > 0
+    assert report["ratio"] > 0
+
+
 def test_the_cost_of_each_kind_of_schema_is_measured() -> None:
     done = run_python(BENCH / "schema_cost.py", "--count", "20", "--pairs", "3", env=ROOT, timeout_s=60)
     report = json.loads(done.stdout)
