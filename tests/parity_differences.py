@@ -123,9 +123,9 @@ DIFFERENCES = (
         ),
     ),
     Difference(
-        "tasks, lists and nats-py's objects as attributes, as `consumer.t_ping` and `message.message`",
+        "what an object keeps for itself, as `consumer.t_ping`, `consumer.last_messages`, `message.message`",
         "none",
-        "no task and no nats-py object stands behind ours",
+        "no task and no nats-py object stands behind ours, and where a group starts counts only when it is made",
         names=(
             *_of(
                 "Consumer",

@@ -1,11 +1,11 @@
 """
 One nats-py connection, with what users are promised of it.
 
-nats-py is used through its public API. What it does differently from what users are promised is put right here:
-its connect() tries for ever, ours tries each address once within one deadline; its error callback prints each failed
-try of an outage, ours writes one line when the link is lost and one when it is back. Reconnecting, and subscribing
-again after it, is nats-py's own work; the connection id stays the same, so that the broker revives what was registered
-under it.
+nats-py is used through its public API (but for sound.py). What it does differently from what users are promised is put
+right here: its connect() tries for ever, ours tries each address once within one deadline; its error callback prints
+each failed try of an outage, ours writes one line when the link is lost and one when it is back. Reconnecting, and
+subscribing again after it, is nats-py's own work; the connection id stays the same, so that the broker revives what was
+registered under it.
 
 All methods are coroutines of the private loop; the plain properties may be read from any thread.
 """
@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from memphis_sync._control.reasons import NoTlsError, connect_error, lost_reason, request_error
+from memphis_sync._control.sound import SoundClient
 from memphis_sync._link.handshake import open_connection
 from memphis_sync.errors import (
     AuthenticationError,
@@ -150,7 +151,7 @@ class ControlLink:
     async def _try(self, address: ServerAddress, order: tuple[ServerAddress, ...], timeout_s: float) -> NatsClient:
         """One try at the first of *order*; the others are for nats-py's own reconnects."""
         deadline = time.monotonic() + timeout_s
-        nc = NatsClient()
+        nc = SoundClient()
         first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         is_trying = True
 

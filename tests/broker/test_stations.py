@@ -228,3 +228,28 @@ def test_one_station_created_and_destroyed_by_many_at_once_ends_consistent(
         assert "error" in client.jetstream(f"STREAM.INFO.{station_name}$1")
         assert client.station(station_name, partitions_number=2) == ""
         assert client.stream(f"{station_name}$2")
+
+
+def test_each_kind_of_retention_keeps_what_it_should(control: ControlClient, memphis, station_name: str) -> None:
+    kinds = {"messages": 3, "bytes": 1500, "ack_based": 0}
+    for kind, value in kinds.items():
+        assert control.station(f"{station_name}-{kind}", retention_type=kind, retention_value=value) == ""
+        for _ in range(10):
+            control.publish(f"{station_name}-{kind}$1.final", b"x" * 400)
+
+    def stored(kind: str) -> int:
+        count: int = control.jetstream(f"STREAM.INFO.{station_name}-{kind}$1")["state"]["messages"]
+        return count
+
+    assert stored("messages") == 3
+    assert 1 <= stored("bytes") <= 3
+    assert stored("ack_based") == 0, "with no group, nothing is kept for anybody"
+    consumers = [memphis.consumer(f"{station_name}-ack_based", f"c-{at}", consumer_group=f"g-{at}") for at in (1, 2)]
+    for number in range(4):
+        control.publish(f"{station_name}-ack_based$1.final", b"%d" % number)
+    for consumer, left in zip(consumers, (4, 0)):
+        messages = consumer.fetch(4, timeout_s=10)
+        assert [message.data for message in messages] == [b"0", b"1", b"2", b"3"]
+        for message in messages:
+            message.ack(wait=True)
+        assert stored("ack_based") == left, "a message goes when the last group has acknowledged it"

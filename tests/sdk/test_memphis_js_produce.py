@@ -127,6 +127,19 @@ def test_headers_message_id_and_the_name_of_the_producer(
     assert headers.read("headers").get("msg-id") == "id-1"
 
 
+def test_a_message_id_is_stored_once_on_the_port_for_sdks(
+    fresh_broker: Callable[..., BrokerProcess], memphis_js: SdkClient, station_name: str
+) -> None:
+    broker = fresh_broker(sdk_port=0)
+    with ControlClient(broker) as control:
+        for port, stored in ((broker.sdk_port, 1), (broker.port, 2)):  # a stock nats-server knows no such header
+            station = f"{station_name}-{stored}"
+            other = memphis_js.connect(broker, port=port)
+            for _ in range(2):
+                other.produce(stationName=station, producerName="p", message="x", msgId="id-1", asyncProduce=False)
+            assert control.jetstream(f"STREAM.INFO.{station}$1")["state"]["messages"] == stored
+
+
 def test_the_default_is_not_to_wait(memphis_js: SdkClient, memphis: Memphis, station_name: str) -> None:
     producer = memphis_js.producer(stationName=station_name, producerName="p")
     for number in range(100):

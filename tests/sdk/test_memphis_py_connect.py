@@ -13,6 +13,7 @@ import pytest
 from control_client import ControlClient
 from fix_memphis_py import MemphisPy
 from fix_sdk import Name, SdkClient, SdkError, make_once
+from fix_tls import Authority
 
 from memphis_sync.broker import BrokerProcess
 
@@ -77,6 +78,20 @@ def test_token_mode(fresh_broker: Callable[..., BrokerProcess], memphis_py: SdkC
     assert [bytes(message.get_data()) for message in app.fetch_messages("st", "c")] == [b"hello"]
     with pytest.raises(SdkError, match="MemphisError"):  # with reconnect left on it would try for ever
         memphis_py.connect(broker, username="root", connection_token="wrong", reconnect=False)
+
+
+def test_tls_with_a_token_and_not_with_a_password(
+    broker_with: Callable[..., BrokerProcess], authority: Authority, memphis_py: SdkClient
+) -> None:
+    """D-py-18: with a password it copies its options for a first connection, and a TLS context cannot be copied."""
+    mine, made = authority.issue("me@example.org"), authority.issue("127.0.0.1")
+    files = {"cert_file": str(mine.cert), "key_file": str(mine.key), "ca_file": authority.file}
+    broker = broker_with(made, token="s3cret", tls_ca=Path(authority.file))
+    app = memphis_py.connect(broker, username="root", **files)
+    app.produce("st", "p", "hello")
+    assert [bytes(message.get_data()) for message in app.fetch_messages("st", "c")] == [b"hello"]
+    with pytest.raises(SdkError, match="cannot pickle 'SSLContext' object"):
+        memphis_py.connect(broker, username="root", connection_token="", password="x", **files)
 
 
 @pytest.mark.parametrize(
