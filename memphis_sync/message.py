@@ -215,8 +215,17 @@ class Message(RawMessage):
         """
         if wait:
             self._confirm(timeout_s)
-        else:
-            self._respond("ack", b"")
+            return
+        # The path of each message: as _respond(), without a call of its own for it.
+        if self.answer is not None or self.owner.is_destroyed:
+            self._check_unanswered()
+            self._source.check_open()
+        try:
+            self.respond()
+        except ConnectionLostError:
+            self._source.check_open()
+            raise
+        self.answer = "ack"
 
     def nack(self) -> None:
         """The message could not be used; the group gets it again at once. Does not wait. Raises as ack()."""
@@ -313,9 +322,7 @@ class Message(RawMessage):
             raise UsageError(f"{self!r} was already answered with {self.answer}")
 
     def _respond(self, answer: str, body: bytes) -> None:
-        # The path of each message: what is usual costs two looks, and only what goes wrong asks for the reason.
-        if self.answer is not None:
-            self._check_unanswered()
+        self._check_unanswered()
         if self.owner.is_destroyed:
             self._source.check_open()
         try:
