@@ -62,6 +62,7 @@ struct mcore_log {
 
 struct mcore_owner {
     uint64_t outstanding;
+    uint64_t wake_at; /* the highest count that a waiter wants it down to, now or earlier; 0 is always of interest */
 };
 
 /*

@@ -322,8 +322,8 @@ void mcore_outbox_stats(struct mcore_outbox *outbox, struct mcore_stats *stats);
 /* Unsettled messages of an owner, or of all with owner -1. */
 uint64_t mcore_outbox_outstanding(struct mcore_outbox *outbox, long owner);
 
-/* Waits until an owner (-1: all) has nothing unsettled. Returns what is outstanding. */
-uint64_t mcore_outbox_wait_drained(struct mcore_outbox *outbox, long owner, int64_t timeout_ns);
+/* Waits until an owner has no more than down_to unsettled, or all (-1) nothing. Returns what is outstanding. */
+uint64_t mcore_outbox_wait_drained(struct mcore_outbox *outbox, long owner, uint64_t down_to, int64_t timeout_ns);
 
 /* Waits until a frame of so many bytes fits, with some air so that a bulk caller is not woken for each ack. */
 int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t timeout_ns);

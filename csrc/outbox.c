@@ -77,7 +77,7 @@ long mcore_outbox_owner_new(struct mcore_outbox *outbox)
     if (owners != NULL) {
         outbox->owners = owners;
         owner = (long)outbox->owner_count++;
-        owners[owner].outstanding = 0;
+        owners[owner] = (struct mcore_owner){0, 0};
     }
     pthread_mutex_unlock(&outbox->lock);
     return owner;
@@ -251,9 +251,11 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
     count_outcome(&outbox->stats, outcome, duplicate);
     if (lane->tag == 0)
         outbox->thread_backlog[entry->thread]--;
-    if (entry->owner < outbox->owner_count && --outbox->owners[entry->owner].outstanding == 0 &&
-        outbox->drain_waiters > 0)
-        pthread_cond_broadcast(&outbox->drained);
+    if (entry->owner < outbox->owner_count) {
+        struct mcore_owner *owner = &outbox->owners[entry->owner];
+        if (--owner->outstanding <= owner->wake_at && outbox->drain_waiters > 0)
+            pthread_cond_broadcast(&outbox->drained);
+    }
     mcore_outbox_tell_locked(outbox, lane, slot, outcome, sequence, duplicate, code, err_code, text, text_len,
                              entry->flags);
     if (slot == lane->log->head_slot)

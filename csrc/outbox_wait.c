@@ -335,13 +335,17 @@ uint64_t mcore_outbox_outstanding(struct mcore_outbox *outbox, long owner)
     return count;
 }
 
-uint64_t mcore_outbox_wait_drained(struct mcore_outbox *outbox, long owner, int64_t timeout_ns)
+uint64_t mcore_outbox_wait_drained(struct mcore_outbox *outbox, long owner, uint64_t down_to, int64_t timeout_ns)
 {
     int64_t until = mcore_deadline_after(timeout_ns);
     pthread_mutex_lock(&outbox->lock);
     outbox->drain_waiters++;
+    if (owner < 0)
+        down_to = 0;
+    else if ((size_t)owner < outbox->owner_count && outbox->owners[owner].wake_at < down_to)
+        outbox->owners[owner].wake_at = down_to;
     uint64_t count;
-    while ((count = outstanding_locked(outbox, owner)) > 0)
+    while ((count = outstanding_locked(outbox, owner)) > down_to)
         if (mcore_cond_wait_until(&outbox->drained, &outbox->lock, until) == ETIMEDOUT) {
             count = outstanding_locked(outbox, owner);
             break;

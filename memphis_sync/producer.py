@@ -194,8 +194,13 @@ class Producer:
         timeout_ns = self._timeout_ns if ack_wait_sec is DEFAULT_ACK_WAIT_S else _timeout_ns(ack_wait_sec)
         lines = b"" if headers is None else encode_user_headers(headers)
         id_bytes = b"" if msg_id is None else message_id(msg_id)
-        if nonblocking and on_delivery is None:
-            on_delivery = self._on_delivery
+        if nonblocking:
+            if on_delivery is None:
+                on_delivery = self._on_delivery
+            if concurrent_task_limit is not None:
+                self._wait_below(check_int("concurrent_task_limit", concurrent_task_limit, 1))
+        elif on_delivery is not None:
+            raise ConfigurationError("on_delivery is given for a blocking produce; it goes with nonblocking=True")
         if not self._is_simple:
             routes = [
                 self._choose(i, producer_partition_key, producer_partition_number) for i in range(len(self._views))
@@ -217,13 +222,7 @@ class Producer:
             payload = message if kind is bytes or kind is str else payload_of(message)
         try:
             if not nonblocking:
-                if on_delivery is not None:
-                    raise ConfigurationError(
-                        "on_delivery is given for a blocking produce; it goes with nonblocking=True"
-                    )
                 return self._blocking(route, payload, lines, id_bytes, timeout_ns)
-            if concurrent_task_limit is not None:
-                self._wait_below(check_int("concurrent_task_limit", concurrent_task_limit, 1))
             if on_delivery is not None:
                 self._link.start_callbacks()
             return route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
@@ -394,9 +393,8 @@ class Producer:
         if len(self) < limit:
             return
         waiting.forbid_on_own_thread("produce() with concurrent_task_limit")
-        while len(self) > limit // 2:
-            # Ends at once when nothing is left; else a short nap, as there is no signal for a part.
-            self._link.core.wait_drained(self._owner, 1_000_000)
+        while self._link.core.wait_drained(self._owner, SLICE_NS, limit // 2) > limit // 2:
+            pass  # slices, so that Ctrl-C is served
 
     # ---- backlog and end ---------------------------------------------------------------------------------------
 

@@ -318,11 +318,11 @@ class Link:
         self._check()
         return int(lib.mcore_outbox_outstanding(self._outbox, owner))
 
-    def wait_drained(self, owner: int, timeout_ns: int) -> int:
-        """Waits until nothing of *owner* is outstanding; returns what is."""
+    def wait_drained(self, owner: int, timeout_ns: int, down_to: int = 0) -> int:
+        """Waits until no more than *down_to* of *owner* are outstanding (-1: nothing of anybody); returns what is."""
         self._check()
         lib.mcore_link_push(self._link)
-        return int(lib.mcore_outbox_wait_drained(self._outbox, owner, timeout_ns))
+        return int(lib.mcore_outbox_wait_drained(self._outbox, owner, down_to, timeout_ns))
 
     def wait_room(self, size: int, timeout_ns: int) -> bool:
         """Waits until a frame of *size* bytes fits, with some air. False when it does not in time."""

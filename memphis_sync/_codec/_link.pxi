@@ -263,13 +263,13 @@ cdef class Link:
         self._check()
         return mcore_outbox_outstanding(self._outbox, owner)
 
-    def wait_drained(self, long owner, int64_t timeout_ns):
-        """Waits until nothing of *owner* is outstanding; returns what is."""
+    def wait_drained(self, long owner, int64_t timeout_ns, uint64_t down_to=0):
+        """Waits until no more than *down_to* of *owner* are outstanding (-1: nothing of anybody); returns what is."""
         self._check()
         cdef uint64_t count
         with nogil:
             mcore_link_push(self._link)
-            count = mcore_outbox_wait_drained(self._outbox, owner, timeout_ns)
+            count = mcore_outbox_wait_drained(self._outbox, owner, down_to, timeout_ns)
         return count
 
     def wait_room(self, size_t size, int64_t timeout_ns):

@@ -92,7 +92,7 @@ cdef extern from "memphis_core.h" nogil:
     uint64_t mcore_outbox_abandon(mcore_outbox *)
     void mcore_outbox_stats(mcore_outbox *, mcore_stats *)
     uint64_t mcore_outbox_outstanding(mcore_outbox *, long)
-    uint64_t mcore_outbox_wait_drained(mcore_outbox *, long, int64_t)
+    uint64_t mcore_outbox_wait_drained(mcore_outbox *, long, uint64_t, int64_t)
     int mcore_outbox_wait_room(mcore_outbox *, size_t, int64_t)
     long mcore_outbox_wait_reports(mcore_outbox *, uint64_t *, size_t, int64_t)
     int mcore_outbox_report(mcore_outbox *, mcore_ticket *)

@@ -271,7 +271,7 @@ static void *run_asker(void *unused)
         if (s.accepted != s.delivered + s.failed + s.abandoned + s.queued + s.in_flight)
             abort();
         (void)mcore_outbox_outstanding(outbox, (long)random_below(&seed, APPENDERS));
-        mcore_outbox_wait_drained(outbox, (long)random_below(&seed, APPENDERS), MILLISECOND);
+        mcore_outbox_wait_drained(outbox, (long)random_below(&seed, APPENDERS), random_below(&seed, 4), MILLISECOND);
         (void)mcore_link_is_up(the_link);
         (void)mcore_link_errno(the_link);
         mcore_link_text(the_link, text, sizeof(text));
@@ -307,7 +307,7 @@ static void test_all_threads_at_once(void)
     for (int i = 0; i < APPENDERS; i++)
         pthread_join(appenders[i], NULL);
     __atomic_store_n(&is_over, 1, __ATOMIC_RELEASE);
-    CHECK(mcore_outbox_wait_drained(outbox, -1, 60 * SECOND) == 0);
+    CHECK(mcore_outbox_wait_drained(outbox, -1, 0, 60 * SECOND) == 0);
     __atomic_store_n(&has_drained, 1, __ATOMIC_RELEASE);
     mcore_outbox_close(outbox);
     CHECK(mcore_outbox_abandon(outbox) == 0);

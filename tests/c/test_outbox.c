@@ -866,7 +866,7 @@ static void test_a_cut_link_loses_nothing(void)
         close(fds[1]);
         CHECK(is_consistent(outbox));
     }
-    CHECK(mcore_outbox_wait_drained(outbox, -1, 5 * SECOND) == 0);
+    CHECK(mcore_outbox_wait_drained(outbox, -1, 0, 5 * SECOND) == 0);
     for (int i = 0; i < ALL; i++) {
         CHECK(mcore_ticket_wait(outbox, &tickets[i], SECOND) == MCORE_DELIVERED);
         CHECK(tickets[i].sequence == (uint64_t)i + 1);

@@ -402,11 +402,14 @@ def test_a_result_that_is_not_there_yet_is_no_failure(through_proxy, station_nam
         ({"on_delivery": print}, r"on_delivery .*nonblocking=True"),
     ],
 )
+@pytest.mark.parametrize("stations", [1, 2])
 def test_bad_options_are_refused_before_anything_is_taken(
-    memphis: Memphis, station_name: str, options: dict[str, object], text: str
+    memphis: Memphis, station_name: str, options: dict[str, object], text: str, stations: int
 ) -> None:
-    memphis.station(station_name, partitions_number=2)
-    producer = memphis.producer(station_name, "p")
+    names = [f"{station_name}-{number}" for number in range(stations)]
+    for name in names:
+        memphis.station(name, partitions_number=2)
+    producer = memphis.producer(names, "p")
     accepted = memphis.stats().accepted
     with pytest.raises(ConfigurationError, match=text):
         producer.produce(b"m", **options)
@@ -461,15 +464,16 @@ def test_a_destroyed_producer_and_a_closed_client_take_nothing(broker: BrokerPro
     assert memphis.stats().delivered == 1
 
 
-def test_the_task_limit_of_memphis_py_holds_the_caller_back(through_proxy, station_name: str) -> None:
+@pytest.mark.parametrize("stations", [1, 2])
+def test_the_task_limit_of_memphis_py_holds_the_caller_back(through_proxy, station_name: str, stations: int) -> None:
     memphis, proxy = through_proxy()
-    producer = memphis.producer(station_name, "p")
+    producer = memphis.producer([f"{station_name}-{number}" for number in range(stations)], "p")
     proxy.stall()
     for _ in range(10):
         producer.produce(b"m", nonblocking=True, concurrent_task_limit=10)
     threading.Timer(0.3, proxy.go_on).start()
     producer.produce(b"m", nonblocking=True, concurrent_task_limit=10)
-    assert len(producer) <= 6
+    assert len(producer) <= 5 + stations
     assert producer.flush(10) == 0
 
 
