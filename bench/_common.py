@@ -95,15 +95,19 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
                 station.destroy()
 
         template = _raw.Template.record(host, port, produce_one)
-        # Room for a whole run: what is measured is the wire, not the bound.
-        client = stack.enter_context(memphis_sync.connect(url, outbox_max_bytes=1 << 29))
+        client = stack.enter_context(memphis_sync.connect(url, outbox_max_bytes=room(args)))
         wire = _raw.Wire(host, port, f"{user}$1", password)
         stack.callback(wire.close)
         yield Bench(args, url, client, wire, template, os.urandom(args.size))
 
 
+def room(args: argparse.Namespace) -> int:
+    """An outbox for a whole run, in bytes: what is measured is the wire, not the bound."""
+    return int(max(1 << 26, args.count * (args.size + 320)))
+
+
 @contextlib.contextmanager
-def tls_client() -> Iterator[memphis_sync.Memphis]:
+def tls_client(outbox_max_bytes: int = 1 << 26) -> Iterator[memphis_sync.Memphis]:
     """A client under TLS, with a broker and certificates of its own."""
     try:
         import trustme
@@ -120,7 +124,7 @@ def tls_client() -> Iterator[memphis_sync.Memphis]:
         issued.cert_chain_pems[0].write_to_path(str(cert))
         options = BrokerOptions(port=0, ephemeral=True, tls_cert=cert, tls_key=key)
         url = stack.enter_context(BrokerProcess(options)).url
-        yield stack.enter_context(memphis_sync.connect(url, ca_file=str(ca), outbox_max_bytes=1 << 29))
+        yield stack.enter_context(memphis_sync.connect(url, ca_file=str(ca), outbox_max_bytes=outbox_max_bytes))
 
 
 def _with_port(url: str, port: int) -> str:

@@ -10,14 +10,14 @@ Messages that one thread produces to one partition are stored in that order, blo
 from __future__ import annotations
 
 import copy
-import itertools
+import functools
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, TypeVar, Union
 
-from memphis_sync._codec import Route, encode_header
+from memphis_sync._codec import Route, Turn, encode_header
 from memphis_sync._matching import encode_all, encode_one
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._runtime import waiting
@@ -93,8 +93,10 @@ class Producer:
             b"$memphis_connectionId", client.connection_id.encode()
         )
         self._routes = [self._routes_of(view) for view in views]
-        # next() on a cycle is one step of the interpreter, so threads may share it.
-        self._turns: list[Iterator[Route]] = [itertools.cycle(routes.values()) for routes in self._routes]
+        self._turns = [
+            Turn(list(routes.values()), view.live, view.functions, DEFAULT_ACK_WAIT_S, self._timeout_ns, Delivery)
+            for view, routes in zip(views, self._routes)
+        ]
         self._turn = self._turns[0]
         self._function_routes: dict[tuple[str, int, int], Route] = {}
         self._is_simple = len(views) == 1
@@ -104,6 +106,8 @@ class Producer:
             if view.live.codec is not None:
                 view.live.codec.prepare()
         self._is_closed = False
+        # Else each message needs a look at what the producer was told.
+        self._turn.is_plain = self._is_simple and block_on_full_s is None and on_delivery is None
 
     @property
     def producer_name(self) -> str:
@@ -186,6 +190,23 @@ class Producer:
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
             ClosedError, ForkedError: The producer was destroyed, the client closed, or it is the parent process's.
         """
+        if nonblocking and async_produce is None:
+            # What most calls ask for, in one step; None when there is more to it.
+            try:
+                delivery = self._turn.take(
+                    message,
+                    ack_wait_sec,
+                    headers,
+                    msg_id,
+                    concurrent_task_limit,
+                    producer_partition_key,
+                    producer_partition_number,
+                    on_delivery,
+                )
+            except UnicodeEncodeError as exc:
+                raise not_utf8(exc) from exc
+            if delivery is not None:
+                return delivery
         if async_produce is not None:
             warnings.warn("async_produce is deprecated; use nonblocking", DeprecationWarning, stacklevel=2)
             nonblocking = nonblocking or async_produce
@@ -202,9 +223,7 @@ class Producer:
         elif on_delivery is not None:
             raise ConfigurationError("on_delivery is given for a blocking produce; it goes with nonblocking=True")
         if not self._is_simple:
-            routes = [
-                self._choose(i, producer_partition_key, producer_partition_number) for i in range(len(self._views))
-            ]
+            routes = self._choose_all(producer_partition_key, producer_partition_number)
             try:
                 payload = encode_all(self._client._runtime, self.name, self._views, message, headers, routes)
             except UnicodeEncodeError as exc:
@@ -229,8 +248,9 @@ class Producer:
         except BufferFullError:
             if not nonblocking or self._block_on_full_s is None:
                 raise
+            # No lambda, and no comprehension in this function: their variables would cost each call an object apiece.
             return self._when_room(
-                lambda: route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery),
+                functools.partial(route.send, payload, lines, id_bytes, timeout_ns, Delivery, on_delivery),
                 [route],
                 payload,
                 lines,
@@ -274,6 +294,9 @@ class Producer:
             check_seconds("timeout_s", timeout_s, allow_zero=False)
         waiting.forbid_on_own_thread("produce_many()")
         return Bulk(self, timeout_s, stop_at_failure=on_error == "raise").run(iterable)
+
+    def _choose_all(self, key: Optional[str], number: int) -> list[Route]:
+        return [self._choose(index, key, number) for index in range(len(self._views))]
 
     def _choose(self, index: int, key: Optional[str], number: int) -> Route:
         """The route of one station's message: by key, by number, or the next in turn."""
@@ -438,7 +461,7 @@ class Producer:
         check_int("timeout_retries", timeout_retries, 0, 1000)
         if self._is_closed:
             return
-        self._is_closed = True
+        self._mark_destroyed()
         left = self.flush(DESTROY_FLUSH_S)
         if left:
             warnings.warn(
@@ -456,6 +479,7 @@ class Producer:
 
     def _mark_destroyed(self) -> None:
         self._is_closed = True
+        self._turn.is_plain = False
 
     def __enter__(self) -> Self:
         return self

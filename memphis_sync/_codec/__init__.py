@@ -67,6 +67,7 @@ encode_headers = _binding.encode_headers
 parse_headers = _binding.parse_headers
 Link = _binding.Link
 Route = _binding.Route
+Turn = _binding.Turn
 Ticket = _binding.Ticket
 Group = _binding.Group
 RawMessage = _binding.RawMessage

@@ -1,6 +1,6 @@
 """What both bindings offer; stubtest compares it with whichever is loaded."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional, TypeVar, Union, final
 
 from typing_extensions import Self, disjoint_base
@@ -124,6 +124,32 @@ class Route:
     def send_and_wait(
         self, payload: _Payload, headers: bytes, msg_id: bytes, timeout_ns: int, kind: type[_T], slice_ns: int
     ) -> _T: ...
+
+@final
+class Turn:
+    is_plain: bool
+    def __new__(
+        cls,
+        routes: list[Route],
+        live: object,
+        functions: Mapping[int, int],
+        timeout: float,
+        timeout_ns: int,
+        kind: type[Ticket],
+    ) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Route: ...
+    def take(
+        self,
+        message: object,
+        timeout: object,
+        headers: object,
+        msg_id: object,
+        limit: object,
+        key: object,
+        number: object,
+        callback: object,
+    ) -> Any: ...
 
 @disjoint_base
 class Ticket:

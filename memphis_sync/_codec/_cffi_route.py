@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._cffi_view import checked_bytes, view_of
-from memphis_sync.errors import BufferFullError, ClosedError, LocalProtocolError, PayloadTooLargeError
+from memphis_sync.errors import (
+    BufferFullError,
+    ClosedError,
+    ConfigurationError,
+    LocalProtocolError,
+    PayloadTooLargeError,
+)
 from memphis_sync.types import Buffer
 
 if TYPE_CHECKING:
@@ -289,3 +296,82 @@ class Route:
         lib.mcore_link_push(self.link._link)
         lib.mcore_ticket_wait(self.link._outbox, ticket._ticket, slice_ns)
         return ticket
+
+
+@final
+class Turn:
+    """
+    The routes of one producer to one station, in turn: an iterator without end.
+
+    Args:
+        routes: At least one.
+        live: Has an attribute ``codec``; take() takes nothing while that is not None.
+        functions: take() takes nothing while there are any.
+        timeout: What take() must be given as *timeout*, by identity, and what that means in nanoseconds.
+        kind: As of Route.send().
+    """
+
+    is_plain: bool
+
+    def __new__(
+        cls,
+        routes: list[Route],
+        live: Any,
+        functions: Mapping[int, int],
+        timeout: float,
+        timeout_ns: int,
+        kind: type[Ticket],
+    ) -> Turn:
+        """Makes one."""
+        if not routes:
+            raise ConfigurationError("a turn needs at least one route")
+        self = super().__new__(cls)
+        self._turn = itertools.cycle(routes)  # one step of it is one of the interpreter, so threads may share it
+        self._live = live
+        self._functions = functions
+        self._timeout = timeout
+        self._timeout_ns = timeout_ns
+        self._kind = kind
+        self.is_plain = False
+        return self
+
+    def __iter__(self) -> Turn:
+        return self
+
+    def __next__(self) -> Route:
+        return next(self._turn)
+
+    def take(
+        self,
+        message: Any,
+        timeout: object,
+        headers: object,
+        msg_id: object,
+        limit: object,
+        key: object,
+        number: object,
+        callback: object,
+    ) -> Optional[Ticket]:
+        """
+        Sends a message that is bytes or str and has no options of its own by the next route: what most calls of a
+        producer ask for, in one step.
+
+        Args:
+            message: Anything.
+            timeout: See the class.
+            headers, msg_id, limit, key, callback: None, or there is an option.
+            number: -1, or there is an option.
+
+        Returns:
+            The ticket; None for anything else, also while ``is_plain`` is not set: nothing was done then.
+
+        Raises:
+            UnicodeEncodeError: The str is no text.
+            BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
+        """
+        options = (headers, msg_id, limit, key, callback)
+        if not self.is_plain or timeout is not self._timeout or number != -1 or any(o is not None for o in options):
+            return None
+        if type(message) not in {bytes, str} or self._functions or self._live.codec is not None:
+            return None
+        return next(self._turn).send(message, b"", b"", self._timeout_ns, self._kind)

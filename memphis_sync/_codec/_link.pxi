@@ -520,6 +520,9 @@ cdef class Route:
             ClosedError: After ``Link.close()``.
             ForkedError: The link is from before a fork.
         """
+        return self._send(payload, headers, msg_id, timeout_ns, kind, callback)
+
+    cdef Ticket _send(self, payload, bytes headers, bytes msg_id, int64_t timeout_ns, type kind, callback):
         cdef Ticket ticket = <Ticket>kind.__new__(kind)
         cdef const mcore_route *part = &self._route
         cdef mcore_ticket *slot = &ticket._ticket
@@ -544,6 +547,77 @@ cdef class Route:
             mcore_link_push(self.link._link)
             mcore_ticket_wait(self.link._outbox, slot, slice_ns)
         return ticket
+
+
+@cython.final
+cdef class Turn:
+    """
+    The routes of one producer to one station, in turn: an iterator without end.
+
+    Args:
+        routes: At least one.
+        live: Has an attribute ``codec``; take() takes nothing while that is not None.
+        functions: take() takes nothing while there are any.
+        timeout: What take() must be given as *timeout*, by identity, and what that means in nanoseconds.
+        kind: As of Route.send().
+    """
+
+    cdef list _routes
+    cdef Py_ssize_t _next
+    cdef object _live
+    cdef dict _functions
+    cdef object _timeout
+    cdef int64_t _timeout_ns
+    cdef type _kind
+    cdef public bint is_plain
+
+    def __cinit__(self, list routes not None, live, dict functions not None, timeout, int64_t timeout_ns,
+                  type kind not None):
+        if not routes:
+            raise ConfigurationError("a turn needs at least one route")
+        self._routes = routes
+        self._next = 0
+        self._live = live
+        self._functions = functions
+        self._timeout = timeout
+        self._timeout_ns = timeout_ns
+        self._kind = kind
+        self.is_plain = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t place = self._next
+        self._next = place + 1 if place + 1 < len(self._routes) else 0
+        return self._routes[place]
+
+    def take(self, message, timeout, headers, msg_id, limit, key, number, callback):
+        """
+        Sends a message that is bytes or str and has no options of its own by the next route: what most calls of a
+        producer ask for, in one step.
+
+        Args:
+            message: Anything.
+            timeout: See the class.
+            headers, msg_id, limit, key, callback: None, or there is an option.
+            number: -1, or there is an option.
+
+        Returns:
+            The ticket; None for anything else, also while ``is_plain`` is not set: nothing was done then.
+
+        Raises:
+            UnicodeEncodeError: The str is no text.
+            BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
+        """
+        if (not self.is_plain or timeout is not self._timeout or headers is not None or msg_id is not None
+                or limit is not None or key is not None or callback is not None or number != -1
+                or not (PyBytes_CheckExact(message) or PyUnicode_CheckExact(message))
+                or self._functions or self._live.codec is not None):
+            return None
+        cdef Py_ssize_t place = self._next
+        self._next = place + 1 if place + 1 < len(self._routes) else 0
+        return (<Route>self._routes[place])._send(message, b"", b"", self._timeout_ns, self._kind, None)
 
 
 @cython.no_gc
