@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
@@ -311,6 +311,14 @@ class Turn:
         kind: As of Route.send().
     """
 
+    __slots__ = ("_functions", "_kind", "_live", "_timeout", "_timeout_ns", "_turn", "is_plain")
+
+    _functions: Mapping[int, int]
+    _kind: type[Ticket]
+    _live: Any
+    _timeout: float
+    _timeout_ns: int
+    _turn: Iterator[Route]
     is_plain: bool
 
     def __new__(
@@ -321,8 +329,7 @@ class Turn:
         timeout: float,
         timeout_ns: int,
         kind: type[Ticket],
-    ) -> Turn:
-        """Makes one."""
+    ) -> Self:
         if not routes:
             raise ConfigurationError("a turn needs at least one route")
         self = super().__new__(cls)
@@ -335,7 +342,7 @@ class Turn:
         self.is_plain = False
         return self
 
-    def __iter__(self) -> Turn:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Route:
