@@ -469,12 +469,14 @@ def test_the_task_limit_of_memphis_py_holds_the_caller_back(through_proxy, stati
     memphis, proxy = through_proxy()
     producer = memphis.producer([f"{station_name}-{number}" for number in range(stations)], "p")
     proxy.stall()
-    for _ in range(10):
+    for _ in range(10 // stations):
         producer.produce(b"m", nonblocking=True, concurrent_task_limit=10)
+    assert len(producer) == 10
     threading.Timer(0.3, proxy.go_on).start()
     producer.produce(b"m", nonblocking=True, concurrent_task_limit=10)
     assert len(producer) <= 5 + stations
     assert producer.flush(10) == 0
+    assert memphis.stats().delivered == 10 + stations
 
 
 def test_the_old_name_of_nonblocking_still_works(memphis: Memphis, station_name: str) -> None:
