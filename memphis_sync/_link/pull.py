@@ -298,7 +298,7 @@ class PullSession:
                 mailbox = self._current()
                 if not found:
                     self._take(mailbox, fetch)
-                    if not self._here(fetch) and not fetch.ahead:
+                    if not self._here(fetch):
                         self._take_available(mailbox, fetch)
                     if not self._here(fetch):
                         self._await(mailbox, fetch)
