@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
+from memphis_sync._codec import count_delivered
 from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, error_of
 from memphis_sync.errors import BufferFullError, DeadlineError, Outcome, ProduceError, SchemaError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from memphis_sync.headers import Headers
     from memphis_sync.producer import Producer
 
-SWEEP_EVERY = 256  # settled messages are counted off in strides; a stride each message would cost more than sending
+SWEEP_EVERY = 256  # settled messages are counted off after so many; after each it would cost more than sending
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,14 @@ class BulkSchemaError(BulkError, SchemaError):
         self.reason = reason
 
 
+class _Stretch(NamedTuple):
+    """Messages that were taken one after the other: the first index, the step from one to the next, and themselves."""
+
+    first: int
+    step: int
+    tickets: list[Delivery]
+
+
 class Bulk:
     """One run of produce_many()."""
 
@@ -131,7 +140,8 @@ class Bulk:
         self._link = producer._link
         self._timeout_s = timeout_s
         self._stop_at_failure = stop_at_failure
-        self._pending: deque[tuple[int, Delivery]] = deque()
+        self._pending: deque[_Stretch] = deque()
+        self._at = 0  # so many of the first stretch are counted off
         self._delivered = 0
         self._duplicates = 0
         self._failed: list[Failure] = []
@@ -171,23 +181,39 @@ class Bulk:
         return result
 
     def _take(self, iterable: Iterable[Any]) -> None:
-        pending = self._pending
-        for index, item in enumerate(iterable):
+        turn = self._at_once._turn
+        iterator = iter(iterable)
+        index = swept = 0
+        while True:
+            tickets: list[Delivery] = []
             try:
-                sent = self._send(item)
-            except SchemaError as exc:
-                self._failed.append(Failure(index, ", ".join(self._producer.stations), exc))
-                if self._stop_at_failure:
-                    raise _Stop from None
-            else:
-                if isinstance(sent, Deliveries):
-                    pending.extend((index, delivery) for delivery in sent.values())
-                else:
-                    pending.append((index, sent))
-            if index % SWEEP_EVERY == 0:
+                rest = turn.take_from(iterator, tickets, SWEEP_EVERY)
+            finally:
+                if tickets:
+                    self._pending.append(_Stretch(index, 1, tickets))
+                    index += len(tickets)
+            if rest:
+                self._take_one(index, rest[0])
+                index += 1
+            elif rest is not None:
+                return
+            if index - swept >= SWEEP_EVERY:
+                swept = index
                 self._sweep()
                 if self._is_late() or (self._failed and self._stop_at_failure):
                     raise _Stop
+
+    def _take_one(self, index: int, item: Any) -> None:
+        """A message that has options or takes a look at its schema, or there was no room for it."""
+        try:
+            sent = self._send(item)
+        except SchemaError as exc:
+            self._failed.append(Failure(index, ", ".join(self._producer.stations), exc))
+            if self._stop_at_failure:
+                raise _Stop from None
+        else:
+            deliveries = list(sent.values()) if isinstance(sent, Deliveries) else [sent]
+            self._pending.append(_Stretch(index, 0, deliveries))
 
     def _send(self, item: Any) -> Union[Delivery, Deliveries]:
         options: dict[str, Any] = {}
@@ -219,34 +245,43 @@ class Bulk:
         """Counts off what is settled at the front."""
         pending = self._pending
         while pending:
-            outcome = pending[0][1].look()
+            first, step, tickets = pending[0]
+            at, duplicates = count_delivered(tickets, self._at)
+            self._delivered += at - self._at
+            self._duplicates += duplicates
+            self._at = at
+            if at == len(tickets):
+                pending.popleft()
+                self._at = 0
+                continue
+            outcome = tickets[at].look()
             if outcome == PENDING:
                 return
-            self._count(*pending.popleft(), outcome)
+            if outcome != DELIVERED:  # else it was delivered just now
+                self._fail(first + step * at, tickets[at], error_of(tickets[at]))
+                self._at += 1
 
-    def _count(self, index: int, delivery: Delivery, outcome: int) -> None:
-        if outcome == DELIVERED:
-            self._delivered += 1
-            self._duplicates += delivery.duplicate
-        else:
-            self._failed.append(Failure(index, delivery.station, error_of(delivery)))
+    def _fail(self, index: int, delivery: Delivery, error: ProduceError) -> None:
+        self._failed.append(Failure(index, delivery.station, error))
 
     def _settle(self) -> None:
         self._link.core.push()
-        while self._pending:
+        self._sweep()
+        while self._pending and not self._is_late():
+            # The last of a stretch, most often settled after all others of it: each wait costs a thread change.
+            tickets = self._pending[0].tickets
+            (tickets[-1] if tickets[-1].look() == PENDING else tickets[self._at]).wait(SLICE_NS)
             self._sweep()
-            if not self._pending:
-                return
-            if self._is_late():
-                break
-            self._pending[0][1].wait(SLICE_NS)
-        for index, delivery in self._pending:
+        while self._pending:
+            first, step, tickets = self._pending[0]
             error = ProduceError(
                 f"not confirmed within {self._timeout_s} s; it is still on its way",
                 outcome="unknown",
-                message_id=delivery.message_id,
+                message_id=tickets[self._at].message_id,
             )
-            self._failed.append(Failure(index, delivery.station, error))
+            self._fail(first + step * self._at, tickets[self._at], error)
+            self._at += 1
+            self._sweep()
 
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

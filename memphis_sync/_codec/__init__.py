@@ -57,6 +57,7 @@ Parser = _binding.Parser
 murmur3_x86_32 = _binding.murmur3_x86_32
 watch_forks = _binding.watch_forks
 fork_generation = _binding.fork_generation
+count_delivered = _binding.count_delivered
 encode_connect = _binding.encode_connect
 encode_sub = _binding.encode_sub
 encode_unsub = _binding.encode_unsub

@@ -1,6 +1,6 @@
 """What both bindings offer; stubtest compares it with whichever is loaded."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Optional, TypeVar, Union, final
 
 from typing_extensions import Self, disjoint_base
@@ -150,6 +150,9 @@ class Turn:
         number: object,
         callback: object,
     ) -> Any: ...
+    def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]: ...
+
+def count_delivered(tickets: list[Any], start: int) -> tuple[int, int]: ...
 
 @disjoint_base
 class Ticket:

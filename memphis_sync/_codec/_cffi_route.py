@@ -377,8 +377,51 @@ class Turn:
             BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
         """
         options = (headers, msg_id, limit, key, callback)
-        if not self.is_plain or timeout is not self._timeout or number != -1 or any(o is not None for o in options):
+        if timeout is not self._timeout or number != -1 or any(option is not None for option in options):
             return None
-        if type(message) not in {bytes, str} or self._functions or self._live.codec is not None:
-            return None
+        return self._send(message) if self._takes(message) else None
+
+    def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]:
+        """
+        As take() without options, for what an iterator yields: until *limit* tickets stand in *into*.
+
+        Returns:
+            None at the limit and ``()`` at the iterator's end. ``(item,)`` for an item that take() does not take, or
+            refuses with an error: it was not sent.
+
+        Raises:
+            Exception: Whatever the iterator raises; *into* holds the tickets of what came before.
+        """
+        while len(into) < limit:
+            item = next(iterator, self)
+            if item is self:
+                return ()
+            if not self._takes(item):
+                return (item,)
+            try:
+                into.append(self._send(item))
+            except Exception:  # noqa: BLE001  for the caller, who meets it again
+                return (item,)
+        return None
+
+    def _takes(self, message: object) -> bool:
+        return self.is_plain and type(message) in {bytes, str} and not self._functions and self._live.codec is None
+
+    def _send(self, message: Any) -> Ticket:
         return next(self._turn).send(message, b"", b"", self._timeout_ns, self._kind)
+
+
+def count_delivered(tickets: list[Any], start: int) -> tuple[int, int]:
+    """
+    Counts off delivered tickets, and notes that somebody knows of them.
+
+    Returns:
+        ``(place, duplicates)``: the first place from *start* on whose ticket is not delivered, or their number; and how
+        many of those before it the broker had before.
+    """
+    place, duplicates = start, 0
+    while place < len(tickets) and tickets[place].outcome == lib.MCORE_DELIVERED:
+        tickets[place].look()
+        duplicates += tickets[place].duplicate
+        place += 1
+    return place, duplicates

@@ -24,6 +24,20 @@ from memphis_sync.errors import (
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    bint PyObject_IS_GC(object)
+    void PyObject_GC_UnTrack(void *)
+
+
+cdef object new_off_list(type kind):
+    """
+    An instance of *kind* that the garbage collector does not look at. Every class that is written in Python puts its
+    instances on the collector's list, those of a parent without one too; with 100,000 of them in a backlog, walking the
+    list costs more than sending. So nothing that such an instance refers to may lead back to it.
+    """
+    made = kind.__new__(kind)
+    if PyObject_IS_GC(made):
+        PyObject_GC_UnTrack(<void *>made)
+    return made
 
 
 @cython.final
@@ -317,7 +331,7 @@ cdef class Link:
         tickets = []
         for i in range(count):
             route = routes[i]
-            ticket = <Ticket>kind.__new__(kind)
+            ticket = <Ticket>new_off_list(kind)
             ticket._route = route
             ticket._msg_id = msg_id
             parts[i] = &route._route
@@ -523,7 +537,7 @@ cdef class Route:
         return self._send(payload, headers, msg_id, timeout_ns, kind, callback)
 
     cdef Ticket _send(self, payload, bytes headers, bytes msg_id, int64_t timeout_ns, type kind, callback):
-        cdef Ticket ticket = <Ticket>kind.__new__(kind)
+        cdef Ticket ticket = <Ticket>new_off_list(kind)
         cdef const mcore_route *part = &self._route
         cdef mcore_ticket *slot = &ticket._ticket
         ticket._route = self
@@ -536,7 +550,7 @@ cdef class Route:
     def send_and_wait(self, payload, bytes headers not None, bytes msg_id not None, int64_t timeout_ns,
                       type kind not None, int64_t slice_ns):
         """``send``, ahead of other threads' backlog, by this very thread where possible; waits at most *slice_ns*."""
-        cdef Ticket ticket = <Ticket>kind.__new__(kind)
+        cdef Ticket ticket = <Ticket>new_off_list(kind)
         cdef const mcore_route *part = &self._route
         cdef mcore_ticket *slot = &ticket._ticket
         ticket._route = self
@@ -610,14 +624,64 @@ cdef class Turn:
             UnicodeEncodeError: The str is no text.
             BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
         """
-        if (not self.is_plain or timeout is not self._timeout or headers is not None or msg_id is not None
-                or limit is not None or key is not None or callback is not None or number != -1
-                or not (PyBytes_CheckExact(message) or PyUnicode_CheckExact(message))
-                or self._functions or self._live.codec is not None):
+        if (timeout is not self._timeout or headers is not None or msg_id is not None or limit is not None
+                or key is not None or callback is not None or number != -1 or not self._takes(message)):
             return None
+        return self._send(message)
+
+    def take_from(self, iterator, list into not None, Py_ssize_t limit):
+        """
+        As take() without options, for what an iterator yields: until *limit* tickets stand in *into*.
+
+        Returns:
+            None at the limit and ``()`` at the iterator's end. ``(item,)`` for an item that take() does not take, or
+            refuses with an error: it was not sent.
+
+        Raises:
+            Exception: Whatever the iterator raises; *into* holds the tickets of what came before.
+        """
+        while len(into) < limit:
+            item = next(iterator, self)
+            if item is self:
+                return ()
+            if not self._takes(item):
+                return (item,)
+            try:
+                into.append(self._send(item))
+            except Exception:  # for the caller, who meets it again
+                return (item,)
+        return None
+
+    cdef bint _takes(self, message) except -1:
+        return (self.is_plain and (PyBytes_CheckExact(message) or PyUnicode_CheckExact(message))
+                and not self._functions and self._live.codec is None)
+
+    cdef Ticket _send(self, message):
         cdef Py_ssize_t place = self._next
         self._next = place + 1 if place + 1 < len(self._routes) else 0
         return (<Route>self._routes[place])._send(message, b"", b"", self._timeout_ns, self._kind, None)
+
+
+def count_delivered(list tickets not None, Py_ssize_t start):
+    """
+    Counts off delivered tickets, and notes that somebody knows of them.
+
+    Returns:
+        ``(place, duplicates)``: the first place from *start* on whose ticket is not delivered, or their number; and how
+        many of those before it the broker had before.
+    """
+    cdef Ticket ticket
+    cdef Py_ssize_t place = start
+    cdef Py_ssize_t duplicates = 0
+    while place < len(tickets):
+        ticket = tickets[place]
+        ticket._route.link._check()
+        if mcore_ticket_outcome(&ticket._ticket) != MCORE_DELIVERED:
+            break
+        ticket._ticket.looked = 1
+        duplicates += ticket._ticket.duplicate
+        place += 1
+    return place, duplicates
 
 
 @cython.no_gc
@@ -890,7 +954,7 @@ cdef class Inbox:
         while at < size:
             record = <const mcore_record *>(data + at)
             at += record.size
-            message = <RawMessage>(kind.__new__(kind) if record.status == 0 else RawMessage.__new__(RawMessage))
+            message = <RawMessage>(new_off_list(kind) if record.status == 0 else RawMessage.__new__(RawMessage))
             message._chunk = chunk
             message._record = record
             message._link = self.link

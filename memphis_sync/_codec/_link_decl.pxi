@@ -10,6 +10,7 @@ cdef extern from "memphis_core.h" nogil:
         MCORE_E_CLOSED
         MCORE_E_MEMORY
         MCORE_E_TIMEOUT
+        MCORE_DELIVERED
         MCORE_EXPRESS_BIT
         MCORE_LINK_GOES_ON
 

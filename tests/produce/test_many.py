@@ -44,6 +44,37 @@ def test_items_carry_key_partition_headers_and_id(memphis: Memphis, station_name
     assert found[b"i"][0] == 1
 
 
+def test_messages_with_and_without_options_keep_their_order_and_their_places(
+    memphis: Memphis, station_name: str, holds
+) -> None:
+    kinds = (lambda i: b"%d" % i, str, lambda i: Item(b"%d" % i), lambda i: bytearray(b"%d" % i), lambda i: i)
+    count = 1000
+    producer = memphis.producer(station_name, "p")
+    rows = (kinds[(i // 7) % 4](i) for i in range(count))
+    assert producer.produce_many(rows).delivered == count
+    assert [int(data) for _, data in holds(station_name)] == list(range(count))
+    with pytest.raises(ConfigurationError, match="message is of type int"):
+        producer.produce_many(kinds[4 if i == 300 else 0](i) for i in range(count))
+    assert len(holds(station_name)) == count + 300, "what came before it is stored"
+
+
+def test_a_failure_is_named_by_its_place(broker: BrokerProcess, station_name: str) -> None:
+    with memphis_sync.connect(broker.url, no_responders_retry=None) as memphis:
+        memphis.station(station_name, partitions_number=2)
+        producer = memphis.producer(station_name, "p")
+        memphis.station(station_name).destroy()
+        rows = [Item(b"m", partition=1) if i % 100 == 5 else b"m" for i in range(600)]
+        result = producer.produce_many(rows, on_error="collect")
+        assert [failure.index for failure in result.failed] == list(range(600))
+        assert result.delivered == 0
+
+
+def test_two_stations_and_their_places(memphis: Memphis, station_name: str) -> None:
+    producer = memphis.producer([station_name, f"{station_name}-b"], "p")
+    result = producer.produce_many(b"%d" % i for i in range(600))
+    assert (result.delivered, result.failed) == (1200, ())
+
+
 def test_it_waits_for_room_instead_of_raising(broker: BrokerProcess, station_name: str) -> None:
     with memphis_sync.connect(broker.url, outbox_max_messages=100, outbox_max_bytes=65536) as memphis:
         result = memphis.producer(station_name, "p").produce_many(b"x" * 100 for _ in range(20_000))

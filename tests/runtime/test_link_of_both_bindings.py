@@ -319,6 +319,92 @@ def test_tickets_may_be_of_a_subclass(binding) -> None:
     assert type(link.send_all([route_of(binding, link)], b"x", b"", b"", LONG, kind)[0]) is kind
 
 
+# ---- routes in turn
+
+
+class Live:
+    codec: object = None
+
+
+def turn_of(binding, link, kind=None):
+    routes = [route_of(binding, link, target=place) for place in range(2)]
+    turn = binding.Turn(routes, Live(), {}, 15.0, LONG, kind or binding.Ticket)
+    turn.is_plain = True
+    return turn
+
+
+def test_a_turn_takes_plain_messages_and_nothing_else(binding) -> None:
+    link = link_of(binding)
+    with pytest.raises(ConfigurationError, match="at least one route"):
+        binding.Turn([], Live(), {}, 15.0, LONG, binding.Ticket)
+    functions: dict[int, int] = {}
+    routes = [route_of(binding, link, target=place) for place in range(2)]
+    timeout, live = 15.0, Live()
+    turn = binding.Turn(routes, live, functions, timeout, LONG, binding.Ticket)
+    plain = (timeout, None, None, None, None, -1, None)
+    assert turn.take(b"x", *plain) is None, "not before it is plain"
+    turn.is_plain = True
+    assert [turn.take(message, *plain).route.target for message in (b"a", "b", b"c")] == [0, 1, 0]
+    for place, value in enumerate((15.5, {}, "id", 5, "key", 1, print)):
+        assert turn.take(b"x", *plain[:place], value, *plain[place + 1 :]) is None
+    assert [turn.take(message, *plain) for message in (bytearray(b"x"), 5, None)] == [None] * 3
+    functions[1] = 7
+    assert turn.take(b"x", *plain) is None
+    functions.clear()
+    live.codec = "a schema"
+    assert turn.take(b"x", *plain) is None
+    assert link.outstanding() == 3
+
+
+def test_a_turn_takes_from_an_iterator(binding) -> None:
+    link = link_of(binding, max_messages=6)
+    turn = turn_of(binding, link)
+    items = iter([b"a", "b", b"c", bytearray(b"d"), b"e", b"f"])
+    tickets: list = []
+    assert turn.take_from(items, tickets, 2) is None
+    assert [(ticket.slot, ticket.route.target) for ticket in tickets] == [(0, 0), (1, 1)]
+    assert turn.take_from(items, tickets, 2) is None, "there are two already"
+    assert turn.take_from(items, tickets, 10) == (b"d",)
+    assert turn.take_from(items, tickets, 10) == ()
+    assert [ticket.slot for ticket in tickets] == [0, 1, 2, 3, 4]
+    assert turn.take_from(iter(["\ud800", b"x"]), tickets, 10) == ("\ud800",), "no text"
+    assert turn.take_from(iter([b"x", b"y"]), tickets, 10) == (b"y",), "no room"
+    with pytest.raises(ZeroDivisionError):
+        turn.take_from((1 // 0 for _ in range(1)), tickets, 10)
+    turn.is_plain = False
+    assert turn.take_from(iter([b"x"]), [], 10) == (b"x",)
+    assert link.outstanding() == 6
+
+
+def test_delivered_tickets_are_counted_off(binding, peer: Peer) -> None:
+    route = route_of(binding, peer.link)
+    tickets = [route.send(b"x", b"", b"", LONG, binding.Ticket) for _ in range(5)]
+    replies = [peer.message()[0] for _ in tickets]
+    assert binding.count_delivered(tickets, 0) == (0, 0)
+    answers = [b'{"seq":1}', b'{"seq":2,"duplicate":true}', b'{"error":{"code":503,"err_code":1,"description":"no"}}']
+    for reply, answer in zip(replies, answers):
+        peer.answer(reply, answer)
+    peer.answer(replies[4], b'{"seq":3}')
+    assert tickets[4].wait(LONG) == DELIVERED
+    assert binding.count_delivered(tickets, 0) == (2, 1)
+    assert binding.count_delivered(tickets, 1) == (2, 1)
+    assert binding.count_delivered(tickets, 2) == (2, 0), "a refused one is not counted"
+    assert binding.count_delivered(tickets, 4) == (5, 0)
+    assert binding.count_delivered([], 0) == (0, 0)
+
+
+def test_a_backlog_of_tickets_is_nothing_to_the_garbage_collector() -> None:
+    link = link_of(_cython)
+    kind = subclass(_cython)
+    turn = turn_of(_cython, link, kind)
+    tickets: list = []
+    turn.take_from(iter([b"x"] * 10), tickets, 10)
+    tickets.append(route_of(_cython, link).send(b"x", b"", b"", LONG, kind))
+    assert not any(gc.is_tracked(ticket) for ticket in tickets)
+    gc.collect()
+    assert [ticket.slot for ticket in tickets] == list(range(11))
+
+
 # ---- reports
 
 
