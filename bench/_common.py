@@ -50,9 +50,10 @@ class Bench(NamedTuple):
         """The stream of each partition."""
         return [f"{station.name}${number}" for number in range(1, self.args.partitions + 1)]
 
-    def producer(self, station: Any) -> Any:
-        """A producer whose messages carry an id if the options say so."""
-        return self.client.producer(station.name, "bench", idempotent=self.args.ids)
+    def producer(self, *stations: Any) -> Any:
+        """A producer of one station or several, whose messages carry an id if the options say so."""
+        names = [station.name for station in stations]
+        return self.client.producer(names if len(names) > 1 else names[0], "bench", idempotent=self.args.ids)
 
 
 def parser(doc: str, *, count: int) -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ import _common
 import _raw
 
 SIZES = (16, 128, 1024, 8192, 65536, 1048576)  # bytes of payload
-BYTES = 64 * 2**20  # of one run at most, so that large payloads do not take all the time
+BYTES = 48 * 2**20  # of one run at most: fits into an outbox of the default size
 WINDOW = 16384  # messages that the raw replay has unacknowledged at most: our client's own default
 MEMPHIS_PY = ("memphis-py==1.3.1", "protobuf<6")  # it calls what protobuf 6 no longer has
 OURS, RAW = "memphis_sync", "raw replay"
@@ -81,7 +81,7 @@ def peer(python: str, kind: str, url: str) -> Iterator[Peer]:
 
 def throughput(run: _common.Bench, peers: dict[str, Peer], size: int) -> dict[str, float]:
     """Acknowledged messages a second of each, for one payload size, once."""
-    count = max(min(BYTES // size, run.args.count), 64)
+    count = max(min(BYTES // size, run.args.count), 32)
     payload = os.urandom(size)
     rates = {}
     for kind in (RAW, OURS, *peers):
@@ -97,7 +97,7 @@ def throughput(run: _common.Bench, peers: dict[str, Peer], size: int) -> dict[st
                 raise SystemExit("not everything was acknowledged")
             took = time.perf_counter() - start
         else:
-            slower = max(count // 5, 64)  # a fifth of the messages at a tenth of the rate is time enough
+            slower = max(count // 5, 32)  # a fifth of the messages at a tenth of the rate is time enough
             took = peers[kind].ask(do="throughput", station=station.name, size=size, count=slower)["seconds"]
             took *= count / slower
         rates[kind] = count / took

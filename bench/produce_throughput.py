@@ -25,17 +25,22 @@ def main() -> None:
         "--window", type=int, default=16384, help="unacknowledged messages of the raw replay; the client's default"
     )
     parser.add_argument("--many", action="store_true", help="produce_many() instead of one call a message")
+    parser.add_argument(
+        "--stations", type=int, default=1, help="one producer of so many stations; each message goes to all of them"
+    )
     parser.add_argument("--tls", action="store_true", help="the client under TLS against the client without it")
     args = parser.parse_args()
+    calls = args.count // args.stations
+    args.count = calls * args.stations
     cpu_s: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(_common.bench(args))
         plain = run.client
 
         def ours(run: _common.Bench = run) -> float:
-            station = run.station()
-            producer = run.producer(station)
-            payload, count = run.payload, args.count
+            stations = [run.station() for _ in range(args.stations)]
+            producer = run.producer(*stations)
+            payload, count = run.payload, calls
             start, cpu_start = time.perf_counter(), time.process_time()
             if args.many:
                 producer.produce_many(payload for _ in range(count))
@@ -46,17 +51,20 @@ def main() -> None:
                 left = producer.flush(120)
                 if left:
                     raise SystemExit(f"{left} messages were not acknowledged")
-            rate = count / (time.perf_counter() - start)
+            rate = args.count / (time.perf_counter() - start)
             cpu_s.setdefault("plain" if run.client is plain else "tls", []).append(
-                (time.process_time() - cpu_start) / count
+                (time.process_time() - cpu_start) / args.count
             )
-            station.destroy()
+            for station in stations:
+                station.destroy()
             return rate
 
         def raw() -> float:
-            station = run.station()
-            took = _raw.produce(run.wire, run.template, run.subjects(station), run.payload, args.count, args.window)
-            station.destroy()
+            stations = [run.station() for _ in range(args.stations)]
+            subjects = [subject for station in stations for subject in run.subjects(station)]
+            took = _raw.produce(run.wire, run.template, subjects, run.payload, args.count, args.window)
+            for station in stations:
+                station.destroy()
             return args.count / took
 
         if args.tls:
@@ -73,6 +81,7 @@ def main() -> None:
         mine, limit = map(statistics.median, rates)
         ratios = sorted(a / b for a, b in zip(*rates))
         figures = {"msgs_per_s": round(mine), f"{other}_msgs_per_s": round(limit), "ratio": round(mine / limit, 3)}
+        figures["stations"] = args.stations
         figures["cpu_us"] = round(statistics.median(cpu_s["tls" if args.tls else "plain"]) * 1e6, 3)
         figures["ratio_range"] = [round(ratios[0], 3), round(ratios[-1], 3)]
         _common.report(

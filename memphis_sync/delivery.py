@@ -28,7 +28,7 @@ from memphis_sync.errors import (
 from memphis_sync.types import PubAck
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from memphis_sync._link import DataLink
 
@@ -158,12 +158,19 @@ class Deliveries(Mapping[str, Delivery]):
     them are equal only if they are the same object, so they can be members of a set.
     """
 
-    __slots__ = ("_each",)
+    __slots__ = ("_by_station", "_every")
     __hash__ = object.__hash__
     __eq__ = object.__eq__
 
-    def __init__(self, each: Iterable[Delivery]) -> None:
-        self._each = {delivery.station: delivery for delivery in each}
+    def __init__(self, each: list[Delivery]) -> None:
+        self._every = each
+        self._by_station: Optional[dict[str, Delivery]] = None  # made when somebody looks: most often nobody does
+
+    @property
+    def _each(self) -> dict[str, Delivery]:
+        if self._by_station is None:
+            self._by_station = {delivery.station: delivery for delivery in self._every}
+        return self._by_station
 
     def __getitem__(self, station: str) -> Delivery:
         return self._each[station]

@@ -90,10 +90,16 @@ def _install(here: Path) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Makes the environment before the tests: it may take longer than a test may."""
     if (
-        any("memphis_py_process" in item.fixturenames for item in session.items)
+        any({"memphis_py_process", "memphis_py_python"} & set(item.fixturenames) for item in session.items)
         and not session.config.option.collectonly
     ):
         _interpreter()
+
+
+@pytest.fixture(scope="session")
+def memphis_py_python() -> Path:
+    """The interpreter that has memphis-py."""
+    return interpreter()
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,20 @@ def test_the_share_that_tls_leaves_is_measured(broker: Any) -> None:
     assert b"the same without TLS" in done.stderr
 
 
+def test_other_clients_are_measured_beside_ours(broker: Any, memphis_py_python: Path, tmp_path: Path) -> None:
+    args = ["--count", "400", "--latency-count", "20", "--pairs", "1", "--sizes", "16", "1048576", "--url", broker.url]
+    args += ["--memphis-py", str(memphis_py_python), "--plot", str(tmp_path)]
+    done = run_python(BENCH / "compare.py", *args, env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    clients = {"raw replay", "memphis_sync", "nats-py", "memphis-py"}
+    for row in (*report["msgs_per_s"].values(), report["p50_us"], report["p99_us"]):
+        assert set(row) == clients
+        assert all(value > 0 for value in row.values())
+    for name in ("throughput.svg", "latency.svg"):
+        drawn = (tmp_path / name).read_text()
+        assert all(client in drawn for client in clients)
+
+
 def test_an_idle_client_is_measured() -> None:
     done = run_python(BENCH / "idle_cpu.py", "--seconds", "0.5", "--waiting", env=ROOT, timeout_s=60)
     report = json.loads(done.stdout)
