@@ -181,7 +181,7 @@ class Bulk:
         return result
 
     def _take(self, iterable: Iterable[Any]) -> None:
-        turn = self._at_once._turn
+        turn = self._at_once._turns[0]  # of several stations it takes nothing; produce() does
         iterator = iter(iterable)
         index = swept = 0
         while True:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, TypeVar, Union
 
-from memphis_sync._codec import Route, Turn, encode_header
+from memphis_sync._codec import Route, Turn, Turns, encode_header
 from memphis_sync._matching import encode_all, encode_one
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._runtime import waiting
@@ -97,7 +97,7 @@ class Producer:
             Turn(list(routes.values()), view.live, view.functions, DEFAULT_ACK_WAIT_S, self._timeout_ns, Delivery)
             for view, routes in zip(views, self._routes)
         ]
-        self._turn = self._turns[0]
+        self._turn: Union[Turn, Turns] = self._turns[0] if len(views) == 1 else Turns(self._turns, Deliveries)
         self._function_routes: dict[tuple[str, int, int], Route] = {}
         self._is_simple = len(views) == 1
         self._functions = [view.functions for view in views]
@@ -107,7 +107,7 @@ class Producer:
                 view.live.codec.prepare()
         self._is_closed = False
         # Else each message needs a look at what the producer was told.
-        self._turn.is_plain = self._is_simple and block_on_full_s is None and on_delivery is None
+        self._turn.is_plain = block_on_full_s is None and on_delivery is None
 
     @property
     def producer_name(self) -> str:
@@ -230,7 +230,7 @@ class Producer:
                 raise not_utf8(exc) from exc
             return self._produce_all(routes, payload, lines, id_bytes, timeout_ns, nonblocking, on_delivery)
         if producer_partition_key is None and producer_partition_number == -1 and not self._functions[0]:
-            route = next(self._turn)
+            route = next(self._turns[0])
         else:
             route = self._choose(0, producer_partition_key, producer_partition_number)
         codec = self._live.codec

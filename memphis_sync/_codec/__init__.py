@@ -69,6 +69,7 @@ parse_headers = _binding.parse_headers
 Link = _binding.Link
 Route = _binding.Route
 Turn = _binding.Turn
+Turns = _binding.Turns
 Ticket = _binding.Ticket
 Group = _binding.Group
 RawMessage = _binding.RawMessage

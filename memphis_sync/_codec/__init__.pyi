@@ -152,6 +152,22 @@ class Turn:
     ) -> Any: ...
     def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]: ...
 
+@final
+class Turns:
+    is_plain: bool
+    def __new__(cls, turns: list[Turn], together: Callable[[Any], Any]) -> Self: ...
+    def take(
+        self,
+        message: object,
+        timeout: object,
+        headers: object,
+        msg_id: object,
+        limit: object,
+        key: object,
+        number: object,
+        callback: object,
+    ) -> Any: ...
+
 def count_delivered(tickets: list[Any], start: int) -> tuple[int, int]: ...
 
 @disjoint_base

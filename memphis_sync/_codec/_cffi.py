@@ -16,7 +16,7 @@ from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._cffi_group import Group
 from memphis_sync._codec._cffi_inbox import Inbox, RawMessage
 from memphis_sync._codec._cffi_link import Link
-from memphis_sync._codec._cffi_route import Route, Ticket, Turn, count_delivered
+from memphis_sync._codec._cffi_route import Route, Ticket, Turn, Turns, count_delivered
 from memphis_sync._codec._cffi_view import checked_bytes, view_of
 from memphis_sync._codec._event import DEFAULT_MAX_PAYLOAD, KINDS, MAX_EVENTS, Event
 from memphis_sync._codec._translate import (
@@ -48,6 +48,7 @@ __all__ = [
     "Route",
     "Ticket",
     "Turn",
+    "Turns",
     "count_delivered",
     "encode_connect",
     "encode_header",

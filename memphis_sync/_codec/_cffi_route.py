@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Payload = Union[str, Buffer]
 Callback = Callable[[Any], object]
 
+PLAIN = frozenset({bytes, str})  # what a turn takes
+
 
 class Ticket:
     """How one appended message ended, or that it has not yet. Made by Route; costs nothing when nobody looks."""
@@ -404,11 +406,63 @@ class Turn:
                 return (item,)
         return None
 
+    @property
+    def _is_free(self) -> bool:
+        return not self._functions and self._live.codec is None
+
     def _takes(self, message: object) -> bool:
-        return self.is_plain and type(message) in {bytes, str} and not self._functions and self._live.codec is None
+        return self.is_plain and type(message) in PLAIN and self._is_free
 
     def _send(self, message: Any) -> Ticket:
         return next(self._turn).send(message, b"", b"", self._timeout_ns, self._kind)
+
+
+@final
+class Turns:
+    """
+    The turns of one producer to several stations, for messages that go to all of them.
+
+    Args:
+        turns: 1 to 64, of one link, and with the same timeout and kind.
+        together: What take() returns is made by it from the list of tickets, in the order of the turns.
+    """
+
+    __slots__ = ("_together", "_turns", "is_plain")
+
+    _turns: list[Turn]
+    _together: Callable[[Any], Any]
+    is_plain: bool
+
+    def __new__(cls, turns: list[Turn], together: Callable[[Any], Any]) -> Self:
+        if not turns:
+            raise ConfigurationError("there is nothing to take turns")
+        self = super().__new__(cls)
+        self._turns = turns
+        self._together = together
+        self.is_plain = False
+        return self
+
+    def take(
+        self,
+        message: Any,
+        timeout: object,
+        headers: object,
+        msg_id: object,
+        limit: object,
+        key: object,
+        number: object,
+        callback: object,
+    ) -> Any:
+        """As Turn.take(), for all of them or none."""
+        first = self._turns[0]
+        options = (headers, msg_id, limit, key, callback)
+        if timeout is not first._timeout or number != -1 or any(option is not None for option in options):
+            return None
+        if not self.is_plain or type(message) not in PLAIN or not all(turn._is_free for turn in self._turns):
+            return None
+        routes = [next(turn) for turn in self._turns]
+        tickets = routes[0].link.send_all(routes, message, b"", b"", first._timeout_ns, first._kind)
+        return self._together(tickets)
 
 
 def count_delivered(tickets: list[Any], start: int) -> tuple[int, int]:

@@ -602,9 +602,7 @@ cdef class Turn:
         return self
 
     def __next__(self):
-        cdef Py_ssize_t place = self._next
-        self._next = place + 1 if place + 1 < len(self._routes) else 0
-        return self._routes[place]
+        return self._route()
 
     def take(self, message, timeout, headers, msg_id, limit, key, number, callback):
         """
@@ -653,13 +651,61 @@ cdef class Turn:
         return None
 
     cdef bint _takes(self, message) except -1:
-        return (self.is_plain and (PyBytes_CheckExact(message) or PyUnicode_CheckExact(message))
-                and not self._functions and self._live.codec is None)
+        return self.is_plain and is_plain_message(message) and self._is_free()
 
-    cdef Ticket _send(self, message):
+    cdef bint _is_free(self) except -1:
+        return not self._functions and self._live.codec is None
+
+    cdef Route _route(self):
         cdef Py_ssize_t place = self._next
         self._next = place + 1 if place + 1 < len(self._routes) else 0
-        return (<Route>self._routes[place])._send(message, b"", b"", self._timeout_ns, self._kind, None)
+        return <Route>self._routes[place]
+
+    cdef Ticket _send(self, message):
+        return self._route()._send(message, b"", b"", self._timeout_ns, self._kind, None)
+
+
+cdef inline bint is_plain_message(message):
+    return PyBytes_CheckExact(message) or PyUnicode_CheckExact(message)
+
+
+@cython.final
+cdef class Turns:
+    """
+    The turns of one producer to several stations, for messages that go to all of them.
+
+    Args:
+        turns: 1 to 64, of one link, and with the same timeout and kind.
+        together: What take() returns is made by it from the list of tickets, in the order of the turns.
+    """
+
+    cdef list _turns
+    cdef object _together
+    cdef public bint is_plain
+
+    def __cinit__(self, list turns not None, together):
+        if not turns:
+            raise ConfigurationError("there is nothing to take turns")
+        self._turns = turns
+        self._together = together
+        self.is_plain = False
+
+    def take(self, message, timeout, headers, msg_id, limit, key, number, callback):
+        """As Turn.take(), for all of them or none."""
+        cdef Turn first = self._turns[0]
+        cdef Turn turn
+        if (not self.is_plain or timeout is not first._timeout or headers is not None or msg_id is not None
+                or limit is not None or key is not None or callback is not None or number != -1
+                or not is_plain_message(message)):
+            return None
+        for turn in self._turns:
+            if not turn._is_free():
+                return None
+        routes = []
+        for turn in self._turns:
+            routes.append(turn._route())
+        return self._together((<Route>routes[0]).link.send_all(routes, message, b"", b"", first._timeout_ns,
+                                                               first._kind))
 
 
 def count_delivered(list tickets not None, Py_ssize_t start):

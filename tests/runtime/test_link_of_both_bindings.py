@@ -376,6 +376,38 @@ def test_a_turn_takes_from_an_iterator(binding) -> None:
     assert link.outstanding() == 6
 
 
+def test_turns_send_to_all_or_to_none(binding) -> None:
+    link = link_of(binding, max_messages=5)
+    timeout, lives, functions = 15.0, [Live(), Live()], [{}, {}]
+    with pytest.raises(ConfigurationError, match="nothing to take turns"):
+        binding.Turns([], tuple)
+    each = [
+        binding.Turn(
+            [route_of(binding, link, target=(place, i)) for i in range(2)], *told, timeout, LONG, binding.Ticket
+        )
+        for place, told in enumerate(zip(lives, functions))
+    ]
+    turns = binding.Turns(each, tuple)
+    plain = (timeout, None, None, None, None, -1, None)
+    assert turns.take(b"x", *plain) is None, "not before it is plain"
+    turns.is_plain = True
+    sent = [turns.take(message, *plain) for message in (b"a", "b")]
+    assert [type(tickets) for tickets in sent] == [tuple, tuple]
+    assert [ticket.route.target for tickets in sent for ticket in tickets] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    for place, value in enumerate((15.5, {}, "id", 5, "key", 1, print)):
+        assert turns.take(b"x", *plain[:place], value, *plain[place + 1 :]) is None
+    assert turns.take(bytearray(b"x"), *plain) is None
+    functions[1][1] = 7
+    assert turns.take(b"x", *plain) is None
+    functions[1].clear()
+    lives[1].codec = "a schema"
+    assert turns.take(b"x", *plain) is None
+    lives[1].codec = None
+    with pytest.raises(BufferFullError):
+        turns.take(b"x", *plain)
+    assert link.outstanding() == 4
+
+
 def test_delivered_tickets_are_counted_off(binding, peer: Peer) -> None:
     route = route_of(binding, peer.link)
     tickets = [route.send(b"x", b"", b"", LONG, binding.Ticket) for _ in range(5)]
