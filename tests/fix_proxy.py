@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import threading
 import time
@@ -54,6 +55,21 @@ class Pair:
         self.far.close()
 
 
+def listen_at(port: int) -> socket.socket:
+    """
+    A listener on the loopback, on a free port for 0. A port that was free before may be the near end of somebody's
+    outgoing connection for a moment, so another look is worth its time.
+    """
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port), backlog=64)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
+
+
 class Proxy:
     """
     Forwards one loopback port to another; each of its verbs acts on every connection it holds, spared ones aside.
@@ -74,17 +90,10 @@ class Proxy:
         self._lock = threading.Lock()  # guards _pairs, _fuse and _listener
         self._pairs: list[Pair] = []
         self._fuse: Optional[tuple[bool, int]] = None  # towards the server?, bytes that still pass
-        self._listener = self._listen(0)
+        self._listener = listen_at(0)
         self.host, self.port = self._listener.getsockname()
         self._threads: list[threading.Thread] = []
         self._spawn(self._accept, self._listener)
-
-    def _listen(self, port: int) -> socket.socket:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen(64)
-        return listener
 
     def _spawn(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name="test-proxy", daemon=True)
@@ -205,7 +214,7 @@ class Proxy:
 
     def up(self) -> None:
         """Listens again on the same port."""
-        self._listener = self._listen(self.port)
+        self._listener = listen_at(self.port)
         self._spawn(self._accept, self._listener)
 
     def _close_listener(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fix_leftovers import NATS_PY_LEFTOVERS
+from fix_proxy import listen_at
 
 import memphis_sync
 from memphis_sync._link.handshake import open_connection
@@ -238,7 +239,7 @@ class Server:
     def __init__(self, port: int) -> None:
         self.received = b""
         self.accepted = 0
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = listen_at(port)
         self.host, self.port = self._listener.getsockname()
         self.url = f"memphis+tls://root:canary@127.0.0.1:{self.port}"
 

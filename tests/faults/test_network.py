@@ -150,8 +150,8 @@ def test_a_cut_at_any_byte_of_a_frame(
     ledger = Ledger(producer, threads=0)
     with Watch(client):
         for offset in range(0, 420 if to_server else 160, 7):
-            proxy.cut_after(offset, to_server=to_server)
             before = client.stats().reconnects
+            proxy.cut_after(offset, to_server=to_server)
             while client.stats().reconnects == before:
                 ledger.take_one()
                 ledger.take_one()
