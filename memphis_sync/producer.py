@@ -296,8 +296,6 @@ class Producer:
         return Bulk(self, timeout_s, stop_at_failure=on_error == "raise").run(iterable)
 
     def _choose_all(self, key: Optional[str], number: int) -> list[Route]:
-        if key is None and number == -1 and not any(self._functions):
-            return [next(turn) for turn in self._turns]
         return [self._choose(index, key, number) for index in range(len(self._views))]
 
     def _choose(self, index: int, key: Optional[str], number: int) -> Route:

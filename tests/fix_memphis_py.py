@@ -32,8 +32,8 @@ QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 class MemphisPy(Peer):
     """memphis-py in a process. ``Headers``, ``Memphis``, ``Retention`` and ``Storage`` are its names."""
 
-    def __init__(self) -> None:
-        super().__init__([interpreter(), "-X", "faulthandler", PEER])
+    def __init__(self, python: Path) -> None:
+        super().__init__([python, "-X", "faulthandler", PEER])
 
     def connect(self, broker: BrokerProcess, **options: Any) -> Remote:
         memphis = self.new("Memphis")
@@ -90,7 +90,7 @@ def _install(here: Path) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Makes the environment before the tests: it may take longer than a test may."""
     if (
-        any({"memphis_py_process", "memphis_py_python"} & set(item.fixturenames) for item in session.items)
+        any("memphis_py_python" in item.fixturenames for item in session.items)
         and not session.config.option.collectonly
     ):
         _interpreter()
@@ -103,9 +103,9 @@ def memphis_py_python() -> Path:
 
 
 @pytest.fixture(scope="session")
-def memphis_py_process() -> Iterator[MemphisPy]:
+def memphis_py_process(memphis_py_python: Path) -> Iterator[MemphisPy]:
     """One process for all tests: each start of the SDK costs half a second."""
-    process = MemphisPy()
+    process = MemphisPy(memphis_py_python)
     yield process
     process.close()
 

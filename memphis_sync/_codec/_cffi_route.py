@@ -378,8 +378,7 @@ class Turn:
             UnicodeEncodeError: The str is no text.
             BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
         """
-        options = (headers, msg_id, limit, key, callback)
-        if timeout is not self._timeout or number != -1 or any(option is not None for option in options):
+        if self._has_option(timeout, number, headers, msg_id, limit, key, callback):
             return None
         return self._send(message) if self._takes(message) else None
 
@@ -405,6 +404,9 @@ class Turn:
             except Exception:  # noqa: BLE001  for the caller, who meets it again
                 return (item,)
         return None
+
+    def _has_option(self, timeout: object, number: object, *others: object) -> bool:
+        return timeout is not self._timeout or number != -1 or any(option is not None for option in others)
 
     @property
     def _is_free(self) -> bool:
@@ -455,8 +457,7 @@ class Turns:
     ) -> Any:
         """As Turn.take(), for all of them or none."""
         first = self._turns[0]
-        options = (headers, msg_id, limit, key, callback)
-        if timeout is not first._timeout or number != -1 or any(option is not None for option in options):
+        if first._has_option(timeout, number, headers, msg_id, limit, key, callback):
             return None
         if not self.is_plain or type(message) not in PLAIN or not all(turn._is_free for turn in self._turns):
             return None

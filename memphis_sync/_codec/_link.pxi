@@ -622,8 +622,7 @@ cdef class Turn:
             UnicodeEncodeError: The str is no text.
             BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
         """
-        if (timeout is not self._timeout or headers is not None or msg_id is not None or limit is not None
-                or key is not None or callback is not None or number != -1 or not self._takes(message)):
+        if self._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self._takes(message):
             return None
         return self._send(message)
 
@@ -649,6 +648,10 @@ cdef class Turn:
             except Exception:  # for the caller, who meets it again
                 return (item,)
         return None
+
+    cdef bint _has_option(self, timeout, headers, msg_id, limit, key, number, callback) except -1:
+        return (timeout is not self._timeout or headers is not None or msg_id is not None or limit is not None
+                or key is not None or callback is not None or number != -1)
 
     cdef bint _takes(self, message) except -1:
         return self.is_plain and is_plain_message(message) and self._is_free()
@@ -694,8 +697,7 @@ cdef class Turns:
         """As Turn.take(), for all of them or none."""
         cdef Turn first = self._turns[0]
         cdef Turn turn
-        if (not self.is_plain or timeout is not first._timeout or headers is not None or msg_id is not None
-                or limit is not None or key is not None or callback is not None or number != -1
+        if (first._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self.is_plain
                 or not is_plain_message(message)):
             return None
         for turn in self._turns:

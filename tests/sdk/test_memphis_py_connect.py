@@ -173,10 +173,10 @@ def test_close_is_seen_by_the_broker(memphis_py: SdkClient, control: ControlClie
 
 
 def test_a_crash_of_the_sdks_process_takes_nothing_with_it(
-    memphis_py: SdkClient, broker: BrokerProcess, station_name: str
+    memphis_py: SdkClient, memphis_py_python: Path, broker: BrokerProcess, station_name: str
 ) -> None:
     """Killed between fetch and ack: the message comes again, to the next member of the group."""
-    with MemphisPy() as process:
+    with MemphisPy(memphis_py_python) as process:
         other = process.connect(broker)
         other.produce(station_name, "p", "precious")
         consumer = other.consumer(station_name, "c", consumer_group="g", max_ack_time_ms=500)
