@@ -238,6 +238,7 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
     struct mcore_slot *entry = mcore_lane_slot(lane, slot);
     if (entry->state == MCORE_SLOT_SETTLED)
         return 0;
+    bool had_run = mcore_outbox_has_run_locked(outbox);
     if (entry->state != MCORE_SLOT_IN_FLIGHT) {
         if (entry->state == MCORE_SLOT_QUEUED)
             lane->queued--;
@@ -260,6 +261,9 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
                              entry->flags);
     if (slot == lane->log->head_slot)
         mcore_lane_reclaim(lane);
+    /* Only when the window kept it back until now: else whoever queued it has seen to its being written. */
+    if (!had_run && mcore_outbox_has_run_locked(outbox))
+        mcore_outbox_wake_sender_locked(outbox);
     mcore_outbox_after_settle_locked(outbox);
     return 1;
 }

@@ -319,8 +319,6 @@ static bool has_room(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t
 
 void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox)
 {
-    if (outbox->sender_sleeps && mcore_outbox_has_run_locked(outbox))
-        mcore_outbox_wake_sender_locked(outbox);
     if (outbox->drain_waiters > 0 && outbox->stats.queued + outbox->stats.in_flight == 0)
         pthread_cond_broadcast(&outbox->drained);
     if (outbox->room_waiters > 0 && has_room(outbox, outbox->room_wanted, outbox->stats.max_messages / 8))
