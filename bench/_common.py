@@ -50,6 +50,10 @@ class Bench(NamedTuple):
         """The stream of each partition."""
         return [f"{station.name}${number}" for number in range(1, self.args.partitions + 1)]
 
+    def another_wire(self) -> _raw.Wire:
+        """A raw connection more, for the caller to close."""
+        return _wire(self.url)
+
     def producer(self, *stations: Any) -> Any:
         """A producer of one station or several, whose messages carry an id if the options say so."""
         names = [station.name for station in stations]
@@ -86,7 +90,6 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
             url = stack.enter_context(BrokerProcess(BrokerOptions(port=0, ephemeral=True))).url
         parts = urlsplit(url)
         host, port = parts.hostname or "127.0.0.1", parts.port or 6666
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
 
         def produce_one(through: int) -> None:
             with memphis_sync.connect(_with_port(url, through)) as recorded:
@@ -97,9 +100,15 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
 
         template = _raw.Template.record(host, port, produce_one)
         client = stack.enter_context(memphis_sync.connect(url, outbox_max_bytes=room(args)))
-        wire = _raw.Wire(host, port, f"{user}$1", password)
+        wire = _wire(url)
         stack.callback(wire.close)
         yield Bench(args, url, client, wire, template, os.urandom(args.size))
+
+
+def _wire(url: str) -> _raw.Wire:
+    parts = urlsplit(url)
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return _raw.Wire(parts.hostname or "127.0.0.1", parts.port or 6666, f"{user}$1", password)
 
 
 def room(args: argparse.Namespace) -> int:

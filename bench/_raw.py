@@ -206,6 +206,49 @@ def rtt(wire: Wire, template: Template, subject: bytes, payload: bytes, count: i
     return times
 
 
+def rtt_threads(wires: Sequence[Wire], template: Template, subject: bytes, payload: bytes, seconds: float) -> float:
+    """
+    A thread for each wire, each sending one message and waiting for its acknowledgement, again and again.
+
+    Returns:
+        Acknowledged messages a second, of all together.
+    """
+    counts = [0] * len(wires)
+    start = threading.Barrier(len(wires) + 1)
+    stop = threading.Event()
+
+    def work(place: int) -> None:
+        sock = wires[place].sock
+        mine = dataclasses.replace(template, reply=b"%s.%d" % (template.reply, place))
+        sock.sendall(b"SUB %s.* 1\r\nPING\r\n" % mine.reply)
+        wires[place].until(b"PONG\r\n")
+        number = first = place * 1_000_000_000
+        frame = mine.frame(subject, payload, number)
+        start.wait()
+        while not stop.is_set():
+            sock.sendall(frame)
+            answer = sock.recv(65536)
+            if b"PING\r\n" in answer:  # the server's own
+                sock.sendall(b"PONG\r\n")
+            if b'"seq":' not in answer and b'"seq":' not in sock.recv(65536):
+                raise SystemExit(f"not an acknowledgement: {answer[:200]!r}")
+            number += 1
+            if template.after:  # its id is not to be that of the last one
+                frame = mine.frame(subject, payload, number)
+        counts[place] = number - first
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(wires))]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    begun = time.perf_counter()
+    time.sleep(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - begun)
+
+
 def fetch(wire: Wire, bindings: Sequence[tuple[str, str]], count: int, batch: int) -> float:
     """
     Pulls *count* messages from *bindings* (stream, durable) in turn, in batches, and acknowledges each.
