@@ -9,7 +9,9 @@ apart. Standard library only, and nothing of memphis_sync.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import itertools
 import json
 import re
 import socket
@@ -206,47 +208,48 @@ def rtt(wire: Wire, template: Template, subject: bytes, payload: bytes, count: i
     return times
 
 
-def rtt_threads(wires: Sequence[Wire], template: Template, subject: bytes, payload: bytes, seconds: float) -> float:
-    """
-    A thread for each wire, each sending one message and waiting for its acknowledgement, again and again.
-
-    Returns:
-        Acknowledged messages a second, of all together.
-    """
-    counts = [0] * len(wires)
-    start = threading.Barrier(len(wires) + 1)
+def rate_of_threads(steps: Sequence[Callable[[], object]], seconds: float) -> float:
+    """Calls each of *steps* again and again on a thread of its own. Returns calls a second, of all together."""
+    start = threading.Barrier(len(steps) + 1)
     stop = threading.Event()
 
-    def work(place: int) -> None:
-        sock = wires[place].sock
-        mine = dataclasses.replace(template, reply=b"%s.%d" % (template.reply, place))
-        sock.sendall(b"SUB %s.* 1\r\nPING\r\n" % mine.reply)
-        wires[place].until(b"PONG\r\n")
-        number = first = place * 1_000_000_000
-        frame = mine.frame(subject, payload, number)
+    def repeat(step: Callable[[], object]) -> int:
         start.wait()
+        done = 0
         while not stop.is_set():
-            sock.sendall(frame)
-            answer = sock.recv(65536)
-            if b"PING\r\n" in answer:  # the server's own
-                sock.sendall(b"PONG\r\n")
-            if b'"seq":' not in answer and b'"seq":' not in sock.recv(65536):
-                raise SystemExit(f"not an acknowledgement: {answer[:200]!r}")
-            number += 1
-            if template.after:  # its id is not to be that of the last one
-                frame = mine.frame(subject, payload, number)
-        counts[place] = number - first
+            step()
+            done += 1
+        return done
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(wires))]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    begun = time.perf_counter()
-    time.sleep(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - begun)
+    with concurrent.futures.ThreadPoolExecutor(len(steps)) as pool:
+        runs = [pool.submit(repeat, step) for step in steps]
+        start.wait()
+        begun = time.perf_counter()
+        time.sleep(seconds)
+        stop.set()
+        done = sum(run.result() for run in runs)
+        return done / (time.perf_counter() - begun)
+
+
+def rtt_step(wire: Wire, template: Template, subject: bytes, payload: bytes, place: int) -> Callable[[], None]:
+    """Sends one message and waits for its acknowledgement; *place* tells its messages from those of other wires."""
+    sock = wire.sock
+    mine = dataclasses.replace(template, reply=b"%s.%d" % (template.reply, place))
+    numbers = itertools.count(place * 1_000_000_000)
+    always = mine.frame(subject, payload, next(numbers))
+    sock.sendall(b"SUB %s.* 1\r\nPING\r\n" % mine.reply)
+    wire.until(b"PONG\r\n")
+
+    def step() -> None:
+        # Made in the loop only where no two may be the same: an id is not to be that of the last message.
+        sock.sendall(mine.frame(subject, payload, next(numbers)) if mine.after else always)
+        answer = sock.recv(65536)
+        if b"PING\r\n" in answer:  # the server's own
+            sock.sendall(b"PONG\r\n")
+        if b'"seq":' not in answer and b'"seq":' not in sock.recv(65536):
+            raise SystemExit(f"not an acknowledgement: {answer[:200]!r}")
+
+    return step
 
 
 def fetch(wire: Wire, bindings: Sequence[tuple[str, str]], count: int, batch: int) -> float:

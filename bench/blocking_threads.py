@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import threading
-import time
 
 import _common
 import _raw
@@ -29,29 +27,7 @@ def main() -> None:
             station = run.station()
             producer = run.producer(station)
             producer.produce(run.payload)
-            counts = [0] * threads
-            barrier = threading.Barrier(threads + 1)
-            stop = threading.Event()
-
-            def work(place: int) -> None:
-                produce, payload = producer.produce, run.payload
-                barrier.wait()
-                done = 0
-                while not stop.is_set():
-                    produce(payload)
-                    done += 1
-                counts[place] = done
-
-            workers = [threading.Thread(target=work, args=(place,)) for place in range(threads)]
-            for worker in workers:
-                worker.start()
-            barrier.wait()
-            start = time.perf_counter()
-            time.sleep(args.seconds)
-            stop.set()
-            for worker in workers:
-                worker.join()
-            result = sum(counts) / (time.perf_counter() - start)
+            result = _raw.rate_of_threads([lambda: producer.produce(run.payload)] * threads, args.seconds)
             station.destroy()
             return result
 
@@ -59,7 +35,11 @@ def main() -> None:
             station = run.station()
             with contextlib.ExitStack() as stack:
                 wires = [stack.enter_context(contextlib.closing(run.another_wire())) for _ in range(threads)]
-                result = _raw.rtt_threads(wires, run.template, run.subjects(station)[0], run.payload, args.seconds)
+                subject = run.subjects(station)[0]
+                steps = [
+                    _raw.rtt_step(wire, run.template, subject, run.payload, place) for place, wire in enumerate(wires)
+                ]
+                result = _raw.rate_of_threads(steps, args.seconds)
             station.destroy()
             return result
 

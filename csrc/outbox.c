@@ -238,7 +238,7 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
     struct mcore_slot *entry = mcore_lane_slot(lane, slot);
     if (entry->state == MCORE_SLOT_SETTLED)
         return 0;
-    bool had_run = mcore_outbox_has_run_locked(outbox);
+    bool sleeps_without_run = outbox->sender_sleeps && !mcore_outbox_has_run_locked(outbox);
     if (entry->state != MCORE_SLOT_IN_FLIGHT) {
         if (entry->state == MCORE_SLOT_QUEUED)
             lane->queued--;
@@ -262,7 +262,7 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
     if (slot == lane->log->head_slot)
         mcore_lane_reclaim(lane);
     /* Only when the window kept it back until now: else whoever queued it has seen to its being written. */
-    if (!had_run && mcore_outbox_has_run_locked(outbox))
+    if (sleeps_without_run && mcore_outbox_has_run_locked(outbox))
         mcore_outbox_wake_sender_locked(outbox);
     mcore_outbox_after_settle_locked(outbox);
     return 1;
