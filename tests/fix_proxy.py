@@ -24,6 +24,7 @@ class Pair:
         self.near = near
         self.far = far
         self.is_spared = False
+        self.is_ended = False  # by us; what its pumps still read goes nowhere
         self._pumps = 2
         self._lock = threading.Lock()  # guards _pumps
 
@@ -34,6 +35,7 @@ class Pair:
         The sockets stay open until both pumps have left them: a number that is given out again while a pump is on its
         way into recv() would make it read from another connection.
         """
+        self.is_ended = True
         for sock in (self.near, self.far):
             if reset:
                 with contextlib.suppress(OSError):
@@ -132,7 +134,7 @@ class Proxy:
                 self._flow(pair).wait()
                 data = source.recv(65536)
                 self._flow(pair).wait()
-                if not data:
+                if not data or pair.is_ended:  # a pump that is late must not count against the next fault
                     break
                 if pair.is_spared:
                     sink.sendall(data)

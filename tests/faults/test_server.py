@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fault_ledger import Ledger, Watch, read_station
-from fix_leftovers import NATS_PY_LEFTOVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from memphis_sync import Memphis
     from memphis_sync.broker import BrokerProcess
-
-pytestmark = NATS_PY_LEFTOVERS
 
 WINDOW_MS = 600_000  # the station remembers ids for longer than any of these tests lasts
 
@@ -53,7 +50,12 @@ def test_a_stopped_server_that_goes_on(fresh_broker: Callable[..., BrokerProcess
 
 @pytest.mark.parametrize("idempotent", [True, False], ids=["ids", "no-ids"])
 def test_a_killed_server_on_files(
-    fresh_broker: Callable[..., BrokerProcess], through, station_name: str, tmp_path: Any, idempotent: bool
+    fresh_broker: Callable[..., BrokerProcess],
+    through,
+    station_name: str,
+    tmp_path: Any,
+    eventually,
+    idempotent: bool,
 ) -> None:
     broker = fresh_broker(data_dir=tmp_path / "data")
     client, _ = through(broker, both_links=True)
@@ -61,9 +63,10 @@ def test_a_killed_server_on_files(
     producer = client.producer(station_name, "p", idempotent=idempotent)
     with Watch(client):
         ledger = Ledger(producer, threads=2, messages=5000, blocking_each=250, pause_s=0.0001).start()
-        for _ in range(2):
+        for count in (1, 2):
             time.sleep(0.2)
             kill_server(broker)
+            eventually(lambda count=count: client.stats().reconnects >= count)
         ledger.join(40)
     assert ledger.check(read_station(broker, station_name), duplicates=not idempotent) == {"delivered": 10_000}
     assert client.stats().reconnects >= 2
