@@ -16,7 +16,6 @@ import pytest
 pytest_plugins = [
     "fix_backend",
     "fix_broker",
-    "fix_leftovers",
     "fix_memphis_js",
     "fix_memphis_py",
     "fix_process",

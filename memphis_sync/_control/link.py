@@ -18,7 +18,6 @@ import logging
 import time
 from typing import Any, Callable, Literal, Optional
 
-from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -56,7 +55,7 @@ def _not_of_our_eof(record: logging.LogRecord) -> bool:
     return not (is_ours and "eof_received() has no effect" in str(record.msg))
 
 
-def _under_tls_only(nc: NatsClient, secret: str) -> Callable[[], str]:
+def _under_tls_only(nc: SoundClient, secret: str) -> Callable[[], str]:
     """
     A part of the login that nats-py asks for when it writes CONNECT.
 
@@ -87,7 +86,7 @@ class ControlLink:
         self._options = options
         self._connection_id = connection_id
         self._tell = tell
-        self._nc: Optional[NatsClient] = None
+        self._nc: Optional[SoundClient] = None
         self._lost: Optional[asyncio.Future[None]] = None  # pending while the link is up
         self._up = asyncio.Event()
         self._lost_at: Optional[float] = None
@@ -148,7 +147,7 @@ class ControlLink:
             -1
         ][1]
 
-    async def _try(self, address: ServerAddress, order: tuple[ServerAddress, ...], timeout_s: float) -> NatsClient:
+    async def _try(self, address: ServerAddress, order: tuple[ServerAddress, ...], timeout_s: float) -> SoundClient:
         """One try at the first of *order*; the others are for nats-py's own reconnects."""
         deadline = time.monotonic() + timeout_s
         nc = SoundClient()
@@ -191,7 +190,7 @@ class ControlLink:
         connected = await asyncio.get_running_loop().run_in_executor(None, open_connection, *login)
         connected.sock.close()
 
-    async def _nats_connect(self, nc: NatsClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
+    async def _nats_connect(self, nc: SoundClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
         options, who = self._options, self._options.credentials
         login: dict[str, Any] = (
             {"token": who.token} if who.token else {"user": who.login, "password": who.password or ""}
@@ -223,13 +222,15 @@ class ControlLink:
             raise ConnectionResetError("the server closed the connection during the handshake")
 
     @staticmethod
-    async def _discard(nc: NatsClient, connecting: asyncio.Future[None]) -> None:
+    async def _discard(nc: SoundClient, connecting: asyncio.Future[None]) -> None:
         connecting.cancel()
         await asyncio.wait({connecting}, timeout=_DISCARD_S)
         try:
             await asyncio.wait_for(nc.close(), _DISCARD_S)
         except Exception as exc:  # noqa: BLE001  the attempt has its error already
             log.debug("closing a failed connection: %r", exc)
+        finally:
+            nc.abort()
 
     # ---- what nats-py tells us --------------------------------------------------------------------------------------
 
@@ -274,7 +275,7 @@ class ControlLink:
         )
         self._tell("reconnect", self.address, reason, attempts, seconds)
 
-    async def _on_error(self, nc: NatsClient, exc: Exception) -> None:
+    async def _on_error(self, nc: SoundClient, exc: Exception) -> None:
         if nc is not self._nc:
             return  # a failed try that is being closed; its error is known
         if self._lost_at is None or self._is_closing:
@@ -397,7 +398,7 @@ class ControlLink:
         await self._round_trip(nc, timeout_s, "ping()")
         return time.perf_counter() - start
 
-    async def _round_trip(self, nc: NatsClient, timeout_s: float, what: str) -> None:
+    async def _round_trip(self, nc: SoundClient, timeout_s: float, what: str) -> None:
         """
         PING and PONG.
 
@@ -464,8 +465,10 @@ class ControlLink:
             await asyncio.wait_for(nc.close(), _CLOSE_S)
         except Exception as exc:  # noqa: BLE001  nothing depends on a connection that is given up
             log.debug("%r: closing %s: %r", self._options.name, self.address, exc)
+        finally:
+            nc.abort()
 
-    async def _ready(self, deadline: float, what: str) -> NatsClient:
+    async def _ready(self, deadline: float, what: str) -> SoundClient:
         """The connection, once it is up."""
         nc = self._nc
         if self._is_closing or nc is None or nc.is_closed:

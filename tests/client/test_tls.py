@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fix_leftovers import NATS_PY_LEFTOVERS
 from fix_proxy import listen_at
 
 import memphis_sync
@@ -33,7 +32,6 @@ def by_data_link(broker, ca_file=None, cert_file=None, key_file=None, tls=None):
     open_connection(address, credentials, "test", time.monotonic() + 5, context).sock.close()
 
 
-pytestmark = NATS_PY_LEFTOVERS
 both_links = pytest.mark.parametrize("connect", [by_control_link, by_data_link])
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fault_ledger import Ledger, Watch, read_station
-from fix_leftovers import nats_py_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess
 
 
-@nats_py_leftovers
 def test_a_server_that_is_away_for_a_second_and_a_half(broker: BrokerProcess, through, station_name: str) -> None:
     """The case that memphis.py loses 3,261 of 5,000 messages in without a word."""
     client, proxy = through(broker, both_links=True)
@@ -40,7 +38,6 @@ def test_a_server_that_is_away_for_a_second_and_a_half(broker: BrokerProcess, th
     assert client.stats().reconnects == 1
 
 
-@nats_py_leftovers
 @pytest.mark.parametrize("idempotent", [True, False], ids=["ids", "no-ids"])
 def test_random_cuts(broker: BrokerProcess, through, station_name: str, eventually, idempotent: bool) -> None:
     """Without message ids a cut may store a message twice; it never loses one."""

@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Callable
 
 import pytest
-from fix_leftovers import nats_py_leftovers
 
 import memphis_sync
 from memphis_sync import ConfigurationError, LinkEvent
@@ -77,7 +76,6 @@ def test_a_loss_and_the_way_back_are_told_on_the_callbacks_thread(
     assert len(recorder.seen) == 4  # closing is no loss
 
 
-@nats_py_leftovers
 @pytest.mark.parametrize("interval_s", [0.3, 0.6])
 def test_a_stalled_connection_is_lost_within_two_intervals(
     through_proxy, station_name: str, recorder: Recorder, interval_s: float
@@ -101,7 +99,6 @@ def test_a_stalled_connection_is_lost_within_two_intervals(
     assert memphis.ping() > 0
 
 
-@nats_py_leftovers
 def test_a_stalled_connection_is_noticed_behind_a_full_socket_too(
     through_proxy, station_name: str, recorder: Recorder, holds
 ) -> None:

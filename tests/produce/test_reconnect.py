@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_leftovers import nats_py_leftovers
 
 import memphis_sync
 from memphis_sync.errors import ClosedError, ProduceError
@@ -25,7 +24,6 @@ def _wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-@nats_py_leftovers
 def test_cuts_lose_nothing_and_store_nothing_twice(through_proxy, station_name: str, holds) -> None:
     memphis, proxy = through_proxy()
     memphis.station(station_name, partitions_number=2)

@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_leftovers import NATS_PY_LEFTOVERS
 
 import memphis_sync
 from memphis_sync.errors import AckTimeoutError
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from memphis_sync import Memphis
     from memphis_sync.broker import BrokerProcess
-
-pytestmark = NATS_PY_LEFTOVERS
 
 
 @pytest.fixture

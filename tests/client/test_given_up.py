@@ -1,0 +1,120 @@
+"""A connection of the control link that is given up: it ends at once, and no socket waits for the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Callable
+
+import pytest
+
+import memphis_sync
+from memphis_sync import ConnectError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fix_proxy import Proxy
+    from fix_tls import Authority
+
+    from memphis_sync.broker import BrokerProcess
+    from memphis_sync.types import LinkEvent
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """What the test leaves open stays open: the garbage collector does not run."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def ends(sock: socket.socket, limit_s: float) -> bool:
+    """Whether the peer of *sock* ends the connection in time, in order or with a reset."""
+    sock.settimeout(limit_s)
+    try:
+        while sock.recv(65536):
+            continue
+    except socket.timeout:
+        return False
+    except ConnectionError:
+        return True
+    return True
+
+
+def test_an_attempt_whose_handshake_fails_is_closed_at_once(uncollected: None) -> None:
+    ended: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.sendall(b"220 mail ready\r\n")
+                ended.append(ends(sock, 5))
+
+        thread = threading.Thread(target=greet, name="test-greeter", daemon=True)
+        thread.start()
+        with pytest.raises(ConnectError):
+            memphis_sync.connect("127.0.0.1", "root", password="x", port=listener.getsockname()[1], timeout_ms=1000)
+        thread.join(6)
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_a_silent_peer_is_left_without_its_goodbye(
+    broker: BrokerProcess,
+    tls_broker: BrokerProcess,
+    authority: Authority,
+    proxy_to: Callable[[str, int], Proxy],
+    secured: bool,
+) -> None:
+    """Two PINGs without an answer are the end of a connection, also where TLS has a last word for each side."""
+    target = tls_broker if secured else broker
+    proxy = proxy_to(target.host, target.port)
+    lost: list[LinkEvent] = []
+    back: list[LinkEvent] = []
+    options = {"ca_file": authority.file} if secured else {}
+    with memphis_sync.connect(
+        proxy.host,
+        target.username,
+        password=target.password,
+        port=proxy.port,
+        ping_interval_s=0.3,
+        reconnect_interval_ms=20,
+        on_disconnect=lost.append,
+        on_reconnect=back.append,
+        **options,
+    ):
+        proxy.stall()
+        started = time.monotonic()
+        while not [event for event in lost if event.link == "control"]:
+            assert time.monotonic() - started < 5, "the control link still waits for its peer"
+            time.sleep(0.01)
+        proxy.cut()
+        proxy.go_on()
+        while not [event for event in back if event.link == "control"]:
+            assert time.monotonic() - started < 10, "the control link did not come back"
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_closing_beside_a_silent_peer_leaves_no_socket(
+    broker: BrokerProcess,
+    tls_broker: BrokerProcess,
+    authority: Authority,
+    proxy_to: Callable[[str, int], Proxy],
+    secured: bool,
+    uncollected: None,
+) -> None:
+    target = tls_broker if secured else broker
+    proxy = proxy_to(target.host, target.port)
+    options = {"ca_file": authority.file} if secured else {}
+    client = memphis_sync.connect(proxy.host, target.username, password=target.password, port=proxy.port, **options)
+    near = [pair.near for pair in proxy._pairs]
+    assert near
+    proxy.stall()
+    client.close(timeout_s=0.1)
+    for sock in near:
+        assert ends(sock, 2)
