@@ -190,23 +190,42 @@ class Producer:
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
             ClosedError, ForkedError: The producer was destroyed, the client closed, or it is the parent process's.
         """
-        if nonblocking and async_produce is None:
+        if async_produce is None:
             # What most calls ask for, in one step; None when there is more to it.
             try:
-                delivery = self._turn.take(
-                    message,
-                    ack_wait_sec,
-                    headers,
-                    msg_id,
-                    concurrent_task_limit,
-                    producer_partition_key,
-                    producer_partition_number,
-                    on_delivery,
-                )
+                if nonblocking:
+                    delivery = self._turn.take(
+                        message,
+                        ack_wait_sec,
+                        headers,
+                        msg_id,
+                        concurrent_task_limit,
+                        producer_partition_key,
+                        producer_partition_number,
+                        on_delivery,
+                    )
+                    if delivery is not None:
+                        return delivery
+                else:
+                    waiting.forbid_on_own_thread("a blocking produce()")
+                    delivery = self._turns[0].take_and_wait(
+                        message,
+                        ack_wait_sec,
+                        headers,
+                        msg_id,
+                        concurrent_task_limit,
+                        producer_partition_key,
+                        producer_partition_number,
+                        on_delivery,
+                        SLICE_NS,
+                    )
+                    if delivery is not None:
+                        return _confirmed(delivery)
             except UnicodeEncodeError as exc:
                 raise not_utf8(exc) from exc
-            if delivery is not None:
-                return delivery
+            except BufferFullError:
+                if nonblocking:
+                    raise  # else it waits for room below, like any other
         if async_produce is not None:
             warnings.warn("async_produce is deprecated; use nonblocking", DeprecationWarning, stacklevel=2)
             nonblocking = nonblocking or async_produce
@@ -343,12 +362,7 @@ class Producer:
             ticket = append()
         except BufferFullError:
             ticket = self._when_room(append, [route], payload, lines, id_bytes, timeout_ns / 1e9)
-        outcome = ticket.outcome
-        while outcome == PENDING:
-            outcome = ticket.wait(SLICE_NS)
-        if outcome == DELIVERED:
-            return pub_ack(ticket)
-        raise error_of(ticket)
+        return _confirmed(ticket)
 
     def _when_room(
         self,
@@ -492,6 +506,16 @@ class Producer:
     def __repr__(self) -> str:
         state = "destroyed" if self._is_closed else "open"
         return f"<Producer {self.name!r} to {', '.join(self.stations)} {state}>"
+
+
+def _confirmed(ticket: Delivery) -> PubAck:
+    """Waits for the outcome of a message: its confirmation, or the error that it ended with."""
+    outcome = ticket.outcome
+    while outcome == PENDING:
+        outcome = ticket.wait(SLICE_NS)
+    if outcome == DELIVERED:
+        return pub_ack(ticket)
+    raise error_of(ticket)
 
 
 def _timeout_ns(ack_wait_sec: float) -> int:

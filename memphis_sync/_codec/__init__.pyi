@@ -150,6 +150,18 @@ class Turn:
         number: object,
         callback: object,
     ) -> Any: ...
+    def take_and_wait(
+        self,
+        message: object,
+        timeout: object,
+        headers: object,
+        msg_id: object,
+        limit: object,
+        key: object,
+        number: object,
+        callback: object,
+        slice_ns: int,
+    ) -> Any: ...
     def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]: ...
 
 @final

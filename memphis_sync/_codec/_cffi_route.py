@@ -378,9 +378,26 @@ class Turn:
             UnicodeEncodeError: The str is no text.
             BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
         """
-        if self._has_option(timeout, number, headers, msg_id, limit, key, callback):
+        if self._has_option(timeout, number, headers, msg_id, limit, key, callback) or not self._takes(message):
             return None
-        return self._send(message) if self._takes(message) else None
+        return self._send(message)
+
+    def take_and_wait(
+        self,
+        message: Any,
+        timeout: object,
+        headers: object,
+        msg_id: object,
+        limit: object,
+        key: object,
+        number: object,
+        callback: object,
+        slice_ns: int,
+    ) -> Optional[Ticket]:
+        """As take(), but sends it as Route.send_and_wait() does."""
+        if self._has_option(timeout, number, headers, msg_id, limit, key, callback) or not self._takes(message):
+            return None
+        return next(self._turn).send_and_wait(message, b"", b"", self._timeout_ns, self._kind, slice_ns)
 
     def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]:
         """

@@ -550,6 +550,10 @@ cdef class Route:
     def send_and_wait(self, payload, bytes headers not None, bytes msg_id not None, int64_t timeout_ns,
                       type kind not None, int64_t slice_ns):
         """``send``, ahead of other threads' backlog, by this very thread where possible; waits at most *slice_ns*."""
+        return self._send_and_wait(payload, headers, msg_id, timeout_ns, kind, slice_ns)
+
+    cdef Ticket _send_and_wait(self, payload, bytes headers, bytes msg_id, int64_t timeout_ns, type kind,
+                               int64_t slice_ns):
         cdef Ticket ticket = <Ticket>new_off_list(kind)
         cdef const mcore_route *part = &self._route
         cdef mcore_ticket *slot = &ticket._ticket
@@ -625,6 +629,12 @@ cdef class Turn:
         if self._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self._takes(message):
             return None
         return self._send(message)
+
+    def take_and_wait(self, message, timeout, headers, msg_id, limit, key, number, callback, int64_t slice_ns):
+        """As take(), but sends it as Route.send_and_wait() does."""
+        if self._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self._takes(message):
+            return None
+        return self._route()._send_and_wait(message, b"", b"", self._timeout_ns, self._kind, slice_ns)
 
     def take_from(self, iterator, list into not None, Py_ssize_t limit):
         """

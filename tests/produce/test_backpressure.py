@@ -79,6 +79,23 @@ def test_room_ends_the_wait(full, station_name: str, holds, stations: int) -> No
         assert [data for _, data in holds(name)][-500:] == [b"m%d" % i for i in range(500)]
 
 
+def test_a_blocking_produce_waits_for_room(full, station_name: str, holds) -> None:
+    """Up to its deadline: then nothing was taken."""
+    memphis, proxy = full
+    producer = memphis.producer(station_name, "p")
+    _fill(producer, proxy)
+    started = time.monotonic()
+    with pytest.raises(BufferFullError, match=f"outbox_max_messages={ROOM}"):
+        producer.produce(b"late", ack_wait_sec=0.4)
+    assert 0.4 <= time.monotonic() - started < 1.5
+    timer = threading.Timer(0.3, proxy.go_on)
+    timer.start()
+    assert producer.produce(b"in time").sequence == ROOM + 2
+    assert time.monotonic() - started > 0.6
+    timer.join()
+    assert [data for _, data in holds(station_name)] == [b"first", *(b"%d" % i for i in range(ROOM)), b"in time"]
+
+
 def test_ctrl_c_ends_the_wait(full, station_name: str) -> None:
     memphis, proxy = full
     producer = memphis.producer(station_name, "p", block_on_full_s=60)

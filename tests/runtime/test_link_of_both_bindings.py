@@ -333,7 +333,8 @@ def turn_of(binding, link, kind=None):
     return turn
 
 
-def test_a_turn_takes_plain_messages_and_nothing_else(binding) -> None:
+@pytest.mark.parametrize("way", ["take", "take_and_wait"])
+def test_a_turn_takes_plain_messages_and_nothing_else(binding, way: str) -> None:
     link = link_of(binding)
     with pytest.raises(ConfigurationError, match="at least one route"):
         binding.Turn([], Live(), {}, 15.0, LONG, binding.Ticket)
@@ -342,17 +343,22 @@ def test_a_turn_takes_plain_messages_and_nothing_else(binding) -> None:
     timeout, live = 15.0, Live()
     turn = binding.Turn(routes, live, functions, timeout, LONG, binding.Ticket)
     plain = (timeout, None, None, None, None, -1, None)
-    assert turn.take(b"x", *plain) is None, "not before it is plain"
+    wait = (SECOND // 1000,) if way == "take_and_wait" else ()
+
+    def take(message, *options):
+        return getattr(turn, way)(message, *options, *wait)
+
+    assert take(b"x", *plain) is None, "not before it is plain"
     turn.is_plain = True
-    assert [turn.take(message, *plain).route.target for message in (b"a", "b", b"c")] == [0, 1, 0]
+    assert [take(message, *plain).route.target for message in (b"a", "b", b"c")] == [0, 1, 0]
     for place, value in enumerate((15.5, {}, "id", 5, "key", 1, print)):
-        assert turn.take(b"x", *plain[:place], value, *plain[place + 1 :]) is None
-    assert [turn.take(message, *plain) for message in (bytearray(b"x"), 5, None)] == [None] * 3
+        assert take(b"x", *plain[:place], value, *plain[place + 1 :]) is None
+    assert [take(message, *plain) for message in (bytearray(b"x"), 5, None)] == [None] * 3
     functions[1] = 7
-    assert turn.take(b"x", *plain) is None
+    assert take(b"x", *plain) is None
     functions.clear()
     live.codec = "a schema"
-    assert turn.take(b"x", *plain) is None
+    assert take(b"x", *plain) is None
     assert link.outstanding() == 3
 
 
