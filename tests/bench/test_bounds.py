@@ -1,4 +1,9 @@
-"""The measurements against bench/bounds.json. Runs when ``-m bench`` names it: on a busy machine it says little."""
+"""
+The measurements against bench/bounds.json. Runs when ``-m bench`` names it; CI does, beside other work.
+
+A figure out of its bound is measured once more: a machine that others use as well may stop one side of one run for as
+long as that takes, but what has become slower is slower twice.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +17,40 @@ from fix_process import run_python
 
 BENCH = Path(__file__).parents[2] / "bench"
 BOUNDS = json.loads((BENCH / "bounds.json").read_text())["bounds"]
+RUN_S = 110  # under a third of the time of a test, which may run a script twice
 
 
 @functools.cache
-def measured(script: str, *args: str) -> dict[str, Any]:
+def measured(script: str, *args: str, look: int) -> dict[str, Any]:
     """One run for all figures that are read off it. A soak's exit code is for the bounds of long runs."""
     done = run_python(
-        BENCH / f"{script}.py", *args, env={"PYTHONPATH": str(BENCH.parent)}, timeout_s=110, check=script != "soak"
+        BENCH / f"{script}.py", *args, env={"PYTHONPATH": str(BENCH.parent)}, timeout_s=RUN_S, check=script != "soak"
     )
     return json.loads(done.stdout)
 
 
-@pytest.mark.bench
-@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: f"{bound['script']}-{bound['figure']}")
-def test_a_measurement_keeps_its_bound(bound: dict[str, Any], record_property: Any) -> None:
-    figures: Any = measured(bound["script"], *bound["args"])
-    value = functools.reduce(lambda found, key: found[key], bound["figure"].split("."), figures)
-    record_property(f"{bound['script']} {bound['figure']}", value)
-    print(f"{bound['script']} {bound['figure']}: {value}")
+def value_of(bound: dict[str, Any], look: int) -> float:
+    figures: Any = measured(bound["script"], *bound["args"], look=look)
+    return functools.reduce(lambda found, key: found[key], bound["figure"].split("."), figures)
+
+
+def is_kept(bound: dict[str, Any], value: float) -> bool:
     if "at_least" in bound:
-        assert value >= bound["at_least"]["checked"], bound["reason"]
-    else:
-        assert value <= bound["at_most"]["checked"], bound["reason"]
+        return value >= bound["at_least"]["checked"]
+    return value <= bound["at_most"]["checked"]
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3 * RUN_S)
+@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: f"{bound['script']}-{bound['figure']}")
+def test_a_measurement_keeps_its_bound(bound: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    values = [value_of(bound, look=1)]
+    if not is_kept(bound, values[0]):
+        values.append(value_of(bound, look=2))
+    with capsys.disabled():
+        limit = bound.get("at_least") or bound["at_most"]
+        print(f"\n{bound['script']} {' '.join(bound['args'])}: {bound['figure']} {values}, {limit}")
+    assert is_kept(bound, values[-1]), bound["reason"]
 
 
 def test_each_bound_is_one_sided_and_has_its_reason() -> None:
@@ -44,3 +61,11 @@ def test_each_bound_is_one_sided_and_has_its_reason() -> None:
         limit = bound.get("at_least") or bound["at_most"]
         slack = limit["promised"] - limit["checked"]
         assert slack >= 0 if "at_least" in bound else slack <= 0, "what is checked is no stricter than what is promised"
+
+
+def test_a_figure_beyond_its_bound_is_found() -> None:
+    for bound in BOUNDS:
+        at_least = "at_least" in bound
+        checked = bound["at_least" if at_least else "at_most"]["checked"]
+        assert is_kept(bound, checked)
+        assert not is_kept(bound, checked - 0.01 if at_least else checked + 0.01)
