@@ -190,45 +190,31 @@ class Producer:
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
             ClosedError, ForkedError: The producer was destroyed, the client closed, or it is the parent process's.
         """
-        if async_produce is None:
-            # What most calls ask for, in one step; None when there is more to it.
-            try:
-                if nonblocking:
-                    delivery = self._turn.take(
-                        message,
-                        ack_wait_sec,
-                        headers,
-                        msg_id,
-                        concurrent_task_limit,
-                        producer_partition_key,
-                        producer_partition_number,
-                        on_delivery,
-                    )
-                    if delivery is not None:
-                        return delivery
-                else:
-                    waiting.forbid_on_own_thread("a blocking produce()")
-                    delivery = self._turns[0].take_and_wait(
-                        message,
-                        ack_wait_sec,
-                        headers,
-                        msg_id,
-                        concurrent_task_limit,
-                        producer_partition_key,
-                        producer_partition_number,
-                        on_delivery,
-                        SLICE_NS,
-                    )
-                    if delivery is not None:
-                        return _confirmed(delivery)
-            except UnicodeEncodeError as exc:
-                raise not_utf8(exc) from exc
-            except BufferFullError:
-                if nonblocking:
-                    raise  # else it waits for room below, like any other
         if async_produce is not None:
             warnings.warn("async_produce is deprecated; use nonblocking", DeprecationWarning, stacklevel=2)
             nonblocking = nonblocking or async_produce
+        if not nonblocking:
+            waiting.forbid_on_own_thread("a blocking produce()")
+        try:
+            # What most calls ask for, in one step; None when there is more to it.
+            delivery = self._turn.take(
+                message,
+                ack_wait_sec,
+                headers,
+                msg_id,
+                concurrent_task_limit,
+                producer_partition_key,
+                producer_partition_number,
+                on_delivery,
+                -1 if nonblocking else SLICE_NS,
+            )
+            if delivery is not None:
+                return delivery if nonblocking else _confirmed(delivery)
+        except UnicodeEncodeError as exc:
+            raise not_utf8(exc) from exc
+        except BufferFullError:
+            if nonblocking:
+                raise  # else it waits for room below, like any other
         if self._is_closed:
             raise ClosedError(f"{self!r} is destroyed; the message was not taken")
         timeout_ns = self._timeout_ns if ack_wait_sec is DEFAULT_ACK_WAIT_S else _timeout_ns(ack_wait_sec)
@@ -353,8 +339,6 @@ class Producer:
         return route
 
     def _blocking(self, route: Route, payload: Any, lines: bytes, id_bytes: bytes, timeout_ns: int) -> PubAck:
-        waiting.forbid_on_own_thread("a blocking produce()")
-
         def append() -> Delivery:
             return route.send_and_wait(payload, lines, id_bytes, timeout_ns, Delivery, SLICE_NS)
 
@@ -397,8 +381,6 @@ class Producer:
         nonblocking: bool,
         on_delivery: Optional[Callable[[Delivery], object]],
     ) -> Union[Deliveries, dict[str, PubAck]]:
-        if not nonblocking:
-            waiting.forbid_on_own_thread("a blocking produce()")
         try:
             tickets = self._append_all(routes, payload, lines, id_bytes, timeout_ns, wait=not nonblocking)
         except UnicodeEncodeError as exc:

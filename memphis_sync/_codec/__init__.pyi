@@ -149,18 +149,7 @@ class Turn:
         key: object,
         number: object,
         callback: object,
-    ) -> Any: ...
-    def take_and_wait(
-        self,
-        message: object,
-        timeout: object,
-        headers: object,
-        msg_id: object,
-        limit: object,
-        key: object,
-        number: object,
-        callback: object,
-        slice_ns: int,
+        wait_ns: int = -1,
     ) -> Any: ...
     def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]: ...
 
@@ -178,6 +167,7 @@ class Turns:
         key: object,
         number: object,
         callback: object,
+        wait_ns: int = -1,
     ) -> Any: ...
 
 def count_delivered(tickets: list[Any], start: int) -> tuple[int, int]: ...

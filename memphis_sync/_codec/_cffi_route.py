@@ -360,6 +360,7 @@ class Turn:
         key: object,
         number: object,
         callback: object,
+        wait_ns: int = -1,
     ) -> Optional[Ticket]:
         """
         Sends a message that is bytes or str and has no options of its own by the next route: what most calls of a
@@ -370,6 +371,7 @@ class Turn:
             timeout: See the class.
             headers, msg_id, limit, key, callback: None, or there is an option.
             number: -1, or there is an option.
+            wait_ns: 0 or more: as Route.send_and_wait(), for so long; below: as Route.send().
 
         Returns:
             The ticket; None for anything else, also while ``is_plain`` is not set: nothing was done then.
@@ -380,24 +382,9 @@ class Turn:
         """
         if self._has_option(timeout, number, headers, msg_id, limit, key, callback) or not self._takes(message):
             return None
+        if wait_ns >= 0:
+            return next(self._turn).send_and_wait(message, b"", b"", self._timeout_ns, self._kind, wait_ns)
         return self._send(message)
-
-    def take_and_wait(
-        self,
-        message: Any,
-        timeout: object,
-        headers: object,
-        msg_id: object,
-        limit: object,
-        key: object,
-        number: object,
-        callback: object,
-        slice_ns: int,
-    ) -> Optional[Ticket]:
-        """As take(), but sends it as Route.send_and_wait() does."""
-        if self._has_option(timeout, number, headers, msg_id, limit, key, callback) or not self._takes(message):
-            return None
-        return next(self._turn).send_and_wait(message, b"", b"", self._timeout_ns, self._kind, slice_ns)
 
     def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]:
         """
@@ -471,10 +458,11 @@ class Turns:
         key: object,
         number: object,
         callback: object,
+        wait_ns: int = -1,
     ) -> Any:
-        """As Turn.take(), for all of them or none."""
+        """As Turn.take(), for all of them or none; never waits, and takes nothing when it is to."""
         first = self._turns[0]
-        if first._has_option(timeout, number, headers, msg_id, limit, key, callback):
+        if wait_ns >= 0 or first._has_option(timeout, number, headers, msg_id, limit, key, callback):
             return None
         if not self.is_plain or type(message) not in PLAIN or not all(turn._is_free for turn in self._turns):
             return None

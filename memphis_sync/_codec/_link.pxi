@@ -608,7 +608,7 @@ cdef class Turn:
     def __next__(self):
         return self._route()
 
-    def take(self, message, timeout, headers, msg_id, limit, key, number, callback):
+    def take(self, message, timeout, headers, msg_id, limit, key, number, callback, int64_t wait_ns=-1):
         """
         Sends a message that is bytes or str and has no options of its own by the next route: what most calls of a
         producer ask for, in one step.
@@ -618,6 +618,7 @@ cdef class Turn:
             timeout: See the class.
             headers, msg_id, limit, key, callback: None, or there is an option.
             number: -1, or there is an option.
+            wait_ns: 0 or more: as Route.send_and_wait(), for so long; below: as Route.send().
 
         Returns:
             The ticket; None for anything else, also while ``is_plain`` is not set: nothing was done then.
@@ -628,13 +629,9 @@ cdef class Turn:
         """
         if self._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self._takes(message):
             return None
+        if wait_ns >= 0:
+            return self._route()._send_and_wait(message, b"", b"", self._timeout_ns, self._kind, wait_ns)
         return self._send(message)
-
-    def take_and_wait(self, message, timeout, headers, msg_id, limit, key, number, callback, int64_t slice_ns):
-        """As take(), but sends it as Route.send_and_wait() does."""
-        if self._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self._takes(message):
-            return None
-        return self._route()._send_and_wait(message, b"", b"", self._timeout_ns, self._kind, slice_ns)
 
     def take_from(self, iterator, list into not None, Py_ssize_t limit):
         """
@@ -703,12 +700,12 @@ cdef class Turns:
         self._together = together
         self.is_plain = False
 
-    def take(self, message, timeout, headers, msg_id, limit, key, number, callback):
-        """As Turn.take(), for all of them or none."""
+    def take(self, message, timeout, headers, msg_id, limit, key, number, callback, int64_t wait_ns=-1):
+        """As Turn.take(), for all of them or none; never waits, and takes nothing when it is to."""
         cdef Turn first = self._turns[0]
         cdef Turn turn
-        if (first._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self.is_plain
-                or not is_plain_message(message)):
+        if (wait_ns >= 0 or first._has_option(timeout, headers, msg_id, limit, key, number, callback)
+                or not self.is_plain or not is_plain_message(message)):
             return None
         for turn in self._turns:
             if not turn._is_free():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Callable
 
 import pytest
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fix_proxy import Proxy
     from fix_tls import Authority
 
+    from memphis_sync import Memphis
     from memphis_sync.broker import BrokerProcess
     from memphis_sync.types import LinkEvent
 
@@ -62,56 +63,38 @@ def test_an_attempt_whose_handshake_fails_is_closed_at_once(uncollected: None) -
     assert ended == [True]
 
 
-@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
-def test_a_silent_peer_is_left_without_its_goodbye(
+@pytest.fixture(params=["plain", "tls"])
+def reached(
+    request: pytest.FixtureRequest,
     broker: BrokerProcess,
     tls_broker: BrokerProcess,
     authority: Authority,
     proxy_to: Callable[[str, int], Proxy],
-    secured: bool,
-) -> None:
-    """Two PINGs without an answer are the end of a connection, also where TLS has a last word for each side."""
-    target = tls_broker if secured else broker
+) -> tuple[Proxy, Callable[..., Memphis]]:
+    """A proxy, and ``connect(**options)`` to the broker behind it."""
+    target, options = (tls_broker, {"ca_file": authority.file}) if request.param == "tls" else (broker, {})
     proxy = proxy_to(target.host, target.port)
+    return proxy, functools.partial(
+        memphis_sync.connect, proxy.host, target.username, password=target.password, port=proxy.port, **options
+    )
+
+
+def test_a_silent_peer_is_left_without_its_goodbye(reached, until) -> None:
+    """Two PINGs without an answer are the end of a connection, also where TLS has a last word for each side."""
+    proxy, connect = reached
     lost: list[LinkEvent] = []
     back: list[LinkEvent] = []
-    options = {"ca_file": authority.file} if secured else {}
-    with memphis_sync.connect(
-        proxy.host,
-        target.username,
-        password=target.password,
-        port=proxy.port,
-        ping_interval_s=0.3,
-        reconnect_interval_ms=20,
-        on_disconnect=lost.append,
-        on_reconnect=back.append,
-        **options,
-    ):
+    with connect(ping_interval_s=0.3, reconnect_interval_ms=20, on_disconnect=lost.append, on_reconnect=back.append):
         proxy.stall()
-        started = time.monotonic()
-        while not [event for event in lost if event.link == "control"]:
-            assert time.monotonic() - started < 5, "the control link still waits for its peer"
-            time.sleep(0.01)
+        until(lambda: "control" in [event.link for event in lost], 5)
         proxy.cut()
         proxy.go_on()
-        while not [event for event in back if event.link == "control"]:
-            assert time.monotonic() - started < 10, "the control link did not come back"
-            time.sleep(0.01)
+        until(lambda: "control" in [event.link for event in back], 5)
 
 
-@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
-def test_closing_beside_a_silent_peer_leaves_no_socket(
-    broker: BrokerProcess,
-    tls_broker: BrokerProcess,
-    authority: Authority,
-    proxy_to: Callable[[str, int], Proxy],
-    secured: bool,
-    uncollected: None,
-) -> None:
-    target = tls_broker if secured else broker
-    proxy = proxy_to(target.host, target.port)
-    options = {"ca_file": authority.file} if secured else {}
-    client = memphis_sync.connect(proxy.host, target.username, password=target.password, port=proxy.port, **options)
+def test_closing_beside_a_silent_peer_leaves_no_socket(reached, uncollected: None) -> None:
+    proxy, connect = reached
+    client = connect()
     near = [pair.near for pair in proxy._pairs]
     assert near
     proxy.stall()

@@ -333,8 +333,8 @@ def turn_of(binding, link, kind=None):
     return turn
 
 
-@pytest.mark.parametrize("way", ["take", "take_and_wait"])
-def test_a_turn_takes_plain_messages_and_nothing_else(binding, way: str) -> None:
+@pytest.mark.parametrize("wait", [(), (SECOND // 1000,)], ids=["at-once", "waits"])
+def test_a_turn_takes_plain_messages_and_nothing_else(binding, wait: tuple[int, ...]) -> None:
     link = link_of(binding)
     with pytest.raises(ConfigurationError, match="at least one route"):
         binding.Turn([], Live(), {}, 15.0, LONG, binding.Ticket)
@@ -343,10 +343,9 @@ def test_a_turn_takes_plain_messages_and_nothing_else(binding, way: str) -> None
     timeout, live = 15.0, Live()
     turn = binding.Turn(routes, live, functions, timeout, LONG, binding.Ticket)
     plain = (timeout, None, None, None, None, -1, None)
-    wait = (SECOND // 1000,) if way == "take_and_wait" else ()
 
     def take(message, *options):
-        return getattr(turn, way)(message, *options, *wait)
+        return turn.take(message, *options, *wait)
 
     assert take(b"x", *plain) is None, "not before it is plain"
     turn.is_plain = True
@@ -403,6 +402,7 @@ def test_turns_send_to_all_or_to_none(binding) -> None:
     for place, value in enumerate((15.5, {}, "id", 5, "key", 1, print)):
         assert turns.take(b"x", *plain[:place], value, *plain[place + 1 :]) is None
     assert turns.take(bytearray(b"x"), *plain) is None
+    assert turns.take(b"x", *plain, 0) is None, "it never waits"
     functions[1][1] = 7
     assert turns.take(b"x", *plain) is None
     functions[1].clear()
