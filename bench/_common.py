@@ -74,6 +74,11 @@ def parser(doc: str, *, count: int) -> argparse.ArgumentParser:
         "--ids", action="store_true", help="a message id on each message (idempotent), as by default in the client"
     )
     made.add_argument("--url", help="a broker that runs already; else an ephemeral one is started")
+    made.add_argument(
+        "--apart",
+        action="store_true",
+        help="the broker keeps one core and this process the others, as with a broker on a machine of its own (Linux)",
+    )
     made.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw the runs (needs matplotlib)")
     made.add_argument("--json", action="store_true", help="the JSON line only")
     return made
@@ -87,7 +92,10 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
         if url is None:
             from memphis_sync.broker import BrokerOptions, BrokerProcess
 
-            url = stack.enter_context(BrokerProcess(BrokerOptions(port=0, ephemeral=True))).url
+            with apart() if args.apart else contextlib.nullcontext():
+                url = stack.enter_context(BrokerProcess(BrokerOptions(port=0, ephemeral=True))).url
+        elif args.apart:
+            raise SystemExit("--apart places a broker that is started here; leave out --url")
         parts = urlsplit(url)
         host, port = parts.hostname or "127.0.0.1", parts.port or 6666
 
@@ -103,6 +111,23 @@ def bench(args: argparse.Namespace) -> Iterator[Bench]:
         wire = _wire(url)
         stack.callback(wire.close)
         yield Bench(args, url, client, wire, template, os.urandom(args.size))
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """
+    Processes started inside keep the last of our cores, and threads started later in this process the others.
+
+    With both on all cores the scheduler keeps moving threads between them, which costs more than what is measured.
+    """
+    *ours, theirs = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
+    if not ours:
+        raise SystemExit("--apart needs Linux and two cores")
+    os.sched_setaffinity(0, {theirs})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
 
 
 def _wire(url: str) -> _raw.Wire:
@@ -180,7 +205,7 @@ def report(question: str, run: Bench, figures: dict[str, Any], sentence: str) ->
     line = {
         "question": question,
         **figures,
-        **{name: getattr(args, name) for name in ("count", "size", "pairs", "partitions", "storage", "ids")},
+        **{name: getattr(args, name) for name in ("count", "size", "pairs", "partitions", "storage", "ids", "apart")},
         "server": run.wire.info.get("version", "?"),
         **machine(),
     }
