@@ -9,9 +9,9 @@ import pytest
 
 @pytest.fixture
 def until():
-    """``until(condition)`` waits until condition() is true and returns its value; fails after 10 s."""
+    """``until(condition)`` waits until condition() is true and returns its value; fails after 30 s."""
 
-    def wait(condition, limit_s=10.0):
+    def wait(condition, limit_s=30.0):
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             value = condition()

@@ -33,13 +33,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
-
-
 def works(broker: BrokerProcess) -> bool:
     try:
         with ControlClient(broker) as client:
@@ -74,11 +67,17 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.stdout.close()
 
 
-def ready(path: Path, process: subprocess.Popen[str]) -> dict[str, Any]:
-    eventually(lambda: path.exists() or process.poll() is not None, 30)
-    assert process.poll() is None, process.stdout and process.stdout.read()
-    facts: dict[str, Any] = json.loads(path.read_text())
-    return facts
+@pytest.fixture
+def ready(until) -> Callable[[Path, subprocess.Popen[str]], dict[str, Any]]:
+    """``ready(path, process)`` waits for the facts that a broker writes into that file."""
+
+    def wait(path: Path, process: subprocess.Popen[str]) -> dict[str, Any]:
+        until(lambda: path.exists() or process.poll() is not None)
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        facts: dict[str, Any] = json.loads(path.read_text())
+        return facts
+
+    return wait
 
 
 def test_everything_survives_kill_9_of_both_processes(fresh_broker: Callable[..., BrokerProcess]) -> None:
@@ -128,14 +127,16 @@ def test_kill_9_at_any_moment_of_creations_leaves_no_half_station(fresh_broker: 
                 assert client.destroy_station(f"s{round_}-{at}") == ""
 
 
-def test_a_killed_nats_server_is_restarted_and_the_log_says_so(fresh_broker: Callable[..., BrokerProcess]) -> None:
+def test_a_killed_nats_server_is_restarted_and_the_log_says_so(
+    fresh_broker: Callable[..., BrokerProcess], until
+) -> None:
     broker = fresh_broker()
     with ControlClient(broker) as client:
         assert client.station("st") == ""
     for _ in range(2):
         first = broker.nats_pid
         os.kill(first, signal.SIGKILL)
-        eventually(lambda first=first: broker.nats_pid != first and works(broker))
+        until(lambda first=first: broker.nats_pid != first and works(broker))
         with ControlClient(broker) as client:
             assert client.producer("st")["error"] == ""
             assert client.stream("st$1")
@@ -144,12 +145,12 @@ def test_a_killed_nats_server_is_restarted_and_the_log_says_so(fresh_broker: Cal
     assert f"nats-server is back (pid {broker.nats_pid})" in said
 
 
-def test_a_supervisor_killed_alone_leaves_no_nats_server(fresh_broker: Callable[..., BrokerProcess]) -> None:
+def test_a_supervisor_killed_alone_leaves_no_nats_server(fresh_broker: Callable[..., BrokerProcess], until) -> None:
     broker = fresh_broker()
     nats_pid = broker.nats_pid
     os.kill(broker.pid, signal.SIGKILL)
     if sys.platform.startswith("linux"):
-        eventually(lambda: not alive(nats_pid))
+        until(lambda: not alive(nats_pid))
     broker.start()
     assert works(broker)
 
@@ -170,7 +171,7 @@ def test_an_orphan_that_does_not_end_is_ended_by_the_next_broker(fresh_broker: C
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_signals_stop_both_processes(
-    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals, code: int
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals, code: int, ready
 ) -> None:
     file = tmp_path / "ready.json"
     process = spawn("--port", 0, "--data", tmp_path / "data", "--ready-file", file)
@@ -182,7 +183,7 @@ def test_signals_stop_both_processes(
 
 
 def test_the_ready_file_tells_where_and_holds_no_secret(
-    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready
 ) -> None:
     file = tmp_path / "ready.json"
     process = spawn(
@@ -219,7 +220,7 @@ def test_the_url_to_paste_is_a_line_of_its_own(spawn: Callable[..., subprocess.P
     assert re.fullmatch(r"memphis://root:memphis@127\.0\.0\.1:\d+\n", process.stdout.readline())
 
 
-def test_ephemeral_leaves_nothing_behind(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_ephemeral_leaves_nothing_behind(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready) -> None:
     file = tmp_path / "ready.json"
     process = spawn("--port", 0, "--ephemeral", "--ready-file", file, TMPDIR=str(tmp_path))
     data = Path(ready(file, process)["data_dir"])
@@ -230,7 +231,9 @@ def test_ephemeral_leaves_nothing_behind(spawn: Callable[..., subprocess.Popen[s
     assert not data.exists()
 
 
-def test_the_platforms_data_folder_is_the_default(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_the_platforms_data_folder_is_the_default(
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready
+) -> None:
     file = tmp_path / "ready.json"
     process = spawn("--port", 0, "--ready-file", file, XDG_DATA_HOME=str(tmp_path / "xdg"), HOME=str(tmp_path))
     data = Path(ready(file, process)["data_dir"])
@@ -302,7 +305,7 @@ def test_token_mode(fresh_broker: Callable[..., BrokerProcess]) -> None:
 
 
 def test_copies_of_the_service_share_an_existing_server(
-    fresh_broker: Callable[..., BrokerProcess], spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    fresh_broker: Callable[..., BrokerProcess], spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready
 ) -> None:
     """Three services on one NATS server: each request is answered once, and what one writes the others know."""
     import threading
@@ -398,7 +401,7 @@ def test_secrets_are_in_no_repr() -> None:
     assert "hush" not in repr(options) + repr(BrokerProcess(options))
 
 
-def test_command_line_users(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_command_line_users(spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready) -> None:
     file, users = tmp_path / "ready.json", tmp_path / "users"
     users.write_text("one:Passw0rd!\n\ntwo:with:colon\n")
     common = ("--port", 0, "--data", tmp_path / "data", "--ready-file", file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Callable
 
@@ -43,16 +42,3 @@ def through(proxy_to: Callable[[str, int], Proxy]) -> Iterator[Through]:
     yield make
     for client in clients:
         client.close(timeout_s=1.0)
-
-
-@pytest.fixture
-def eventually() -> Callable[..., None]:
-    """``eventually(condition, limit_s)`` waits until it holds."""
-
-    def wait(condition: Callable[[], object], limit_s: float = 15.0) -> None:
-        deadline = time.monotonic() + limit_s
-        while not condition():
-            assert time.monotonic() < deadline, "the condition was not met in time"
-            time.sleep(0.005)
-
-    return wait

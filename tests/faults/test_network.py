@@ -39,7 +39,7 @@ def test_a_server_that_is_away_for_a_second_and_a_half(broker: BrokerProcess, th
 
 
 @pytest.mark.parametrize("idempotent", [True, False], ids=["ids", "no-ids"])
-def test_random_cuts(broker: BrokerProcess, through, station_name: str, eventually, idempotent: bool) -> None:
+def test_random_cuts(broker: BrokerProcess, through, station_name: str, until, idempotent: bool) -> None:
     """Without message ids a cut may store a message twice; it never loses one."""
     client, proxy = through(broker, both_links=idempotent)
     client.station(station_name, partitions_number=3)
@@ -51,7 +51,7 @@ def test_random_cuts(broker: BrokerProcess, through, station_name: str, eventual
             time.sleep(chance.uniform(0.02, 0.15))
             before = client.stats().reconnects
             if proxy.cut():
-                eventually(lambda before=before: client.stats().reconnects > before)
+                until(lambda before=before: client.stats().reconnects > before)
         ledger.join()
     assert ledger.check(read_station(broker, station_name), duplicates=not idempotent) == {"delivered": 12_000}
     assert client.stats().reconnects >= 5
@@ -102,7 +102,7 @@ def test_a_stall_that_ends_with_a_cut(broker: BrokerProcess, through, station_na
     assert ledger.check(read_station(broker, station_name)) == {"delivered": 20_000}
 
 
-def test_a_half_closed_connection_is_left(broker: BrokerProcess, through, station_name: str, eventually) -> None:
+def test_a_half_closed_connection_is_left(broker: BrokerProcess, through, station_name: str, until) -> None:
     client, proxy = through(broker)
     producer = client.producer(station_name, "p")
     with Watch(client):
@@ -110,7 +110,7 @@ def test_a_half_closed_connection_is_left(broker: BrokerProcess, through, statio
         for count in (1, 2, 3):
             time.sleep(0.05)
             proxy.half_close()
-            eventually(lambda count=count: client.stats().reconnects >= count)
+            until(lambda count=count: client.stats().reconnects >= count)
         ledger.join()
     assert ledger.check(read_station(broker, station_name)) == {"delivered": 6000}
 
@@ -138,7 +138,7 @@ def test_a_stream_that_comes_byte_by_byte(broker: BrokerProcess, through, statio
 
 @pytest.mark.parametrize("to_server", [True, False], ids=["to-server", "to-client"])
 def test_a_cut_at_any_byte_of_a_frame(
-    broker: BrokerProcess, through, station_name: str, eventually, to_server: bool
+    broker: BrokerProcess, through, station_name: str, until, to_server: bool
 ) -> None:
     """Offsets walk over two whole frames or acks, one connection each: no place in the stream is special."""
     client, proxy = through(broker, reconnect_interval_ms=1)
@@ -153,7 +153,7 @@ def test_a_cut_at_any_byte_of_a_frame(
                 ledger.take_one()
                 ledger.take_one()
                 time.sleep(0.002)
-            eventually(client._data_link().is_up)
+            until(client._data_link().is_up)
         ledger.join()
     counts = ledger.check([row for row in read_station(broker, station_name) if row[2] != b"m 9 0"])
     assert counts == {"delivered": len(ledger.accepted)}

@@ -54,7 +54,7 @@ def test_a_killed_server_on_files(
     through,
     station_name: str,
     tmp_path: Any,
-    eventually,
+    until,
     idempotent: bool,
 ) -> None:
     broker = fresh_broker(data_dir=tmp_path / "data")
@@ -66,7 +66,7 @@ def test_a_killed_server_on_files(
         for count in (1, 2):
             time.sleep(0.2)
             kill_server(broker)
-            eventually(lambda count=count: client.stats().reconnects >= count)
+            until(lambda count=count: client.stats().reconnects >= count)
         ledger.join(40)
     assert ledger.check(read_station(broker, station_name), duplicates=not idempotent) == {"delivered": 10_000}
     assert client.stats().reconnects >= 2

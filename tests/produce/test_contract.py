@@ -141,7 +141,7 @@ def test_a_delivery_has_the_shape_of_a_future(memphis: Memphis, station_name: st
     assert repr(delivery) == f"<Delivery {station_name} delivered>"
 
 
-def test_each_callback_runs_once_on_the_callbacks_thread(memphis: Memphis, station_name: str) -> None:
+def test_each_callback_runs_once_on_the_callbacks_thread(memphis: Memphis, station_name: str, until) -> None:
     producer = memphis.producer(station_name, "p")
     seen: list[tuple[int, str]] = []
     for _ in range(500):
@@ -151,9 +151,7 @@ def test_each_callback_runs_once_on_the_callbacks_thread(memphis: Memphis, stati
             on_delivery=lambda d: seen.append((d.result().sequence, threading.current_thread().name)),
         )
     assert producer.flush(10) == 0
-    deadline = time.monotonic() + 5
-    while len(seen) < 500 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(seen) >= 500)
     assert [sequence for sequence, _ in seen] == list(range(1, 501))
     assert {name.rpartition("-")[0] for _, name in seen} == {"memphis-callbacks"}
 
@@ -315,7 +313,9 @@ def test_several_stations_each_confirm(memphis: Memphis, station_name: str, hold
         assert [data for _, data in holds(name)] == [b"everywhere", b"again"]
 
 
-def test_one_stations_failure_is_reported_with_the_others_success(broker: BrokerProcess, station_name: str) -> None:
+def test_one_stations_failure_is_reported_with_the_others_success(
+    broker: BrokerProcess, station_name: str, until
+) -> None:
     good, bad = f"{station_name}-good", f"{station_name}-bad"
     with memphis_sync.connect(broker.url) as memphis, memphis_sync.connect(broker.url) as other:
         producer = memphis.producer([good, bad], "p")
@@ -328,9 +328,7 @@ def test_one_stations_failure_is_reported_with_the_others_success(broker: Broker
         deliveries = producer.produce(b"m", nonblocking=True)
         deliveries.add_done_callback(seen.append)
         assert isinstance(deliveries.exception(5), MultiStationError)
-        deadline = time.monotonic() + 5
-        while not seen and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: seen)
         assert seen == [deliveries]
 
 

@@ -171,7 +171,7 @@ def test_giving_up_is_an_error(through_proxy, station_name: str, recorder: Recor
 
 
 def test_what_a_callable_raises_is_logged_and_counted(
-    through_proxy, station_name: str, caplog: pytest.LogCaptureFixture
+    through_proxy, station_name: str, until, caplog: pytest.LogCaptureFixture
 ) -> None:
     def raises(_: object) -> None:
         raise ValueError("mine")
@@ -180,10 +180,7 @@ def test_what_a_callable_raises_is_logged_and_counted(
     producer = memphis.producer(station_name, "p")
     producer.produce(b"m", nonblocking=True, on_delivery=raises).result(10)
     proxy.cut()
-    deadline = time.monotonic() + 10
-    while memphis.stats().callback_errors < 3:  # one delivery, two links
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: memphis.stats().callback_errors >= 3)  # one delivery, two links
     records = [record for record in caplog.records if record.getMessage().endswith("a callback raised")]
     assert [(record.levelno, "mine" in str(record.exc_info[1])) for record in records] == [(logging.ERROR, True)] * 3
     done = producer.produce(b"m", nonblocking=True)
@@ -209,7 +206,7 @@ def test_without_callables_no_callbacks_thread_is_started(through_proxy, station
     assert name not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_callable_may_use_the_client(through_proxy, station_name: str) -> None:
+def test_a_callable_may_use_the_client(through_proxy, station_name: str, until) -> None:
     acks: list[object] = []
     clients: list[Memphis] = []
     memphis, proxy = through_proxy(
@@ -218,10 +215,7 @@ def test_a_callable_may_use_the_client(through_proxy, station_name: str) -> None
     clients.append(memphis)
     memphis.produce(station_name, "p", b"m")
     proxy.cut()
-    deadline = time.monotonic() + 15
-    while not acks:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: acks)
     assert acks[0].sequence == 2
 
 

@@ -12,19 +12,10 @@ import memphis_sync
 from memphis_sync.errors import ClosedError, ProduceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from memphis_sync.broker import BrokerProcess
 
 
-def _wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.01)
-
-
-def test_cuts_lose_nothing_and_store_nothing_twice(through_proxy, station_name: str, holds) -> None:
+def test_cuts_lose_nothing_and_store_nothing_twice(through_proxy, station_name: str, holds, until) -> None:
     memphis, proxy = through_proxy()
     memphis.station(station_name, partitions_number=2)
     producer = memphis.producer(station_name, "p")
@@ -34,7 +25,7 @@ def test_cuts_lose_nothing_and_store_nothing_twice(through_proxy, station_name: 
         if i % 4000 == 2000:
             proxy.cut()
         if i % 4000 == 3999:
-            _wait_until(lambda cuts=i // 4000 + 1: memphis.stats().reconnects >= cuts)
+            until(lambda cuts=i // 4000 + 1: memphis.stats().reconnects >= cuts)
     assert producer.flush(30) == 0
     assert [type(delivery.exception()) for delivery in deliveries if delivery.exception()] == []
     stored = holds(station_name)
@@ -111,7 +102,7 @@ def test_closing_with_a_backlog_says_how_much_is_left(through_proxy, station_nam
 
 
 def test_a_server_that_breaks_the_protocol_ends_the_link_with_its_bytes(
-    broker: BrokerProcess, proxy_to, station_name: str, caplog: pytest.LogCaptureFixture
+    broker: BrokerProcess, proxy_to, station_name: str, until, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy = proxy_to(broker.host, broker.port)
     with caplog.at_level(logging.ERROR, "memphis_sync.link"):
@@ -120,9 +111,7 @@ def test_a_server_that_breaks_the_protocol_ends_the_link_with_its_bytes(
         producer.produce(b"m")
         data_connection = proxy._pairs[-1].near
         data_connection.sendall(b"GARBAGE \x00\x01 on the line\r\n")
-        deadline = time.monotonic() + 5
-        while not caplog.records and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: caplog.records)
         assert producer.produce(b"m").sequence == 2
         memphis.close()
     assert r"GARBAGE \x00\x01 on the line" in caplog.records[0].getMessage()

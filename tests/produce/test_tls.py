@@ -58,14 +58,7 @@ def holds(tls_broker: BrokerProcess, authority: Authority) -> Iterator[Callable[
         yield read
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.01)
-
-
-def test_cuts_lose_nothing_and_store_nothing_twice(through_proxy, station_name, holds) -> None:
+def test_cuts_lose_nothing_and_store_nothing_twice(through_proxy, station_name, holds, until) -> None:
     memphis, proxy = through_proxy()
     producer = memphis.producer(station_name, "p")
     deliveries = []
@@ -74,7 +67,7 @@ def test_cuts_lose_nothing_and_store_nothing_twice(through_proxy, station_name, 
         if i % 4000 == 2000:
             proxy.cut()
         if i % 4000 == 3999:
-            wait_until(lambda cuts=i // 4000 + 1: memphis.stats().reconnects >= cuts)
+            until(lambda cuts=i // 4000 + 1: memphis.stats().reconnects >= cuts)
     assert producer.flush(30) == 0
     assert [delivery.exception() for delivery in deliveries if delivery.exception()] == []
     assert holds(station_name) == [b"%d" % i for i in range(20_000)]
@@ -154,7 +147,7 @@ def test_deadlines_end_messages_while_the_socket_is_full(through_proxy, station_
 
 
 @pytest.mark.parametrize("size", [10, 4_000_000], ids=["idle", "full"])
-def test_a_stalled_connection_is_noticed_and_made_again(through_proxy, station_name, size) -> None:
+def test_a_stalled_connection_is_noticed_and_made_again(through_proxy, station_name, until, size) -> None:
     """Nothing comes and nothing ends: with room in the socket, and with a sender that waits for room."""
     memphis, proxy = through_proxy(ping_interval_s=0.3)
     producer = memphis.producer(station_name, "p")
@@ -162,7 +155,7 @@ def test_a_stalled_connection_is_noticed_and_made_again(through_proxy, station_n
     proxy.stall()
     deliveries = [producer.produce(b"x" * size, nonblocking=True) for _ in range(4)]
     started = time.monotonic()
-    wait_until(lambda: not memphis._data_link().is_up())
+    until(lambda: not memphis._data_link().is_up())
     assert 0.2 < time.monotonic() - started < 2
     proxy.cut()
     proxy.go_on()
@@ -183,7 +176,7 @@ def test_close_ends_a_link_whose_peer_reads_nothing(through_proxy, station_name)
 
 
 def test_damaged_records_end_the_connection_and_no_message(
-    through_proxy, station_name, holds, caplog: pytest.LogCaptureFixture
+    through_proxy, station_name, holds, until, caplog: pytest.LogCaptureFixture
 ) -> None:
     memphis, proxy = through_proxy()
     producer = memphis.producer(station_name, "p")
@@ -191,7 +184,7 @@ def test_damaged_records_end_the_connection_and_no_message(
     with caplog.at_level(logging.WARNING, "memphis_sync.link"):
         data_connection = proxy._pairs[-1].near
         data_connection.sendall(b"\x17\x03\x03\x00\x20" + b"\x00" * 32)  # a record that no key of ours opens
-        wait_until(lambda: bool(caplog.records))
+        until(lambda: caplog.records)
         producer.produce(b"2", ack_wait_sec=15)
     assert "what came was no valid TLS" in caplog.records[0].getMessage()
     assert holds(station_name) == [b"1", b"2"]

@@ -146,7 +146,7 @@ def test_ctrl_c_ends_the_wait(through_proxy, station_name: str, call) -> None:
     assert wait(deliveries, 10).not_done == set()
 
 
-def test_no_own_thread_waits_and_the_callbacks_thread_may(memphis: Memphis, station_name: str) -> None:
+def test_no_own_thread_waits_and_the_callbacks_thread_may(memphis: Memphis, station_name: str, until) -> None:
     producer = memphis.producer(station_name, "p")
     delivery = producer.produce(b"m", nonblocking=True)
 
@@ -163,10 +163,7 @@ def test_no_own_thread_waits_and_the_callbacks_thread_may(memphis: Memphis, stat
         found.append(set(as_completed([first, second], 10)) == {first, second})
 
     producer.produce(b"m", nonblocking=True, on_delivery=waits)
-    deadline = time.monotonic() + 10
-    while not found:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: found)
     assert found == [True]
 
 

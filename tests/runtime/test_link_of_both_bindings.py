@@ -471,7 +471,7 @@ def test_callbacks_are_handed_out_once_each_settled_ticket(binding, peer: Peer) 
     assert found[-1] == []
 
 
-def test_no_report_is_lost_or_doubled_when_watchers_race_with_acks(binding, peer: Peer) -> None:
+def test_no_report_is_lost_or_doubled_when_watchers_race_with_acks(binding, peer: Peer, until) -> None:
     """Three threads watch the same tickets while a fourth settles them and a fifth takes the reports."""
     link = peer.link
     route = route_of(binding, link)
@@ -504,9 +504,7 @@ def test_no_report_is_lost_or_doubled_when_watchers_race_with_acks(binding, peer
         for thread in threads[2:]:
             thread.join(20)
         promised = [(mine, number) for mine in range(3) for number, kept in outcomes[mine] if kept]
-        deadline = time.monotonic() + 10
-        while len(reported) < len(promised) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: len(reported) >= len(promised))
     finally:
         sys.setswitchinterval(interval)
         finished.set()
