@@ -353,7 +353,7 @@ def test_reconnecting_ends_where_it_was_told_to(through_proxy, until, caplog, op
         start = time.monotonic()
         with pytest.raises(ClosedError):
             client.station("never")
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5
 
 
 def test_ctrl_c_in_a_request(through_proxy):
@@ -368,6 +368,6 @@ def test_ctrl_c_in_a_request(through_proxy):
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             client.station("interrupted")
-        assert time.monotonic() - start < 0.2 + 0.3
+        assert time.monotonic() - start < 5
         proxy.go_on()
         assert client.ping(5) < 5

@@ -209,7 +209,7 @@ def test_a_server_that_falls_silent_before_tls(authority):
         started = time.monotonic()
         with pytest.raises(ConnectError):
             memphis_sync.connect(server.url, tls=context_of(authority), timeout_ms=300)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
 
 
 # ---- the options ----------------------------------------------------------------------------------------------------

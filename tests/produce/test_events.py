@@ -110,7 +110,7 @@ def test_a_stalled_connection_is_noticed_behind_a_full_socket_too(
     payload = b"x" * 100_000
     deliveries = [producer.produce(payload, nonblocking=True) for _ in range(400)]  # more than the sockets hold
     recorder.wait_for("disconnect", {"data"}, limit_s=5)
-    assert time.monotonic() - started < 1.0 + 0.5
+    assert time.monotonic() - started < 1.0 + 2
     proxy.cut()
     proxy.go_on()
     assert memphis_sync.wait(deliveries, 30).not_done == set()

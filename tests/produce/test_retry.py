@@ -98,7 +98,7 @@ def test_the_deadline_ends_the_attempts(broker, station_name: str) -> None:
         started = time.monotonic()
         with pytest.raises(StationGoneError):
             producer.produce(b"m", ack_wait_sec=0.5)
-        assert 0.3 < time.monotonic() - started < 2
+        assert 0.3 < time.monotonic() - started < 10
         assert 2 <= _resent(memphis) <= 4
 
 

@@ -141,7 +141,7 @@ def test_deadlines_end_messages_while_the_socket_is_full(through_proxy, station_
     large = [producer.produce(b"x" * 4_000_000, nonblocking=True, ack_wait_sec=1) for _ in range(4)]
     for delivery in large:
         assert isinstance(delivery.exception(5), AckTimeoutError)
-    assert 0.9 < time.monotonic() - started < 2
+    assert 0.9 < time.monotonic() - started < 4
     proxy.go_on()
     assert producer.produce(b"after", ack_wait_sec=15).sequence > 1
 
@@ -156,7 +156,7 @@ def test_a_stalled_connection_is_noticed_and_made_again(through_proxy, station_n
     deliveries = [producer.produce(b"x" * size, nonblocking=True) for _ in range(4)]
     started = time.monotonic()
     until(lambda: not memphis._data_link().is_up())
-    assert 0.2 < time.monotonic() - started < 2
+    assert 0.2 < time.monotonic() - started < 10
     proxy.cut()
     proxy.go_on()
     assert [delivery.result(15).sequence for delivery in deliveries] == [2, 3, 4, 5]
@@ -171,7 +171,7 @@ def test_close_ends_a_link_whose_peer_reads_nothing(through_proxy, station_name)
     started = time.monotonic()
     with pytest.warns(memphis_sync.UndeliveredWarning, match="5"):
         memphis.close(timeout_s=0.2)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 10
     assert memphis.stats().abandoned == 5
 
 
