@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -128,6 +129,16 @@ def apart() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, ours)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does nothing inside (SIGSTOP) and goes on behind it."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _wire(url: str) -> _raw.Wire:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -55,13 +54,10 @@ def main() -> None:
         client.station("bench-deadline", storage_type=memphis_sync.Storage.MEMORY)
         producer = client.producer("bench-deadline", "bench", idempotent=args.ids)
         producer.produce(payload)
-        os.kill(broker.nats_pid, signal.SIGSTOP)
-        try:
+        with _common.stopped(broker.nats_pid):
             for _ in range(args.count):
                 produce()
             in_time = all_ended.wait(args.ack_wait_s + SPARE_S)
-        finally:
-            os.kill(broker.nats_pid, signal.SIGCONT)
     if wrong or not in_time or len(late) != args.count:
         raise SystemExit(f"{len(late)} of {args.count} messages ended, {len(wrong)} of them wrongly: {wrong[:3]}")
     ordered = sorted(late)

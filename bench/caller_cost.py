@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import statistics
 import sys
 import time
@@ -76,12 +75,9 @@ def main() -> None:
         gc.freeze()
         figures["running"] = percentiles(timed(call, args.count), clock_ns)
         producer.flush(60)
-        os.kill(broker.nats_pid, signal.SIGSTOP)
-        try:
+        with _common.stopped(broker.nats_pid):
             figures["stopped"] = percentiles(timed(call, args.count), clock_ns)
             figures["full"] = percentiles(until_full(call, 10_000), clock_ns)
-        finally:
-            os.kill(broker.nats_pid, signal.SIGCONT)
         left = producer.flush(120)
         client.close()
     if left:

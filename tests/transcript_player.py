@@ -284,10 +284,13 @@ class Player:
             frame.payload = json.dumps({**body, "id": int(number)}).encode()
         return frame
 
+    def _channels(self) -> list[Channel]:
+        return [channel for connection in self.connections.values() for channel in connection.channels.values()]
+
     def _pairs(self) -> dict[str, str]:
         """Recorded reply subjects and dead letters' ids, and ours in the same place."""
         pairs: dict[str, str] = {}
-        channels = [channel for connection in self.connections.values() for channel in connection.channels.values()]
+        channels = self._channels()
         ours = {delivery(frame.reply): frame.reply for channel in channels for frame in channel.ours if frame.reply}
         for channel in channels:
             for frame in channel.recorded:
@@ -316,9 +319,8 @@ class Player:
         one had 39 ms. Source: encodeConsumerState of nats-server's store.go; places under 128 are one byte each.
         """
         assert self._broker.data_dir is not None
-        channels = [channel for connection in self.connections.values() for channel in connection.channels.values()]
         places: dict[tuple[str, str], bytes] = {}
-        for frame in (frame for channel in channels for frame in channel.ours if frame.reply):
+        for frame in (frame for channel in self._channels() for frame in channel.ours if frame.reply):
             stream, group, _, of_stream, of_group = frame.reply.split(".")[2:7]
             place = bytes((int(of_group), int(of_stream)))
             places[stream, group] = max(place, places.get((stream, group), b""))
