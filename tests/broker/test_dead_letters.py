@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess
 
 
-FOLDER = Path(__file__).parents[3] / "shared" / "protocol" / "transcripts"
-SKIP = "MEMPHIS_SYNC_SKIP_TRANSCRIPTS"
+FOLDER = Path(__file__).parents[1] / "transcripts"
 
 
 @pytest.fixture
@@ -255,7 +253,6 @@ def test_what_others_publish_where_the_queue_is_pushed(client: DeadLetterClient,
     client.wait_for(station_name, 1)
 
 
-@pytest.mark.skipif(bool(os.environ.get(SKIP)), reason=f"{SKIP} is set")
 def test_reports_of_the_official_sdks_as_recorded(client: DeadLetterClient) -> None:
     """Each is kept, and nothing of it is lost; their stations and groups have the names that were recorded."""
     reports: dict[str, list[bytes]] = {"$memphis_nacked_dls": [], "$memphis_schemaverse_dls": []}

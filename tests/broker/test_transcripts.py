@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,8 +21,7 @@ from transcript_player import Channel, Frame, Player, requests_of
 
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 
-FOLDER = Path(__file__).parents[3] / "shared" / "protocol" / "transcripts"
-SKIP = "MEMPHIS_SYNC_SKIP_TRANSCRIPTS"
+FOLDER = Path(__file__).parents[1] / "transcripts"
 USERS = {"app": "Passw0rd!"}  # as recorded
 SDKS = ("py", "js", "go")
 CONTROL = (
@@ -180,8 +178,6 @@ def findings(channel: Channel) -> list[Finding]:
 
 
 def names() -> list[str]:
-    if os.environ.get(SKIP):
-        return []
     return sorted(path.name for path in FOLDER.glob("*.jsonl")) or ["missing"]
 
 
@@ -248,7 +244,7 @@ def used() -> Counter[Difference]:
 def test_every_frame_equals_the_recorded_one(
     name: str, played: dict[str, Union[Player, BaseException]], used: Counter[Difference]
 ) -> None:
-    assert name != "missing", f"no transcripts in {FOLDER}; set {SKIP}=1 to do without them"
+    assert name != "missing", f"no transcripts in {FOLDER}"
     player = played[name]
     if isinstance(player, BaseException):
         raise player
@@ -277,7 +273,6 @@ def deliberate(name: str, finding: Finding) -> Union[Difference, None]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(os.environ.get(SKIP)), reason=f"{SKIP} is set")
 def test_every_deliberate_difference_is_needed(used: Counter[Difference]) -> None:
     """The tests above have counted; alone, this one has nothing to say."""
     if used:
@@ -285,7 +280,6 @@ def test_every_deliberate_difference_is_needed(used: Counter[Difference]) -> Non
         assert not unused, f"these entries explain nothing any more: {unused}"
 
 
-@pytest.mark.skipif(bool(os.environ.get(SKIP)), reason=f"{SKIP} is set")
 def test_the_recordings_hold_what_they_should() -> None:
     """All three SDKs, every control subject, and what SDKs do with JetStream: finding nothing would pass all."""
     found = Counter[tuple[str, str]]()
@@ -300,7 +294,6 @@ def test_the_recordings_hold_what_they_should() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(os.environ.get(SKIP)), reason=f"{SKIP} is set")
 def test_what_was_played_had_all_kinds_of_frames(played: dict[str, Union[Player, BaseException]]) -> None:
     """Acks, redeliveries, errors, pushed updates and dead letters did come from our broker."""
     frames = [

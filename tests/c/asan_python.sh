@@ -14,7 +14,6 @@ CC=${CC:-gcc}
 [ $# -gt 0 ] || set -- tests --deselect tests/cli/test_pub_sub.py::test_a_million_lines_in_bounded_memory -o timeout=600
 BUILD=$(mktemp -d)
 trap 'rm -rf "$BUILD"' EXIT
-[ ! -d ../shared ] || ln -s "$(cd .. && pwd)/shared" "$BUILD/shared" # recorded traffic, which some tests replay
 mkdir "$BUILD/tree"
 cp -r .ci csrc memphis_sync tests bench setup.py pyproject.toml README.md CHANGELOG.md LICENSE "$BUILD/tree"
 cd "$BUILD/tree"
