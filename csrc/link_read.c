@@ -2,7 +2,6 @@
  * What comes in over a link, and the loop that reads it from a plain TCP socket. Where somebody else holds the bytes (TLS),
  * that one gives mcore_link_feed() what it read; the plain loop stands on the same steps.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,7 +40,7 @@ static int status_of(const uint8_t *data, const struct mcore_event *event)
         return 0;
     int status = 0;
     for (size_t i = 9; i < 12; i++) {
-        if (!isdigit(block[i]))
+        if (block[i] < '0' || block[i] > '9') /* isdigit() asks the locale */
             return 0;
         status = status * 10 + (block[i] - '0');
     }

@@ -16,9 +16,14 @@ struct cursor {
     const uint8_t *end;
 };
 
+static bool is_blank(uint8_t byte)
+{
+    return byte == ' ' || byte == '\t' || byte == '\r' || byte == '\n';
+}
+
 static void skip_blanks(struct cursor *c)
 {
-    while (c->at < c->end && (*c->at == ' ' || *c->at == '\t' || *c->at == '\r' || *c->at == '\n'))
+    while (c->at < c->end && is_blank(*c->at))
         c->at++;
 }
 
@@ -62,7 +67,18 @@ static bool take_number(struct cursor *c, uint64_t *value)
     return c->at > start;
 }
 
-/* Steps over any value; nesting is bounded by the input's length, not by the stack. */
+/* Whether a number or a literal ends before this byte. Any byte may come, NUL among them: no search in a C string. */
+static bool ends_literal(uint8_t byte)
+{
+    switch (byte) {
+    case ',': case ':': case ']': case '}': case '"': case '[': case '{':
+        return true;
+    default:
+        return is_blank(byte);
+    }
+}
+
+/* Steps over any value; nesting is bounded by the input's length, not by the stack. Each round takes a byte or ends. */
 static bool skip_value(struct cursor *c)
 {
     size_t depth = 0;
@@ -96,8 +112,9 @@ static bool skip_value(struct cursor *c)
             c->at++;
             continue;
         default:
-            while (c->at < c->end && strchr(",:]}\"[{ \t\r\n", *c->at) == NULL)
+            do
                 c->at++;
+            while (c->at < c->end && !ends_literal(*c->at));
         }
     } while (depth > 0);
     return true;

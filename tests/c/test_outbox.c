@@ -209,6 +209,38 @@ static void test_each_kind_of_answer(void)
     }
 }
 
+/* An answer that is read for ever holds the lock for ever: the alarm ends the program then. */
+static void test_every_answer_is_read_to_its_end(void)
+{
+    static const char *const samples[] = {
+        "{\"stream\":\"s$1\",\"seq\":12,\"duplicate\": true}",
+        "{\"error\":{\"code\":400,\"err_code\":1,\"x\":[n,{}],\"description\":\"no\"},\"stream\":\"s\",\"seq\":0}",
+        "{\"a\":[x,{\"b\":-1.5e3},null],\"seq\":3}",
+        "{\"a\":[x",
+        "{\"a\":{\"error\":{\"a\":[ ",
+        "{\"error\":{\"a\":{x",
+    };
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
+    alarm(60);
+    for (size_t i = 0; i < sizeof(samples) / sizeof(samples[0]); i++) {
+        size_t len = strlen(samples[i]);
+        for (size_t at = 0; at < len; at++) {
+            for (unsigned byte = 0; byte < 256; byte++) {
+                uint8_t *json = exactly(samples[i], len);
+                json[at] = (uint8_t)byte;
+                mcore_outbox_ack(outbox, 0, 0, json, len); /* of no message: it is read all the same */
+                uint8_t *cut = exactly(json, at + 1);
+                mcore_outbox_ack(outbox, 0, 0, cut, at + 1);
+                free(cut);
+                free(json);
+            }
+        }
+    }
+    alarm(0);
+    CHECK(is_consistent(outbox));
+    mcore_outbox_free(outbox);
+}
+
 static void test_no_responders_and_unknown_slots(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 16);
@@ -1295,6 +1327,7 @@ int main(void)
     RUN(test_several_routes_are_all_or_none);
     RUN(test_each_route_may_have_a_part_of_the_payload);
     RUN(test_each_kind_of_answer);
+    RUN(test_every_answer_is_read_to_its_end);
     RUN(test_no_responders_and_unknown_slots);
     RUN(test_a_message_without_responders_is_sent_again_after_a_pause);
     RUN(test_attempts_without_responders_are_bounded);
