@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 from typing import Optional
 
+from ._streams import reserve_closed, tell
+
 
 def main(argv: Optional[list[str]] = None) -> int:
     """
@@ -21,6 +23,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     Returns:
         The exit code.
     """
+    reserve_closed()
     args = sys.argv[1:] if argv is None else argv
     if args[:1] == ["broker"]:  # a server's start does not wait for a command line library
         from memphis_sync.broker.__main__ import main as broker_main
@@ -30,7 +33,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         import click  # noqa: F401  looked for here, so that its absence is one sentence
         import rich  # noqa: F401
     except ImportError as exc:
-        sys.stderr.write(f"memphis-sync needs the extra 'cli': pip install 'memphis-sync[cli]' ({exc})\n")
+        tell(f"memphis-sync needs the extra 'cli': pip install 'memphis-sync[cli]' ({exc})")
         return 2
     from ._app import run
 

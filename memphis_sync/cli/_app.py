@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional
+from typing import IO, TYPE_CHECKING, Any, Optional
 from urllib.parse import urlsplit
 
 import click
 
 from memphis_sync import __version__
 from memphis_sync.errors import ConfigurationError, ConnectError, MemphisError
+
+from ._streams import flush_stdout, forget_stdout, standard_input, tell
 
 if TYPE_CHECKING:
     from memphis_sync import Memphis
@@ -46,11 +50,13 @@ class Settings:
     def say(self, text: str) -> None:
         """A line for people, on stderr."""
         if not self.quiet:
-            sys.stderr.write(text + "\n")
+            tell(text)
 
     def shows_progress(self) -> bool:
         """Whether a bar makes sense: a person is looking, and wants to."""
-        return not self.quiet and not self.json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        if self.quiet or self.json or sys.stderr is None or not sys.stderr.isatty():
+            return False
+        return os.environ.get("TERM") != "dumb"
 
 
 class LazyGroup(click.Group):
@@ -83,11 +89,10 @@ def app(ctx: click.Context, url: Optional[str], as_json: bool, quiet: bool, verb
     Secrets come from MEMPHIS_URL, MEMPHIS_PASSWORD, MEMPHIS_PASSWORD_FILE, MEMPHIS_TOKEN or MEMPHIS_TOKEN_FILE.
     """
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)-7s %(name)s  %(message)s", stream=sys.stderr)
+    if sys.stderr is not None:
+        logging.basicConfig(level=level, format="%(levelname)-7s %(name)s  %(message)s", stream=sys.stderr)
     if url is not None and _has_password(url) and not quiet:
-        click.echo(
-            "warning: the password in --url is visible to everybody in the process list; use MEMPHIS_URL", err=True
-        )
+        tell("warning: the password in --url is visible to everybody in the process list; use MEMPHIS_URL")
     ctx.obj = Settings(url, as_json, quiet)
 
 
@@ -102,11 +107,13 @@ def run(args: list[str]) -> int:
     """Runs a command line; every way to end becomes an exit code and, if it is a failure, one sentence on stderr."""
     try:
         code = app.main(args, prog_name="memphis-sync", standalone_mode=False)
+        flush_stdout()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.ClickException as exc:
-        exc.show()
+        with contextlib.suppress(OSError):  # as tell()
+            exc.show()
         return USAGE if isinstance(exc, click.UsageError) else exc.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
@@ -118,14 +125,45 @@ def run(args: list[str]) -> int:
     except ConnectError as exc:
         return _failed(exc, NO_CONNECTION)
     except (MemphisError, OSError) as exc:
+        with contextlib.suppress(OSError):  # stdout may be what failed; its error is told here
+            flush_stdout()
         return _failed(exc, FAILED)
 
 
 def _failed(exc: Exception, code: int) -> int:
-    sys.stderr.write(f"error: {exc}\n")
+    tell(f"error: {exc}")
     return code
 
 
-def forget_stdout() -> None:
-    """Points stdout at nothing, so that the interpreter's own flush at exit finds no closed pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def need_input() -> IO[bytes]:
+    """Standard input for a command that reads it; a usage error when it is closed."""
+    try:
+        return standard_input()
+    except EOFError as exc:
+        raise click.UsageError(f"{exc}: name a file, or give the input as an argument or through a pipe") from exc
+
+
+class InputFile(click.File):
+    """A file to read, binary; ``-`` is stdin, if that is open."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> IO[bytes]:
+        """The open file."""
+        return need_input() if value == "-" else super().convert(value, param, ctx)
+
+
+def need_output() -> None:
+    """A usage error when stdout is closed: what a command would write there must not be taken from a station."""
+    if sys.stdout is None:
+        raise click.UsageError("standard output is closed; send it to a file, a pipe or a terminal")
+
+
+def leave_at_once(client: Memphis) -> None:
+    """Closes a client without waiting for confirmations; whoever calls this has said how many are missing."""
+    from memphis_sync import UndeliveredWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndeliveredWarning)
+        client.close(0)

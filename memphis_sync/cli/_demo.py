@@ -15,6 +15,7 @@ import click
 from ._app import FAILED, Settings
 from ._demo_lines import Script, read_lines, standard_library
 from ._demo_run import GROUPS, THREADS, Report, run_demo
+from ._streams import tell, write_result
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -47,11 +48,11 @@ def command(settings: Settings, files: tuple[Path, ...]) -> int:
         progress = stack.enter_context(_progress(settings, script.count))
         report = run_demo(client, script, progress)
     if settings.json:
-        click.echo(json.dumps(report.as_dict()))
+        write_result(json.dumps(report.as_dict()))
     else:
         _print_table(report)
     for difference in report.differences[:_SHOWN]:
-        click.echo(f"error: {difference}", err=True)
+        tell(f"error: {difference}")
     return FAILED if report.differences else 0
 
 
@@ -115,5 +116,5 @@ def _print_table(report: Report) -> None:
     table.add_section()
     for name in ("lost", "duplicated", "out of order", "changed"):
         table.add_row(name, f"{getattr(report, name.replace(' ', '_')):,}")
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
+    width = None if sys.stdout is not None and sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
     Console(width=width, highlight=False).print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -10,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Optional, Protocol
 
-from memphis_sync.errors import BufferFullError
+from memphis_sync.errors import BufferFullError, MemphisError
 
+from ._app import leave_at_once
 from ._demo_lines import BLOCKING_EVERY, Script
 
 if TYPE_CHECKING:
@@ -78,25 +80,41 @@ def run_demo(client: Memphis, script: Script, watch: Watch) -> Report:
 
     mark = uuid.uuid4().hex[:8]
     report = Report()
-    first = client.station(f"demo-{mark}", partitions_number=PARTITIONS, storage_type=Storage.MEMORY)
-    second = client.station(f"demo-{mark}-second", storage_type=Storage.MEMORY)
+    first, second = f"demo-{mark}", f"demo-{mark}-second"
     with ThreadPoolExecutor(THREADS, "demo") as pool:
-        sender = _Sender(client, script, (first.name, second.name), watch)
-        started = time.perf_counter()
-        results = list(pool.map(sender.run, range(THREADS)))
-        seconds = time.perf_counter() - started
-        report.rows += _produce_rows(results)
-        report.rows.append(Row(f"produced by {THREADS} threads", script.count, script.size, seconds))
-        everything: list[Sequence[int]] = [range(len(part)) for part in script.parts]
-        both: list[Sequence[int]] = [script.for_second_station(thread) for thread in range(THREADS)]
-        readers = [_Reader(client, script, ("first", first.name), group, everything, watch) for group in GROUPS]
-        if any(both):
-            readers.append(_Reader(client, script, ("second", second.name), GROUPS[0], both, None))
-        for reader in pool.map(_Reader.run, readers):
-            reader.add_to(report)
-    first.destroy()
-    second.destroy()
+        try:
+            client.station(first, partitions_number=PARTITIONS, storage_type=Storage.MEMORY)
+            client.station(second, storage_type=Storage.MEMORY)
+            _produce_and_read(client, script, (first, second), pool, report, watch)
+        except BaseException:  # Ctrl-C, mostly
+            for name in (first, second):
+                with contextlib.suppress(MemphisError):  # what was raised matters more
+                    if client.is_connected():
+                        client._destroy_station(name, 0)
+            leave_at_once(client)  # ends the calls of all threads, which the pool waits for
+            raise
+    client._destroy_station(first, 1)
+    client._destroy_station(second, 1)
     return report
+
+
+def _produce_and_read(
+    client: Memphis, script: Script, stations: tuple[str, str], pool: ThreadPoolExecutor, report: Report, watch: Watch
+) -> None:
+    first, second = stations
+    sender = _Sender(client, script, stations, watch)
+    started = time.perf_counter()
+    results = list(pool.map(sender.run, range(THREADS)))
+    seconds = time.perf_counter() - started
+    report.rows += _produce_rows(results)
+    report.rows.append(Row(f"produced by {THREADS} threads", script.count, script.size, seconds))
+    everything: list[Sequence[int]] = [range(len(part)) for part in script.parts]
+    both: list[Sequence[int]] = [script.for_second_station(thread) for thread in range(THREADS)]
+    readers = [_Reader(client, script, ("first", first), group, everything, watch) for group in GROUPS]
+    if any(both):
+        readers.append(_Reader(client, script, ("second", second), GROUPS[0], both, None))
+    for reader in pool.map(_Reader.run, readers):
+        reader.add_to(report)
 
 
 class _Sender:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from ._app import Settings, forget_stdout
+from ._app import Settings, need_output
+from ._streams import forget_stdout, write_result
 
 if TYPE_CHECKING:
     from memphis_sync import DeadLetter
@@ -33,6 +34,7 @@ def command() -> None:
 @click.pass_obj
 def list_(settings: Settings, station: str, kind: Optional[str], after: int, limit: Optional[int]) -> int:
     """Write a line for each dead letter of STATION: columns with TAB between them, with --json all of it."""
+    need_output()
     with settings.connect("dls") as client:
         letters = client.dls(station)._read(kind or "", None, after, limit or sys.maxsize, with_data=settings.json)
         try:
@@ -78,7 +80,7 @@ def _need_ids_or_all(ids: tuple[int, ...], *, every: bool) -> None:
 
 def _say(settings: Settings, key: str, count: int, done: str) -> None:
     if settings.json:
-        sys.stdout.write(json.dumps({key: count}) + "\n")
+        write_result(json.dumps({key: count}))
     else:
         settings.say(f"{count:,} {done}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Callable, Optional, Union
 
@@ -14,7 +14,8 @@ import click
 
 from memphis_sync.errors import MemphisError
 
-from ._app import NOT_STORED, Settings
+from ._app import INTERRUPTED, NOT_STORED, InputFile, Settings, leave_at_once, need_input
+from ._streams import tell, write_result
 
 if TYPE_CHECKING:
     from memphis_sync import BulkResult, Item, Memphis
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     Watch = Callable[[Iterable[bytes]], Iterator[bytes]]
 
 _READ = 1 << 20  # bytes at a time where the separator is not a line's end
+_MARK_EVERY = 1024  # messages between two marks of the progress bar
+_LAST_ACKS_S = 2.0  # what Ctrl-C waits for messages that are on their way
 _SHOWN = 5  # failures that are spelled out; the count is always exact
 
 
@@ -54,6 +57,8 @@ def _parse_headers(ctx: click.Context, param: click.Parameter, values: tuple[str
         name, equals, text = value.partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE")
+        if name in headers:
+            raise click.BadParameter(f"{name!r} is given twice; a message has one value for each header name")
         headers[name] = text
     return headers
 
@@ -61,7 +66,7 @@ def _parse_headers(ctx: click.Context, param: click.Parameter, values: tuple[str
 @click.command(name="pub")
 @click.argument("station")
 @click.argument("body", required=False)
-@click.option("--file", "source", type=click.File("rb"), help="Read this file instead of stdin.")
+@click.option("--file", "source", type=InputFile(), help="Read this file instead of stdin.")
 @click.option(
     "--split",
     type=click.Choice(["line", "nul", "none"]),
@@ -96,8 +101,8 @@ def command(
 
     if body is not None and source is not None:
         raise click.UsageError("BODY and --file exclude each other")
-    stream = source or sys.stdin.buffer
-    payloads: Iterable[bytes] = [os.fsencode(body)] if body is not None else pieces(stream, split)
+    stream = None if body is not None else source or need_input()
+    payloads: Iterable[bytes] = [os.fsencode(body or "")] if stream is None else pieces(stream, split)
     single = body is not None or split == "none"
 
     def items(watched: Iterable[bytes]) -> Iterator[Union[bytes, Item]]:
@@ -111,8 +116,11 @@ def command(
 
     with settings.connect("pub") as client:
         producer = client.producer(station, "memphis-sync-pub")
-        with _progress(settings, client, None if body is not None else stream) as watch:
-            result = producer.produce_many(items(watch(payloads)), on_error="collect")
+        try:
+            with _progress(settings, client, stream) as watch:
+                result = producer.produce_many(items(watch(payloads)), on_error="collect")
+        except KeyboardInterrupt:
+            return _interrupted(settings, station, client)
         code = _report(settings, station, result)  # first of all: what follows needs a broker that answers
         if code == 0:
             with contextlib.suppress(MemphisError):  # everything is stored; the broker forgets a producer by itself
@@ -126,27 +134,65 @@ def _progress(settings: Settings, client: Memphis, stream: Optional[IO[bytes]]) 
     if not settings.shows_progress() or stream is None or stream.isatty():
         yield iter
         return
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     total = os.fstat(stream.fileno()).st_size or None if stream.seekable() else None
+    input_ = _Stored()
+    start = time.monotonic()
+
+    class Bar(Progress):
+        """Asks how far the broker is whenever it is drawn, so it goes on when everything has been read."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            stored = client.stats().delivered
+            rate = stored / max(time.monotonic() - start, 0.001)
+            for task in self.tasks:
+                self.update(task.id, completed=input_.bytes_of(stored), stored=stored, rate=rate)
+            return super().get_renderables()
+
     text = "{task.fields[stored]:,} stored, {task.fields[rate]:,.0f}/s"
     columns = (BarColumn(), TextColumn(text), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total, stored=0, rate=0.0)
-        start = time.monotonic()
+    with Bar(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task("", total=total, stored=0, rate=0.0)
+        yield input_.watch
 
-        def watch(payloads: Iterable[bytes]) -> Iterator[bytes]:
-            read = 0
-            for number, payload in enumerate(payloads):
-                read += len(payload) + 1
-                if number % 1024 == 0:
-                    stored = client.stats().delivered
-                    rate = stored / max(time.monotonic() - start, 0.001)
-                    progress.update(task, completed=read, stored=stored, rate=rate)
-                yield payload
 
-        yield watch
+class _Stored:
+    """How many bytes of the input the first messages are: the bar follows what is stored, not what is read."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[int, int]] = deque()  # a number of messages, and their bytes in the input
+        self._bytes = 0
+
+    def watch(self, payloads: Iterable[bytes]) -> Iterator[bytes]:
+        """Passes the payloads on and notes where they end."""
+        read = number = 0
+        for number, payload in enumerate(payloads, 1):
+            read += len(payload) + 1
+            if number % _MARK_EVERY == 0:
+                self._marks.append((number, read))
+            yield payload
+        self._marks.append((number, read))
+
+    def bytes_of(self, stored: int) -> int:
+        """How far in the input that many messages reach, up to the last mark before."""
+        while self._marks and self._marks[0][0] <= stored:
+            self._bytes = self._marks.popleft()[1]
+        return self._bytes
+
+
+def _interrupted(settings: Settings, station: str, client: Memphis) -> int:
+    """Ctrl-C: waits a moment for what is on its way, then says what became of all that was read."""
+    left = client.flush(_LAST_ACKS_S)
+    stats = client.stats()
+    if settings.json:
+        counts = {"delivered": stats.delivered, "failed": stats.failed, "unconfirmed": left}
+        write_result(json.dumps({"station": station, "interrupted": True, **counts}))
+    else:
+        tell(f"interrupted: {stats.delivered:,} stored, {stats.failed:,} failed, {left:,} not confirmed")
+    leave_at_once(client)
+    return INTERRUPTED
 
 
 def _report(settings: Settings, station: str, result: BulkResult) -> int:
@@ -160,7 +206,7 @@ def _report(settings: Settings, station: str, result: BulkResult) -> int:
             "failed": failed,
             "seconds": round(result.seconds, 3),
         }
-        click.echo(json.dumps(summary))
+        write_result(json.dumps(summary))
     else:
         rate = result.delivered / result.seconds if result.seconds else 0.0
         settings.say(
@@ -168,7 +214,7 @@ def _report(settings: Settings, station: str, result: BulkResult) -> int:
             f"{result.duplicates:,} duplicates, {failed:,} failed"
         )
     for failure in result.failed[:_SHOWN]:
-        click.echo(f"error: not stored: {failure.error}", err=True)
+        tell(f"error: not stored: {failure.error}")
     if failed and settings.quiet:
-        click.echo(f"error: {failed} of {failed + result.delivered} messages were not stored", err=True)
+        tell(f"error: {failed} of {failed + result.delivered} messages were not stored")
     return NOT_STORED if failed else 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import PurePath
 from typing import IO, Any, Optional
 
 import click
 
-from ._app import Settings
+from ._app import InputFile, Settings, need_input
+from ._streams import write_result
 
 _BY_ENDING = {".proto": "protobuf", ".json": "json", ".avsc": "avro", ".graphql": "graphql", ".gql": "graphql"}
 
@@ -21,7 +21,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("name")
-@click.argument("file", type=click.File("rb"), default="-")
+@click.argument("file", type=InputFile(), required=False)
 @click.option(
     "--type",
     "kind",
@@ -30,19 +30,20 @@ def command() -> None:
 )
 @click.option("--activate", is_flag=True, help="Make this version the active one, for connected clients too.")
 @click.pass_obj
-def create(settings: Settings, name: str, file: IO[bytes], kind: Optional[str], activate: bool) -> None:
+def create(settings: Settings, name: str, file: Optional[IO[bytes]], kind: Optional[str], activate: bool) -> None:
     """
     Create schema NAME, or its next version, from FILE or stdin.
 
     The first version is active at once; a later one waits for --activate or for 'schema activate'.
     """
+    file = file or need_input()
     kind = kind or _BY_ENDING.get(PurePath(file.name).suffix.lower())
     if kind is None:
         raise click.UsageError(f"{file.name} does not say what kind of schema it is; give --type")
     try:
-        content = (sys.stdin.buffer if file.name == "<stdin>" else file).read().decode("utf-8")
+        content = file.read().decode("utf-8")
     except UnicodeDecodeError as exc:
-        raise click.UsageError(f"{file.name} is no UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+        raise click.UsageError(f"{file.name} is not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
     with settings.connect("schema") as client:
         client.create_schema(name, kind, schema_content=content)
         version = client.activate_schema_version(name) if activate else None
@@ -85,6 +86,6 @@ def detach(settings: Settings, station: str) -> None:
 def _report(settings: Settings, text: str, **fields: Any) -> None:
     """A sentence on stderr, or one JSON object on stdout."""
     if settings.json:
-        click.echo(json.dumps(fields))
+        write_result(json.dumps(fields))
     else:
         settings.say(text)

@@ -15,7 +15,8 @@ import click
 
 from memphis_sync.errors import MemphisError
 
-from ._app import Settings, forget_stdout
+from ._app import Settings, need_output
+from ._streams import forget_stdout
 
 if TYPE_CHECKING:
     from memphis_sync import Consumer, Message
@@ -43,6 +44,7 @@ def command(
     settings: Settings, station: str, group: Optional[str], count: Optional[int], end: bool, split: str, no_ack: bool
 ) -> int:
     """Write each message of STATION on a line of its own, at once, and acknowledge it."""
+    need_output()
     name = group or f"memphis-sync-sub-{uuid.uuid4().hex[:12]}"
     with settings.connect("sub") as client:
         consumer = client.consumer(station, name, batch_max_time_to_wait_ms=_WAIT_MS)

@@ -37,6 +37,7 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["pub"], 2, b"STATION"),
         (["pub", "orders", "body", "--file", "/dev/null"], 2, b"exclude each other"),
         (["pub", "orders", "-H", "novalue"], 2, b"NAME=VALUE"),
+        (["pub", "orders", "x", "-H", "kind=a", "-H", "kind=b"], 2, b"'kind' is given twice"),
         (["pub", "orders", "x", "--key", "k", "--partition", "1"], 2, b"partition"),
         (["pub", "no spaces allowed", "x"], 2, b"tation"),
         (["sub", "orders", "--count", "0"], 2, b"count"),

@@ -88,3 +88,11 @@ def test_ctrl_c_in_pub_is_130_without_a_traceback(start_on_terminal: Start, stat
     child.send_signal(signal.SIGINT)
     assert child.wait(15) == 130
     assert b"Traceback" not in shown
+
+
+def test_the_bar_follows_what_is_stored() -> None:
+    from memphis_sync.cli._pub import _Stored
+
+    stored = _Stored()
+    assert len(list(stored.watch([b"123456789"] * 3000))) == 3000
+    assert [stored.bytes_of(count) for count in (0, 1023, 2048, 2999, 3000)] == [0, 0, 20_480, 20_480, 30_000]
