@@ -67,6 +67,7 @@ class Connection:
         on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
         on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
         on_error: Optional[Callable[[LinkEvent], object]] = None,
+        json_default: Optional[Callable[[Any], Any]] = None,
     ) -> None:
         """Connects this client; arguments and errors are those of memphis_sync.connect(). A client connects once."""
         if self._runtime_or_none is not None:
@@ -96,6 +97,7 @@ class Connection:
             on_disconnect=on_disconnect,
             on_reconnect=on_reconnect,
             on_error=on_error,
+            json_default=json_default,
         )
         self._open(options)
 

@@ -67,13 +67,13 @@ def encode_all(
     """
     codecs = [view.live.codec for view in views]
     if not any(codecs):
-        return payload_of(message)
+        return payload_of(message, runtime.json_writer)
     payloads: list[bytes] = []
     errors: list[SchemaError] = []
     for view, codec, route in zip(views, codecs, routes):
         try:
             if codec is None:
-                payloads.append(bytes(payload_of(message)))
+                payloads.append(bytes(payload_of(message, runtime.json_writer)))
             else:
                 payloads.append(encode_one(runtime, producer, view, codec, message, headers, route))
         except SchemaError as exc:
@@ -93,7 +93,7 @@ def _report(
     error: SchemaError,
 ) -> None:
     try:
-        payload: Optional[bytes] = bytes(payload_of(message))
+        payload: Optional[bytes] = bytes(payload_of(message, runtime.json_writer))
     except (MemphisError, UnicodeEncodeError):
         payload = None  # it has no bytes: there is nothing that a dead letter could hold
     messages: list[tuple[str, bytes]] = []

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from memphis_sync._codec import encode_header
+from memphis_sync._wire.json_text import PLAIN, JsonWriter, NotJsonError, remedy
 from memphis_sync.errors import ConfigurationError, HeaderError
 
 PAYLOADS = "bytes, bytearray, memoryview, str, dict, list, a protobuf message or a GraphQL document"
 
 
-def payload_of(message: Any) -> Any:
-    """What the C core takes: bytes, str or a buffer."""
+def payload_of(message: Any, json_text: JsonWriter = PLAIN) -> Any:
+    """
+    What the C core takes: bytes, str or a buffer.
+
+    Raises:
+        ConfigurationError: The message is of another type, or something in it has no JSON form: where, and what to do.
+    """
     if isinstance(message, (bytes, bytearray)):
         return message
     if isinstance(message, memoryview):
@@ -21,11 +26,11 @@ def payload_of(message: Any) -> Any:
         return message.encode("utf-8")
     if isinstance(message, (dict, list)):
         try:
-            return json.dumps(message).encode()
-        except (TypeError, ValueError, RecursionError) as exc:
+            return json_text.write(message).encode()
+        except NotJsonError as exc:
             raise ConfigurationError(
                 f"message is a {type(message).__name__} that cannot be written as JSON: {exc}"
-            ) from exc
+            ) from exc.__cause__
     serialize = getattr(message, "SerializeToString", None)
     if callable(serialize):
         try:
@@ -35,7 +40,14 @@ def payload_of(message: Any) -> Any:
     source = getattr(getattr(getattr(message, "loc", None), "source", None), "body", None)
     if isinstance(source, str):  # a GraphQL document, by its own shape: the library need not be installed
         return source.encode("utf-8")
-    raise ConfigurationError(f"message is of type {type(message).__name__}; it must be {PAYLOADS}")
+    raise ConfigurationError(unsupported(message))
+
+
+def unsupported(message: Any) -> str:
+    """The words for a message of a type that is not taken, with what may stand for it."""
+    instead = remedy(message)
+    hint = f"; send {instead.replace('value', 'message', 1)} instead" if instead else ""
+    return f"message is of type {type(message).__name__}; it must be {PAYLOADS}{hint}"
 
 
 def size_of(payload: Any) -> int:

@@ -444,6 +444,7 @@ def connect(
     on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
     on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
     on_error: Optional[Callable[[LinkEvent], object]] = None,
+    json_default: Optional[Callable[[Any], Any]] = None,
 ) -> Memphis:
     """
     Connects to a broker.
@@ -481,6 +482,10 @@ def connect(
             thread, one after the other; what they raise is logged and counted in ``stats().callback_errors``.
         on_reconnect: The same, when it is there again.
         on_error: The same, when a connection was given up, or the broker refused an operation on it.
+        json_default: Called with each value inside a dict or list message that JSON has no form for (a datetime, a
+            Decimal, a numpy number), as ``json.dumps(default=...)`` calls its own: returns what is sent in its place,
+            and raises for what it does not know. It holds for stations with and without a schema. None: such a message
+            is refused.
 
     Returns:
         A connected client. Close it, or use it as a context manager.
@@ -518,5 +523,6 @@ def connect(
         on_disconnect=on_disconnect,
         on_reconnect=on_reconnect,
         on_error=on_error,
+        json_default=json_default,
     )
     return client

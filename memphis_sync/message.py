@@ -19,6 +19,7 @@ from memphis_sync._codec import RawMessage, parse_headers
 from memphis_sync._requests import report_dead_letter
 from memphis_sync._runtime import Runtime
 from memphis_sync._runtime.schemas import decoded
+from memphis_sync._wire.json_text import NotJsonError, read_json
 from memphis_sync._wire.names import durable_name, split_stream
 from memphis_sync.errors import ClosedError, ConnectionLostError, MemphisError, StationNotFoundError, UsageError
 from memphis_sync.headers import is_own
@@ -375,8 +376,8 @@ def _readable(payload: bytes) -> Any:
     except UnicodeDecodeError:
         return payload
     try:
-        return json.loads(text)
-    except ValueError:
+        return read_json(text)
+    except NotJsonError:
         return text
 
 

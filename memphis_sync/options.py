@@ -43,6 +43,8 @@ _HOST_RE = re.compile(r"[\w.:%-]+\Z")
 _NAME_RE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?\Z")
 _ENV_NAMES = ("HOST", "PORT", "USERNAME", "PASSWORD", "TOKEN", "ACCOUNT_ID", "CA_FILE", "CERT_FILE", "KEY_FILE")
 
+_CALLABLES = ("on_disconnect", "on_reconnect", "on_error", "json_default")
+
 E = TypeVar("E", bound=Enum)
 
 
@@ -184,7 +186,7 @@ def build_connect_options(
         "exit_timeout_s": check_seconds("exit_timeout_s", values["exit_timeout_s"]),
         "ping_interval_s": check_seconds("ping_interval_s", values["ping_interval_s"], least=LEAST_PING_INTERVAL_S),
         "no_responders_retry": check_retry("no_responders_retry", values["no_responders_retry"]),
-        **{name: check_callable(name, values.get(name)) for name in ("on_disconnect", "on_reconnect", "on_error")},
+        **{name: check_callable(name, values.get(name)) for name in _CALLABLES},
     }
     return ConnectOptions(
         addresses=_addresses(where, check_int("port", values["port"], 1, 65535), url),

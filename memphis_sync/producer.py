@@ -83,6 +83,7 @@ class Producer:
         self.name = name
         self.stations = tuple(view.name for view in views)
         self._link = client._data_link()
+        self._json_writer = client._runtime.json_writer
         self._owner: int = self._link.core.owner_new()
         self._is_idempotent = idempotent
         self._block_on_full_s = block_on_full_s
@@ -243,7 +244,7 @@ class Producer:
             payload = encode_one(self._client._runtime, self.name, self._views[0], codec, message, headers, route)
         else:
             kind = type(message)
-            payload = message if kind is bytes or kind is str else payload_of(message)
+            payload = message if kind is bytes or kind is str else payload_of(message, self._json_writer)
         try:
             if not nonblocking:
                 return self._blocking(route, payload, lines, id_bytes, timeout_ns)

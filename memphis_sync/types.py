@@ -199,6 +199,7 @@ class ConnectOptions:
     on_disconnect: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
     on_reconnect: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
     on_error: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
+    json_default: Optional[Callable[[Any], Any]] = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from memphis_sync._runtime import exit as exit_drain, fork, primitives, waiting
 from memphis_sync._runtime.loop import LoopThread
 from memphis_sync._runtime.reports import Reports
 from memphis_sync._runtime.stations import StationRegistry
+from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.errors import ClosedError, ForkedError, MemphisError, UsageError
 from memphis_sync.types import ConnectOptions, LinkEvent, Stats
 
@@ -52,6 +53,7 @@ class Runtime:
         self.number = number
         self.loop = LoopThread(number)
         self.callbacks = Callbacks(number, options)
+        self.json_writer = JsonWriter(options.json_default)
         self.reports = Reports(self.loop)
         self._on_station_removed = on_station_removed
         self._control: Optional[ControlLink] = None
@@ -88,7 +90,7 @@ class Runtime:
         try:
             await control.connect(deadline)
             self._control = control
-            self._stations = StationRegistry(control, self._on_station_removed)
+            self._stations = StationRegistry(control, self._on_station_removed, self.json_writer)
             await self._stations.start()
         except BaseException:
             await control.close()

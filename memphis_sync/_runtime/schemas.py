@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 from memphis_sync._runtime import primitives
 from memphis_sync._schema import Schema, compile_schema
+from memphis_sync._wire.json_text import PLAIN, JsonWriter
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import MessageCodec, SchemaInfo
 
@@ -31,11 +32,13 @@ class StationCodec:
     Args:
         info: The schema.
         station: Internal name of the station, for the log.
+        writer: Writes dicts and lists as JSON.
     """
 
-    def __init__(self, info: SchemaInfo, station: str) -> None:
+    def __init__(self, info: SchemaInfo, station: str, writer: JsonWriter = PLAIN) -> None:
         self.info = info
         self._station = station
+        self._writer = writer
         self._lock = primitives.Lock()  # held while the schema is compiled; nothing else is taken under it
         self._schema: Optional[Schema] = None
         self._error: Optional[SchemaError] = None
@@ -51,7 +54,7 @@ class StationCodec:
             if self._schema is not None or self._error is not None:
                 return
             try:
-                schema = self._schema = compile_schema(self.info)
+                schema = self._schema = compile_schema(self.info, self._writer)
                 # From now on without the layer in between: it would be a third of the cost of a small message.
                 self.encode = schema.encode  # type: ignore[method-assign]
             except SchemaError as exc:

@@ -15,6 +15,7 @@ from typing import Any, Callable, Optional
 from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._runtime.schemas import StationCodec
 from memphis_sync._wire import subjects
+from memphis_sync._wire.json_text import PLAIN, JsonWriter
 from memphis_sync._wire.replies import SchemaUpdate
 from memphis_sync.errors import MemphisError
 from memphis_sync.types import SchemaInfo, StationLive
@@ -45,11 +46,15 @@ class StationRegistry:
     Args:
         control: Where updates come from.
         on_removed: Called with a station's internal name when the broker announces its removal.
+        json_writer: Writes dicts and lists as JSON, for schemas.
     """
 
-    def __init__(self, control: ControlLink, on_removed: Callable[[str], None]) -> None:
+    def __init__(
+        self, control: ControlLink, on_removed: Callable[[str], None], json_writer: JsonWriter = PLAIN
+    ) -> None:
         self._control = control
         self._on_removed = on_removed
+        self._json_writer = json_writer
         self._entries: dict[str, StationEntry] = {}
         self.send_notification = False
 
@@ -122,14 +127,13 @@ class StationRegistry:
         schema = schema_info(SchemaUpdate.from_json(update.get("init"))) if kind == _SCHEMA_INIT else None
         self._set_schema(internal, entry, schema)
 
-    @staticmethod
-    def _set_schema(internal: str, entry: StationEntry, schema: Optional[SchemaInfo]) -> None:
+    def _set_schema(self, internal: str, entry: StationEntry, schema: Optional[SchemaInfo]) -> None:
         """Puts a schema in place at once; it is compiled in the executor, for that may take a while."""
         present = entry.live.codec
         if schema is None:
             entry.live.codec = None
         elif present is None or present.info != schema or present.has_failed:  # else it is compiled already
-            codec = StationCodec(schema, internal)
+            codec = StationCodec(schema, internal, self._json_writer)
             entry.live.codec = codec
             asyncio.get_running_loop().run_in_executor(None, codec.prepare)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 
 from memphis_sync._schema.base import FAILED, MISALIGNED, Schema, SourceError
+from memphis_sync._wire.json_text import PLAIN, JsonWriter
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
@@ -29,12 +30,13 @@ KINDS = {
 }
 
 
-def compile_schema(info: SchemaInfo) -> Schema:
+def compile_schema(info: SchemaInfo, writer: JsonWriter = PLAIN) -> Schema:
     """
     Makes a schema ready for use.
 
     Args:
         info: What the broker says about it.
+        writer: Writes dicts and lists as JSON.
 
     Returns:
         An object for any number of messages and threads.
@@ -54,7 +56,7 @@ def compile_schema(info: SchemaInfo) -> Schema:
         reason = f"it needs {package}, which is not installed: pip install 'memphis-sync[schemas]' ({exc})"
         raise SchemaError(f"{what}: {reason}", reason=reason) from exc
     try:
-        schema: Schema = module.compile_source(info)
+        schema: Schema = module.compile_source(info, writer)
     except SourceError as exc:
         raise SourceError(f"{what}: {exc.reason}", reason=exc.reason) from exc
     return schema

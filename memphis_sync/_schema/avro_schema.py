@@ -14,8 +14,18 @@ from typing import Any
 import fastavro
 from fastavro.validation import ValidationError
 
-from memphis_sync._schema.base import MismatchError, Schema, guarded, raw_bytes, text_of, unsupported, utf8_of
-from memphis_sync._schema.json_text import dump, load
+from memphis_sync._schema.base import (
+    MismatchError,
+    Schema,
+    guarded,
+    json_of,
+    raw_bytes,
+    read,
+    text_of,
+    unsupported,
+    utf8_of,
+)
+from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Expecting Avro format"  # the official clients' words
@@ -25,14 +35,14 @@ _validate: Any = fastavro.validate  # its type stubs lack an option
 class AvroSchema(Schema):
     """An Avro schema; takes dict, list, and JSON text as str or bytes."""
 
-    def __init__(self, info: SchemaInfo) -> None:
-        super().__init__(info)
+    def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
+        super().__init__(info, writer)
         self._parsed = guarded(lambda: fastavro.parse_schema(json.loads(info.content)))
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):
-            text = dump(message)
-            self._check(message, text)
+            text, value = json_of(message, self._writer)
+            self._check(value, text)
             return text.encode()
         if isinstance(message, str):
             payload, text = utf8_of(message), message
@@ -41,12 +51,12 @@ class AvroSchema(Schema):
             if given is None:
                 raise unsupported(message, "dict, list, or JSON text as str or bytes")
             payload, text = given, text_of(given, _EXPECTED)
-        self._check(load(text, _EXPECTED), text)
+        self._check(read(text, _EXPECTED), text)
         return payload
 
     def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
         text = text_of(payload, _EXPECTED)
-        value = load(text, _EXPECTED)
+        value = read(text, _EXPECTED)
         self._check(value, text)
         return value
 
@@ -101,6 +111,6 @@ def _type_name(schema: Any) -> str:
     return f"{kind} {schema['name']}" if "name" in schema else kind
 
 
-def compile_source(info: SchemaInfo) -> AvroSchema:
+def compile_source(info: SchemaInfo, writer: JsonWriter) -> AvroSchema:
     """The schema of an info; raises SourceError."""
-    return AvroSchema(info)
+    return AvroSchema(info, writer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
+from memphis_sync._wire.json_text import JsonWriter, NotJsonError, read_json
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
@@ -46,10 +47,15 @@ class Schema:
 
     Attributes:
         info: What it was made of.
+
+    Args:
+        info: What to make it of.
+        writer: Writes dicts and lists as JSON.
     """
 
-    def __init__(self, info: SchemaInfo) -> None:
+    def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         self.info = info
+        self._writer = writer
 
     def encode(self, message: Any) -> bytes:
         """
@@ -114,6 +120,27 @@ def utf8_of(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise MismatchError(f"the text cannot be written as UTF-8: {exc.reason} at character {exc.start}") from exc
+
+
+def json_of(message: Any, writer: JsonWriter) -> tuple[str, Any]:
+    """
+    A dict or list as the JSON text that is sent, and what that text says: a subclass may say something else of itself,
+    and the text is what the others get.
+    """
+    try:
+        text = writer.write(message)
+        return text, read_json(text)
+    except NotJsonError as exc:
+        reason = f"a {type(message).__name__} that cannot be written as JSON: {exc.reason}"
+        raise MismatchError(reason, exc.path) from exc.__cause__
+
+
+def read(text: str, expected: str) -> Any:
+    """What a JSON text says; *expected* begins the reason when it is not JSON."""
+    try:
+        return read_json(text)
+    except NotJsonError as exc:
+        raise MismatchError(f"{expected}: {exc.reason}") from exc.__cause__
 
 
 def unsupported(message: Any, taken: str) -> MismatchError:

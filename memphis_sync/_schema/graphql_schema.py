@@ -7,6 +7,7 @@ from typing import Any
 import graphql
 
 from memphis_sync._schema.base import MismatchError, Schema, guarded, raw_bytes, text_of, unsupported, utf8_of
+from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Invalid message format, expected GraphQL"  # memphis.py's words
@@ -16,8 +17,8 @@ _MAX_ERRORS = 10  # are told of one document
 class GraphQLSchema(Schema):
     """A GraphQL schema; takes a document as str, bytes or DocumentNode."""
 
-    def __init__(self, info: SchemaInfo) -> None:
-        super().__init__(info)
+    def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
+        super().__init__(info, writer)
         self._schema = guarded(lambda: _built(info.content))
 
     def _encode(self, message: Any) -> bytes:
@@ -65,6 +66,6 @@ def _place(error: graphql.GraphQLError) -> str:
     return f"{error.locations[0].line}:{error.locations[0].column}" if error.locations else ""
 
 
-def compile_source(info: SchemaInfo) -> GraphQLSchema:
+def compile_source(info: SchemaInfo, writer: JsonWriter) -> GraphQLSchema:
     """The schema of an info; raises SourceError."""
-    return GraphQLSchema(info)
+    return GraphQLSchema(info, writer)

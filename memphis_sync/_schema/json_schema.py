@@ -11,8 +11,18 @@ from typing import Any, Union
 
 import jsonschema_rs
 
-from memphis_sync._schema.base import MismatchError, Schema, guarded, raw_bytes, text_of, unsupported, utf8_of
-from memphis_sync._schema.json_text import dump, load
+from memphis_sync._schema.base import (
+    MismatchError,
+    Schema,
+    guarded,
+    json_of,
+    raw_bytes,
+    read,
+    text_of,
+    unsupported,
+    utf8_of,
+)
+from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Expecting Json format"  # the official clients' words
@@ -23,19 +33,14 @@ _MASK = "the value"  # in the library's texts: a message's content does not belo
 class JsonSchema(Schema):
     """A JSON schema; takes dict, list, and JSON text as str or bytes."""
 
-    def __init__(self, info: SchemaInfo) -> None:
-        super().__init__(info)
+    def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
+        super().__init__(info, writer)
         self._validate = guarded(lambda: _validator(info.content)).validate
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):
-            text = dump(message)
-            try:
-                self._validate(message)
-            except jsonschema_rs.ValidationError as exc:
-                raise _mismatch(exc) from exc
-            except ValueError:  # keys that JSON turns into text, and the like: look at what is sent
-                self._check(load(text, _EXPECTED), text)
+            text, value = json_of(message, self._writer)
+            self._check(value, text)
             return text.encode()
         if isinstance(message, str):
             payload, text = utf8_of(message), message
@@ -44,12 +49,12 @@ class JsonSchema(Schema):
             if given is None:
                 raise unsupported(message, "dict, list, or JSON text as str or bytes")
             payload, text = given, text_of(given, _EXPECTED)
-        self._check(load(text, _EXPECTED), text)
+        self._check(read(text, _EXPECTED), text)
         return payload
 
     def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
         text = text_of(payload, _EXPECTED)
-        value = load(text, _EXPECTED)
+        value = read(text, _EXPECTED)
         self._check(value, text)
         return value
 
@@ -88,6 +93,6 @@ def _mismatch(exc: Any) -> MismatchError:
     return MismatchError(exc.message, path)
 
 
-def compile_source(info: SchemaInfo) -> JsonSchema:
+def compile_source(info: SchemaInfo, writer: JsonWriter) -> JsonSchema:
     """The schema of an info; raises SourceError."""
-    return JsonSchema(info)
+    return JsonSchema(info, writer)

@@ -17,6 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from memphis_sync._schema.base import MismatchError, Schema, SourceError, guarded, raw_bytes, unsupported
+from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Invalid message format, expecting protobuf"  # the official clients' words
@@ -30,8 +31,8 @@ _CHAIN = re.compile(r"Failed to parse (\S+) field: ")
 class ProtobufSchema(Schema):
     """A protobuf message type; takes a message object, its bytes, or a dict in protobuf's JSON mapping."""
 
-    def __init__(self, info: SchemaInfo) -> None:
-        super().__init__(info)
+    def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
+        super().__init__(info, writer)
         files = guarded(lambda: _files_of(info.descriptor))
         self._pool = descriptor_pool.DescriptorPool()
         self._class: Any = guarded(lambda: _message_class(self._pool, files, info.message_struct_name))
@@ -174,6 +175,6 @@ def own_first(descriptor_set: bytes, file_name: str) -> tuple[str, str]:
     return base64.b64encode(ordered.SerializeToString()).decode(), own.message_type[0].name
 
 
-def compile_source(info: SchemaInfo) -> ProtobufSchema:
+def compile_source(info: SchemaInfo, writer: JsonWriter) -> ProtobufSchema:
     """The schema of an info; raises SourceError."""
-    return ProtobufSchema(info)
+    return ProtobufSchema(info, writer)

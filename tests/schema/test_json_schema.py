@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
+import decimal
 import enum
 import json
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, strategies as st
 
 from memphis_sync._schema import FAILED, MISALIGNED, SourceError, compile_schema
+from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
@@ -78,15 +82,15 @@ def test_what_matches_is_sent_as_it_is(message, sent) -> None:
         ([], "", 'the value is not of type "object"'),
         ("[]", "", 'the value is not of type "object"'),
         ("5", "", 'the value is not of type "object"'),
-        ({"id": float("nan")}, "", "a dict that cannot be written as JSON: Out of range float values"),
-        ({"id": object()}, "", "a dict that cannot be written as JSON: Object of type object"),
-        ({"id": {1, 2}}, "", "a dict that cannot be written as JSON: Object of type set"),
+        ({"id": float("nan")}, "/id", "a dict that cannot be written as JSON: it is nan"),
+        ({"id": object()}, "/id", "a dict that cannot be written as JSON: it is of type object"),
+        ({"id": 1, "lines": [{1, 2}]}, "/lines/0", "a dict that cannot be written as JSON: it is of type set"),
         ("", "", "Expecting Json format: Expecting value"),
         (b"", "", "Expecting Json format: Expecting value"),
         (b"{", "", "Expecting Json format: Expecting property name"),
         (b'{"id": 1} x', "", "Expecting Json format: Extra data"),
-        (b'{"id": NaN}', "", "Expecting Json format: NaN is no JSON value"),
-        (b'{"id": -Infinity}', "", "Expecting Json format: -Infinity is no JSON value"),
+        (b'{"id": NaN}', "", "Expecting Json format: NaN is not a JSON value"),
+        (b'{"id": -Infinity}', "", "Expecting Json format: -Infinity is not a JSON value"),
         (b"\xff\xfe{\x00}\x00", "", "Expecting Json format: it is no UTF-8 text"),
         ("\ud800", "", "the text cannot be written as UTF-8"),
         ("[" * 100_000, "", "Expecting Json format: "),
@@ -104,6 +108,90 @@ def test_what_does_not_match_is_refused_with_place_and_reason(message, path, rea
     where = f"at {path}: " if path else ""
     assert str(error) == f"{FAILED}{where}{error.reason} (schema 'order', version 3)"
     assert "secret" not in str(error), "values stay out of texts"
+
+
+class OneValue(dict):
+    """What a web framework's form is: items() gives one value a key, indexing and get() all of them."""
+
+    def items(self):
+        return [(key, values[0]) for key, values in super().items()]
+
+
+class Doubled(list):
+    def __iter__(self):
+        return iter([2 * item for item in list.__iter__(self)])
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Pair(NamedTuple):
+    left: int
+    right: str
+
+
+@pytest.mark.parametrize(
+    ("message", "sent", "definition", "refused_by"),
+    [
+        (OneValue(size=["L", "M"]), {"size": "L"}, {"type": "string"}, {"type": "array"}),
+        (
+            {"size": OneValue(a=[1])},
+            {"size": {"a": 1}},
+            {"properties": {"a": {"type": "integer"}}},
+            {"maxProperties": 0},
+        ),
+        ({"size": (1, 2)}, {"size": [1, 2]}, {"type": "array"}, {"type": "object"}),
+        ({"size": Pair(1, "x")}, {"size": [1, "x"]}, {"type": "array"}, {"type": "object"}),
+        ({"size": Number.ONE}, {"size": 1}, {"const": 1}, {"type": "string"}),
+        (
+            {"size": {2: "x", None: 1}},
+            {"size": {"2": "x", "null": 1}},
+            {"required": ["2", "null"]},
+            {"maxProperties": 1},
+        ),
+        ({"size": {True: 1}}, {"size": {"true": 1}}, {"required": ["true"]}, {"required": ["True"]}),
+        (collections.defaultdict(list, size=[1]), {"size": [1]}, {"type": "array"}, {"type": "object"}),
+    ],
+)
+def test_what_is_sent_is_what_is_checked(message, sent, definition, refused_by) -> None:
+    """Whatever a subclass says of itself: others see the text only."""
+    payload = json_schema({"properties": {"size": definition}, "required": ["size"]}).encode(message)
+    assert json.loads(payload) == sent
+    with pytest.raises(SchemaError) as caught:
+        json_schema({"properties": {"size": refused_by}}).encode(message)
+    assert caught.value.path == "/size"
+    assert json_schema({"properties": {"size": definition}}).decode(payload) == sent
+
+
+def test_a_list_that_shows_other_values_is_checked_as_it_is_written() -> None:
+    message = Doubled([2, 3])
+    text = json.dumps(message)
+    for number in range(8):
+        schema = json_schema({"contains": {"const": number}})
+        if number in json.loads(text):
+            assert schema.encode(message) == text.encode()
+        else:
+            with pytest.raises(SchemaError):
+                schema.encode(message)
+
+
+def test_a_default_of_the_users_is_used_and_its_result_checked() -> None:
+    def default(value):
+        if isinstance(value, decimal.Decimal):
+            return str(value)
+        raise TypeError("unknown")
+
+    schema = compile_schema(
+        SchemaInfo("s", "json", 1, '{"properties": {"a": {"type": "string", "maxLength": 3}}}'), JsonWriter(default)
+    )
+    assert schema.encode({"a": decimal.Decimal("1.5")}) == b'{"a": "1.5"}'
+    with pytest.raises(SchemaError, match="longer than 3 characters") as caught:
+        schema.encode({"a": decimal.Decimal("1.55")})
+    assert caught.value.path == "/a"
+    with pytest.raises(SchemaError, match="json_default raised TypeError for a set: unknown") as caught:
+        schema.encode({"b": [{1}]})
+    assert caught.value.path == "/b/0"
 
 
 def test_a_deep_value_is_refused_and_not_a_crash() -> None:
