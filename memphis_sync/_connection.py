@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
 from memphis_sync import options as opt
+from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import Requests, longest_s
 from memphis_sync._runtime import Runtime, exit as exit_drain, fork
 from memphis_sync.errors import UsageError
@@ -30,6 +31,7 @@ DEFAULT_CLOSE_S = 5.0
 T = TypeVar("T")
 
 
+@hint_keywords()
 class Connection:
     """What a client has apart from stations, producers and consumers."""
 
@@ -150,7 +152,7 @@ class Connection:
         finally:
             self._forget_all()
             if runtime.left:
-                exit_drain.warn_undelivered(runtime.left, f"when {runtime.label!r} was closed", stacklevel=2)
+                exit_drain.warn_undelivered(runtime.left, f"when {runtime.label!r} was closed", stacklevel=3)
 
     @property
     def connection_id(self) -> str:

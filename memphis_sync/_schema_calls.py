@@ -8,12 +8,14 @@ from typing import Optional
 from memphis_sync import options as opt
 from memphis_sync._arguments import check_name, check_retries
 from memphis_sync._connection import Connection
+from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import CREATE_S
 from memphis_sync.errors import ConfigurationError
 
 SCHEMA_TYPES = ("json", "graphql", "protobuf", "avro")
 
 
+@hint_keywords()
 class SchemaCalls(Connection):
     """Schemas, as a part of the client."""
 

@@ -8,11 +8,11 @@ percent-decoded exactly once, after the split.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Optional
 from urllib.parse import unquote
 
+from memphis_sync._hints import nearest
 from memphis_sync.errors import ConfigurationError
 
 SCHEMES = ("memphis", "memphis+tls", "tls")  # the last two are the same
@@ -149,8 +149,8 @@ def _parse_query(query: str, known: frozenset[str], *, is_shown: bool) -> dict[s
                 f"{name} stands in the URL's query; write it before the '@' (with ?auth=token for a connection token)"
             )
         if name != "auth" and name not in known:
-            near = difflib.get_close_matches(name, sorted(known | {"auth"}), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; the known ones are {', '.join(sorted(known))}"
+            near = nearest(name, known | {"auth"})
+            hint = f"; did you mean {near!r}?" if near else f"; the known ones are {', '.join(sorted(known))}"
             shown = f" {name!r}" if is_shown else ""
             raise ConfigurationError(f"unknown option{shown} in the URL{hint}")
         if not equals:

@@ -20,6 +20,7 @@ from memphis_sync._arguments import (
     station_request,
     with_suffix,
 )
+from memphis_sync._hints import hint_function, hint_keywords
 from memphis_sync._requests import CREATE_S, DESTROY_S
 from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
@@ -35,6 +36,7 @@ from memphis_sync.station import Station
 from memphis_sync.types import LinkEvent, Retention, RetryPolicy, Storage
 
 
+@hint_keywords(but={"produce"})
 class Memphis(SchemaCalls):
     """
     A client of a Memphis broker. Make one a process with memphis_sync.connect(), and share it between all threads.
@@ -418,6 +420,7 @@ class Memphis(SchemaCalls):
         self._consumers.clear()
 
 
+@hint_function
 def connect(
     host: Optional[str] = None,
     username: Optional[str] = None,

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, QUICK, Consuming, Handler
+from memphis_sync._hints import hint_keywords
 from memphis_sync._link import Binding, PullSession
 from memphis_sync._requests import JS_S
 from memphis_sync._runtime import Runtime, primitives
@@ -52,6 +53,7 @@ _STOP_S = 5.0
 _LOOK_S = 2.0  # for the question whether a group is still there
 
 
+@hint_keywords()
 class Consumer:
     """
     A member of a consumer group; made by ``client.consumer()``. May be used by several threads.

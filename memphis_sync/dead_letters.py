@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 
+from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import CREATE_S, Requests, server_error
 from memphis_sync._wire import subjects
 from memphis_sync._wire.dead_letters import (
@@ -90,6 +91,7 @@ class DeadLetter:
 Ids = Union[int, DeadLetter, Iterable[Union[int, DeadLetter]]]
 
 
+@hint_keywords()
 class DeadLetters:
     """
     The dead letters of one station; ``client.dls("orders")``, or ``dls`` of a Station.

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Optional, Union
 
 from memphis_sync._codec import encode_header
+from memphis_sync._hints import hint_keywords
 from memphis_sync.errors import HeaderError
 
 RESERVED_PREFIX = "$memphis"
@@ -20,6 +21,7 @@ _CONTROL_PREFIX = "nats-"
 _MESSAGE_ID = "msg-id"
 
 
+@hint_keywords()
 class Headers(MutableMapping[str, str]):
     """
     Headers of a message, checked as they are added. A plain dict may be given wherever a Headers may.

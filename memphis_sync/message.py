@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 from memphis_sync._codec import RawMessage, parse_headers
+from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import report_dead_letter
 from memphis_sync._runtime import Runtime
 from memphis_sync._runtime.schemas import decoded
@@ -84,6 +85,7 @@ class Source:
         return f"<Consumer {self.name!r} of {self.view.name!r} group={self.consumer_group} {state}>"
 
 
+@hint_keywords(but={"ack", "nack"})
 class Message(RawMessage):
     """
     A message, to be acknowledged with ack() within the consumer's ``max_ack_time_ms``; else it is delivered again.

@@ -52,7 +52,7 @@ def check_int(option: str, value: object, low: int, high: Optional[int] = None) 
     """A whole number within low..high, both included; a bool is not a number here."""
     bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(f"{option} is {show(value)}; it must be a whole number {bound}")
+        raise ConfigurationError(f"{option} is {_show_no_text(value)}; it must be a whole number {bound}")
     if value < low or (high is not None and value > high):
         raise ConfigurationError(f"{option} is {value}; it must be a whole number {bound}")
     return value
@@ -62,7 +62,7 @@ def check_seconds(option: str, value: object, *, allow_zero: bool = True, least:
     """A finite, non-negative number of seconds, at most a day."""
     bound = f"a number of seconds {f'from {least:g}' if allow_zero else 'above 0'} to {MAX_TIME_MS // 1000}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigurationError(f"{option} is {show(value)}; it must be {bound}")
+        raise ConfigurationError(f"{option} is {_show_no_text(value)}; it must be {bound}")
     if not math.isfinite(value) or value < least or value > MAX_TIME_MS / 1000 or (value == 0 and not allow_zero):
         raise ConfigurationError(f"{option} is {value}; it must be {bound}")
     return float(value)
@@ -71,7 +71,7 @@ def check_seconds(option: str, value: object, *, allow_zero: bool = True, least:
 def check_bool(option: str, value: object) -> bool:
     """True or False, nothing that merely behaves like it."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{option} is {show(value)}; it must be True or False")
+        raise ConfigurationError(f"{option} is {_show_no_text(value)}; it must be True or False")
     return value
 
 
@@ -367,6 +367,10 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _credentials(values: Mapping[str, Any]) -> Credentials:
+    if isinstance(values["account_id"], str):
+        raise ConfigurationError(
+            "account_id is a str; it must be a whole number. If it was meant to be the password, write password=..."
+        )
     account_id = check_int("account_id", values["account_id"], 1, 2**31 - 1)
     if values["username"] is None:
         raise ConfigurationError("username is missing; give username=..., or memphis://user:password@host:port as host")
@@ -405,3 +409,8 @@ def show(value: object) -> str:
         else f"of type {type(value).__name__}"
     )
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _show_no_text(value: object) -> str:
+    """The same where a number or a switch is wanted: a text there may be a password that stands in the wrong place."""
+    return "a str" if isinstance(value, str) else show(value)

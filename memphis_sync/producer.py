@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, TypeVar, Union
 
 from memphis_sync._codec import Route, Turn, Turns, encode_header
+from memphis_sync._hints import hint_keywords
 from memphis_sync._matching import encode_all, encode_one
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._runtime import waiting
@@ -56,6 +57,7 @@ DESTROY_FLUSH_S = 15.0  # as long as the messages' own default deadline, so none
 Appended = TypeVar("Appended")
 
 
+@hint_keywords(but={"produce"})
 class Producer:
     """
     Produces to one station, or to several at once. Made by ``client.producer()``; may be used by any number of threads.
@@ -464,7 +466,7 @@ class Producer:
             warnings.warn(
                 f"{left} messages of {self!r} were not confirmed when it was destroyed",
                 UndeliveredWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         self._client._destroy_producer(self, timeout_retries)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
+from memphis_sync._hints import hint_keywords
 from memphis_sync._wire.names import internal_name
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.options import check_int
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from memphis_sync.client import Memphis
 
 
+@hint_keywords()
 class Station:
     """
     A station of the broker; made by ``client.station()``.

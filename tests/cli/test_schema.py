@@ -51,7 +51,7 @@ def test_the_kind_by_the_files_ending(memphis_sync: Any, tmp_path: Any) -> None:
     ("args", "input", "code", "said"),
     [
         (["create", "s"], b"{}", 2, b"give --type"),
-        (["create", "s", "--type", "json"], b"\xff", 2, b"no UTF-8 text"),
+        (["create", "s", "--type", "json"], b"\xff", 2, b"not UTF-8 text"),
         (["create", "s", "--type", "json"], b"{", 1, b"your json schema is invalid"),
         (["create", "s", "--type", "json"], b"", 2, b"schema_content is empty"),
         (["enforce", "no-such-schema", "no-such-station"], b"", 1, b"does not exist"),

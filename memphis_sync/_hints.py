@@ -1,0 +1,95 @@
+"""
+What a caller may have meant: the nearest known name, and where it is offered.
+
+A wrong keyword is the caller's mistake, so it stays the TypeError that Python raises; only its text gets a hint.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Collection, Iterable
+from typing import Any, Callable, TypeVar
+
+T = TypeVar("T")
+
+# Short names that other clients use, where spelling does not lead to ours.
+_ELSEWHERE = {
+    "timeout": ("timeout_s", "timeout_ms", "ack_wait_sec"),
+    "partition": ("partitions_number", "consumer_partition_number", "producer_partition_number"),
+    "topic": ("station_name", "name"),
+    "queue": ("station_name", "name"),
+    "subject": ("station_name", "name"),
+    "station": ("station_name", "name"),
+    "value": ("message",),
+    "payload": ("message",),
+    "data": ("message",),
+    "callback": ("on_delivery",),
+    "url": ("host",),
+    "user": ("username",),
+}
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """
+    The known name that *name* most likely stands for; "" when none is near.
+
+    What other clients call it comes first, then a known name that holds the given one as a word (``key`` in
+    ``producer_partition_key``), then the closest spelling.
+    """
+    words = [word for word in name.lower().split("_") if word]
+    for other in _ELSEWHERE.get(name.lower(), ()):
+        if other in known:
+            return other
+    holding = [other for other in known if words and all(word in other.split("_") for word in words)]
+    if holding:
+        return min(holding, key=lambda other: (len(other), other))
+    found = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.5)
+    return found[0] if found else ""
+
+
+def unexpected(call: str, names: Iterable[str], known: Collection[str]) -> TypeError:
+    """The error of a call with keywords that it does not have."""
+    name = min(names)
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else f"the known ones are {', '.join(sorted(known))}"
+    return TypeError(f"{call} got an unexpected keyword argument {name!r}; {hint}")
+
+
+def _with_hint(function: Callable[..., T]) -> Callable[..., T]:
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
+    is_method = names[:1] == ["self"]
+    known = frozenset(names[1:] if is_method else names)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> T:
+        if not known.issuperset(kwargs):
+            owner = f"{type(args[0]).__name__}." if is_method else ""
+            raise unexpected(f"{owner}{function.__name__}()", kwargs.keys() - known, known)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def hint_function(function: Callable[..., T]) -> Callable[..., T]:
+    """Lets a function suggest the nearest parameter for a wrong keyword."""
+    return _with_hint(function)
+
+
+def hint_keywords(*, but: Collection[str] = ()) -> Callable[[type[T]], type[T]]:
+    """
+    Lets the public methods of a class suggest the nearest parameter for a wrong keyword.
+
+    Args:
+        but: Methods that are called for each message, where a Python call more would show.
+    """
+
+    def wrap(cls: type[T]) -> type[T]:
+        for name, member in list(vars(cls).items()):
+            if inspect.isfunction(member) and not name.startswith("_") and name not in but:
+                setattr(cls, name, _with_hint(member))
+        return cls
+
+    return wrap
