@@ -112,10 +112,30 @@ class Requests:
                 return
             if attempt + 1 < _VERIFY_TRIES:
                 await asyncio.sleep(_VERIFY_PAUSE_S)
-        causes = f"the broker does not know the user {self._username!r}"
-        if request.schema_name:
+        raise ServerError(await self._why_no_stream(request))
+
+    async def _why_no_stream(self, request: StationCreate) -> str:
+        """
+        Why a station that the broker reports as created has no stream. A producer from before partitions is asked for:
+        it is always refused, and the text tells an unknown user, a missing station and one that is there apart.
+        """
+        name, user = request.name, self._username
+        probe = ProducerCreate(
+            name="verify", station_name=name, connection_id=self._connection_id, username=user, req_version=1
+        )
+        try:
+            answer = ProducerReply.decode(await self._ask(subjects.PRODUCER_CREATE, probe.encode(), JS_S, 0)).error
+        except MemphisError as exc:
+            answer = str(exc)
+        if "to produce to this station" in answer:
+            return (
+                f"station {name!r} has lost its stream, and its messages with it: a station in memory does not survive "
+                f"a restart of a Memphis broker; call client.destroy_station({name!r}), then create it again"
+            )
+        causes = f"the broker does not know the user {user!r}"
+        if request.schema_name and not answer.startswith("User "):
             causes = f"there is no schema {request.schema_name!r}, or {causes}"
-        raise ServerError(f"the broker reported success, but did not create station {request.name!r}: {causes}")
+        return f"the broker reported success, but did not create station {name!r}: {causes}"
 
     async def destroy_station(self, name: str, retries: int) -> None:
         """Destroys a station; one that is not there is fine."""

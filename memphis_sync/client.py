@@ -119,6 +119,23 @@ class Memphis(SchemaCalls):
         self._call(self._requests.create_station(request, retries), CREATE_S, retries, "station()")
         return Station(self, request.name)
 
+    def destroy_station(self, name: str, timeout_retries: int = 5) -> None:
+        """
+        Destroys a station with its messages, producers and consumers, without looking whether it is whole; one that is
+        not there is fine. The same as ``destroy()`` of a Station.
+
+        Args:
+            name: The station; lower-cased.
+            timeout_retries: How often a request without an answer is repeated; each waits up to 5 s.
+
+        Raises:
+            ConfigurationError: The name breaks the rules; nothing was sent.
+            ServerError: The broker refused.
+            DeadlineError, ConnectionLostError: No answer; the station may be destroyed.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+        """
+        self._destroy_station(check_name("name", "Station", name), check_retries(timeout_retries))
+
     def dls(self, station_name: str) -> DeadLetters:
         """
         The dead letters of a station that exists already; the same as ``dls`` of a Station. Asks nothing.

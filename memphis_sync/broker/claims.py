@@ -3,21 +3,25 @@ Claims: a mark in a row that one copy of the service is at work on something tha
 
 A claim names its owner's connection. Others wait while that connection is open, and take the work over when it isn't:
 the owner was killed. An owner that was only cut off for a moment notices by the row's revision that it lost its claim.
+
+How old a claim is, each copy measures for itself: from when it first saw the row at that revision, on a clock that only
+goes forward. No time that another process wrote down is compared with ours: clocks differ, and are set back.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from nats.aio.client import Client
 
 from memphis_sync.broker.activity import open_connection_ids
+from memphis_sync.broker.state import Row
 
 _UNKNOWN_S = 10.0  # a claim this old is dead where the server doesn't tell who is connected
 _STUCK_S = 60.0  # and this old, whoever is connected: no step takes that long
 _FRESH_S = 0.1  # nobody is asked about a younger claim: it is most likely being worked on
+_MAX_SEEN = 1000  # remembered claims; above it, those that nobody has waited for lately are forgotten
 
 
 class Claims:
@@ -32,19 +36,36 @@ class Claims:
     def __init__(self, connection: Client, owner: str) -> None:
         self._connection = connection
         self._owner = owner
+        self._seen: dict[str, tuple[int, float, float]] = {}  # revision, first and last time that it was seen
 
     def fields(self) -> dict[str, Any]:
-        """What a row holds while it is claimed."""
+        """What a row holds while it is claimed; the time is for people who read the row."""
         return {"owner": self._owner, "since": time.time()}
 
-    async def is_dead(self, row: Mapping[str, Any]) -> bool:
-        """Whether nobody works on a claimed row any more; call it under this copy's own lock of the row."""
-        if row["owner"] == self._owner:
+    async def is_dead(self, key: str, row: Row) -> bool:
+        """
+        Whether nobody works on a claimed row any more; call it under this copy's own lock of the row.
+
+        Args:
+            key: What the row is about, unlike every other.
+            row: As it was just read.
+        """
+        if row.value.get("owner") == self._owner:
             return True  # under the lock nobody else of this copy can: an earlier attempt failed half-way
-        age: float = time.time() - row["since"]
+        age = self._age(key, row.revision, time.monotonic())
         if age < _FRESH_S:
             return False
         connected = await open_connection_ids(self._connection)
         if connected is None:
             return age > _UNKNOWN_S
-        return row["owner"] not in connected or age > _STUCK_S
+        return row.value.get("owner") not in connected or age > _STUCK_S
+
+    def _age(self, key: str, revision: int, now: float) -> float:
+        """For how long this copy has seen the row at this revision, in seconds."""
+        if key not in self._seen and len(self._seen) >= _MAX_SEEN:
+            self._seen = {other: seen for other, seen in self._seen.items() if now - seen[2] < 2 * _STUCK_S}
+        known, first, _ = self._seen.get(key, (0, now, now))
+        if known != revision:
+            first = now
+        self._seen[key] = (revision, first, now)
+        return now - first

@@ -33,12 +33,13 @@ from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schema_store import active_version
 from memphis_sync.broker.state import ConflictError, Row, State, connection_key, key_of, name_of
-from memphis_sync.broker.stations import Stations, settings_of
+from memphis_sync.broker.stations import WAIT_S, Stations, settings_of
 from memphis_sync.broker.users import Users
 
 _TYPES = ("application", "connector")
 _WITH_PARTITIONS = 2  # the first request version whose sender understands partitions
 _POLL_S = 0.02
+_ROWS_AT_ONCE = 64
 
 
 class Consumers:
@@ -121,6 +122,27 @@ class Consumers:
             await self._state.members.purge(found[0])
             await self._close_if_last(group_key, settings_of(row), name_of(group))
 
+    async def add_groups(self, settings: StationSettings, partitions: list[int]) -> None:
+        """
+        Makes the durables of a station's groups on new streams, as the rows of their members say. Each begins with the
+        first message: what a group had read, and where it was to begin, counted for the messages that are gone.
+        """
+        newest: dict[str, Row] = {}
+        keys = await self._state.members.keys(f"{key_of(settings.name)}.>")
+        for start in range(0, len(keys), _ROWS_AT_ONCE):
+            some = keys[start : start + _ROWS_AT_ONCE]
+            for key, row in zip(some, await asyncio.gather(*map(self._state.members.get, some))):
+                group = key.split(".")[1]
+                if row is not None and (group not in newest or newest[group].revision < row.revision):
+                    newest[group] = row
+        for group, row in newest.items():
+            request = ConsumerCreate(
+                max_ack_time_ms=row.value["max_ack_time_ms"], max_msg_deliveries=row.value["max_msg_deliveries"]
+            )
+            await asyncio.gather(
+                *(self._make_durable(settings, partition, name_of(group), request) for partition in partitions)
+            )
+
     async def _has_connected_members(self, group_key: str) -> bool:
         members = await self._state.members.keys(f"{group_key}.>")
         if not members:
@@ -159,12 +181,15 @@ class Consumers:
             raise error
 
     async def _wait_until_open(self, group_key: str, settings: StationSettings, group: str) -> None:
-        """Waits while the group is being closed; finishes that when whoever began it has died."""
+        """Waits while the group is being closed, for WAIT_S at most; finishes that when whoever began it has died."""
+        deadline = time.monotonic() + WAIT_S
         while True:
             mark: Optional[Row] = await self._state.closing.get(group_key)
             if mark is None:
                 return
-            if not await self._claims.is_dead(mark.value):
+            if not await self._claims.is_dead(f"group {group_key}", mark):
+                if time.monotonic() > deadline:
+                    raise Refusal(f"timeout: consumer group {group} is still being closed")
                 await asyncio.sleep(_POLL_S)
                 continue
             with contextlib.suppress(ConflictError):  # somebody else was faster

@@ -4,6 +4,9 @@ The control plane: answers the ``$memphis_*`` requests on one NATS connection.
 Rules:
 * Every request gets exactly one reply, whatever it holds: an unforeseen error is logged and told to the client.
 * Requests are served side by side, at most MAX_AT_ONCE of them; more wait in the connection's buffer.
+* Every request ends within LONGEST_S: what waits for something that does not come must not hold a slot for ever. What
+  was begun is finished by the next request for it, or by the recovery.
+* While the server is away, and until the recovery has seen what it lost, requests wait.
 * Several copies share the requests through Memphis' queue groups.
 """
 
@@ -19,7 +22,7 @@ from typing import Any, Callable, Optional
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError, NoServersError
+from nats.errors import Error as NatsError, NoServersError, TimeoutError as NatsTimeoutError
 
 from memphis_sync._wire import subjects
 from memphis_sync._wire.control import GoJsonError, ProducerReply, SchemaActivateReply
@@ -36,6 +39,7 @@ from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
 from memphis_sync.broker.notifications import Notifications
 from memphis_sync.broker.options import BrokerError, BrokerOptions
 from memphis_sync.broker.producers import Producers
+from memphis_sync.broker.recovery import Recovery
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schemas import Schemas
 from memphis_sync.broker.state import State
@@ -45,6 +49,7 @@ from memphis_sync.broker.users import Users
 log = logging.getLogger("memphis_sync.broker")
 
 MAX_AT_ONCE = 256
+LONGEST_S = 20.0  # what clients wait for a creation; then they ask again
 _MAX_TEXT = 4096  # of an error text: a name of megabytes isn't sent back
 _CONNECT_S = 5
 _CLOSE_S = 1
@@ -87,7 +92,9 @@ class Service:
         self._connection = ServiceConnection()
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
-        self._sweeps: Optional[asyncio.Task[None]] = None
+        self._upkeep: list[asyncio.Task[None]] = []
+        self._recovery: Optional[Recovery] = None
+        self._is_whole: asyncio.Event
         self._intake: Optional[DeadLetterIntake] = None
 
     async def start(self) -> None:
@@ -97,13 +104,18 @@ class Service:
         Raises:
             BrokerError: The server can't be reached, refuses the login, or has no JetStream.
         """
+        self._is_whole = asyncio.Event()  # here: Python 3.9 binds it to the loop
         self._connection = await self._connect()
         try:
             await JetStreamApi(self._connection).request("INFO")
             state, store, self._intake = await self._open_state()
         except (JetStreamError, NatsError) as exc:
             raise BrokerError(f"JetStream on the NATS server cannot be used: {exc}") from exc
-        for subject, (handler, error_body) in self._handlers(state, store, self._intake).items():
+        handlers, recovery = self._handlers(state, store, self._intake)
+        self._recovery = recovery
+        await self._restore()
+        await recovery.start()
+        for subject, (handler, error_body) in handlers.items():
             await self._connection.subscribe(
                 subject,
                 queue=subjects.queue_group(subject),
@@ -113,12 +125,13 @@ class Service:
         notify = self._dispatcher(subjects.NOTIFICATIONS, Notifications().take, _plain)
         await self._connection.subscribe(subjects.NOTIFICATIONS, queue="memphis_notifications_group", cb=notify)
         await self._connection.flush()
-        self._sweeps = asyncio.create_task(Housekeeping(self._connection, state).run())
+        for upkeep in (Housekeeping(self._connection, state).run(), recovery.run()):
+            self._upkeep.append(asyncio.create_task(upkeep))
 
     async def stop(self) -> None:
         """Answers what has been taken, then closes."""
-        if self._sweeps is not None:
-            self._sweeps.cancel()
+        for task in self._upkeep:
+            task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=2.0)
         if self._intake is not None:
@@ -157,8 +170,8 @@ class Service:
             connect_timeout=_CONNECT_S,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.1,
-            disconnected_cb=_on_lost,
-            reconnected_cb=_on_back,
+            disconnected_cb=self._on_lost,
+            reconnected_cb=self._on_back,
             **self._login,
         )
 
@@ -173,7 +186,7 @@ class Service:
 
     def _handlers(
         self, state: State, store: DeadLetterStore, intake: DeadLetterIntake
-    ) -> dict[str, tuple[Handler, ErrorBody]]:
+    ) -> tuple[dict[str, tuple[Handler, ErrorBody]], Recovery]:
         api = JetStreamApi(self._connection)
         users = Users(self._options.usernames)
         claims = Claims(self._connection, self._id)
@@ -182,7 +195,8 @@ class Service:
         schemas = Schemas(self._connection, state, stations)
         consumers = Consumers(self._connection, api, state, stations, users, claims, intake)
         dead_letters = DeadLetters(self._connection, state, users, store)
-        return {
+        recovery = Recovery(self._connection, api, state, stations, consumers)
+        handlers: dict[str, tuple[Handler, ErrorBody]] = {
             subjects.STATION_CREATE: (stations.create, _plain),
             subjects.STATION_DESTROY: (stations.destroy, _plain),
             subjects.PRODUCER_CREATE: (producers.create, _producer_error),
@@ -199,6 +213,7 @@ class Service:
             subjects.DEAD_LETTER_RESEND: (dead_letters.resend, _json_error),
             subjects.DEAD_LETTER_DROP: (dead_letters.drop, _json_error),
         }
+        return handlers, recovery
 
     def _dispatcher(self, subject: str, handler: Handler, error_body: ErrorBody) -> Callable[[Msg], Awaitable[None]]:
         """What a subscription calls: takes a slot, then serves the request beside the others."""
@@ -215,11 +230,20 @@ class Service:
         self._running.discard(task)
         self._slots.release()
 
+    async def _handle(self, handler: Handler, body: bytes) -> Any:
+        await self._is_whole.wait()
+        return await handler(body)
+
     async def _serve(self, subject: str, handler: Handler, error_body: ErrorBody, message: Msg) -> None:
         reply: Optional[bytes]
         try:
-            result = await handler(message.data)
+            result = await asyncio.wait_for(self._handle(handler, message.data), LONGEST_S)
             reply = b"" if result is None else result.encode()
+        except NatsTimeoutError:
+            reply = error_body("timeout: the server did not answer; ask again")
+        except asyncio.TimeoutError:  # clients ask again when they read "timeout"
+            log.warning("a request on %s was not served within %g s", subject, LONGEST_S)
+            reply = error_body(f"timeout: the broker did not serve this request within {LONGEST_S:g} s; ask again")
         except (GoJsonError, Refusal, NameRuleError, SettingError, JetStreamError) as exc:
             reply = error_body(str(exc)[:_MAX_TEXT])
         except Exception as exc:
@@ -232,10 +256,19 @@ class Service:
         except (NatsError, ValueError) as exc:  # closed meanwhile, or a reply subject that nothing can be sent to
             self._connection.complain(f"a reply on {subject} could not be sent: {exc}")
 
+    async def _on_lost(self) -> None:
+        self._is_whole.clear()
+        log.info("the connection to the NATS server is gone")
 
-async def _on_lost() -> None:
-    log.info("the connection to the NATS server is gone")
+    async def _on_back(self) -> None:
+        log.info("connected to the NATS server again")
+        self._upkeep = [task for task in self._upkeep if not task.done()]
+        self._upkeep.append(asyncio.create_task(self._restore()))
 
-
-async def _on_back() -> None:
-    log.info("connected to the NATS server again")
+    async def _restore(self) -> None:
+        """Makes again what the server has lost; requests wait for it, but not for what cannot be restored now."""
+        try:
+            if self._recovery is not None:
+                await self._recovery.sweep()
+        finally:
+            self._is_whole.set()

@@ -13,8 +13,9 @@ import json
 import logging
 import re
 import time
+from collections.abc import Awaitable, Iterable
 from dataclasses import asdict
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from nats.aio.client import Client
 
@@ -32,6 +33,7 @@ from memphis_sync.broker.dead_letter_store import DeadLetterStore
 from memphis_sync.broker.jsapi import (
     NO_SUITABLE_PEERS,
     REPLICAS_WITHOUT_CLUSTER,
+    STREAM_EXISTS,
     JetStreamApi,
     JetStreamError,
     first_error,
@@ -45,11 +47,13 @@ from memphis_sync.broker.users import Users
 log = logging.getLogger("memphis_sync.broker")
 
 STATION_VERSION = 2  # partitions, and functions could be attached: what a Memphis 1.4 broker gives every new station
-_WAIT_S = 15.0  # how long another copy's work is waited for: less than clients wait for a reply
+WAIT_S = 15.0  # how long another copy's work is waited for: less than clients wait for a reply
 _POLL_S = 0.02
 _TENANT = re.compile(r"(.*)\$(\d+)\Z", re.DOTALL)
 
 CREATING, READY, DELETING = "creating", "ready", "deleting"
+
+AddGroups = Callable[[StationSettings, list[int]], Awaitable[None]]
 
 
 def settings_of(row: Row) -> StationSettings:
@@ -148,6 +152,69 @@ class Stations:
                 row = await self._make(StationSettings(name))
             return row
 
+    async def finish(self, name: str) -> None:
+        """Finishes what a dead copy began with a station; what a living one is at work on is left to it."""
+        async with self._locks.hold(name):
+            row = await self._state.stations.get(key_of(name))
+            if row is not None and row.value["status"] != READY:
+                await self._settled(name)
+
+    async def restore(self, name: str, missing: Iterable[int], add_groups: AddGroups) -> None:
+        """
+        Makes the streams of a station again that are not there: those in memory end with the server, and an
+        administrator can delete one.
+
+        Args:
+            name: The station.
+            missing: The partitions to look at; one that is there after all is left as it is.
+            add_groups: Makes the durables of the station's groups on new streams.
+        """
+        async with self._locks.hold(name):
+            row = await self._state.stations.get(key_of(name))
+            if row is None or row.value["status"] != READY:
+                return
+            settings = settings_of(row)
+            wanted = sorted(set(missing).intersection(settings.partitions))
+            replies = await asyncio.gather(
+                *(self._restore_stream(settings, partition) for partition in wanted), return_exceptions=True
+            )
+            made = [partition for partition, reply in zip(wanted, replies) if reply is True]
+            if made:
+                await self._refill(settings, made, add_groups)
+            error = first_error(replies)
+            if error is not None:
+                raise error
+
+    async def _restore_stream(self, settings: StationSettings, partition: int) -> bool:
+        """Makes a stream if it is not there; True when it was not."""
+        # An "interest" stream drops what comes before its groups are there; so it becomes one after them.
+        config = {**stream_config(settings, partition), "retention": "limits"}
+        try:
+            reply = await self._api.request(f"STREAM.CREATE.{config['name']}", config)
+        except JetStreamError as exc:
+            if exc.err_code == STREAM_EXISTS:
+                return False
+            raise
+        return bool(reply.get("did_create"))
+
+    async def _refill(self, settings: StationSettings, made: list[int], add_groups: AddGroups) -> None:
+        """Completes new streams of an old station, and says what happened."""
+        name, configs = settings.name, [stream_config(settings, partition) for partition in made]
+        row = await self._state.stations.get(key_of(name))
+        if row is None or row.value["status"] != READY:  # another copy destroyed it meanwhile
+            await asyncio.gather(*(self._api.delete_stream(config["name"]) for config in configs))
+            return
+        await add_groups(settings, made)
+        updates = (self._api.request(f"STREAM.UPDATE.{config['name']}", config) for config in configs)
+        if configs[0]["retention"] != "limits":
+            await asyncio.gather(*updates)
+        which = "" if made == settings.partitions else f" (partition {', '.join(map(str, made))})"
+        if settings.storage_type == "memory":
+            why = "it is kept in memory, and the server lost it"
+        else:
+            why = "its streams were deleted by somebody else, or lost with the disk"
+        log.warning("station %s%s is made again without its messages: %s", name, which, why)
+
     def _checked(self, request: StationCreate, name: str, user: str) -> StationSettings:
         """The settings of a station that is to be made, checked in Memphis' order."""
         self._users.require(user, f"User {user} does not exist")
@@ -161,12 +228,12 @@ class Stations:
 
     async def _settled(self, name: str) -> Optional[Row]:
         """The row of a station that is ready, None when there is none; finishes what a dead copy began."""
-        deadline = time.monotonic() + _WAIT_S
+        deadline = time.monotonic() + WAIT_S
         while True:
             row = await self._state.stations.get(key_of(name))
             if row is None or row.value["status"] == READY:
                 return row
-            if await self._claims.is_dead(row.value):
+            if await self._claims.is_dead(f"station {name}", row):
                 await self._take_over(name, row)
             elif time.monotonic() > deadline:
                 raise Refusal(f"timeout: station {name} is still being made or deleted")

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from memphis_sync import Memphis
 
 FAILED, USAGE, NO_CONNECTION, NOT_STORED, INTERRUPTED = 1, 2, 3, 4, 130
-COMMANDS = {"broker": "_broker", "demo": "_demo", "dls": "_dls", "pub": "_pub", "schema": "_schema", "sub": "_sub"}
+COMMANDS = {
+    "broker": "_broker",
+    "demo": "_demo",
+    "dls": "_dls",
+    "pub": "_pub",
+    "schema": "_schema",
+    "station": "_station",
+    "sub": "_sub",
+}
 
 
 @dataclass

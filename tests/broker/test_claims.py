@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from control_client import ControlClient
 
+from memphis_sync._wire.control import ConsumerCreate, StationCreate
 from memphis_sync._wire.streams import StationSettings
-from memphis_sync.broker import BrokerProcess
-from memphis_sync.broker.state import State, key_of
+from memphis_sync.broker import BrokerProcess, claims as claims_module
+from memphis_sync.broker.claims import Claims
+from memphis_sync.broker.state import Row, State, key_of
 
 
 @pytest.fixture
@@ -24,12 +27,14 @@ def other(broker: BrokerProcess) -> Iterator[ControlClient]:
         yield client
 
 
-def claim_station(client: ControlClient, name: str, status: str, owner: str, **settings: Any) -> None:
+def claim_station(
+    client: ControlClient, name: str, status: str, owner: str, *, since: Optional[float] = None, **settings: Any
+) -> None:
     async def write() -> None:
         assert client.connection is not None
         state = await State.open(client.connection.jetstream(), 1)
         value = {"settings": asdict(StationSettings(name, **settings)), "version": 2, "status": status}
-        await state.stations.put(key_of(name), {**value, "owner": owner, "since": time.time() - 1})
+        await state.stations.put(key_of(name), {**value, "owner": owner, "since": since or time.time() - 1})
 
     client.run(write())
 
@@ -54,6 +59,87 @@ def test_a_destruction_left_by_a_dead_copy_is_finished(control: ControlClient, s
     assert control.station(station_name, partitions_number=1) == ""
     assert control.stream(f"{station_name}$1")
     assert "error" in control.jetstream(f"STREAM.INFO.{station_name}$2")
+
+
+@pytest.mark.parametrize("years", [-50, 1, 50])
+def test_a_claim_of_a_dead_copy_is_taken_over_whatever_its_clock_said(
+    control: ControlClient, station_name: str, years: int
+) -> None:
+    """A clock that was set back after the crash makes the claim one of the future."""
+    written = time.time() + years * 365 * 86400
+    begin = time.monotonic()
+    claim_station(control, station_name, "creating", "dead", since=written, partitions_number=2)
+    assert control.producer(station_name)["partitions_update"]["partitions_list"] == [1, 2]
+    assert control.consumer(station_name, consumers_group="g", last_messages=0).startswith("{")
+
+    async def mark() -> None:
+        assert control.connection is not None
+        state = await State.open(control.connection.jetstream(), 1)
+        await state.closing.put(f"{key_of(station_name)}.g", {"owner": "dead", "since": written})
+
+    control.run(mark())
+    assert json.loads(control.consumer(station_name, "late", consumers_group="g"))["error"] == ""
+    claim_station(control, station_name, "deleting", "dead", since=written, partitions_number=2)
+    assert control.destroy_station(station_name) == "Station  does not exist"
+    assert time.monotonic() - begin < 9
+
+
+def test_a_claim_counts_from_when_it_was_first_seen_and_ends_when_its_owner_hangs(
+    other: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner is connected all the time; only a claim that it does not renew is taken from it."""
+    monkeypatch.setattr(claims_module, "_STUCK_S", 1.0)
+    claims = Claims(other.connection, "this-copy")
+    row = {"owner": "other-copy", "since": time.time() + 1e9}
+
+    async def watch() -> tuple[float, int]:
+        begin, renewed = time.monotonic(), 1
+        while not await claims.is_dead("key", Row(row, renewed)):
+            if renewed == 1 and time.monotonic() - begin > 0.7:
+                begin, renewed = time.monotonic(), 2  # it is alive after all: everything counts from here
+            await asyncio.sleep(0.01)
+        return time.monotonic() - begin, renewed
+
+    took, renewed = other.run(watch())
+    assert renewed == 2
+    assert took >= 1.0
+
+
+def test_claims_of_groups_that_nobody_asks_for_are_not_remembered_for_ever() -> None:
+    claims = Claims(None, "this-copy")
+    for at in range(5000):
+        claims._age(f"group {at}", 1, at * 1.0)
+    assert len(claims._seen) <= 1001
+
+
+@pytest.mark.slow
+def test_waiting_for_a_living_copy_ends_with_an_error_that_clients_ask_again_after(
+    control: ControlClient, other: ControlClient, station_name: str
+) -> None:
+    claim_station(other, station_name, "creating", "other-copy")
+    group = f"{station_name}-g"
+    assert control.consumer(group, consumers_group="g").startswith("{")
+
+    async def mark() -> None:
+        assert other.connection is not None
+        state = await State.open(other.connection.jetstream(), 1)
+        await state.closing.put(f"{key_of(group)}.g", {"owner": "other-copy", "since": time.time() + 1e9})
+
+    other.run(mark())
+    assert control.connection is not None
+    create = ConsumerCreate(name="c", station_name=group, consumers_group="g", username="root").encode()
+    station = StationCreate(name=station_name, username="root").encode()
+
+    async def ask() -> list[bytes]:
+        asked = (("$memphis_consumer_creations", create), ("$memphis_station_creations", station))
+        replies = await asyncio.gather(*(control.connection.request(*one, timeout=40) for one in asked))
+        return [reply.data for reply in replies]
+
+    begin = time.monotonic()
+    for reply in control.run(ask()):
+        assert reply.startswith(b"timeout: ")
+    assert time.monotonic() - begin < 25
+    release_station(control, station_name)
 
 
 def test_a_living_copy_is_waited_for(control: ControlClient, other: ControlClient, station_name: str) -> None:

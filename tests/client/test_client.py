@@ -80,6 +80,20 @@ def test_destroy_is_idempotent_and_forgets_only_its_own(memphis, station_name):
     assert memphis.produce(station_name, "p", b"again").sequence == 1, "made anew by the next produce"
 
 
+def test_a_station_is_destroyed_by_its_name_alone(memphis, station_name):
+    memphis.produce(station_name, "p", b"x")
+    memphis.destroy_station(station_name.upper())
+    with pytest.raises(StationNotFoundError):
+        js(memphis, f"STREAM.INFO.{station_name}$1")
+    assert not memphis._producers.values()
+    memphis.destroy_station(station_name)  # not there: fine
+    memphis.destroy_station("never-there")
+    with pytest.raises(ConfigurationError, match="no/name"):
+        memphis.destroy_station("no/name")
+    with pytest.raises(ConfigurationError, match="timeout_retries"):
+        memphis.destroy_station(station_name, timeout_retries=-1)
+
+
 def test_a_station_that_somebody_else_destroyed_is_made_anew(broker, memphis, station_name, monkeypatch):
     monkeypatch.setattr(memphis, "_forget_station", lambda _: None)  # as if the broker announced nothing
     memphis.produce(station_name, "p", b"x")

@@ -21,6 +21,10 @@ from memphis_sync.types import Credentials
 
 GOOD_PRODUCER = ProducerReply(partitions=[1, 2], schemaverse_to_dls=True, station_version=2).encode()
 GOOD_CONSUMER = ConsumerReply(partitions=[1]).encode()
+NO_STATION = (
+    "this station does not exist, a default station can not be created automatically, please upgrade your SDK version"
+)
+TOO_OLD = "to produce to this station please upgrade your SDK version"
 MISSING = StationNotFoundError("stream not found", code=404, err_code=10059)
 
 
@@ -147,14 +151,31 @@ def test_success_for_a_station_is_verified():
     script = Script(b"", js=[{"config": {}}])
     run(script, lambda r: r.create_station(request, 0))
     assert script.js_asked == [("STREAM.INFO.s$1", None)]
-    script = Script(b"", js=[MISSING] * 6)
-    with pytest.raises(ServerError, match=r"did not create station 's': there is no schema 'nope', or .* user 'shop'"):
-        run(script, lambda r: r.create_station(request, 0))
+    for answer, causes in (
+        (DeadlineError("silence"), "there is no schema 'nope', or the broker does not know the user 'shop'"),
+        (ProducerReply(error=NO_STATION).encode(), "there is no schema 'nope', or the broker does not know the user"),
+        (ProducerReply(error="User shop does not exist").encode(), "the broker does not know the user 'shop'"),
+    ):
+        script = Script(b"", answer, js=[MISSING] * 6)
+        with pytest.raises(ServerError, match=f"did not create station 's': {causes}"):
+            run(script, lambda r: r.create_station(request, 0))
     script = Script(b"", js=[MISSING, {"config": {}}])
     run(script, lambda r: r.create_station(request, 0))
     assert script.js_asked[1] == ("STREAM.INFO.s", None), "a station from before partitions"
     script = Script(b"Stations already exists", js=[{}])
     run(script, lambda r: r.create_station(request, 0))
+
+
+def test_a_station_that_lost_its_stream_is_named_as_that_with_what_to_do():
+    """As a Memphis broker answers for a station in memory after its restart."""
+    script = Script(b"", ProducerReply(error=TOO_OLD).encode(), js=[MISSING] * 6)
+    with pytest.raises(
+        ServerError, match=r"station 's' has lost its stream.* client\.destroy_station\('s'\)"
+    ) as caught:
+        run(script, lambda r: r.create_station(StationCreate(name="s", storage_type="memory"), 0))
+    assert "user" not in str(caught.value)
+    subject, probe, _ = script.asked[1]
+    assert (subject, probe["req_version"]) == ("$memphis_producer_creations", 1), "a version that registers nothing"
 
 
 def test_a_station_that_cannot_be_verified_is_believed():
