@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Callable, Optional
 
 from memphis_sync._codec import fork_generation
@@ -34,6 +35,7 @@ from memphis_sync._wire.control import (
     StationCreate,
     StationDestroy,
 )
+from memphis_sync._wire.dead_letters import MAX_GIVEN_BACK, GivenBack
 from memphis_sync._wire.names import durable_name, internal_name, stream_name
 from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
 from memphis_sync._wire.streams import consumer_config
@@ -52,7 +54,10 @@ log = logging.getLogger("memphis_sync.control")
 CREATE_S = 20.0  # as the official SDKs
 DESTROY_S = 5.0
 JS_S = 5.0
+REPORT_TRY_S = 3.0  # until a report is made again: who had it may have been killed, and then no answer comes
 _NO_RESPONDERS = 503
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.05, 0.5
+_NOT_NOW = "timeout"  # how the texts of our broker begin that are no verdict
 _VERIFY_TRIES, _VERIFY_PAUSE_S = 3, 0.1  # in a cluster a new stream may be known a moment later
 
 APP_ID = str(uuid.uuid4())  # one a process; the broker groups connections of one program by it
@@ -347,27 +352,89 @@ class Requests:
         raise AssertionError("unreachable")
 
 
-async def report_dead_letter(control: ControlLink, body: bytes, timeout_s: float) -> None:
+async def report_dead_letter(control: ControlLink, body: bytes, timeout_s: float, *, is_memphis: bool) -> None:
     """
     Tells the broker of a message that a consumer cannot use.
 
-    Our broker answers once it keeps the message. A Memphis broker never does: there the report counts as done when its
-    server has read it, and a station that keeps messages until they are acknowledged may lose it.
+    Our broker answers once it keeps the message, and is asked until it does: a report that it gets twice is kept once,
+    and while nobody answers nobody keeps anything. A Memphis broker never answers: there the report counts as done when
+    its server has read it, and a station that keeps messages until they are acknowledged may lose it.
+
+    Args:
+        control: Where to ask.
+        body: The report.
+        timeout_s: For all of it, in seconds; outages and restarts are waited out within it.
+        is_memphis: Whether this is a Memphis broker.
 
     Raises:
         ServerError: The broker cannot keep it.
-        DeadlineError, ConnectionLostError, ClosedError: As ControlLink.request().
+        DeadlineError: Nobody answered in time; whether it is kept is not known.
+        ConnectionLostError, ClosedError: As ControlLink.request().
     """
-    try:
-        reply = await control.request(subjects.DEAD_LETTER_REPORT, body, timeout_s)
-    except ServerError as exc:
-        if exc.code != _NO_RESPONDERS:
-            raise
+    if is_memphis:
         await control.publish(subjects.NACKED_DEAD_LETTERS, body, timeout_s)
         return
-    error = parse_plain_reply(reply)
-    if error:
-        raise server_error(error, "dead_letter()")
+    deadline, pause_s = time.monotonic() + timeout_s, _FIRST_PAUSE_S
+    while True:
+        try:
+            reply = await control.request(
+                subjects.DEAD_LETTER_REPORT, body, min(REPORT_TRY_S, max(0.001, deadline - time.monotonic()))
+            )
+            error = parse_plain_reply(reply)
+            if not error:
+                return
+            reason: Exception = server_error(error, "dead_letter()")
+            if not error.startswith(_NOT_NOW):
+                raise reason
+        except (DeadlineError, ConnectionLostError) as exc:
+            reason = exc
+        except ServerError as exc:
+            if exc.code != _NO_RESPONDERS:
+                raise
+            reason = exc
+        if time.monotonic() + pause_s >= deadline:
+            raise DeadlineError(
+                f"dead_letter(): the broker did not say within {timeout_s:g} s that it keeps the message ({reason})",
+                timeout_s=timeout_s,
+            ) from reason
+        log.debug("dead_letter(): asking again: %s", reason)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+
+async def give_back(
+    control: ControlLink,
+    station: str,
+    group: str,
+    messages: Sequence[tuple[int, int, int]],
+    resent: Sequence[int],
+    timeout_s: float,
+) -> None:
+    """
+    Tells our broker what a member gives back without having looked at it, so that it uses no delivery up. The messages
+    are given back with a NAK after it: the broker must know of it before the server counts. A Memphis broker does not
+    offer this, and must not be asked.
+
+    Args:
+        control: Where to ask.
+        station: Name of the station, in either form.
+        group: Name of the consumer group.
+        messages: Partition, place in the partition and number of the delivery of each.
+        resent: Ids of dead letters that were sent again.
+        timeout_s: For all of it, in seconds.
+
+    Raises:
+        ServerError: The broker refused, or there is none that offers it (code 503).
+        DeadlineError, ConnectionLostError, ClosedError: As ControlLink.request().
+    """
+    deadline = time.monotonic() + timeout_s
+    for at in range(0, max(len(messages), len(resent)), MAX_GIVEN_BACK):
+        end = at + MAX_GIVEN_BACK
+        request = GivenBack.of(station, group, messages[at:end], resent[at:end])
+        left_s = max(0.001, deadline - time.monotonic())
+        error = parse_plain_reply(await control.request(subjects.GIVEN_BACK, request.encode(), left_s))
+        if error:
+            raise server_error(error, "giving messages back")
 
 
 async def _unsubscribe(subscription: Subscription) -> None:

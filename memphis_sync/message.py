@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
@@ -35,7 +36,7 @@ log = logging.getLogger("memphis_sync.consume")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _ACK, _NAK, _TERM, _WORKING = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
 _NO_RESPONDERS = 503
-DEAD_LETTER_S = 5.0
+DEAD_LETTER_S = 20.0  # as a creation: a broker that is restarted is back by then
 CONFIRM_S = 5.0
 
 
@@ -255,22 +256,32 @@ class Message(RawMessage):
         self._source.check_open()
         self.respond(_WORKING)
 
-    def dead_letter(self, reason: str) -> None:
+    def dead_letter(self, reason: str, *, timeout_s: float = DEAD_LETTER_S) -> None:
         """
         The message can never be used: it goes to the dead-letter store with *reason*, and the group will not see it
         again.
 
-        Waits until the broker keeps it; only then the message is ended, so that it cannot get lost in between. (A
-        Memphis broker only ever says that it has read the report.)
+        Waits until the broker keeps it, asking again while nobody answers; only then the message is ended, so that it
+        cannot get lost in between. After any error the message is still the group's own: it is not ended, comes again
+        after its ack time, and the call may be repeated; the dead letter is there once. (A Memphis broker only ever
+        says that it has read the report.) On a station that was made with ``send_poison_msg_to_dls=False`` nothing is
+        kept, and the message is only ended.
+
+        Args:
+            reason: Kept with it.
+            timeout_s: How long to wait for the broker's word, in seconds, above 0; restarts of the broker are waited
+                out within it.
 
         Raises:
             UsageError: It was answered before, or the station has no partitions (the broker cannot store such a
                 report).
-            ServerError: The broker cannot keep it; the message is still open.
-            DeadlineError, ConnectionLostError: The report did not reach the broker; the message is still open.
+            ServerError: The broker cannot keep it.
+            DeadlineError: The broker did not say in time that it keeps the message; it may have it.
+            ConnectionLostError: The broker keeps the message, but the connection was lost and could not end it in time.
             ClosedError, ForkedError: As ack().
         """
         check_str("reason", reason)
+        check_seconds("timeout_s", timeout_s, allow_zero=False)
         self._check_unanswered()
         station, partition = split_stream(self.metadata.stream)
         if not partition:
@@ -284,9 +295,17 @@ class Message(RawMessage):
         }
         self._source.check_open()
         runtime = self._source.runtime
-        body = json.dumps(report).encode()
-        runtime.call(report_dead_letter(runtime.control, body, DEAD_LETTER_S), 2 * DEAD_LETTER_S, "dead_letter()")
-        self._respond("dead_letter", _TERM)
+        work = report_dead_letter(
+            runtime.control, json.dumps(report).encode(), timeout_s, is_memphis=runtime.data_link().is_memphis
+        )
+        deadline = time.monotonic() + timeout_s
+        runtime.call(work, timeout_s, "dead_letter()")
+        try:
+            self._respond("dead_letter", _TERM)
+        except ConnectionLostError:  # the control link may be back already, or come back first
+            left_s = max(0.0, deadline - time.monotonic())
+            runtime.call(runtime.control.publish(self.reply, _TERM, left_s), left_s, "dead_letter()")
+            self.answer = "dead_letter"
 
     def __repr__(self) -> str:
         meta = self.metadata

@@ -19,7 +19,7 @@ from memphis_sync._codec import encode_headers
 from memphis_sync._runtime import primitives
 from memphis_sync._wire import subjects
 from memphis_sync.errors import UsageError
-from memphis_sync.message import CONFIRM_S, Message, Metadata, Source
+from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message, Metadata, Source
 from memphis_sync.options import check_seconds, check_str
 
 if TYPE_CHECKING:
@@ -175,9 +175,10 @@ class ResentMessage(Message):
         """Raises UsageError: no ack time runs."""
         self._refuse("in_progress")
 
-    def dead_letter(self, reason: str) -> None:
+    def dead_letter(self, reason: str, *, timeout_s: float = DEAD_LETTER_S) -> None:
         """Raises UsageError: it is one."""
         check_str("reason", reason)
+        check_seconds("timeout_s", timeout_s, allow_zero=False)
         self._refuse("dead_letter")
 
     def respond(self, body: bytes = b"") -> None:

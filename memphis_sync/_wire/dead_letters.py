@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Optional, cast
@@ -29,6 +29,8 @@ POISON, SCHEMA = TYPES
 PRODUCED_BY = "$memphis_producedBy"
 RESENT = "$memphis_dls"  # in PRODUCED_BY: a message that was a dead letter already
 ID, GROUP = "$memphis_pm_id", "$memphis_pm_cg_name"
+
+MAX_GIVEN_BACK = 5000  # of a request; the largest batch
 
 _NAME = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # of a header: visible ASCII without a colon
 _LINE_ENDS = str.maketrans("\r\n\0", "   ")
@@ -120,6 +122,34 @@ class GroupGone(_Request):
     station_name: str = _key("string")
     cg_name: str = _key("string")
     before_ms: int = _key("int64")
+
+
+@dataclass(frozen=True)
+class GivenBack(_Request):
+    """
+    ``$memphis_sync_given_back``: a member of a group gives messages back without having looked at them; plain reply.
+
+    Attributes:
+        partitions: Of each message; the next two go with it, one for one.
+        sequences: Places in the partition.
+        deliveries: Which delivery of the message it was, from 1.
+        resent: Ids of messages that were sent again.
+    """
+
+    STRUCT: ClassVar[str] = "GivenBack"
+
+    station_name: str = _key("string")
+    cg_name: str = _key("string")
+    partitions: tuple[int, ...] = _key("[]int64", ())
+    sequences: tuple[int, ...] = _key("[]int64", ())
+    deliveries: tuple[int, ...] = _key("[]int64", ())
+    resent: tuple[int, ...] = _key("[]int64", ())
+
+    @classmethod
+    def of(cls, station: str, group: str, messages: Sequence[tuple[int, int, int]], resent: Sequence[int]) -> GivenBack:
+        """Makes one of (partition, sequence, delivery) triples."""
+        partitions, sequences, deliveries = tuple(zip(*messages)) or ((), (), ())
+        return cls(station, group, partitions, sequences, deliveries, tuple(resent))
 
 
 def payload_of(digits: str) -> bytes:

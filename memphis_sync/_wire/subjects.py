@@ -30,6 +30,7 @@ DEAD_LETTER_LIST = "$memphis_sync_dls_list"
 DEAD_LETTER_DATA = "$memphis_sync_dls_data"
 DEAD_LETTER_RESEND = "$memphis_sync_dls_resend"
 DEAD_LETTER_DROP = "$memphis_sync_dls_drop"
+GIVEN_BACK = "$memphis_sync_given_back"  # what a member of a group gives back without having looked at it
 DEAD_LETTER_GROUP_GONE = "$memphis_sync_dls_group_gone"
 
 MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"  # a stream and a durable follow

@@ -233,8 +233,22 @@ class DeadLetterIntake:
 
         As a request of its own it is answered when the message is kept: only then may its consumer end it, for where
         messages are kept until they are acknowledged, it is gone at once.
+
+        Raises:
+            Refusal: It is not kept, and never will be.
+            JetStreamError: It cannot be kept now; the text begins with "timeout", and clients ask again.
         """
-        report = NackedDeadLetter.decode(body)
+        try:
+            await self._report(NackedDeadLetter.decode(body))
+        except MaxPayloadError as exc:
+            raise Refusal(str(exc)) from exc
+        except (NatsError, JetStreamError, OSError) as exc:
+            text = str(exc) or type(exc).__name__
+            raise JetStreamError(
+                text if text.startswith("timeout") else f"timeout: cannot be kept now: {text}"
+            ) from exc
+
+    async def _report(self, report: NackedDeadLetter) -> None:
         station = lower_name("Station", external_name(report.station_name))
         group = lower_name("Consumer", external_name(report.cg_name))
         async with self._locks.hold(stream_name(internal_name(station), max(1, report.partition))):
@@ -244,7 +258,10 @@ class DeadLetterIntake:
                 partition = settings.partitions[0]
             if partition not in settings.partitions:
                 raise Refusal(f"station {station} has no partition {partition}")
-            await self._poison(_Source(settings, partition, report.seq, group, report.error[:_MAX_REASON]))
+            source = _Source(settings, partition, report.seq, group, report.error[:_MAX_REASON])
+            why_not = await self._poison(source)
+            if why_not:
+                raise Refusal(f"{source.name} is not kept as a dead letter: {why_not}")
 
     async def _schema(self, message: Msg) -> None:
         """
@@ -297,10 +314,11 @@ class DeadLetterIntake:
             raise Refusal(f"station {name} does not exist")
         return settings_of(row)
 
-    async def _poison(self, source: _Source) -> None:
+    async def _poison(self, source: _Source) -> str:
+        """Keeps a message, unless its station wants none; else says why it is not to be kept."""
         settings = source.settings
         if not settings.dls_poison:
-            return
+            return ""
         place, groups = f"{source.partition}.{source.sequence}", {source.group: time.time()}
         letter = Kept(
             0, settings.name, POISON, place, source.partition, source.sequence, "", groups, source.error, 0, 0, 0
@@ -309,14 +327,14 @@ class DeadLetterIntake:
             self._is_known(settings.name, source.group), self._store.find(settings.name, place)
         )
         if not is_known:
-            return
+            return f"nobody consumes as group {source.group}"
         if known is not None:  # the message itself may be gone by now
             with contextlib.suppress(ConflictError):
                 await self._copy(await self._store.add(known, letter), settings)
-                return
-        await self._poison_from_stream(source, letter)
+                return ""
+        return await self._poison_from_stream(source, letter)
 
-    async def _poison_from_stream(self, source: _Source, letter: Kept) -> None:
+    async def _poison_from_stream(self, source: _Source, letter: Kept) -> str:
         """Reads the message, which JetStream's advisory doesn't hold, and keeps it."""
         settings = source.settings
         message = await self._message(stream_name(settings.internal, source.partition), source.sequence)
@@ -325,7 +343,7 @@ class DeadLetterIntake:
         block, payload = (base64.b64decode(message.get(part) or "") for part in ("hdrs", "data"))
         producer = read_headers(block).get(PRODUCED_BY, _UNKNOWN_PRODUCER)
         if producer == RESENT:
-            return
+            return "it was one already"
         letter = replace(
             letter,
             producer=producer[:_MAX_REASON],
@@ -334,6 +352,7 @@ class DeadLetterIntake:
             header_bytes=len(block),
         )
         await self._keep(letter, block + payload, settings)
+        return ""
 
     async def _keep(self, letter: Kept, data: bytes, settings: StationSettings) -> None:
         row = await self._store.put(letter, data)

@@ -13,7 +13,7 @@ from control_client import ControlClient
 from dead_letter_client import HEADERS, DeadLetterClient
 
 import memphis_sync
-from memphis_sync import ConfigurationError, DeadLetter, Headers, ServerError, StationNotFoundError
+from memphis_sync import ConfigurationError, DeadLetter, DeadlineError, Headers, ServerError, StationNotFoundError
 from memphis_sync._requests import report_dead_letter
 from memphis_sync.broker.server import NatsServer
 
@@ -187,11 +187,15 @@ def test_a_broker_that_has_them_in_its_rest_api_only(tmp_path: Path, until: Any)
                 with pytest.raises(ServerError, match="REST API") as caught:
                     call()
                 assert caught.value.code == 503
-            # A message's report goes where such a broker listens, and says no more than that it was read.
+            # A message's report goes where a Memphis broker listens, and says no more than that it was read.
             runtime, heard = memphis._runtime, []
             runtime.call(runtime.control.subscribe("$memphis_nacked_dls", heard.append), 5, "subscribe")
-            runtime.call(report_dead_letter(runtime.control, b"report", 5), 10, "dead_letter()")
+            runtime.call(report_dead_letter(runtime.control, b"report", 5, is_memphis=True), 10, "dead_letter()")
             until(lambda: heard == [b"report"])
+            # On any other server silence is no success: nobody keeps what nobody answers for.
+            with pytest.raises(DeadlineError, match=r"did not say within 0\.5 s that it keeps the message"):
+                runtime.call(report_dead_letter(runtime.control, b"report", 0.5, is_memphis=False), 10, "dead_letter()")
+            assert heard == [b"report"]
     finally:
         server.stop()
 
