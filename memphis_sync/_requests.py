@@ -103,17 +103,31 @@ class Requests:
             raise server_error(error, f"station {request.name!r}")
         await self._verify_station(request)
 
+    async def require_station(self, name: str) -> None:
+        """
+        Makes sure that a station exists.
+
+        Raises:
+            StationNotFoundError: It does not.
+        """
+        if not await self._has_stream(internal_name(name)):
+            raise StationNotFoundError(f"there is no station {name!r}; station() creates one")
+
+    async def _has_stream(self, internal: str) -> bool:
+        # The first partition, then the only stream of a station from before partitions.
+        for stream in (stream_name(internal, 1), internal):
+            with contextlib.suppress(StationNotFoundError):
+                await self._control.js_api(f"STREAM.INFO.{stream}", None, JS_S)
+                return True
+        return False
+
     async def _verify_station(self, request: StationCreate) -> None:
-        internal = internal_name(request.name)
         for attempt in range(_VERIFY_TRIES):
-            # The first partition, then the only stream of a station from before partitions.
-            for stream in (stream_name(internal, 1), internal):
-                try:
-                    await self._control.js_api(f"STREAM.INFO.{stream}", None, JS_S)
-                except StationNotFoundError:
-                    continue
-                except DeadlineError as exc:
-                    log.warning("station %r cannot be verified: %s", request.name, exc)
+            try:
+                if await self._has_stream(internal_name(request.name)):
+                    return
+            except DeadlineError as exc:
+                log.warning("station %r cannot be verified: %s", request.name, exc)
                 return
             if attempt + 1 < _VERIFY_TRIES:
                 await asyncio.sleep(_VERIFY_PAUSE_S)

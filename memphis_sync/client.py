@@ -21,7 +21,7 @@ from memphis_sync._arguments import (
     with_suffix,
 )
 from memphis_sync._hints import hint_function, hint_keywords
-from memphis_sync._requests import CREATE_S, DESTROY_S
+from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
 from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
 from memphis_sync._wire.names import internal_name
@@ -279,9 +279,12 @@ class Memphis(SchemaCalls):
         start_consume_from_sequence: int = 1,
         last_messages: int = -1,
         timeout_retries: int = 5,
+        *,
+        create_station: bool = True,
     ) -> Consumer:
         """
-        Joins a consumer group. A station that does not exist is created, with the broker's defaults and one partition.
+        Joins a consumer group. A station that does not exist is created, with the broker's defaults and one partition,
+        unless *create_station* is False.
 
         Args:
             station_name: The station; lower-cased.
@@ -296,9 +299,11 @@ class Memphis(SchemaCalls):
             start_consume_from_sequence: First message of each partition for a new group, from 1.
             last_messages: Start a new group with so many newest messages of each partition; -1 for all, 0 for none.
             timeout_retries: As producer().
+            create_station: False: a station that does not exist is an error, so that a misspelt name makes none.
 
         Raises:
             ConfigurationError: An argument is out of its bounds; nothing was sent.
+            StationNotFoundError: With *create_station* False: there is no such station.
             ServerError: The broker refused.
             DeadlineError, ConnectionLostError: No answer.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
@@ -321,6 +326,8 @@ class Memphis(SchemaCalls):
             ),
         }
         retries = check_retries(timeout_retries)
+        if not opt.check_bool("create_station", create_station):
+            self._call(self._requests.require_station(request.station_name), JS_S, 0, "consumer()")
         view = self._call(self._requests.create_consumer(request, retries), CREATE_S, min(retries, 1), "consumer()")
         consumer = Consumer(
             self,

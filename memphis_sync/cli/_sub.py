@@ -38,16 +38,24 @@ _ENDS = {"line": b"\n", "nul": b"\0", "none": b""}
     show_default=True,
     help="What is written after each message; none: nothing.",
 )
+@click.option("--create", is_flag=True, help="Create STATION if there is none; without it that is an error.")
 @click.option("--no-ack", is_flag=True, help="Leave the messages to be delivered again.")
 @click.pass_obj
 def command(
-    settings: Settings, station: str, group: Optional[str], count: Optional[int], end: bool, split: str, no_ack: bool
+    settings: Settings,
+    station: str,
+    group: Optional[str],
+    count: Optional[int],
+    end: bool,
+    split: str,
+    create: bool,
+    no_ack: bool,
 ) -> int:
     """Write each message of STATION on a line of its own, at once, and acknowledge it."""
     need_output()
     name = group or f"memphis-sync-sub-{uuid.uuid4().hex[:12]}"
     with settings.connect("sub") as client:
-        consumer = client.consumer(station, name, batch_max_time_to_wait_ms=_WAIT_MS)
+        consumer = client.consumer(station, name, batch_max_time_to_wait_ms=_WAIT_MS, create_station=create)
         try:
             _copy(settings, consumer, count, end=end, after=_ENDS[split], ack=not no_ack)
         except BrokenPipeError:  # the reader has enough: what was not written stays unacknowledged

@@ -209,3 +209,14 @@ def test_a_broker_that_is_killed_under_pub_gives_4_and_the_exact_count(fresh_bro
     result = json.loads(out)
     assert (result["delivered"], result["failed"]) == (1000, 500)
     assert time.monotonic() - start < 25
+
+
+def test_a_misspelt_station_is_an_error_of_sub_and_makes_none(
+    memphis_sync: Any, memphis: Any, station_name: str
+) -> None:
+    done = memphis_sync("sub", station_name, "--end")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert f"there is no station '{station_name}'".encode() in done.stderr
+    assert memphis_sync("sub", station_name, "--end").returncode == 1, "the first call has created nothing"
+    assert memphis_sync("sub", station_name, "--end", "--create").returncode == 0
+    assert memphis_sync("sub", station_name, "--end").returncode == 0

@@ -413,3 +413,11 @@ def test_a_nats_server_without_a_memphis_broker_behind_it(memphis):
     with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:
         runtime.call(runtime.control.request("nobody.listens.here", b"", 5), 5, "request")
     assert caught.value.code == 503
+
+
+def test_a_consumer_that_may_not_create_its_station_names_it(memphis, station_name):
+    for _ in range(2):  # the first call has created nothing
+        with pytest.raises(memphis_sync.StationNotFoundError, match=f"there is no station '{station_name}'"):
+            memphis.consumer(station_name, "c", create_station=False)
+    memphis.station(station_name)
+    assert memphis.consumer(station_name, "c", create_station=False).station_name == station_name
