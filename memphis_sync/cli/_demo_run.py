@@ -90,11 +90,11 @@ def run_demo(client: Memphis, script: Script, watch: Watch) -> Report:
             for name in (first, second):
                 with contextlib.suppress(MemphisError):  # what was raised matters more
                     if client.is_connected():
-                        client._destroy_station(name, 0)
+                        client.destroy_station(name, 0)
             leave_at_once(client)  # ends the calls of all threads, which the pool waits for
             raise
-    client._destroy_station(first, 1)
-    client._destroy_station(second, 1)
+    client.destroy_station(first)
+    client.destroy_station(second)
     return report
 
 
