@@ -8,6 +8,7 @@ link. Names are lowered and checked here, before any IO, by the broker's own rul
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, Union
 
@@ -24,6 +25,7 @@ from memphis_sync._hints import hint_function, hint_keywords
 from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
 from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
+from memphis_sync._wire.control import ConsumerCreate
 from memphis_sync._wire.names import internal_name
 from memphis_sync.consumer import Consumer
 from memphis_sync.dead_letters import DeadLetters
@@ -321,24 +323,43 @@ class Memphis(SchemaCalls):
         settings = {
             "pull_interval_ms": opt.check_int("pull_interval_ms", pull_interval_ms, 0, opt.MAX_TIME_MS),
             "batch_size": opt.check_int("batch_size", batch_size, 1, opt.MAX_BATCH_SIZE),
-            "batch_max_time_to_wait_ms": max(
-                100, opt.check_int("batch_max_time_to_wait_ms", batch_max_time_to_wait_ms, 0, opt.MAX_TIME_MS)
-            ),
+            "batch_max_time_to_wait_ms": _check_wait(batch_max_time_to_wait_ms),
+            "retries": check_retries(timeout_retries),
         }
-        retries = check_retries(timeout_retries)
         if not opt.check_bool("create_station", create_station):
             self._call(self._requests.require_station(request.station_name), JS_S, 0, "consumer()")
-        view = self._call(self._requests.create_consumer(request, retries), CREATE_S, min(retries, 1), "consumer()")
+        return self._join(request, **settings)
+
+    def _join(
+        self,
+        request: ConsumerCreate,
+        *,
+        batch_max_time_to_wait_ms: int,
+        pull_interval_ms: int = 1000,
+        batch_size: int = 10,
+        retries: int = 1,
+        deadline: Optional[float] = None,
+    ) -> Consumer:
+        """Registers a consumer and makes it; *deadline*: for all of it, by ``time.monotonic()``."""
+        work = self._requests.create_consumer(request, retries)
+        if deadline is None:
+            view = self._call(work, CREATE_S, min(retries, 1), "consumer()")
+        else:
+            left_s = max(deadline - time.monotonic(), 0.0)
+            view = self._runtime.loop.call(work, left_s, f"consumer {request.name!r} was not registered: its creation")
+            self._runtime.data_link(deadline)
         consumer = Consumer(
             self,
             view,
             name=request.name,
             group=request.consumers_group,
-            max_ack_time_ms=max_ack_time_ms,
-            max_msg_deliveries=max_msg_deliveries,
-            **settings,
+            pull_interval_ms=pull_interval_ms,
+            batch_size=batch_size,
+            batch_max_time_to_wait_ms=batch_max_time_to_wait_ms,
+            max_ack_time_ms=request.max_ack_time_ms,
+            max_msg_deliveries=request.max_msg_deliveries,
         )
-        consumer._hear_dead_letters()
+        consumer._hear_dead_letters(deadline)
         return consumer
 
     def fetch_messages(
@@ -369,10 +390,13 @@ class Memphis(SchemaCalls):
             As Consumer.fetch().
 
         Raises:
-            MemphisError: As consumer() and Consumer.fetch().
+            DeadlineError: Also when the consumer was not registered within ``timeout_s``, where that is given; the call
+                may be repeated.
+            MemphisError: Else as consumer() and Consumer.fetch().
         """
         station = check_name("station_name", "Station", station_name)
         name = check_name("consumer_name", "Consumer", consumer_name)
+        deadline = None if timeout_s is None else time.monotonic() + opt.check_seconds("timeout_s", timeout_s)
         made_of = (
             consumer_group,
             batch_max_time_to_wait_ms,
@@ -384,18 +408,23 @@ class Memphis(SchemaCalls):
         )
         consumer = self._consumers.get(
             (station, name, *made_of),
-            lambda: self.consumer(
-                station,
-                name,
-                consumer_group,
-                batch_max_time_to_wait_ms=batch_max_time_to_wait_ms,
-                max_ack_time_ms=max_ack_time_ms,
-                max_msg_deliveries=max_msg_deliveries,
-                generate_random_suffix=generate_random_suffix,
-                start_consume_from_sequence=start_consume_from_sequence,
-                last_messages=last_messages,
+            lambda: self._join(
+                consumer_request(
+                    station_name=station,
+                    consumer_name=name,
+                    consumer_group=consumer_group,
+                    max_ack_time_ms=max_ack_time_ms,
+                    max_msg_deliveries=max_msg_deliveries,
+                    generate_random_suffix=generate_random_suffix,
+                    start_consume_from_sequence=start_consume_from_sequence,
+                    last_messages=last_messages,
+                ),
+                batch_max_time_to_wait_ms=_check_wait(batch_max_time_to_wait_ms),
+                deadline=deadline,
             ),
         )
+        if deadline is not None:
+            timeout_s = max(deadline - time.monotonic(), 0.0)
         try:
             return consumer.fetch(
                 batch_size, consumer_partition_key, consumer_partition_number, prefetch, timeout_s=timeout_s
@@ -445,6 +474,10 @@ class Memphis(SchemaCalls):
 
 
 @hint_function
+def _check_wait(batch_max_time_to_wait_ms: int) -> int:
+    return max(100, opt.check_int("batch_max_time_to_wait_ms", batch_max_time_to_wait_ms, 0, opt.MAX_TIME_MS))
+
+
 def connect(
     host: Optional[str] = None,
     username: Optional[str] = None,

@@ -141,15 +141,18 @@ class Consumer:
             prefetch: Ask for the next batch, of the same size, before returning, so that the next call finds it here. A
                 message that waited for long in between gets its ack time anew when it is returned; one whose time is
                 nearly over is not returned at all: the broker delivers it again.
-            timeout_s: How long to wait for a first message, in seconds; ``batch_max_time_to_wait_ms`` by default.
+            timeout_s: How long to wait for a first message, in seconds; ``batch_max_time_to_wait_ms`` by default. The
+                call takes no longer, but for a tenth of a second.
 
         Returns:
-            1 to batch_size messages as soon as any partition has some; [] when there was none in time.
+            1 to batch_size messages as soon as any partition has some; [] when none came in time. That says nothing of
+            what the station holds: a slow network or a busy broker gives [] as well. read_all() reads to the end.
 
         Raises:
             ConfigurationError: An argument is out of its bounds, or key and number are both given.
             StationNotFoundError: The station or the group was destroyed.
             ConnectionLostError: The data link went down; what was on its way is delivered again.
+            DeadlineError: The broker has answered nothing for 5 s, in this call and those before it: it hangs.
             ClosedError, ForkedError: The client was closed or the consumer destroyed, or it belongs to the parent
                 process.
         """
@@ -393,11 +396,14 @@ class Consumer:
         """Asks for nothing ahead any more; *is_idle*: the partitions had nothing more."""
         self._session.rest(is_idle=is_idle)
 
-    def _hear_dead_letters(self) -> None:
+    def _hear_dead_letters(self, deadline: Optional[float] = None) -> None:
         requests = self._client._requests
         work = requests.hear_dead_letters(self._view, self._source.group_internal, self._dead_letters.put)
         try:
-            subscription = self.runtime.call(work, JS_S, "consumer()")
+            if deadline is None:
+                subscription = self.runtime.call(work, JS_S, "consumer()")
+            else:
+                subscription = self.runtime.loop.call(work, max(deadline - time.monotonic(), 0.0), "consumer()")
         except MemphisError as exc:
             log.warning("%r gets no dead letters: %s", self, exc)  # all else works without
             return
@@ -474,25 +480,32 @@ class Consumer:
         self._session.wake()
 
 
-def _look_for(source: Source, binding: Binding) -> None:
+def _look_for(source: Source, binding: Binding, answer: Callable[[Optional[StationNotFoundError]], None]) -> None:
     """
-    Raises StationNotFoundError when a group whose pulls have no answer is not there any more.
+    Asks whether a group whose pulls have no answer is still there; *answer* is called on the loop.
 
     It has no reference to the consumer: the session has this function, and who hears dead letters has the session, so a
     forgotten consumer could not be collected otherwise.
     """
-    control, call = source.runtime.control, f"CONSUMER.INFO.{binding.stream}.{binding.durable}"
-    try:
-        source.runtime.call(control.js_api(call, None, _LOOK_S), _LOOK_S, "looking for the consumer group")
-    except StationNotFoundError as exc:
-        raise StationNotFoundError(
-            f"{binding.stream}: the station or the consumer group is gone ({exc.description})",
-            code=exc.code,
-            err_code=exc.err_code,
-            description=exc.description,
-        ) from exc
-    except MemphisError as exc:
-        log.debug("%r: %s", source, exc)  # nobody can tell at the moment
+
+    async def look() -> None:
+        destroyed = None
+        try:
+            await source.runtime.control.js_api(f"CONSUMER.INFO.{binding.stream}.{binding.durable}", None, _LOOK_S)
+        except StationNotFoundError as exc:
+            destroyed = StationNotFoundError(
+                f"{binding.stream}: the station or the consumer group is gone ({exc.description})",
+                code=exc.code,
+                err_code=exc.err_code,
+                description=exc.description,
+            )
+            destroyed.__cause__ = exc
+        except MemphisError as exc:
+            log.debug("%r: %s", source, exc)  # nobody can tell at the moment
+        finally:
+            answer(destroyed)
+
+    source.runtime.spawn(look)
 
 
 def _is_coroutine_function(callback: object) -> bool:

@@ -83,17 +83,17 @@ class Callbacks:
         self._source = source
         self._wake.set()
 
-    def retire(self) -> None:
-        """The data link has ended: waits until its reports were handed out."""
+    def retire(self, timeout_s: float = JOIN_S) -> None:
+        """The data link has ended: waits until its reports were handed out, or a callback takes too long for that."""
         self._is_retiring = True
         thread = self._thread
         if thread is None:
             return
         self._wake_up()
-        if thread is not threading.current_thread() and not self._is_drained.wait(JOIN_S):
-            logger.warning("%r: a callback has not returned within %.0f s", self._label, JOIN_S)
+        if thread is not threading.current_thread() and not self._is_drained.wait(timeout_s):
+            logger.warning("%r: a callback has not returned within %.1f s", self._label, timeout_s)
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = JOIN_S) -> None:
         """Hands out what is left and ends the thread; a callback that does not return is left behind."""
         with self._lock:
             self._is_closing = True
@@ -101,9 +101,9 @@ class Callbacks:
         self._wake_up()
         if thread is None or thread is threading.current_thread():
             return
-        thread.join(JOIN_S if self._source is None else 0.0)  # retire() has waited already
+        thread.join(timeout_s if self._source is None else 0.0)  # retire() has waited already
         if thread.is_alive():
-            logger.warning("%s did not stop within %.0f s", thread.name, JOIN_S)
+            logger.warning("%s did not stop within %.1f s", thread.name, timeout_s)
 
     def _wake_up(self) -> None:
         self._wake.set()

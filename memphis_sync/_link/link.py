@@ -116,12 +116,14 @@ class DataLink:
         self._start("sender", self._send)
         self._start("reader", self._read)
 
-    def close(self, timeout_s: float) -> int:
+    def close(self, timeout_s: float, last: Optional[float] = None) -> int:
         """
         Sends what is queued, waits for its acks, then ends connection and threads.
 
         Args:
             timeout_s: At most so long for the acks.
+            last: When it is to return at the latest, by ``time.monotonic()``, with threads left to end by themselves if
+                need be; None: each may take a while.
 
         Returns:
             How many messages were given up: they may be stored all the same.
@@ -137,15 +139,16 @@ class DataLink:
                 # Acks of messages are queued behind nothing but time: one round trip, and the broker has them.
                 number = self.core.ping()
                 deadline = max(deadline, time.monotonic() + LAST_ROUND_TRIP_S)
-                while not self.core.wait_pong(number, int(SLICE_S * 1e9)) and time.monotonic() < deadline:
-                    continue
+                left_s = deadline - time.monotonic()
+                while left_s > 0 and not self.core.wait_pong(number, int(min(left_s, SLICE_S) * 1e9)):
+                    left_s = deadline - time.monotonic()
         except ConnectionLostError:
             logger.debug("%r ended without a connection", self._label)
         finally:
-            left = self._end("ended")
+            left = self._end("ended", last)
         return left
 
-    def _end(self, phase: str) -> int:
+    def _end(self, phase: str, last: Optional[float] = None) -> int:
         with self._state:
             self._phase = phase
             self._state.notify_all()
@@ -153,12 +156,13 @@ class DataLink:
         self.core.close()
         left: int = self.core.abandon()
         self.core.stop()
-        self._callbacks.retire()
+        until = time.monotonic() + JOIN_S if last is None else last
+        self._callbacks.retire(max(0.0, until - time.monotonic()))
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(JOIN_S)
+                thread.join(max(0.0, until - time.monotonic()))
                 if thread.is_alive():
-                    logger.warning("%s did not stop within %.0f s", thread.name, JOIN_S)
+                    logger.warning("%s did not stop in time", thread.name)
         self._log_unseen()
         return left
 

@@ -43,10 +43,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("memphis_sync.link")
 _M = TypeVar("_M", bound=RawMessage)
+LookFor = Callable[[Binding, Callable[[Optional[StationNotFoundError]], None]], object]
 
 SLICE_S = 0.2  # Ctrl-C is served at least this often
+NAP_S = 0.05  # the same for waits that wake() does not end
 POLL_S = 2.0  # the longest that one request waits at the server: a group that is gone is noticed soon after it
-LATE_S = 0.25  # how much later than its expiry the server may end a pull
+LATE_S = 0.08  # how much longer than its time a fetch waits for answers: one round trip, however short its time is
 LOOK_AFTER_S = 1.0  # an answer that is so late makes the group be looked for, and again after each LOOK_EVERY_S
 LOOK_EVERY_S = 2.0
 ELECTION_S = 0.1  # pause until a group without a leader is asked again
@@ -91,8 +93,8 @@ class PullSession:
         kind: What to make of a message, a subclass of RawMessage.
         owner: What the messages carry as ``owner``.
         ack_time_s: How long the broker waits for an answer to a message.
-        look_for: Called with a binding whose pulls have no answer; raises StationNotFoundError when the group is gone,
-            and nothing else.
+        look_for: Called with a binding whose pulls have no answer, and with what is to be called with the answer: a
+            StationNotFoundError when the group is gone, else None. Must not wait; raises ClosedError at most.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class PullSession:
         owner: object,
         *,
         ack_time_s: float,
-        look_for: Callable[[Binding], object],
+        look_for: LookFor,
     ) -> None:
         self._link = link
         self._bindings = tuple(bindings)
@@ -118,7 +120,11 @@ class PullSession:
         self._retired: deque[tuple[Mailbox, int, float]] = deque()
         self._first = 0
         self._due: dict[str, float] = {}  # by stream: since when an answer to a pull is owed
+        self._silent_from = 0.0  # the silence before this has been reported
         self._look_at = 0.0
+        self._has_looked = threading.Event()  # no question is open; the answer comes on another thread
+        self._has_looked.set()
+        self._destroyed: Optional[StationNotFoundError] = None  # the answer, until a fetch raises it
 
     def fetch(
         self,
@@ -145,16 +151,18 @@ class PullSession:
         Raises:
             StationNotFoundError: The station or the group is gone.
             ConnectionLostError: There is no connection, and none came back in time.
-            DeadlineError: The broker has not answered a pull for 5 s.
+            DeadlineError: The broker has not answered a pull for 5 s, whichever fetch made it; raised once each 5 s.
         """
         deadline = time.monotonic() + wait_s
         while not self._lock.acquire(timeout=min(SLICE_S, max(deadline - time.monotonic(), 0))):
             if time.monotonic() >= deadline or is_over():
                 return []
         try:
+            if is_over():
+                return []
             fetch = _Fetch(self._chosen(partition), batch, deadline, ahead, outage_s, is_over)
             until = max(deadline, time.monotonic() + LATE_S)
-            while not self._take_retired(min(until, time.monotonic() + SLICE_S)):
+            while not self._take_retired(min(until, time.monotonic() + NAP_S)):
                 found = self._from_surplus(fetch)
                 if not found:
                     self._check_silence(fetch.chosen)
@@ -278,7 +286,7 @@ class PullSession:
         while True:
             left = deadline - time.monotonic()
             try:
-                if self._link.core.wait_pong(number, int(min(max(left, 0), SLICE_S) * 1e9)):
+                if self._link.core.wait_pong(number, int(min(max(left, 0), NAP_S) * 1e9)):
                     return True
             except ConnectionLostError:
                 return True
@@ -318,7 +326,7 @@ class PullSession:
     def _wait_up(self, fetch: _Fetch) -> bool:
         """Waits for a connection; False when the fetch was ended meanwhile."""
         until = min(fetch.deadline, time.monotonic() + fetch.outage_s)
-        while not self._link.wait_up(min(until, time.monotonic() + SLICE_S)):
+        while not self._link.wait_up(min(until, time.monotonic() + NAP_S)):
             if fetch.is_over():
                 return False
             if time.monotonic() >= until:
@@ -348,7 +356,7 @@ class PullSession:
         self._surplus += messages
         if endings and not self._here(fetch):  # else it is met again by the next fetch, with nothing to hand out
             for ending in endings:
-                self._judge(ending)
+                self._judge(ending, fetch.deadline)
         return endings
 
     def _take_available(self, mailbox: Mailbox, fetch: _Fetch) -> None:
@@ -430,14 +438,17 @@ class PullSession:
 
     # ---- a group that is gone ---------------------------------------------------------------------------------------
 
-    def _judge(self, ending: Ending) -> None:
+    def _judge(self, ending: Ending, deadline: float) -> None:
         """Raises when the server ended a request because something is wrong."""
         binding, status, text = ending
         if status in _NOTHING_THERE or text.lower() in _PASSING:
             return
         if status == _NO_RESPONDERS:
-            self._look_for(binding)
-            time.sleep(ELECTION_S)  # it is there: its leader is being elected
+            self._look(binding)
+            self._has_looked.wait(max(deadline - time.monotonic(), 0.0))
+            self._check_destroyed()
+            # It is there, or nobody can tell in time: its leader is being elected.
+            time.sleep(min(ELECTION_S, max(deadline - time.monotonic(), 0.0)))
             return
         if "deleted" in text.lower():
             raise StationNotFoundError(
@@ -445,17 +456,42 @@ class PullSession:
             )
         raise ServerError(f"{binding.stream}: the broker ended the pull ({text})", code=status, description=text)
 
+    def _look(self, binding: Binding) -> None:
+        """Has the group looked for, unless that is under way."""
+        if self._has_looked.is_set():
+            self._has_looked.clear()
+            try:
+                self._look_for(binding, self._looked)
+            except BaseException:
+                self._has_looked.set()
+                raise
+
+    def _looked(self, destroyed: Optional[StationNotFoundError]) -> None:
+        """The answer to _look(), on the thread that got it; a fetch that waits raises it at once."""
+        self._destroyed = destroyed
+        self._has_looked.set()
+        if destroyed is not None:
+            with contextlib.suppress(MemphisError):  # the child of a fork, or a client that was closed: nobody waits
+                self.wake()
+
+    def _check_destroyed(self) -> None:
+        destroyed, self._destroyed = self._destroyed, None
+        if destroyed is not None:
+            raise destroyed
+
     def _check_silence(self, chosen: list[Binding]) -> None:
-        """Looks for a group whose answers are late, and raises when it is gone, or the broker hangs."""
+        """Has a group looked for whose answers are late; raises when it is gone, or the broker hangs."""
+        self._check_destroyed()
         now = time.monotonic()
         pong_due = self._retired[0][2] if self._retired else now
         for binding in chosen:
-            silent_s = now - min(self._due.get(binding.stream, now), pong_due)
+            silent_s = now - max(min(self._due.get(binding.stream, now), pong_due), self._silent_from)
             if silent_s > LOOK_AFTER_S and now >= self._look_at:
                 self._look_at = now + LOOK_EVERY_S
-                self._look_for(binding)
+                self._look(binding)
             if silent_s > SILENCE_S:
                 self._due.clear()
+                self._silent_from = now
                 raise DeadlineError(
                     f"the broker has not answered a pull for {silent_s:.1f} s: it hangs, or the station or the "
                     "consumer group is gone",

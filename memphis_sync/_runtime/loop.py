@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import Coroutine
-from typing import Any, Generic, Optional, TypeVar
+from typing import Any, Callable, Generic, Optional, TypeVar
 
 from memphis_sync._runtime import fork, primitives, waiting
 from memphis_sync.errors import ClosedError, DeadlineError
@@ -105,6 +105,7 @@ class LoopThread:
     def __init__(self, number: int) -> None:
         self._generation = fork.fork_generation()
         self._loop = PrivateLoop()
+        self._spawned: set[asyncio.Task[None]] = set()  # on the loop: a task that nobody refers to may be collected
         self.name = f"memphis-loop-{number}"
         self._thread = primitives.start_thread(self.name, self._run)
 
@@ -152,6 +153,26 @@ class LoopThread:
         """Runs a plain function on the loop soon; from any thread, also from a destructor."""
         self._post(work, *args)
 
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """
+        Runs the coroutine that *work* makes, with nobody waiting for it; from any thread, also from a destructor. What
+        it raises is logged.
+
+        Raises:
+            ClosedError: The loop has ended.
+        """
+        self._post(self._spawn, work)
+
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work())
+        self._spawned.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._spawned.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task on %s failed", self.name, exc_info=task.exception())
+
     def stop(self, timeout_s: float = _STOP_S) -> bool:
         """
         Cancels what still runs, ends the thread and closes the loop. Idempotent.
@@ -166,7 +187,7 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(self._loop.stop)
             deadline = time.monotonic() + timeout_s
             while self._thread.is_alive() and time.monotonic() < deadline:
-                self._thread.join(min(waiting.SLICE_S, timeout_s))
+                self._thread.join(min(waiting.SLICE_S, max(deadline - time.monotonic(), 0.0)))
         if self._thread.is_alive():
             log.error("thread %s did not end within %.1f s", self.name, timeout_s)
             return False

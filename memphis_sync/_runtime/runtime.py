@@ -28,6 +28,9 @@ log = logging.getLogger("memphis_sync.control")
 T = TypeVar("T")
 _CONTROL_CLOSE_S = 2.0
 _REPORTS_S = 1.0  # for what waits to be reported when a client is closed: a round trip
+_CALLBACKS_S = 5.0  # for a callback that is running
+_LOOP_S = 2.0
+_LATE_S = 0.09  # how much longer than its time a close() takes at most, on a machine that is not busy
 _GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a little later, as a second net
 
 
@@ -118,9 +121,12 @@ class Runtime:
         assert self._stations is not None, "open() comes first"
         return self._stations
 
-    def data_link(self) -> DataLink:
+    def data_link(self, deadline: Optional[float] = None) -> DataLink:
         """
         The data link, opened by the first call.
+
+        Args:
+            deadline: For opening it, by ``time.monotonic()``; None: what connect() was told.
 
         Raises:
             ConnectError: It could not be opened; the next call tries again.
@@ -136,7 +142,8 @@ class Runtime:
             if self._data is None:
                 # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
                 link = DataLink(self.options, link_id=str(uuid.uuid4()), label=self.label, callbacks=self.callbacks)
-                link.open(time.monotonic() + self.options.timeout_ms / 1000)
+                until = time.monotonic() + self.options.timeout_ms / 1000
+                link.open(until if deadline is None else min(until, deadline))
                 self._data = link
             return self._data
 
@@ -188,6 +195,11 @@ class Runtime:
             raise
         return self.loop.call(work, None if timeout_s is None else timeout_s + _GRACE_S, what)
 
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Starts a coroutine on the loop that nobody waits for; see LoopThread.spawn. Raises as check()."""
+        self.check()
+        self.loop.spawn(work)
+
     def start_thread(self, kind: str, run: Callable[..., Any], *args: Any) -> primitives.Thread:
         """A daemon thread ``memphis-<kind>-<N>`` for blocking work that ends soon once is_ending says so."""
         thread = primitives.start_thread(f"memphis-{kind}-{primitives.next_number()}", run, *args)
@@ -229,25 +241,31 @@ class Runtime:
             return self._left
 
     def _close_steps(self, deadline: float) -> None:
+        """Each step gets what is left of the time; all together a little more, for a time that is very short."""
         if not self._is_closing:
             self._join_threads(deadline)
         self._is_closing = True
+        last = max(deadline, time.monotonic()) + _LATE_S
+
+        def left_s(at_most: float) -> float:
+            return max(0.0, min(at_most, last - time.monotonic()))
+
         if self._data is not None:
             try:
-                self._data.close(max(0.0, deadline - time.monotonic()))
+                self._data.close(max(0.0, deadline - time.monotonic()), last)
             finally:
                 self._left = self._data.stats().abandoned  # counted there also when Ctrl-C ended the drain
         if self._control is not None and self.loop.is_alive():
             try:
-                self.loop.call(self.reports.drain(), _REPORTS_S, "close()")
+                self.loop.call(self.reports.drain(), left_s(_REPORTS_S), "close()")
             except (MemphisError, ForkedError) as exc:
                 log.warning("%r: not every schema failure could be reported: %s", self.label, exc)
             try:
-                self.loop.call(self._control.close(), _CONTROL_CLOSE_S, "close()")
+                self.loop.call(self._control.close(), left_s(_CONTROL_CLOSE_S), "close()")
             except (MemphisError, ForkedError) as exc:
                 log.debug("%r: closing the control link: %s", self.label, exc)
-        self.callbacks.close()
-        self.loop.stop()
+        self.callbacks.close(left_s(_CALLBACKS_S))
+        self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
         exit_drain.unregister(self)
         self._is_closed = True
 
