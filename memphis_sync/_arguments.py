@@ -99,7 +99,7 @@ def consumer_request(**given: Any) -> ConsumerCreate:
         )
     deliveries = given["max_msg_deliveries"]
     if deliveries != -1:
-        opt.check_int("max_msg_deliveries", deliveries, 1, MAX_DELIVERIES)
+        deliveries = opt.check_int("max_msg_deliveries", deliveries, 1, MAX_DELIVERIES)
     return ConsumerCreate(
         name=name,
         station_name=check_name("station_name", "Station", given["station_name"]),

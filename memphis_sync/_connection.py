@@ -7,13 +7,14 @@ ResourceWarning, and its runtime sends what is queued and ends its threads by it
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 import warnings
 import weakref
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 from memphis_sync import options as opt
 from memphis_sync._hints import hint_keywords
@@ -54,9 +55,9 @@ class Connection:
         max_reconnect: int = -1,
         reconnect_interval_ms: int = opt.DEFAULT_RECONNECT_INTERVAL_MS,
         timeout_ms: int = opt.DEFAULT_TIMEOUT_MS,
-        cert_file: str = "",
-        key_file: str = "",
-        ca_file: str = "",
+        cert_file: Union[str, os.PathLike[str]] = "",
+        key_file: Union[str, os.PathLike[str]] = "",
+        ca_file: Union[str, os.PathLike[str]] = "",
         *,
         tls: Optional[ssl.SSLContext] = None,
         name: str = opt.DEFAULT_NAME,

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Sequence
@@ -41,6 +42,7 @@ from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaActiv
 from memphis_sync._wire.streams import consumer_config
 from memphis_sync.errors import (
     ClosedError,
+    ConfigurationError,
     ConnectionLostError,
     DeadlineError,
     MemphisError,
@@ -58,6 +60,8 @@ REPORT_TRY_S = 3.0  # until a report is made again: who had it may have been kil
 _NO_RESPONDERS = 503
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.05, 0.5
 _NOT_NOW = "timeout"  # how the texts of our broker begin that are no verdict
+_PROTO_ASIDE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)  # comments and texts
+_FIRST_MESSAGE = re.compile(r"\bmessage\s+([A-Za-z_]\w*)\s*\{")
 _VERIFY_TRIES, _VERIFY_PAUSE_S = 3, 0.1  # in a cluster a new stream may be known a moment later
 
 APP_ID = str(uuid.uuid4())  # one a process; the broker groups connections of one program by it
@@ -313,9 +317,24 @@ class Requests:
 
     # ---- schemas ----------------------------------------------------------------------------------------------------
 
-    async def create_schema(self, name: str, kind: str, content: str, retries: int) -> None:
+    async def create_schema(self, name: str, kind: str, content: str, message_name: str, retries: int) -> None:
         """Creates a schema; one of that name and content that exists already is fine."""
-        body = SchemaCreate(name=name, type=kind, created_by_username=self._username, schema_content=content).encode()
+        body = SchemaCreate(
+            name=name,
+            type=kind,
+            created_by_username=self._username,
+            schema_content=content,
+            message_struct_name=message_name,
+        ).encode()
+        limit = self._control.max_payload
+        if len(body) > limit:
+            size = len(content.encode("utf-8", "replace"))
+            raise ConfigurationError(
+                f"the schema's source takes {size} bytes, its request {len(body)}, and the broker takes {limit} in one "
+                "message; nothing was sent"
+            )
+        if message_name and self._control.is_memphis:
+            _check_first(message_name, content)
         error = parse_plain_reply(await self._ask(subjects.SCHEMA_CREATE, body, CREATE_S, retries))
         if error and "already exists" not in error:
             raise server_error(error, f"schema {name!r}")
@@ -449,6 +468,17 @@ async def give_back(
         error = parse_plain_reply(await control.request(subjects.GIVEN_BACK, request.encode(), left_s))
         if error:
             raise server_error(error, "giving messages back")
+
+
+def _check_first(message_name: str, content: str) -> None:
+    """A Memphis broker takes the first message of a protobuf source, whatever the request says."""
+    found = _FIRST_MESSAGE.search(_PROTO_ASIDE.sub(" ", content))
+    if found is None or message_name.rpartition(".")[2] != found[1]:
+        first = f", which is {found[1]!r}" if found else ""
+        raise ConfigurationError(
+            f"message_name is {message_name!r}; a Memphis broker takes the first message of the source{first}: put "
+            "that one first"
+        )
 
 
 async def _unsubscribe(subscription: Subscription) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from memphis_sync import options as opt
 from memphis_sync._arguments import check_name, check_retries
@@ -12,6 +14,7 @@ from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import CREATE_S
 from memphis_sync.errors import ConfigurationError
 
+_BOM = "\ufeff"
 SCHEMA_TYPES = ("json", "graphql", "protobuf", "avro")
 
 
@@ -23,10 +26,11 @@ class SchemaCalls(Connection):
         self,
         schema_name: str,
         schema_type: str,
-        schema_path: Optional[str] = None,
+        schema_path: Union[str, os.PathLike[str], None] = None,
         timeout_retries: int = 5,
         *,
         schema_content: Optional[str] = None,
+        message_name: Optional[str] = None,
     ) -> None:
         """
         Creates a schema, or a new version of one that exists. The first version is active; a later one waits for
@@ -35,12 +39,15 @@ class SchemaCalls(Connection):
         Args:
             schema_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
             schema_type: ``json``, ``graphql``, ``protobuf`` or ``avro``.
-            schema_path: A UTF-8 file with the schema's source. For protobuf, the first message in it counts.
+            schema_path: A UTF-8 file with the schema's source; a byte order mark in front is left out.
             timeout_retries: How often a request without an answer is repeated; each waits up to 20 s.
             schema_content: The source itself, in place of the file.
+            message_name: For protobuf: the message in the source that counts, as ``Order`` or ``shop.Order``. None: the
+                first one. A Memphis broker always takes the first; there another name is refused.
 
         Raises:
-            ConfigurationError: An argument is out of its bounds, or the file cannot be read; nothing was sent.
+            ConfigurationError: An argument is out of its bounds, the file cannot be read, or the source is larger than
+                the broker takes; nothing was sent.
             ServerError: The broker refused, with its own text.
             DeadlineError, ConnectionLostError, ClosedError, ForkedError: As station().
         """
@@ -50,9 +57,17 @@ class SchemaCalls(Connection):
                 f"schema_type is {opt.show(schema_type)}; it must be one of {', '.join(SCHEMA_TYPES)}"
             )
         content = _content(schema_path, schema_content)
+        message = "" if message_name is None else opt.check_str("message_name", message_name, empty_ok=False)
+        if message and schema_type != "protobuf":
+            raise ConfigurationError(
+                f"message_name is {opt.show(message)}, and schema_type {schema_type}; only protobuf has message names"
+            )
         retries = check_retries(timeout_retries)
         self._call(
-            self._requests.create_schema(name, schema_type, content, retries), CREATE_S, retries, "create_schema()"
+            self._requests.create_schema(name, schema_type, content, message, retries),
+            CREATE_S,
+            retries,
+            "create_schema()",
         )
 
     def activate_schema_version(self, schema_name: str, version: Optional[int] = None, timeout_retries: int = 5) -> int:
@@ -109,14 +124,30 @@ class SchemaCalls(Connection):
         self._call(self._requests.detach_schema(station, retries), CREATE_S, retries, "detach_schema()")
 
 
-def _content(schema_path: Optional[str], schema_content: Optional[str]) -> str:
+def source_text(data: bytes) -> str:
+    """
+    A schema's source as text, without the byte order mark that some editors put in front.
+
+    Raises:
+        ValueError: It is not UTF-8; the text says what it is.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is UTF-16 text; save it as UTF-8")
+    try:
+        text = data.decode("utf-8").removeprefix(_BOM)
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"it is not UTF-8 text ({exc.reason} at byte {exc.start})") from exc
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as a file that is opened as text
+
+
+def _content(schema_path: object, schema_content: Optional[str]) -> str:
     """A schema's source, from the one of the two that is given."""
     if (schema_path is None) == (schema_content is None):
         raise ConfigurationError("give either schema_path or schema_content, and not both")
     if schema_content is not None:
-        return opt.check_str("schema_content", schema_content, empty_ok=False)
-    path = Path(opt.check_str("schema_path", schema_path, empty_ok=False))
+        return opt.check_str("schema_content", schema_content, empty_ok=False).removeprefix(_BOM)
+    path = opt.check_path("schema_path", schema_path, empty_ok=False)
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"schema_path is {schema_path!r}, which cannot be read: {exc}") from exc
+        return source_text(Path(path).read_bytes())
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"schema_path is {path!r}, which cannot be read: {exc}") from exc

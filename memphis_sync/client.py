@@ -7,6 +7,7 @@ link. Names are lowered and checked here, before any IO, by the broker's own rul
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -489,9 +490,9 @@ def connect(
     max_reconnect: int = -1,
     reconnect_interval_ms: int = opt.DEFAULT_RECONNECT_INTERVAL_MS,
     timeout_ms: int = opt.DEFAULT_TIMEOUT_MS,
-    cert_file: str = "",
-    key_file: str = "",
-    ca_file: str = "",
+    cert_file: Union[str, os.PathLike[str]] = "",
+    key_file: Union[str, os.PathLike[str]] = "",
+    ca_file: Union[str, os.PathLike[str]] = "",
     *,
     tls: Optional[ssl.SSLContext] = None,
     name: str = opt.DEFAULT_NAME,

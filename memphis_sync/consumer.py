@@ -156,7 +156,7 @@ class Consumer:
             ClosedError, ForkedError: The client was closed or the consumer destroyed, or it belongs to the parent
                 process.
         """
-        check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
+        batch_size = check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
         check_bool("prefetch", prefetch)
         if timeout_s is None:
             wait_s = max(MIN_WAIT_S, self.batch_max_time_to_wait_ms / 1000)
@@ -240,7 +240,7 @@ class Consumer:
             )
         only = self._choose(consumer_partition_key, consumer_partition_number)
         self.check_open()
-        check_int("workers", workers, 1, MAX_WORKERS)
+        workers = check_int("workers", workers, 1, MAX_WORKERS)
         with self._consuming_lock:
             if self._consuming is not None and self._consuming.is_running:
                 raise UsageError(f"{self!r} is consuming already; call stop_consume() first")
@@ -294,7 +294,7 @@ class Consumer:
             DeadlineError, ConnectionLostError: No answer; the consumer may be destroyed.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
-        check_int("timeout_retries", timeout_retries, 0, 1000)
+        timeout_retries = check_int("timeout_retries", timeout_retries, 0, 1000)
         if self.is_destroyed:
             return
         self.check_open()
@@ -419,7 +419,7 @@ class Consumer:
             raise ConfigurationError(
                 f"consumer_partition_key is of type {type(key).__name__}; it must be a str or None"
             )
-        check_int("consumer_partition_number", number, -1)
+        number = check_int("consumer_partition_number", number, -1)
         if key is not None and number != -1:
             raise ConfigurationError(
                 f"Can not use both partition number and partition key: consumer_partition_number is {number} and "

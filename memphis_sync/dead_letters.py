@@ -29,7 +29,7 @@ from memphis_sync._wire.dead_letters import (
 )
 from memphis_sync.errors import ConfigurationError, ServerError
 from memphis_sync.headers import is_own
-from memphis_sync.options import check_int, show
+from memphis_sync.options import as_int, check_int, show
 
 if TYPE_CHECKING:
     from memphis_sync.client import Memphis
@@ -130,7 +130,7 @@ class DeadLetters:
             DeadlineError, ConnectionLostError: No answer.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
-        check_int("limit", limit, 1, MAX_LIMIT)
+        limit = check_int("limit", limit, 1, MAX_LIMIT)
         found: list[DeadLetter] = []
         for letter in self._read(type, ids, after_id, limit):
             found.append(letter)
@@ -191,7 +191,7 @@ class DeadLetters:
     ) -> Iterator[DeadLetter]:
         """Checks its arguments now, and asks page by page as it is used."""
         _check_type(kind)
-        check_int("after_id", after_id, 0, _MAX_ID)
+        after_id = check_int("after_id", after_id, 0, _MAX_ID)
         page_size = PAGE_SIZE if with_data else BARE_PAGE_SIZE
         return self._pages(kind, _chunks(ids), after_id, min(limit, page_size), with_data=with_data)
 
@@ -269,7 +269,7 @@ def _chunks(ids: Optional[Ids]) -> list[tuple[int, ...]]:
     """Ascending ids in pieces that fit a request; one empty piece for all, none for no ids."""
     if ids is None:
         return [()]
-    given = [ids] if isinstance(ids, (int, DeadLetter)) else ids
+    given = [ids] if isinstance(ids, DeadLetter) or as_int(ids) is not None else ids
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise ConfigurationError(f"ids is {show(ids)}; it must be ids or DeadLetter objects, or None for all")
     numbers = (item.id if isinstance(item, DeadLetter) else item for item in given)

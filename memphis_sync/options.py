@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import numbers
+import operator
 import os
 import re
 import ssl
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar, Union
 
 from memphis_sync._tls import check_context, file_context
 from memphis_sync._url import ParsedUrl, looks_like_url, parse_url
@@ -49,23 +51,46 @@ E = TypeVar("E", bound=Enum)
 
 
 def check_int(option: str, value: object, low: int, high: Optional[int] = None) -> int:
-    """A whole number within low..high, both included; a bool is not a number here."""
+    """
+    A whole number within low..high, both included; a bool is not a number here.
+
+    Returns:
+        An int, also for other types that are whole numbers (those of numpy): use it, not *value*.
+    """
     bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = as_int(value)
+    if number is None:
         raise ConfigurationError(f"{option} is {_show_no_text(value)}; it must be a whole number {bound}")
-    if value < low or (high is not None and value > high):
-        raise ConfigurationError(f"{option} is {value}; it must be a whole number {bound}")
-    return value
+    if number < low or (high is not None and number > high):
+        raise ConfigurationError(f"{option} is {number}; it must be a whole number {bound}")
+    return number
+
+
+def as_int(value: object) -> Optional[int]:
+    """An int, or what says of itself that it is one (``__index__``); None for anything else, a bool included."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:  # an array of numpy's that holds more than one number, or none
+        return None
 
 
 def check_seconds(option: str, value: object, *, allow_zero: bool = True, least: float = 0.0) -> float:
     """A finite, non-negative number of seconds, at most a day."""
     bound = f"a number of seconds {f'from {least:g}' if allow_zero else 'above 0'} to {MAX_TIME_MS // 1000}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ConfigurationError(f"{option} is {_show_no_text(value)}; it must be {bound}")
-    if not math.isfinite(value) or value < least or value > MAX_TIME_MS / 1000 or (value == 0 and not allow_zero):
-        raise ConfigurationError(f"{option} is {value}; it must be {bound}")
-    return float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:  # an int of more than 308 digits
+        seconds = math.inf
+    is_within = math.isfinite(seconds) and least <= seconds <= MAX_TIME_MS / 1000
+    if not is_within or (seconds == 0 and not allow_zero):
+        raise ConfigurationError(f"{option} is {show(value)}; it must be {bound}")
+    return seconds
 
 
 def check_bool(option: str, value: object) -> bool:
@@ -88,9 +113,10 @@ def check_retry(option: str, value: object) -> Optional[RetryPolicy]:
         return None
     if not isinstance(value, RetryPolicy):
         raise ConfigurationError(f"{option} is {show(value)}; it must be a RetryPolicy or None")
-    check_int(f"{option}.attempts", value.attempts, 1, MAX_RETRY_ATTEMPTS)
-    check_int(f"{option}.pause_ms", value.pause_ms, 1, MAX_RETRY_PAUSE_MS)
-    return value
+    return RetryPolicy(
+        check_int(f"{option}.attempts", value.attempts, 1, MAX_RETRY_ATTEMPTS),
+        check_int(f"{option}.pause_ms", value.pause_ms, 1, MAX_RETRY_PAUSE_MS),
+    )
 
 
 def check_str(option: str, value: object, *, empty_ok: bool = True) -> str:
@@ -100,6 +126,15 @@ def check_str(option: str, value: object, *, empty_ok: bool = True) -> str:
     if not value and not empty_ok:
         raise ConfigurationError(f"{option} is empty; it needs at least one character")
     return value
+
+
+def check_path(option: str, value: object, *, empty_ok: bool = True) -> str:
+    """A path as a str, from a str or an os.PathLike of one (a pathlib.Path)."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{option} is {show(value)}; it must be a str or an os.PathLike of one")
+    return check_str(option, value, empty_ok=empty_ok)
 
 
 def check_secret(option: str, value: object) -> str:
@@ -138,9 +173,9 @@ def build_connect_options(
     connection_token: str,
     password: str,
     port: int,
-    cert_file: str,
-    key_file: str,
-    ca_file: str,
+    cert_file: Union[str, os.PathLike[str]],
+    key_file: Union[str, os.PathLike[str]],
+    ca_file: Union[str, os.PathLike[str]],
     tls: object = None,
     environ: Optional[Mapping[str, str]] = None,
     **others: Any,
@@ -392,7 +427,7 @@ def _credentials(values: Mapping[str, Any]) -> Credentials:
 
 def _tls_context(values: Mapping[str, Any], *, wanted: bool) -> Optional[ssl.SSLContext]:
     """The context for both links, or None for plain TCP. A CA alone is enough; without one the system's are trusted."""
-    cert, key, ca = (check_str(option, values[option]) for option in ("cert_file", "key_file", "ca_file"))
+    cert, key, ca = (check_path(option, values[option]) for option in ("cert_file", "key_file", "ca_file"))
     context = check_context(values["tls"])
     if context is not None:
         if cert or key or ca:

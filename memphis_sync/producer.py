@@ -37,7 +37,7 @@ from memphis_sync.delivery import (
 )
 from memphis_sync.errors import BufferFullError, ClosedError, ConfigurationError, UndeliveredWarning
 from memphis_sync.headers import Headers, encode_user_headers
-from memphis_sync.options import check_int, check_seconds
+from memphis_sync.options import as_int, check_int, check_seconds
 from memphis_sync.types import PubAck
 
 if TYPE_CHECKING:
@@ -322,12 +322,13 @@ class Producer:
             partition = partition_for_key(key, view.partitions) if view.partitions else 0
             route = self._routes[index][partition]
         elif number != -1:
-            if isinstance(number, bool) or not isinstance(number, int):
+            chosen = as_int(number)
+            if chosen is None:
                 raise ConfigurationError(
                     f"producer_partition_number is of type {type(number).__name__}; it must be an int from 1 to "
                     f"{max(view.partitions, default=0)}, or -1"
                 )
-            route = self._routes[index][check_partition(number, view.partitions, view.name)]
+            route = self._routes[index][check_partition(chosen, view.partitions, view.name)]
         else:
             route = next(self._turns[index])
         functions = view.functions
@@ -457,7 +458,7 @@ class Producer:
         Warns:
             UndeliveredWarning: Messages were still unconfirmed after 15 s; they stay in the client's outbox.
         """
-        check_int("timeout_retries", timeout_retries, 0, 1000)
+        timeout_retries = check_int("timeout_retries", timeout_retries, 0, 1000)
         if self._is_closed:
             return
         self._mark_destroyed()

@@ -27,6 +27,7 @@ from memphis_sync._link.handshake import open_connection
 from memphis_sync.errors import (
     AuthenticationError,
     ClosedError,
+    ConfigurationError,
     ConnectError,
     ConnectionLostError,
     MemphisError,
@@ -110,6 +111,16 @@ class ControlLink:
         if nc is None or nc.is_closed:
             return "closed"
         return "connected" if nc.is_connected else "reconnecting"
+
+    @property
+    def max_payload(self) -> int:
+        """Largest body that the server takes, in bytes."""
+        return 1048576 if self._nc is None else int(self._nc.max_payload)
+
+    @property
+    def is_memphis(self) -> bool:
+        """Whether this is a Memphis broker: its INFO has ``connection_id`` (protocol reference 1.1)."""
+        return "connection_id" in getattr(self._nc, "_server_info", {})
 
     # ---- connecting -------------------------------------------------------------------------------------------------
 
@@ -325,6 +336,7 @@ class ControlLink:
             timeout_s: For the whole call, in seconds; an outage is waited out within it.
 
         Raises:
+            ConfigurationError: The body is larger than the server takes; nothing was sent.
             DeadlineError: No reply in time; whether the broker has acted is not known.
             ConnectionLostError: The link went down meanwhile, with the same doubt, or never came up in time.
             ServerError: Nothing listens on the subject (code 503).
@@ -332,6 +344,10 @@ class ControlLink:
         """
         deadline = time.monotonic() + timeout_s
         nc = await self._ready(deadline, subject)
+        if len(body) > nc.max_payload:  # the server would end the connection
+            raise ConfigurationError(
+                f"the request takes {len(body)} bytes, and the broker takes {nc.max_payload} in one message"
+            )
         lost = self._lost
         assert lost is not None
         asking = asyncio.ensure_future(nc.request(subject, body, timeout=max(0.001, deadline - time.monotonic())))

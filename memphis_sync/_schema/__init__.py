@@ -62,18 +62,20 @@ def compile_schema(info: SchemaInfo, writer: JsonWriter = PLAIN) -> Schema:
     return schema
 
 
-def own_first(descriptor_set: bytes, file_name: str) -> tuple[str, str]:
+def own_first(descriptor_set: bytes, file_name: str, message_name: str = "") -> tuple[str, str]:
     """
     A protobuf descriptor set as brokers send it.
 
     Args:
         descriptor_set: As protoc writes it, with all imports.
         file_name: The schema's own file in it.
+        message_name: The message that counts, with or without its package; "" for the file's first.
 
     Returns:
-        The set in base64 with the schema's own file first, and the simple name of the first message in that.
+        The set in base64 with the schema's own file first, and the message's name without its package, as clients
+        expect it.
 
     Raises:
-        SourceError: The file holds no message.
+        SourceError: The file holds no message, or not that one.
     """
-    return importlib.import_module(f"{__package__}.protobuf_schema").own_first(descriptor_set, file_name)  # type: ignore[no-any-return]
+    return importlib.import_module(f"{__package__}.protobuf_schema").own_first(descriptor_set, file_name, message_name)  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ from memphis_sync._schema.base import (
     json_of,
     raw_bytes,
     read,
+    source_of,
     text_of,
     unsupported,
     utf8_of,
@@ -37,7 +38,7 @@ class AvroSchema(Schema):
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
-        self._parsed = guarded(lambda: fastavro.parse_schema(json.loads(info.content)))
+        self._parsed = guarded(lambda: fastavro.parse_schema(json.loads(source_of(info))))
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):

@@ -148,6 +148,11 @@ def unsupported(message: Any, taken: str) -> MismatchError:
     return MismatchError(f"Unsupported message type: {type(message).__name__}; this schema takes {taken}")
 
 
+def source_of(info: SchemaInfo) -> str:
+    """The source's text, without a byte order mark in front."""
+    return info.content.removeprefix("\ufeff")
+
+
 def guarded(compile_it: Callable[[], Any]) -> Any:
     """
     Runs a library's compiler on a source from anywhere: whatever it raises means that the source is wrong.

@@ -6,7 +6,16 @@ from typing import Any
 
 import graphql
 
-from memphis_sync._schema.base import MismatchError, Schema, guarded, raw_bytes, text_of, unsupported, utf8_of
+from memphis_sync._schema.base import (
+    MismatchError,
+    Schema,
+    guarded,
+    raw_bytes,
+    source_of,
+    text_of,
+    unsupported,
+    utf8_of,
+)
 from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
@@ -19,7 +28,7 @@ class GraphQLSchema(Schema):
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
-        self._schema = guarded(lambda: _built(info.content))
+        self._schema = guarded(lambda: _built(source_of(info)))
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, graphql.DocumentNode):

@@ -18,6 +18,7 @@ from memphis_sync._schema.base import (
     json_of,
     raw_bytes,
     read,
+    source_of,
     text_of,
     unsupported,
     utf8_of,
@@ -35,7 +36,7 @@ class JsonSchema(Schema):
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
-        self._validate = guarded(lambda: _validator(info.content)).validate
+        self._validate = guarded(lambda: _validator(source_of(info))).validate
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):

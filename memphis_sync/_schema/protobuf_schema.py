@@ -8,23 +8,24 @@ order, and may lack Google's own ``google/protobuf/*.proto``, which come from th
 from __future__ import annotations
 
 import base64
-import copy
 import importlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from memphis_sync._schema.base import MismatchError, Schema, SourceError, guarded, raw_bytes, unsupported
+from memphis_sync._schema.protobuf_dicts import DictReader
 from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Invalid message format, expecting protobuf"  # the official clients' words
-_ANY = "google/protobuf/any.proto"
 _WELL_KNOWN = re.compile(r"google/protobuf/([a-z_]+)\.proto\Z")
 _UNKNOWN_FIELD = re.compile(r'has no field named "([^"]*)" at "([^"]*)"')
 _PLACE = re.compile(r' at "?([A-Za-z_][\w.\[\]]*?)"?\.*(?:\n|\Z)')
+_MAX_NAMES = 20  # of a schema's messages that an error shows
 _CHAIN = re.compile(r"Failed to parse (\S+) field: ")
 
 
@@ -37,8 +38,8 @@ class ProtobufSchema(Schema):
         self._pool = descriptor_pool.DescriptorPool()
         self._class: Any = guarded(lambda: _message_class(self._pool, files, info.message_struct_name))
         self._parse = self._class.FromString  # a fresh message each time
-        # protobuf takes "@type" out of the dict of an Any while it reads it; it is not ours to change.
-        self._copies_dicts = any(file.name == _ANY for file in files)
+        self._name: str = self._class.DESCRIPTOR.full_name
+        self._dicts = DictReader(self._pool, writer.default)
 
     def _encode(self, message: Any) -> bytes:
         # In one piece: with a call for each step a small message would cost twice what the library takes for it.
@@ -48,7 +49,7 @@ class ProtobufSchema(Schema):
             return self._encode_dict(message)
         else:
             serialize = getattr(message, "SerializeToString", None)
-            given = raw_bytes(message) if serialize is None else _serialized(message)
+            given = raw_bytes(message) if serialize is None else self._serialized(message)
             if given is None:
                 raise unsupported(message, "a protobuf message, its bytes, or a dict")
             payload = given
@@ -61,13 +62,14 @@ class ProtobufSchema(Schema):
         return payload
 
     def _encode_dict(self, message: dict[Any, Any]) -> bytes:
-        if self._copies_dicts:
-            message = copy.deepcopy(message)
         try:
-            filled = json_format.ParseDict(message, self._class(), descriptor_pool=self._pool)
+            copied = self._dicts.copy(message, self._class.DESCRIPTOR)
+            filled = json_format.ParseDict(copied, self._class(), descriptor_pool=self._pool)
         except json_format.ParseError as exc:
             raise _mismatch(str(exc)) from exc
-        except (TypeError, ValueError, AttributeError, RecursionError) as exc:
+        except MismatchError:
+            raise
+        except Exception as exc:  # of the user's own types, or of a dict nested too deep
             raise MismatchError(f"the dict cannot be read: {exc}") from exc
         if not filled.IsInitialized():
             raise _incomplete(filled)
@@ -82,22 +84,27 @@ class ProtobufSchema(Schema):
             raise _incomplete(message)
         if not as_dict:
             return message
-        return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
+        try:
+            return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
+        except Exception as exc:  # an Any of an unknown type, a Struct with NaN, a year beyond 9999
+            raise MismatchError(f"it has no form as a dict: {exc}") from exc
+
+    def _serialized(self, message: Any) -> bytes:
+        name = getattr(getattr(message, "DESCRIPTOR", None), "full_name", self._name)
+        if name != self._name:
+            raise MismatchError(f"it is a message of type {name}, and the schema's is {self._name}")
+        try:
+            return message.SerializeToString()  # type: ignore[no-any-return]
+        except EncodeError as exc:
+            raise MismatchError(str(exc)) from exc
+        except Exception as exc:  # only protobuf's own objects are known not to raise anything else
+            raise MismatchError(f"the {type(message).__name__} cannot be written: {exc}") from exc
 
 
 def _incomplete(message: Message) -> MismatchError:
     """Required fields (proto2) are missing: parsing alone does not look."""
     missing: list[str] = message.FindInitializationErrors()  # type: ignore[attr-defined,unused-ignore]
     return MismatchError(f"required fields are missing: {', '.join(missing)}", missing[0])
-
-
-def _serialized(message: Any) -> bytes:
-    try:
-        return message.SerializeToString()  # type: ignore[no-any-return]
-    except EncodeError as exc:
-        raise MismatchError(str(exc)) from exc
-    except Exception as exc:  # only protobuf's own objects are known not to raise anything else
-        raise MismatchError(f"the {type(message).__name__} cannot be written: {exc}") from exc
 
 
 def _mismatch(text: str) -> MismatchError:
@@ -149,12 +156,23 @@ def _full_name(files: list[Any], struct_name: str) -> str:
     """
     for file in files:
         prefix = f"{file.package}." if file.package else ""
-        for message in file.message_type:
-            if struct_name in ("", message.name, prefix + message.name):
-                return f"{prefix}{message.name}"
-    if "." in struct_name:  # a nested message, by its full name
-        return struct_name
+        for name in _messages_of(file):
+            if struct_name in ("", name, prefix + name):
+                return prefix + name
     raise SourceError(f"the descriptor set has no message {struct_name!r}")
+
+
+def _messages_of(file: Any) -> Iterator[str]:
+    """The messages of a file by their names without the package, nested ones behind all others."""
+    level = [(message.name, message) for message in file.message_type]
+    while level:
+        yield from (name for name, _ in level)
+        level = [
+            (f"{name}.{inner.name}", inner)
+            for name, message in level
+            for inner in message.nested_type
+            if not inner.options.map_entry
+        ]
 
 
 def _well_known(name: str) -> Any:
@@ -165,14 +183,21 @@ def _well_known(name: str) -> Any:
     return descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
 
 
-def own_first(descriptor_set: bytes, file_name: str) -> tuple[str, str]:
+def own_first(descriptor_set: bytes, file_name: str, message_name: str = "") -> tuple[str, str]:
     """See own_first of the package. memphis.py takes the first file for the schema's own; protoc writes it last."""
     files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file
     own = next(file for file in files if file.name == file_name)
-    if not own.message_type:
+    names = list(_messages_of(own))
+    if not names:
         raise SourceError("it holds no message", reason="it holds no message")
+    name = message_name or names[0]
+    if own.package and name.startswith(f"{own.package}."):
+        name = name[len(own.package) + 1 :]
+    if name not in names:
+        reason = f"it holds no message {message_name!r}; it has {', '.join(names[:_MAX_NAMES])}"
+        raise SourceError(reason, reason=reason)
     ordered = descriptor_pb2.FileDescriptorSet(file=[own, *(file for file in files if file is not own)])
-    return base64.b64encode(ordered.SerializeToString()).decode(), own.message_type[0].name
+    return base64.b64encode(ordered.SerializeToString()).decode(), name
 
 
 def compile_source(info: SchemaInfo, writer: JsonWriter) -> ProtobufSchema:

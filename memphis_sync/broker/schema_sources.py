@@ -25,7 +25,7 @@ _LOG_LINE = re.compile(r"WARNING: All log messages|[IWEF]\d{4} ")  # protoc's ow
 _MAX_DETAIL = 1000  # characters of a compiler's text
 
 
-def compiled(name: str, kind: str, version: int, content: str) -> SchemaInfo:
+def compiled(name: str, kind: str, version: int, content: str, message_name: str = "") -> SchemaInfo:
     """
     A schema version with all that clients need of it. Takes up to some seconds: not for the event loop.
 
@@ -34,17 +34,21 @@ def compiled(name: str, kind: str, version: int, content: str) -> SchemaInfo:
         kind: Its type, in lower case.
         version: The version's number; protobuf's file is named after it.
         content: The source.
+        message_name: The message that counts in a protobuf source; "" for the first.
 
     Raises:
-        Refusal: The type is unknown, or the source is wrong.
+        Refusal: The type is unknown, the source is wrong, or it does not hold that message.
     """
     if kind not in KINDS:
         raise Refusal(f"unsupported schema type {kind!r}; it has to be one of {', '.join(sorted(KINDS))}")
+    content = content.removeprefix("\ufeff")  # a byte order mark, as some editors put in front
     if not content.strip():
         raise Refusal(_EMPTY)
     descriptor = message = ""
     if kind == "protobuf":
-        descriptor, message = _descriptor(f"{name}_{version}.proto", content)
+        descriptor, message = _descriptor(f"{name}_{version}.proto", content, message_name)
+    elif message_name:
+        raise Refusal(f"only protobuf schemas have a message's name, and this one is a {kind} schema: {message_name!r}")
     info = SchemaInfo(name, kind, version, content, descriptor, message)
     try:
         compile_schema(info)
@@ -63,8 +67,8 @@ def _invalid(kind: str, detail: str) -> str:
     return f"your {'Proto' if kind == 'protobuf' else 'Avro'} file is invalid: {detail}"
 
 
-def _descriptor(file_name: str, content: str) -> tuple[str, str]:
-    """The descriptor set in base64, the schema's own file first, and the simple name of its first message."""
+def _descriptor(file_name: str, content: str, message_name: str) -> tuple[str, str]:
+    """The descriptor set in base64, the schema's own file first, and the name of the message that counts."""
     if importlib.util.find_spec("grpc_tools") is None:
         raise Refusal("this broker has no protoc: grpcio-tools is not installed: pip install 'memphis-sync[broker]'")
     with tempfile.TemporaryDirectory(prefix="memphis-sync-protoc-") as folder:
@@ -85,6 +89,6 @@ def _descriptor(file_name: str, content: str) -> tuple[str, str]:
             raise Refusal(_invalid("protobuf", about[:_MAX_DETAIL] or f"protoc ended with {done.returncode}"))
         found = target.read_bytes()
     try:
-        return own_first(found, file_name)
+        return own_first(found, file_name, message_name)
     except SourceError as exc:
         raise Refusal(_invalid("protobuf", exc.reason)) from exc

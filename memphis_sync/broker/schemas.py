@@ -63,7 +63,9 @@ class Schemas:
                 row = await self._state.schemas.get(key_of(name))
                 number = 1 if row is None else len(row.value["versions"]) + 1
                 async with self._compilers:
-                    info = await asyncio.to_thread(compiled, name, kind, number, request.schema_content)
+                    info = await asyncio.to_thread(
+                        compiled, name, kind, number, request.schema_content, request.message_struct_name
+                    )
                 await self._check_new(name, row, info)
                 try:
                     await add_version(self._state, name, row, kind, self._content(info))
@@ -108,7 +110,7 @@ class Schemas:
         if row.value["type"] != info.type:
             raise Refusal(f"{name} already exist with type - {row.value['type']}")
         newest = await version_of(self._state, name, row, len(row.value["versions"]))
-        if newest.content == info.content:
+        if (newest.content, newest.message_struct_name) == (info.content, info.message_struct_name):
             raise Refusal(f"{name} already exists in the db with the same schema content")
 
     def _content(self, info: SchemaInfo) -> dict[str, str]:

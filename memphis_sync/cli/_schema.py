@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePath
-from typing import IO, Any, Optional
+from typing import IO, TYPE_CHECKING, Any, Optional
 
 import click
 
+from memphis_sync.errors import MemphisError
+
 from ._app import InputFile, Settings, need_input
 from ._streams import write_result
+
+if TYPE_CHECKING:
+    from memphis_sync import Memphis
 
 _BY_ENDING = {".proto": "protobuf", ".json": "json", ".avsc": "avro", ".graphql": "graphql", ".gql": "graphql"}
 
@@ -28,25 +33,37 @@ def command() -> None:
     type=click.Choice(sorted(set(_BY_ENDING.values()))),
     help="Kind of schema; else FILE's ending says it.",
 )
+@click.option("--message", help="The message of a protobuf source that counts; else its first.")
 @click.option("--activate", is_flag=True, help="Make this version the active one, for connected clients too.")
 @click.pass_obj
-def create(settings: Settings, name: str, file: Optional[IO[bytes]], kind: Optional[str], activate: bool) -> None:
+def create(
+    settings: Settings,
+    name: str,
+    file: Optional[IO[bytes]],
+    kind: Optional[str],
+    message: Optional[str],
+    activate: bool,
+) -> None:
     """
     Create schema NAME, or its next version, from FILE or stdin.
 
-    The first version is active at once; a later one waits for --activate or for 'schema activate'.
+    The first version is active at once; a later one waits for --activate or for 'schema activate'. A version that is
+    stored and cannot be activated (a Memphis broker does that in its REST interface only) ends with status 1 and a
+    line that says both.
     """
+    from memphis_sync._schema_calls import source_text
+
     file = file or need_input()
     kind = kind or _BY_ENDING.get(PurePath(file.name).suffix.lower())
     if kind is None:
         raise click.UsageError(f"{file.name} does not say what kind of schema it is; give --type")
     try:
-        content = file.read().decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise click.UsageError(f"{file.name} is not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+        content = source_text(file.read())
+    except ValueError as exc:
+        raise click.UsageError(f"{file.name} cannot be read: {exc}") from exc
     with settings.connect("schema") as client:
-        client.create_schema(name, kind, schema_content=content)
-        version = client.activate_schema_version(name) if activate else None
+        client.create_schema(name, kind, schema_content=content, message_name=message)
+        version = _activated(settings, client, name, kind) if activate else None
     text = f"schema {name} is stored" if version is None else f"schema {name}: version {version} is active"
     _report(settings, text, schema=name, type=kind, active_version=version)
 
@@ -81,6 +98,16 @@ def detach(settings: Settings, station: str) -> None:
     with settings.connect("schema") as client:
         client.detach_schema(station)
     _report(settings, f"station {station} takes any message", station=station, schema=None)
+
+
+def _activated(settings: Settings, client: Memphis, name: str, kind: str) -> int:
+    """Activates the version that was just stored; a failure says that it is stored."""
+    try:
+        return client.activate_schema_version(name)
+    except MemphisError as exc:
+        if settings.json:
+            _report(settings, "", schema=name, type=kind, active_version=None, error=str(exc))
+        raise MemphisError(f"schema {name} is stored, but its newest version was not made active: {exc}") from exc
 
 
 def _report(settings: Settings, text: str, **fields: Any) -> None:

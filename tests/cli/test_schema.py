@@ -63,3 +63,49 @@ def test_errors_are_one_sentence(memphis_sync: Any, args: list[str], input: byte
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_byte_order_mark_is_left_out_and_a_message_may_be_named(memphis_sync: Any, tmp_path: Any) -> None:
+    source = tmp_path / "order.proto"
+    source.write_text('syntax = "proto3"; message Item {} message Order { Item item = 1; }', encoding="utf-8-sig")
+    done = memphis_sync("schema", "create", "cli-order", str(source), "--message", "Order")
+    assert (done.returncode, done.stderr) == (0, b"schema cli-order is stored\n")
+    done = memphis_sync("schema", "create", "cli-order", str(source), "--message", "Basket")
+    assert done.returncode == 1
+    assert b"it holds no message 'Basket'; it has Item, Order" in done.stderr
+    done = memphis_sync("schema", "create", "cli-s16", "--type", "json", input="{}".encode("utf-16"))
+    assert done.returncode == 2
+    assert b"<stdin> cannot be read: it is UTF-16 text; save it as UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_broker_that_activates_nothing_is_told_of_beside_what_is_stored(
+    broker: Any, station_name: str, tmp_path: Any, monkeypatch: Any, capfd: Any, as_json: bool
+) -> None:
+    """A Memphis broker activates through its REST interface only: nobody answers such a request."""
+    from memphis_sync._wire import subjects
+    from memphis_sync.cli._app import run
+
+    monkeypatch.setenv("MEMPHIS_URL", broker.url)
+    monkeypatch.setattr(subjects, "SCHEMA_ACTIVATE", "$memphis_nobody_answers_here")
+    source = tmp_path / "s.json"
+    source.write_text("{}")
+    args = ["--json"] if as_json else []
+    assert run([*args, "schema", "create", f"s-{station_name}", str(source), "--activate"]) == 1
+    out, err = capfd.readouterr()
+    assert err.startswith(
+        f"error: schema s-{station_name} is stored, but its newest version was not made active: this broker activates"
+    )
+    if as_json:
+        report = json.loads(out)
+        assert (report["schema"], report["active_version"]) == (f"s-{station_name}", None)
+        assert report["error"].startswith("this broker activates schema versions through its REST interface only")
+    monkeypatch.undo()
+    with memphis_connected(broker) as client:
+        assert client.activate_schema_version(f"s-{station_name}") == 1, "it is stored"
+
+
+def memphis_connected(broker: Any) -> Any:
+    import memphis_sync
+
+    return memphis_sync.connect(broker.url)

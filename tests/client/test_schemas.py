@@ -460,3 +460,89 @@ def test_a_closed_client_says_so_rather_than_checking(attached):
     producer._client.close()
     with pytest.raises(memphis_sync.ClosedError):
         producer.produce({})
+
+
+def test_sources_with_a_byte_order_mark_are_taken_without_it(memphis, broker, station_name, tmp_path):
+    sources = {"json": JSON_A, "avro": AVRO, "protobuf": PROTO, "graphql": GRAPHQL}
+    for kind, source in sources.items():
+        path = tmp_path / kind
+        path.write_bytes(b"\xef\xbb\xbf" + source.replace(" ", "\r\n", 1).encode())
+        memphis.create_schema(f"{station_name}-{kind}", kind, path)
+        memphis.create_schema(f"{station_name}-{kind}-text", kind, schema_content=f"\ufeff{source}")
+        memphis.station(f"{station_name}-{kind}", schema_name=f"{station_name}-{kind}")
+        codec = memphis.producer(f"{station_name}-{kind}", "p")._live.codec
+        assert codec.info.content == source.replace(" ", "\n", 1)
+    with ControlClient(broker) as control:  # another SDK sends it as it is in the file
+        assert control.schema(f"{station_name}-other", "json", f"\ufeff{JSON_A}") == ""
+    utf16 = (JSON_A.encode("utf-16"), "it is UTF-16 text; save it as UTF-8")
+    for text, said in (utf16, (b"\xff", "it is not UTF-8 text")):
+        path.write_bytes(text)
+        with pytest.raises(ConfigurationError, match=f"which cannot be read: {said}"):
+            memphis.create_schema("s", "json", path)
+
+
+def test_the_message_of_a_protobuf_schema_may_be_named(memphis, station_name, read_all):
+    source = 'syntax = "proto3"; package pk; message Item { int32 q = 1; } message Order { repeated Item items = 1; }'
+    name = f"s-{station_name}"
+    memphis.create_schema(name, "protobuf", schema_content=source, message_name="pk.Order")
+    memphis.station(station_name, schema_name=name)
+    producer = memphis.producer(station_name, "p")
+    producer.produce({"items": [{"q": 1}]})
+    (message,) = read_all(memphis.consumer(station_name, "c"), 1)
+    order = message.get_data_deserialized()
+    assert order.DESCRIPTOR.full_name == "pk.Order"
+    with pytest.raises(MemphisSchemaError, match=r"it is a message of type pk\.Item, and the schema's is pk\.Order"):
+        producer.produce(order.items[0])
+    memphis.create_schema(name, "protobuf", schema_content=source, message_name="Order")  # the same again is fine
+    with pytest.raises(ServerError, match="has no version 2"):
+        memphis.activate_schema_version(name, 2)
+    memphis.create_schema(name, "protobuf", schema_content=source)  # the first message: another version
+    assert memphis.activate_schema_version(name) == 2
+    producer.produce({"q": 5})
+    with pytest.raises(ServerError, match="it holds no message 'Basket'; it has Item, Order"):
+        memphis.create_schema(name, "protobuf", schema_content=source, message_name="Basket")
+    with pytest.raises(ConfigurationError, match="message_name is 'Order', and schema_type json; only protobuf has"):
+        memphis.create_schema(name, "json", schema_content="{}", message_name="Order")
+    with pytest.raises(ConfigurationError, match="message_name is empty"):
+        memphis.create_schema(name, "protobuf", schema_content=source, message_name="")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "first"),
+    [
+        ("B", "message A {} message B {}", "A"),
+        ("B", "// message B {}\nmessage A {} message B {}", "A"),
+        ("B", '/* message B { */ option x = "message B {"; message A{}', "A"),
+        ("A", "syntax = 'proto3';", None),
+    ],
+)
+def test_a_memphis_broker_takes_the_first_message_only(name, source, first):
+    from memphis_sync._requests import _check_first
+
+    said = f", which is '{first}'" if first else ""
+    with pytest.raises(ConfigurationError, match=f"takes the first message of the source{said}: put that one first"):
+        _check_first(name, source)
+    if first:
+        _check_first(first, source)
+        _check_first(f"pk.{first}", source)
+
+
+def test_a_source_larger_than_the_broker_takes_is_refused_before_it_is_sent(memphis, station_name):
+    limit = memphis._runtime.control.max_payload
+    content = '{"enum": ["' + "x" * limit + '"]}'
+    connection = memphis.connection_id
+    with pytest.raises(
+        ConfigurationError, match=rf"source takes {len(content)} bytes, .* takes {limit} in one message"
+    ):
+        memphis.create_schema(f"s-{station_name}", "json", schema_content=content)
+    with pytest.raises(
+        ConfigurationError, match=f"the request takes [0-9]+ bytes, and the broker takes {limit} in one"
+    ):
+        publish_request(memphis, "x" * limit)
+    assert memphis.connection_id == connection
+    assert memphis.is_connected()
+
+
+def publish_request(client, text):
+    runtime = client._runtime
+    return runtime.call(runtime.control.request("$memphis_schema_detachments", text.encode() + b"x", 5), 5, "request")

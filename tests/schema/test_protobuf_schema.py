@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import decimal
+import uuid
 
+import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, json_format
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, strategies as st
 
 from memphis_sync._schema import FAILED, MISALIGNED, SourceError, compile_schema
+from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schema_sources import compiled
 from memphis_sync.errors import SchemaError
@@ -264,3 +269,187 @@ def test_what_goes_in_comes_out(event, message) -> None:
 @given(st.binary(max_size=40))
 def test_any_bytes_are_taken_or_refused(taken_or_refused, order, data) -> None:
     taken_or_refused(order, data)
+
+
+# ---- dicts: bytes, other types, the message's type ------------------------------------------------------------------
+
+BLOBS = """
+syntax = "proto3";
+package pk;
+import "google/protobuf/any.proto";
+import "google/protobuf/wrappers.proto";
+import "google/protobuf/struct.proto";
+message Blob {
+    bytes blob = 1;
+    repeated bytes many = 2;
+    map<string, bytes> named = 3;
+    Blob inner = 4;
+    repeated Blob inners = 5;
+    map<int32, Blob> numbered = 6;
+    oneof either { bytes left = 7; string right = 8; }
+    google.protobuf.Any any = 9;
+    google.protobuf.BytesValue wrapped = 10;
+    int64 n = 11;
+    double d = 12;
+    bool yes = 13;
+    google.protobuf.Struct more = 14;
+    optional bytes maybe_raw = 15;
+}
+message Outer { message Inner { bytes raw = 1; } Inner one = 1; }
+"""
+RAW = b"abcd"  # also base64, of something else
+
+
+@pytest.fixture(scope="module")
+def blob():
+    return compile_schema(compiled("blob", "protobuf", 1, BLOBS))
+
+
+def any_of(name, **fields):
+    return {"@type": f"type.googleapis.com/{name}", **fields}
+
+
+PLACES = [
+    ("blob", lambda raw: {"blob": raw}),
+    ("many[1]", lambda raw: {"many": [b"", raw]}),
+    ("many[0]", lambda raw: {"many": (raw,)}),
+    ('named["k"]', lambda raw: {"named": {"k": raw}}),
+    ("inner.inner.blob", lambda raw: {"inner": {"inner": {"blob": raw}}}),
+    ("inners[1].many[0]", lambda raw: {"inners": [{}, {"many": [raw]}]}),
+    ('numbered["5"].blob', lambda raw: {"numbered": {"5": {"blob": raw}}}),
+    ("left", lambda raw: {"left": raw}),
+    ("wrapped", lambda raw: {"wrapped": raw}),
+    ("maybeRaw", lambda raw: {"maybeRaw": raw}),
+    ("any.blob", lambda raw: {"any": any_of("pk.Blob", blob=raw)}),
+    ("any.raw", lambda raw: {"any": any_of("pk.Outer.Inner", raw=raw)}),
+    ("any.value", lambda raw: {"any": any_of("google.protobuf.BytesValue", value=raw)}),
+    ("any.any.blob", lambda raw: {"any": any_of("pk.Blob", any=any_of("pk.Blob", blob=raw))}),
+    ("any.value.blob", lambda raw: {"any": any_of("google.protobuf.Any", value=any_of("pk.Blob", blob=raw))}),
+]
+
+
+@pytest.mark.parametrize(("path", "message_with"), PLACES, ids=[path for path, _ in PLACES])
+def test_bytes_are_the_value_wherever_the_field_is(blob, path, message_with) -> None:
+    wanted = blob.encode(message_with(base64.b64encode(RAW).decode()))
+    assert RAW in wanted
+    for raw in (RAW, bytearray(RAW), memoryview(RAW), memoryview(b"d.c.b.a."[::-1])[1::2]):
+        message = message_with(raw)
+        before = repr(message)
+        assert blob.encode(message) == wanted
+        assert repr(message) == before, "the caller's objects stay as they are"
+    for text in ("hi!!", "a", "=", "YQ=", "YQ===", "YR==", "Y Q", "\u00e9", "YWJj\n"):
+        with pytest.raises(SchemaError, match="it is a text that is not base64") as caught:
+            blob.encode(message_with(text))
+        assert caught.value.path == path
+    with pytest.raises(SchemaError, match="it is of type int, and the field takes bytes, bytearray, memoryview or b"):
+        blob.encode(message_with(5))
+
+
+@pytest.mark.parametrize("text", ["", "YQ", "YQ==", "-_-_", "+/+/", "YWI", "YWI="])
+def test_base64_of_either_alphabet_with_or_without_padding(blob, text) -> None:
+    padded = text.replace("-", "+").replace("_", "/").rstrip("=")
+    wanted = base64.b64decode(padded + "=" * (-len(padded) % 4))
+    assert blob.decode(blob.encode({"blob": text})).blob == wanted
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_come_out_as_they_went_in(blob, raw) -> None:
+    assert blob.decode(blob.encode({"blob": raw, "many": [raw], "inner": {"blob": raw}})).inner.blob == raw
+
+
+@pytest.mark.parametrize(
+    ("message", "path", "said"),
+    [
+        ({"right": b"x"}, "right", "it is bytes, and the field takes a str: decode it"),
+        ({"n": b"5"}, "n", "it is bytes, and the field takes a number"),
+        ({"n": decimal.Decimal("1.5")}, "n", "it is of type Decimal, which has no form in JSON; send str(value)"),
+        ({"n": np.float32(1.5)}, "n", "it is of type float32, which has no form in JSON"),
+        ({"inners": [{"right": uuid.UUID(int=1)}]}, "inners[0].right", "it is of type UUID"),
+        ({"more": {"a": [1, {2}]}}, "more.a[1]", "it is of type set"),
+        ({"many": {RAW}}, "many", "it is of type set"),
+        ({"inner": object()}, "inner", "it is of type object"),
+    ],
+)
+def test_values_that_a_field_does_not_take_are_refused_and_not_bent(blob, message, path, said) -> None:
+    with pytest.raises(SchemaError) as caught:
+        blob.encode(message)
+    assert (caught.value.path, caught.value.reason[: len(said)]) == (path, said)
+
+
+def test_numbers_that_are_not_pythons_own_are_taken_as_what_they_are(blob) -> None:
+    message = {"n": np.int64(5), "d": decimal.Decimal("1.5"), "more": {"a": np.float64(2.5)}}
+    assert blob.encode(message) == blob.encode({"n": 5, "d": 1.5, "more": {"a": 2.5}})
+    assert blob.encode({"d": np.float32(0.5)}) == blob.encode({"d": 0.5})
+
+
+def test_the_users_default_stands_in_for_other_types(blob) -> None:
+    def default(value):
+        if isinstance(value, uuid.UUID):
+            return value.bytes
+        if isinstance(value, set):
+            return sorted(value)
+        raise TypeError("unknown")
+
+    schema = compile_schema(blob.info, JsonWriter(default))
+    one = uuid.UUID(int=1)
+    assert schema.encode({"blob": one, "more": {"a": {2, 1}}}) == blob.encode(
+        {"blob": one.bytes, "more": {"a": [1, 2]}}
+    )
+    with pytest.raises(SchemaError, match="json_default raised TypeError for a Decimal: unknown") as caught:
+        schema.encode({"inner": {"n": decimal.Decimal(1)}})
+    assert caught.value.path == "inner.n"
+
+
+def test_an_extensions_bytes_are_the_value_too() -> None:
+    source = 'syntax = "proto2"; package pk; message M { extensions 100 to 200; } '
+    source += "extend M { optional bytes raw = 100; }"
+    schema = compile_schema(compiled("m", "protobuf", 1, source))
+    assert schema.encode({"[pk.raw]": RAW}) == b"\xa2\x06\x04abcd"
+    with pytest.raises(SchemaError, match="not base64"):
+        schema.encode({"[pk.raw]": "!"})
+
+
+def test_what_has_no_form_as_a_dict_is_a_schema_error(blob) -> None:
+    unknown, nan = blob.decode(b""), blob.decode(b"")
+    unknown.any.type_url = "type.googleapis.com/no.Such"
+    nan.more["a"] = float("nan")
+    for message in (unknown, nan):
+        with pytest.raises(SchemaError, match=f"^{MISALIGNED}it has no form as a dict: "):
+            blob.decode(message.SerializeToString(), as_dict=True)
+
+
+def test_a_message_of_another_type_is_refused_by_its_full_name(order, blob) -> None:
+    other = order.decode(b"\n\x01a")
+    with pytest.raises(SchemaError, match=r"it is a message of type shop\.v1\.Order, and the schema's is pk\.Blob"):
+        blob.encode(other)
+    with pytest.raises(SchemaError, match=r"it is a message of type google\.protobuf\.Timestamp"):
+        blob.encode(Timestamp(seconds=5))
+    twin = compile_schema(blob.info)
+    assert blob.encode(twin.decode(b"\n\x01a")) == b"\n\x01a", "of the same type, made by another copy of the schema"
+
+
+@pytest.mark.parametrize(
+    ("given_as", "stored_as", "full"),
+    [
+        ("", "Blob", "pk.Blob"),
+        ("Blob", "Blob", "pk.Blob"),
+        ("Outer", "Outer", "pk.Outer"),
+        ("pk.Outer", "Outer", "pk.Outer"),
+        ("Outer.Inner", "Outer.Inner", "pk.Outer.Inner"),
+        ("pk.Outer.Inner", "Outer.Inner", "pk.Outer.Inner"),
+    ],
+)
+def test_the_message_that_counts_may_be_named(given_as, stored_as, full) -> None:
+    info = compiled("s", "protobuf", 1, BLOBS, given_as)
+    assert info.message_struct_name == stored_as
+    assert compile_schema(info).decode(b"").DESCRIPTOR.full_name == full
+
+
+@pytest.mark.parametrize(
+    "name", ["Nobody", "pk", "Inner", "google.protobuf.Any", "NamedEntry", "pk.Blob.NamedEntry", "blob"]
+)
+def test_a_message_that_is_not_there_is_refused_with_those_that_are(name) -> None:
+    with pytest.raises(Refusal, match=f"it holds no message '{name}'; it has Blob, Outer, Outer.Inner$"):
+        compiled("s", "protobuf", 1, BLOBS, name)
+    with pytest.raises(Refusal, match="only protobuf schemas have a message's name, and this one is a json"):
+        compiled("s", "json", 1, "{}", name)
