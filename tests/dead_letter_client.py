@@ -6,8 +6,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Mapping
-from typing import Any, Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Optional
 
 from control_client import ControlClient
 from nats.aio.subscription import Subscription
@@ -23,6 +23,7 @@ from memphis_sync._wire.dead_letters import (
     DeadLetterListReply,
     DeadLetterResend,
     DeadLetterRow,
+    GivenBack,
     NackedDeadLetter,
     SchemaDeadLetter,
     read_headers,
@@ -32,6 +33,15 @@ from memphis_sync.broker import BrokerProcess
 
 HEADERS = {"$memphis_producedBy": "p", "$memphis_connectionId": "c-1", "kind": "test"}
 LIMIT_S = 20.0
+
+
+class Delivery(NamedTuple):
+    """One that JetStream counts."""
+
+    data: bytes
+    reply: str
+    sequence: int
+    number: int
 
 
 class DeadLetterClient(ControlClient):
@@ -71,6 +81,36 @@ class DeadLetterClient(ControlClient):
             await subscription.unsubscribe()
 
         self.run(take())
+
+    def take(self, station: str, group: str = "g", *, partition: int = 1, count: int = 1) -> list[Delivery]:
+        """Takes messages that are there, up to *count*."""
+        call = f"$JS.API.CONSUMER.MSG.NEXT.{stream_name(internal_name(station), partition)}.{internal_name(group)}"
+
+        async def ask() -> list[Delivery]:
+            assert self.connection is not None
+            subscription = await self.connection.subscribe(inbox := self.connection.new_inbox())
+            await self.connection.publish(call, json.dumps({"batch": count, "no_wait": True}).encode(), reply=inbox)
+            found: list[Delivery] = []
+            while len(found) < count:
+                message = await subscription.next_msg(LIMIT_S)
+                if "Status" in (message.headers or {}):
+                    break
+                meta = message.metadata
+                found.append(Delivery(message.data, message.reply, meta.sequence.stream, meta.num_delivered))
+            await subscription.unsubscribe()
+            return found
+
+        return self.run(ask())
+
+    def give_back(
+        self, station: str, *deliveries: Delivery, group: str = "g", resent: Sequence[int] = (), nak: bool = True
+    ) -> str:
+        """Says that nobody has looked at them, and has them delivered again."""
+        triples = [(1, delivery.sequence, delivery.number) for delivery in deliveries]
+        reply = self.raw(subjects.GIVEN_BACK, GivenBack.of(station, group, triples, resent).encode()).decode()
+        for delivery in deliveries if nak else ():
+            self.tell(delivery.reply, b"-NAK")
+        return reply
 
     def knock(self, station: str, group: str, *, partition: int = 1) -> None:
         """Asks for more, as a waiting consumer does: a message that was redelivered is found to be exhausted then."""

@@ -106,6 +106,7 @@ class MaxDeliveries(_Request):
     stream: str = _key("string")
     consumer: str = _key("string")
     stream_seq: int = _key("uint64")
+    deliveries: int = _key("uint64")
 
 
 @dataclass(frozen=True)

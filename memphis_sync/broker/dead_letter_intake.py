@@ -32,11 +32,13 @@ from nats.js.errors import NoStreamResponseError
 from memphis_sync._wire import subjects
 from memphis_sync._wire.control import GoJsonError
 from memphis_sync._wire.dead_letters import (
+    MAX_GIVEN_BACK,
     POISON,
     PRODUCED_BY,
     RESENT,
     SCHEMA,
     DeadLetterAck,
+    GivenBack,
     GroupGone,
     MaxDeliveries,
     NackedDeadLetter,
@@ -57,9 +59,10 @@ from memphis_sync._wire.names import (
     stream_name,
 )
 from memphis_sync._wire.streams import StationSettings
-from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept
+from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept, Owed
 from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError, both
 from memphis_sync.broker.locks import NamedLocks
+from memphis_sync.broker.redelivery import Redelivery
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.state import ConflictError, State, key_of
 from memphis_sync.broker.stations import READY, settings_of
@@ -121,6 +124,7 @@ class DeadLetterIntake:
         self._locks = NamedLocks()
         self._running: set[asyncio.Task[None]] = set()
         self._subscription: Optional[Subscription] = None
+        self._redelivery = Redelivery(connection, state, store, self._is_due)
         self._kinds = {
             subjects.NACKED_DEAD_LETTERS: self._nacked,
             subjects.SCHEMA_DEAD_LETTERS: self._schema,
@@ -154,17 +158,20 @@ class DeadLetterIntake:
         self._subscription = await self._connection.subscribe(
             _DELIVERY, queue=_DURABLE, cb=self._take, pending_bytes_limit=_BUFFER_BYTES
         )
+        await self._redelivery.start()
 
     async def stop(self) -> None:
         """Takes no more, and finishes what was taken; what isn't finished comes again to another copy."""
         if self._subscription is not None:
             with contextlib.suppress(NatsError):
                 await self._subscription.unsubscribe()
+        await self._redelivery.stop()
         if self._running:
             await asyncio.wait(self._running, timeout=_STOP_S)
 
     async def forget_group(self, station: str, group: str) -> None:
-        """Takes a group that is gone out of all dead letters, soon: there may be many."""
+        """Takes a group that is gone out of all dead letters, soon: there may be many. It is owed nothing any more."""
+        await self._store.forget_given_back(station, group)
         gone = GroupGone(station, group, math.ceil(time.time() * 1000))
         await self._js.publish(subjects.DEAD_LETTER_GROUP_GONE, gone.encode())
 
@@ -221,7 +228,55 @@ class DeadLetterIntake:
         async with self._locks.hold(advisory.stream):
             row = await self._state.stations.get(key_of(external_name(internal))) if partition else None
             if row is not None and row.value["status"] == READY:
-                await self._poison(_Source(settings_of(row), partition, advisory.stream_seq, group, ""))
+                source = _Source(settings_of(row), partition, advisory.stream_seq, group, "")
+                if not await self._is_owed(source, advisory.deliveries):
+                    await self._poison(source)
+
+    async def _is_owed(self, source: _Source, deliveries: int) -> bool:
+        """
+        Whether the group gave deliveries of the message back, without having looked at it; then it gets it again.
+
+        Args:
+            source: The message.
+            deliveries: How many there were.
+        """
+        station, group = source.settings.name, source.group
+        count = await self._store.given_back(station, group, source.partition, source.sequence)
+        left = min(count, deliveries)
+        if left:
+            await self._store.owe(Owed(0, station, group, source.partition, source.sequence, left))
+        return left > 0
+
+    async def _is_due(self, owed: Owed) -> None:
+        """The group has had what it was owed."""
+        row = await self._state.stations.get(key_of(owed.station))
+        if row is not None and row.value["status"] == READY:
+            source = _Source(settings_of(row), owed.partition, owed.sequence, owed.group, "")
+            async with self._locks.hold(stream_name(source.settings.internal, owed.partition)):
+                with contextlib.suppress(Refusal):  # it is not there any more
+                    await self._poison(source)
+
+    async def given_back(self, body: bytes) -> None:
+        """Notes what a member gives back without having looked at it; answered when it is written."""
+        request = GivenBack.decode(body)
+        station = lower_name("Station", external_name(request.station_name))
+        group = lower_name("Consumer", external_name(request.cg_name))
+        settings = await self._station(station)
+        count = len(request.sequences)
+        if (
+            not len(request.partitions) == len(request.deliveries) == count
+            or max(count, len(request.resent)) > MAX_GIVEN_BACK
+        ):
+            raise Refusal(f"partitions, sequences and deliveries are to be equally many, up to {MAX_GIVEN_BACK}")
+        found: dict[int, list[tuple[int, int]]] = {}
+        for partition, sequence, delivery in zip(request.partitions, request.sequences, request.deliveries):
+            if partition not in settings.partitions or sequence < 1 or delivery < 1:
+                raise Refusal(f"station {station} has no delivery {delivery} of message {sequence} in {partition}")
+            found.setdefault(partition, []).append((sequence, delivery))
+        await asyncio.gather(
+            *(self._store.note_given_back(station, group, partition, each) for partition, each in found.items()),
+            *(self._redelivery.given_back(station, group, dead_letter_id) for dead_letter_id in request.resent),
+        )
 
     async def _nacked(self, message: Msg) -> None:
         """A consumer says that it can't use a message."""
@@ -297,6 +352,8 @@ class DeadLetterIntake:
         row = await self._store.find_by_id(ack.id) if ack.id > 0 else None
         group = external_name(ack.cg_name).lower()
         await self._store.remove_group(row, group, drop_empty=True, before=math.inf)
+        if ack.id > 0:
+            await self._redelivery.answered(group, ack.id)
 
     async def _group_gone(self, message: Msg) -> None:
         """Dead letters of a group that is gone stay, but not as that group's."""

@@ -4,6 +4,10 @@ Where dead letters are kept: one JetStream stream, whose subjects are the keys.
     memphis_dead_letters.at.<station>.<place>   which dead letter a message is: one for each partition and sequence
     memphis_dead_letters.data.<station>.<id>    header block and payload, byte for byte: no larger than the message was
     memphis_dead_letters.row.<station>.<id>     all the rest, as JSON
+    memphis_dead_letters.back.<station>.<group>.<partition>.<first>-<last>-<digest>
+                                                deliveries that a member gave back without having looked at them
+    memphis_dead_letters.owed.<station>.<group>.<id>
+                                                a message that is no dead letter yet: its group is owed deliveries
 
 Rules:
 * The id is the sequence that ``at`` got when it was written first: it goes up for ever, and is never used again for
@@ -23,8 +27,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Optional
 
@@ -41,6 +47,8 @@ STREAM = "memphis_dead_letters"
 _NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the stream has
 _NS_PER_S = 1_000_000_000
 _MARGIN_S = 60  # the stream keeps everything a little longer than the rows count, so that no row is without data
+_OWED_FIELDS = ("partition", "sequence", "left", "sent", "by", "stored")
+_NOTES = 64  # of what was given back, to remember: each holds a batch at most
 _RENEW = 1 / 6  # of the retention: a group that comes later than that writes the data again
 
 
@@ -84,6 +92,37 @@ class Kept:
 _STORED_FIELDS = frozenset(item.name for item in fields(Kept)) - {"revision"}
 
 
+@dataclass(frozen=True)
+class Owed:
+    """
+    A message that its group is to get again, although JetStream has delivered it as often as it may.
+
+    Attributes:
+        id: The one that its dead letter would have.
+        left: How many deliveries are owed; the one that is under way not counted.
+        sent: When it was sent last, in seconds since 1970; 0.0 when no delivery is under way.
+        by: Who sent it.
+        stored: When this was written, in seconds since 1970.
+        revision: Of the entry; not a part of it.
+    """
+
+    id: int
+    station: str
+    group: str
+    partition: int
+    sequence: int
+    left: int
+    sent: float = 0.0
+    by: str = ""
+    stored: float = 0.0
+    revision: int = field(default=0, compare=False)
+
+    @property
+    def subject(self) -> str:
+        """Where it is kept."""
+        return f"{STREAM}.owed.{key_of(self.station)}.{key_of(self.group)}.{self.id}"
+
+
 class DeadLetterStore:
     """
     The dead letters of all stations.
@@ -100,6 +139,7 @@ class DeadLetterStore:
         self._api = JetStreamApi(connection)  # with slots of its own: a wave of dead letters delays no creation
         self._replicas = replicas
         self._retention_s = retention_s
+        self._notes: dict[str, list[tuple[int, int]]] = {}  # by subject
 
     async def open(self) -> None:
         """Makes the stream, or gives the one that is there the present retention."""
@@ -250,6 +290,96 @@ class DeadLetterStore:
     async def purge(self, station: str) -> None:
         """Removes all dead letters of a station."""
         await self._purge(f"*.{key_of(station)}.>")
+
+    # ---- what was given back ----------------------------------------------------------------------------------------
+
+    async def note_given_back(
+        self, station: str, group: str, partition: int, deliveries: Sequence[tuple[int, int]]
+    ) -> None:
+        """
+        Notes deliveries that nobody has looked at; the same ones twice count once.
+
+        Args:
+            station: External name.
+            group: External name, lower case.
+            partition: From 1.
+            deliveries: Place in the partition, and which delivery it was.
+        """
+        body = json.dumps(sorted(deliveries), separators=(",", ":")).encode()
+        first, last = min(deliveries)[0], max(deliveries)[0]
+        digest = hashlib.sha256(body).hexdigest()[:16]
+        await self._write(f"{STREAM}.back.{key_of(station)}.{key_of(group)}.{partition}.{first}-{last}-{digest}", body)
+
+    async def given_back(self, station: str, group: str, partition: int, sequence: int) -> int:
+        """How many deliveries of a message the group has given back."""
+        found: set[int] = set()
+        for subject in await self._subjects(f"{STREAM}.back.{key_of(station)}.{key_of(group)}.{partition}.*"):
+            first, last, _ = subject.rpartition(".")[2].split("-")
+            if int(first) <= sequence <= int(last):
+                found.update(delivery for place, delivery in await self._noted(subject) if place == sequence)
+        return len(found)
+
+    async def _noted(self, subject: str) -> list[tuple[int, int]]:
+        """What a note says; it never changes, and a wave of messages asks for the same one."""
+        known = self._notes.get(subject)
+        if known is None:
+            message = await self._last(subject)
+            known = [] if message is None else [(place, delivery) for place, delivery in json.loads(_body(message))]
+            if len(self._notes) >= _NOTES:
+                self._notes.clear()
+            self._notes[subject] = known
+        return known
+
+    async def owe(self, owed: Owed) -> None:
+        """Writes that a message is owed; *owed* with any id. Nothing changes when that is written already."""
+        key, place = key_of(owed.station), f"{owed.partition}.{owed.sequence}"
+        try:
+            dead_letter_id = await self._write(f"{STREAM}.at.{key}.{place}", b"", expected=0)
+        except ConflictError:
+            found = await self._at(owed.station, place)
+            if found is None:
+                raise  # it has just gone
+            dead_letter_id = found[0]
+        with contextlib.suppress(ConflictError):
+            await self.update_owed(replace(owed, id=dead_letter_id, revision=0))
+
+    async def owed(self, station: str, group: str, dead_letter_id: int) -> Optional[Owed]:
+        """What is written of a message that is owed; None when nothing is, or not any more."""
+        name = Owed(dead_letter_id, station, group, 0, 0, 0)
+        message = await self._last(name.subject)
+        if message is None:
+            return None
+        value = json.loads(_body(message))
+        return replace(name, **{key: value[key] for key in _OWED_FIELDS}, revision=message["seq"])
+
+    async def all_owed(self, pattern: str = "*.*.*") -> list[tuple[str, str, int]]:
+        """Station, group and id of all messages that are owed; *pattern* stands for keys of the three."""
+        found = (subject.split(".")[2:] for subject in await self._subjects(f"{STREAM}.owed.{pattern}"))
+        return [(name_of(station), name_of(group), int(number)) for station, group, number in found]
+
+    async def update_owed(self, owed: Owed) -> Owed:
+        """
+        Writes what has changed since it was read.
+
+        Raises:
+            ConflictError: Somebody else changed it meanwhile.
+        """
+        owed = replace(owed, stored=time.time())
+        body = json.dumps({key: getattr(owed, key) for key in _OWED_FIELDS}, separators=(",", ":")).encode()
+        return replace(owed, revision=await self._write(owed.subject, body, expected=owed.revision))
+
+    async def renew_owed(self, owed: Owed) -> Owed:
+        """Writes it again when it is so old that the stream would soon forget it."""
+        is_old = time.time() - owed.stored > self._retention_s * _RENEW
+        return await self.update_owed(owed) if is_old else owed
+
+    async def settle_owed(self, group: str, dead_letter_id: int) -> None:
+        """A message is owed no more, whatever its station."""
+        await self._purge(f"owed.*.{key_of(group)}.{dead_letter_id}")
+
+    async def forget_given_back(self, station: str, group: str) -> None:
+        """A group is gone, and with it what it gave back and is owed."""
+        await asyncio.gather(*(self._purge(f"{kind}.{key_of(station)}.{key_of(group)}.>") for kind in ("back", "owed")))
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,283 @@
+"""
+Hands messages to their group again that are no dead letters yet: JetStream has delivered them as often as it may, but
+some of these deliveries were given back by members that ended in order, and nobody has looked at the message then.
+
+Rules:
+* A group is owed as many deliveries of such a message as it gave back. They come as dead letters do that are sent
+  again: to one member of the group, which acknowledges by the message's id.
+* One that has no answer within the group's ack time counts as a delivery. After the last one the message is a dead
+  letter. One that was given back does not count, nor one whose sender was killed: it may never have reached a member.
+* Only a few of a group's are under way at once, and none while no member is connected: what waits in a member is given
+  back, or lost, with it.
+* What is owed is written in the store before anything is sent, and every change names the revision that it was made
+  from: of several copies of the service one sends, and a killed one is replaced by any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Callable, Optional
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from memphis_sync._wire import subjects
+from memphis_sync._wire.dead_letters import headers_size, read_headers, resent_headers
+from memphis_sync._wire.names import durable_name, internal_name, stream_name
+from memphis_sync.broker.activity import open_connection_ids
+from memphis_sync.broker.dead_letter_store import STREAM, DeadLetterStore, Owed
+from memphis_sync.broker.jsapi import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from memphis_sync.broker.state import ConflictError, State, connection_key, key_of, name_of
+
+log = logging.getLogger("memphis_sync.broker")
+
+_AT_ONCE = 4  # of a group under way, from each copy of the service
+_STEPS = 16  # messages looked at side by side
+_LOOK_S = 0.25  # until one that is under way is looked at again; its answer tells the same copy at once
+_ALONE_S = 1.0  # until a group without members is looked at again
+_SETTLED_S = 1.0  # a member hears what is sent again a moment after it has joined
+_FAILED_S = 1.0
+_TAKE_OVER_S = 5.0  # until another copy looks after what one has sent and not looked after since
+_LIST_S = 60.0  # until everything is listed again: what another copy wrote while this one had no connection
+_NO_MESSAGE = 10037
+_NS_PER_S = 1_000_000_000
+
+_Key = tuple[str, str, int]  # station, group, id
+
+
+class Redelivery:
+    """
+    The messages that are owed.
+
+    Args:
+        connection: The service's connection.
+        state: Members.
+        store: Where it is written what is owed.
+        keep: Makes a message a dead letter.
+    """
+
+    def __init__(
+        self, connection: Client, state: State, store: DeadLetterStore, keep: Callable[[Owed], Awaitable[None]]
+    ) -> None:
+        self._connection = connection
+        self._api = JetStreamApi(connection)
+        self._state = state
+        self._store = store
+        self._keep = keep
+        self._id = uuid.uuid4().hex
+        self._due: dict[_Key, float] = {}  # when to look at each, by the loop's clock
+        self._under_way: set[_Key] = set()
+        self._listening: dict[tuple[str, str], tuple[float, bool]] = {}  # whether a group listens, and until when
+        self._changed = asyncio.Event()
+        self._subscription: Optional[Subscription] = None
+        self._task: Optional[asyncio.Task[None]] = None
+
+    async def start(self) -> None:
+        """Begins with what is owed from before."""
+        self._subscription = await self._connection.subscribe(f"{STREAM}.owed.>", cb=self._hear)
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Sends no more."""
+        if self._subscription is not None:
+            with contextlib.suppress(NatsError):
+                await self._subscription.unsubscribe()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def answered(self, group: str, dead_letter_id: int) -> None:
+        """A member is done with one."""
+        await self._store.settle_owed(group, dead_letter_id)
+        for key in [key for key in self._under_way if key[1:] == (group, dead_letter_id)]:
+            self._under_way.discard(key)
+            self._due.pop(key, None)
+            self._look(*key[:2])
+
+    async def given_back(self, station: str, group: str, dead_letter_id: int) -> None:
+        """A member gives one back without having looked at it."""
+        while True:
+            owed = await self._store.owed(station, group, dead_letter_id)
+            if owed is None or not owed.sent:
+                return
+            try:
+                await self._store.update_owed(replace(owed, left=owed.left + 1, sent=0.0))
+            except ConflictError:
+                continue
+            return
+
+    # ---- when to look at what ---------------------------------------------------------------------------------------
+
+    async def _hear(self, message: Msg) -> None:
+        """Any copy has written something: it is looked at now."""
+        station, group, number = message.subject.split(".")[2:]
+        key = (name_of(station), name_of(group), int(number))
+        self._due[key] = 0.0
+        self._changed.set()
+
+    def _look(self, station: str, group: str) -> None:
+        """A group may have another one."""
+        for key in self._due:
+            if key[:2] == (station, group) and key not in self._under_way:
+                self._due[key] = 0.0
+        self._changed.set()
+
+    async def _run(self) -> None:
+        list_at, now = 0.0, asyncio.get_running_loop().time
+        while True:
+            self._changed.clear()
+            try:
+                if now() >= list_at:
+                    list_at = now() + _LIST_S
+                    keys = await self._store.all_owed()
+                    for at in range(0, len(keys), _STEPS):
+                        await asyncio.gather(*(self._renew(key) for key in keys[at : at + _STEPS]))
+                due = sorted((key for key, when in self._due.items() if when <= now()), key=lambda key: key[2])
+                for at in range(0, len(due), _STEPS):
+                    await asyncio.gather(*(self._look_at(key) for key in due[at : at + _STEPS]))
+            except (NatsError, JetStreamError, OSError) as exc:
+                log.debug("what is owed cannot be listed now: %s", exc)
+                list_at = now() + _FAILED_S
+            wait_s = max(0.0, min(list_at, *self._due.values()) - now()) if self._due else list_at - now()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+
+    async def _renew(self, key: _Key) -> None:
+        """What waits for a member for long is not forgotten by the stream meanwhile."""
+        self._due.setdefault(key, 0.0)
+        owed = await self._store.owed(*key)
+        if owed is not None:
+            if owed.sent:
+                self._under_way.add(key)
+            with contextlib.suppress(ConflictError):
+                await self._store.renew_owed(owed)
+
+    async def _look_at(self, key: _Key) -> None:
+        try:
+            pause_s = await self._step(key)
+        except ConflictError:  # another copy was faster
+            pause_s = _LOOK_S
+        except (NatsError, JetStreamError, OSError) as exc:
+            log.debug("message %d of station %s cannot be sent again now: %s", key[2], key[0], exc)
+            pause_s = _FAILED_S
+        except Exception:
+            log.exception("message %d of station %s cannot be sent again now", key[2], key[0])
+            pause_s = _LIST_S
+        if pause_s is None:
+            self._due.pop(key, None)
+            self._under_way.discard(key)
+        else:
+            self._due[key] = asyncio.get_running_loop().time() + pause_s
+
+    # ---- one message ------------------------------------------------------------------------------------------------
+
+    async def _step(self, key: _Key) -> Optional[float]:
+        """Does what is to be done now. Returns in how many seconds to look again; None: it is owed no more."""
+        station, group, _ = key
+        if key not in self._under_way and not await self._is_listening(station, group):
+            return _ALONE_S
+        if key not in self._under_way and self._is_full(station, group):
+            return _LOOK_S
+        self._under_way.add(key)  # before anything is waited for: the others count it
+        try:
+            pause_s = await self._advance(key)
+        except BaseException:
+            self._under_way.discard(key)
+            raise
+        return pause_s
+
+    def _is_full(self, station: str, group: str) -> bool:
+        """Whether as many of a group's messages are under way as may be."""
+        return sum(other[:2] == (station, group) for other in self._under_way) >= _AT_ONCE
+
+    async def _advance(self, key: _Key) -> Optional[float]:
+        owed = await self._store.owed(*key)
+        if owed is None:
+            return None
+        if owed.sent:
+            is_own = owed.by == self._sender
+            wait_s = await self._ack_time(owed) + (0.0 if is_own else _TAKE_OVER_S)
+            waited_s = time.time() - owed.sent
+            if 0 <= waited_s < wait_s:
+                return min(wait_s - waited_s, _LOOK_S)
+            if is_own and not owed.left:
+                await self._keep(owed)
+                await self._store.settle_owed(owed.group, owed.id)
+                return None
+            # Whoever sent it has died, or lost its connection: it may never have reached a member.
+            owed = replace(owed, left=owed.left + (not is_own), sent=0.0)
+            if not await self._is_listening(owed.station, owed.group):
+                await self._store.update_owed(owed)
+                self._under_way.discard(key)
+                return _ALONE_S
+        return await self._send(owed)
+
+    @property
+    def _sender(self) -> str:
+        """This copy on its present connection."""
+        return f"{self._id}-{self._connection.client_id}"
+
+    async def _send(self, owed: Owed) -> Optional[float]:
+        internal, stream = internal_name(owed.station), stream_name(internal_name(owed.station), owed.partition)
+        try:
+            message = (await self._api.request(f"STREAM.MSG.GET.{stream}", {"seq": owed.sequence}))["message"]
+            await self._ack_time(owed)
+        except JetStreamError as exc:
+            if exc.err_code not in (_NO_MESSAGE, STREAM_NOT_FOUND, CONSUMER_NOT_FOUND):
+                raise
+            await self._store.settle_owed(owed.group, owed.id)  # message or group are gone
+            return None
+        block, payload = (base64.b64decode(message.get(part) or "") for part in ("hdrs", "data"))
+        headers = resent_headers(read_headers(block), owed.id, owed.group)
+        if headers_size(headers) + len(payload) > self._connection.max_payload:
+            await self._keep(owed)
+            await self._store.settle_owed(owed.group, owed.id)
+            return None
+        await self._store.update_owed(replace(owed, left=owed.left - 1, sent=time.time(), by=self._sender))
+        durable = durable_name(owed.group)
+        for subject in (subjects.dls(internal, durable), subjects.dls_before_dots(internal, durable)):
+            await self._connection.publish(subject, payload, headers=headers)
+        return _LOOK_S
+
+    async def _ack_time(self, owed: Owed) -> float:
+        """The group's ack time, in seconds."""
+        stream = stream_name(internal_name(owed.station), owed.partition)
+        try:
+            info = await self._api.request(f"CONSUMER.INFO.{stream}.{durable_name(owed.group)}")
+        except JetStreamError as exc:
+            if exc.err_code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND) and owed.sent:
+                return 0.0  # the group is gone
+            raise
+        return float(info["config"]["ack_wait"]) / _NS_PER_S
+
+    async def _is_listening(self, station: str, group: str) -> bool:
+        """Whether a member of the group is connected that has had the time to listen."""
+        now = asyncio.get_running_loop().time()
+        until, is_listening = self._listening.get((station, group), (0.0, False))
+        if now < until:
+            return is_listening
+        self._listening[station, group] = (now + _ALONE_S / 2, is_listening)  # the others do not ask as well
+        keys = await self._state.members.keys(f"{key_of(station)}.{key_of(group)}.>")
+        connected = await open_connection_ids(self._connection)
+        is_listening = False
+        if connected is None:
+            is_listening = bool(keys)
+        else:
+            open_keys = {connection_key(connection_id) for connection_id in connected}
+            for key in keys:
+                if key.split(".")[2] in open_keys:
+                    member = await self._state.members.get(key)
+                    if member is not None and not 0 <= time.time() - member.value["created"] < _SETTLED_S:
+                        is_listening = True
+                        break
+        self._listening[station, group] = (now + _ALONE_S / 2, is_listening)
+        return is_listening
