@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging as _logging
 
+from memphis_sync._logs import UnconfiguredHandler as _UnconfiguredHandler, hand_over_foreign as _hand_over_foreign
 from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkResult, BulkSchemaError, Failure, Item
 from memphis_sync.client import Memphis, connect
 from memphis_sync.completion import as_completed, wait
@@ -57,7 +58,9 @@ from memphis_sync.types import VERSION, LinkEvent, PubAck, Retention, RetryPolic
 
 __version__ = VERSION
 
-_logging.getLogger("memphis_sync").addHandler(_logging.NullHandler())
+_logging.getLogger("memphis_sync").addHandler(_UnconfiguredHandler())
+for _name in ("asyncio", "nats.aio.client"):
+    _logging.getLogger(_name).addFilter(_hand_over_foreign)
 
 __all__ = [
     "AckTimeoutError",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 from memphis_sync import options as opt
 from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import Requests, longest_s
-from memphis_sync._runtime import Runtime, exit as exit_drain, fork
+from memphis_sync._runtime import Runtime, exit as exit_drain, fork, waiting
 from memphis_sync.errors import UsageError
 from memphis_sync.types import ConnectOptions, LinkEvent, RetryPolicy, Stats
 
@@ -102,6 +102,7 @@ class Connection:
             on_error=on_error,
             json_default=json_default,
         )
+        waiting.forbid_on_own_thread("connect()")
         self._open(options)
 
     def _open(self, options: ConnectOptions) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
+from memphis_sync._logs import Log
 from memphis_sync._runtime import primitives
+from memphis_sync._threads import Latch
 from memphis_sync.errors import MemphisError, StationNotFoundError
 from memphis_sync.message import Message, Messages
 
 if TYPE_CHECKING:
     from memphis_sync.consumer import Consumer
 
-log = logging.getLogger("memphis_sync.consume")
+log = Log("memphis_sync.consume")
 
 Handler = Callable[["list[Message]", Optional[MemphisError], Any], object]
 
@@ -39,18 +40,30 @@ class Consuming:
         self._consumer = consumer
         self._callback = callback
         self._only = only
-        self._stop = primitives.Event()
+        self._stop = Latch()
         self._lock = primitives.Lock()  # guards the next two, which the workers share
         self._is_failing = False
         self._pause_until = 0.0
         self._is_more = False  # whether the last batch said that more is waiting
         self._took_s = float("inf")  # how long the callback last took; the first time nobody knows
-        self._threads = [consumer.runtime.start_thread("consume", self._run) for _ in range(workers)]
+        self._workers = workers
+        self._threads: list[primitives.Thread] = []
+        self._is_started = False
+
+    def start(self) -> None:
+        """Starts the threads."""
+        try:
+            for _ in range(self._workers):
+                self._threads.append(self._consumer.runtime.start_thread("consume", self._run))
+        except BaseException:
+            self._stop.set()
+            raise
+        self._is_started = True
 
     @property
     def is_running(self) -> bool:
-        """Whether it goes on: not told to stop, and its threads are alive."""
-        return not self._stop.is_set() and any(thread.is_alive() for thread in self._threads)
+        """Whether it goes on: not told to stop, and its threads are alive, or about to be started."""
+        return not self._stop.is_set() and (not self._is_started or any(thread.is_alive() for thread in self._threads))
 
     def tell_to_stop(self) -> None:
         """Ends each thread after the batch at hand; does not wait."""
@@ -71,6 +84,17 @@ class Consuming:
         return self._stop.is_set() or consumer.is_destroyed or consumer.runtime.is_ending
 
     def _run(self) -> None:
+        consumer = self._consumer
+        while True:
+            try:
+                self._read_and_hand_out()
+            except BaseException as exc:  # noqa: BLE001  nobody else would meet it, and consuming would end in silence
+                consumer.runtime.callbacks.failed(f"consume() of {consumer!r}", exc)
+                self._stop.wait(OUTAGE_PAUSE_S)
+            if self.is_over():
+                return
+
+    def _read_and_hand_out(self) -> None:
         consumer = self._consumer
         while not self.is_over():
             pause_s = self._pause_until - time.monotonic()
@@ -124,14 +148,14 @@ class Consuming:
             self._hand_out(Messages(), error)
 
     def _hand_out(self, messages: list[Message], error: Optional[MemphisError]) -> None:
-        try:
-            self._callback(messages, error, self._consumer.context)
-        except Exception as exc:
-            log.exception("%r: the callback failed", self._consumer)
-            if error is None:
-                failure = MemphisError(f"the callback of {self._consumer!r} failed: {type(exc).__name__}")
-                failure.__cause__ = exc
-                self._hand_out([], failure)
+        consumer = self._consumer
+        raised = consumer.runtime.callbacks.call(
+            self._callback, messages, error, consumer.context, log=log, about=f"{consumer!r}: the callback failed"
+        )
+        if raised is not None and error is None:
+            failure = MemphisError(f"the callback of {consumer!r} failed: {type(raised).__name__}")
+            failure.__cause__ = raised
+            self._hand_out(Messages(), failure)
 
 
 def _is_more_behind(messages: list[Message]) -> bool:

@@ -7,11 +7,11 @@ and a notification goes out if the cluster wants that. Neither waits, and neithe
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Optional
 
 from memphis_sync._codec import Route
+from memphis_sync._logs import Log
 from memphis_sync._payloads import payload_of
 from memphis_sync._runtime import Runtime
 from memphis_sync._wire import subjects
@@ -19,7 +19,7 @@ from memphis_sync._wire.schema_reports import schema_dead_letter, schema_notific
 from memphis_sync.errors import MemphisError, SchemaError
 from memphis_sync.types import MessageCodec, StationView
 
-log = logging.getLogger("memphis_sync.schema")
+log = Log("memphis_sync.schema")
 
 
 def encode_one(

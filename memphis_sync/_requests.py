@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import logging
 import re
 import time
 import uuid
@@ -22,6 +21,7 @@ from typing import Any, Callable, Optional
 
 from memphis_sync._codec import fork_generation
 from memphis_sync._control import ControlLink, Subscription
+from memphis_sync._logs import Log
 from memphis_sync._runtime import Runtime
 from memphis_sync._wire import subjects
 from memphis_sync._wire.control import (
@@ -51,7 +51,7 @@ from memphis_sync.errors import (
 )
 from memphis_sync.types import StationView
 
-log = logging.getLogger("memphis_sync.control")
+log = Log("memphis_sync.control")
 
 CREATE_S = 20.0  # as the official SDKs
 DESTROY_S = 5.0

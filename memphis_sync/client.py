@@ -54,8 +54,8 @@ class Memphis(SchemaCalls):
 
     def __init__(self) -> None:
         super().__init__()
-        self._producers: OncePerKey[Producer] = OncePerKey()
-        self._consumers: OncePerKey[Consumer] = OncePerKey()
+        self._producers: OncePerKey[Producer] = OncePerKey("the registration of a producer")
+        self._consumers: OncePerKey[Consumer] = OncePerKey("the registration of a consumer")
 
     # ---- stations ---------------------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Memphis(SchemaCalls):
         if block_on_full_s is not None:
             opt.check_seconds("block_on_full_s", block_on_full_s)
         opt.check_seconds("ack_timeout_s", ack_timeout_s, allow_zero=False)
-        opt.check_callable("on_delivery", on_delivery)
+        opt.check_optional_callable("on_delivery", on_delivery)
         if opt.check_bool("generate_random_suffix", generate_random_suffix):
             name = with_suffix("producer_name", "Producer", name)
         retries = check_retries(timeout_retries)

@@ -9,8 +9,6 @@ messages.
 from __future__ import annotations
 
 import functools
-import inspect
-import logging
 import time
 import weakref
 from collections import deque
@@ -21,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, QUICK, Consuming, Handler
 from memphis_sync._hints import hint_keywords
 from memphis_sync._link import Binding, PullSession
+from memphis_sync._logs import Log
 from memphis_sync._requests import JS_S
-from memphis_sync._runtime import Runtime, primitives
+from memphis_sync._runtime import Runtime, primitives, waiting
+from memphis_sync._threads import handing_over
 from memphis_sync._wire.names import durable_name, stream_name
 from memphis_sync._wire.partitions import check_partition, partition_for_key
 from memphis_sync.errors import (
@@ -35,7 +35,7 @@ from memphis_sync.errors import (
     UsageError,
 )
 from memphis_sync.message import Message, Messages, Source
-from memphis_sync.options import MAX_BATCH_SIZE, check_bool, check_int, check_seconds
+from memphis_sync.options import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
 from memphis_sync.resent import ResentBox, ResentMessage
 from memphis_sync.types import StationView
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from memphis_sync._control import Subscription
     from memphis_sync.client import Memphis
 
-log = logging.getLogger("memphis_sync.consume")
+log = Log("memphis_sync.consume")
 
 MIN_WAIT_S = 0.1  # the floor of memphis.py's batch_max_time_to_wait_ms
 MAX_WORKERS = 256
@@ -117,7 +117,7 @@ class Consumer:
         self._deafen: Optional[weakref.finalize[[Subscription], Consumer]] = None  # ends the hearing of dead letters
         self._iterations_ended = False
         self._consuming: Optional[Consuming] = None
-        self._consuming_lock = primitives.Lock()  # guards _consuming
+        self._consuming_lock = primitives.RLock()  # guards _consuming; held for no more than a look
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -218,8 +218,9 @@ class Consumer:
 
         Args:
             callback: A plain function. *messages* holds 1 to ``batch_size`` messages and *error* is None, or *messages*
-                is empty and *error* says what went wrong (once for each outage). An exception in it is logged and
-                handed to it as *error*; consuming goes on. It may block, and may call anything, close() included.
+                is empty and *error* says what went wrong (once for each outage). Whatever it raises, SystemExit
+                included, is logged, counted in ``stats().callback_errors`` and handed to it as *error*; consuming goes
+                on. It may block, and may call anything, close() included.
                 What it has not answered in its ack time is delivered again.
             consumer_partition_key: Read only the partition that this key belongs to.
             consumer_partition_number: Read only this partition; -1 for all.
@@ -229,15 +230,12 @@ class Consumer:
                 the order holds only within each. An error is handed to one of them.
 
         Raises:
-            ConfigurationError: *callback* cannot be called or is a coroutine function, *workers* is out of its bounds,
-                or key and number are both given.
+            ConfigurationError: *callback* cannot be called with three arguments, or is a coroutine function or a
+                generator; *workers* is out of its bounds; or key and number are both given.
             UsageError: consume() is running already.
             ClosedError, ForkedError: As fetch().
         """
-        if not callable(callback) or _is_coroutine_function(callback):
-            raise ConfigurationError(
-                f"callback is {callback!r}; it must be a plain function of (messages, error, context), not a coroutine"
-            )
+        check_callable("callback", callback, parameters="messages, error, context")
         only = self._choose(consumer_partition_key, consumer_partition_number)
         self.check_open()
         workers = check_int("workers", workers, 1, MAX_WORKERS)
@@ -246,7 +244,8 @@ class Consumer:
                 raise UsageError(f"{self!r} is consuming already; call stop_consume() first")
             if context is not None:
                 self.context = context
-            self._consuming = Consuming(self, callback, only, workers)
+            consuming = self._consuming = Consuming(self, callback, only, workers)
+        consuming.start()
 
     def stop_consume(self, timeout_s: float = _STOP_S) -> bool:
         """
@@ -259,6 +258,7 @@ class Consumer:
             False when the callback was still running at the limit.
         """
         check_seconds("timeout_s", timeout_s)
+        waiting.forbid_on_own_thread("stop_consume()")
         self._iterations_ended = True
         with self._consuming_lock:
             consuming = self._consuming
@@ -364,6 +364,7 @@ class Consumer:
         Raises:
             MemphisError: As fetch().
         """
+        waiting.forbid_on_own_thread("fetch()")
         letters = self._dead_letters
         deadline = time.monotonic() + wait_s
 
@@ -405,7 +406,8 @@ class Consumer:
             else:
                 subscription = self.runtime.loop.call(work, max(deadline - time.monotonic(), 0.0), "consumer()")
         except MemphisError as exc:
-            log.warning("%r gets no dead letters: %s", self, exc)  # all else works without
+            with handing_over(self.runtime.callbacks.post):  # others may wait for this consumer
+                log.warning("%r gets no dead letters: %s", self, exc)  # all else works without
             return
         # Also when it is forgotten: in its queue group it would take dead letters that another member could have.
         self._deafen = weakref.finalize(self, requests.end_subscription, subscription)
@@ -506,7 +508,3 @@ def _look_for(source: Source, binding: Binding, answer: Callable[[Optional[Stati
             answer(destroyed)
 
     source.runtime.spawn(look)
-
-
-def _is_coroutine_function(callback: object) -> bool:
-    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004

@@ -6,13 +6,13 @@ A Memphis broker has these calls in its REST API only; there they raise a Server
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 
 from memphis_sync._hints import hint_keywords
+from memphis_sync._logs import Log
 from memphis_sync._requests import CREATE_S, Requests, server_error
 from memphis_sync._wire import subjects
 from memphis_sync._wire.dead_letters import (
@@ -34,7 +34,7 @@ from memphis_sync.options import as_int, check_int, show
 if TYPE_CHECKING:
     from memphis_sync.client import Memphis
 
-log = logging.getLogger("memphis_sync.control")
+log = Log("memphis_sync.control")
 
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 1_000_000

@@ -8,14 +8,16 @@ looks at costs nothing after the call that made it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import logging
 import time
+from collections import deque
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from memphis_sync._codec import Ticket
-from memphis_sync._runtime import primitives, waiting
+from memphis_sync._logs import Log
+from memphis_sync._runtime import waiting
 from memphis_sync.errors import (
     AckTimeoutError,
     DeadlineError,
@@ -25,6 +27,7 @@ from memphis_sync.errors import (
     RejectedError,
     StationGoneError,
 )
+from memphis_sync.options import check_callable
 from memphis_sync.types import PubAck
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
     from memphis_sync._link import DataLink
 
-logger = logging.getLogger("memphis_sync.produce")
+logger = Log("memphis_sync.produce")
 
 SLICE_NS = 200_000_000  # waits are cut so that Ctrl-C is served
 _new_tuple = tuple.__new__
@@ -129,8 +132,12 @@ class Delivery(Ticket):
         """
         Calls ``fn(delivery)`` once: on the callbacks thread when the outcome comes later, here when it is known.
 
-        An exception in it is logged, and counted in ``stats().callback_errors``.
+        Whatever it raises, SystemExit included, is logged, and counted in ``stats().callback_errors``.
+
+        Raises:
+            ConfigurationError: *fn* is not a plain function: it cannot be called, or is a coroutine function.
         """
+        check_callable("fn", fn)
         self.look()
         if not _target(self).link.watch(self, fn):
             _target(self).link.call_back(fn, self)
@@ -140,7 +147,8 @@ class Delivery(Ticket):
         future: asyncio.Future[None] = loop.create_future()
 
         def wake(_delivery: Delivery) -> None:
-            loop.call_soon_threadsafe(_finish, future)
+            with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+                loop.call_soon_threadsafe(_finish, future)
 
         self.add_done_callback(wake)
         yield from future
@@ -221,15 +229,13 @@ class Deliveries(Mapping[str, Delivery]):
 
     def add_done_callback(self, fn: Callable[[Deliveries], object]) -> None:
         """Calls ``fn(deliveries)`` once when the last outcome is known; see Delivery.add_done_callback."""
-        lock = primitives.Lock()
-        left = len(self._each)
+        check_callable("fn", fn)
+        others = deque(range(len(self._each) - 1))  # each outcome but the last takes one off, in one step
 
         def settled(delivery: Delivery) -> None:
-            nonlocal left
-            with lock:
-                left -= 1
-                last = left == 0
-            if last:
+            try:
+                others.pop()
+            except IndexError:
                 _target(delivery).link.call_back(fn, self)
 
         for delivery in self._each.values():

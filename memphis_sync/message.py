@@ -10,7 +10,6 @@ account before the stream and a random token at the end on servers that have a d
 from __future__ import annotations
 
 import json
-import logging
 import time
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 from memphis_sync._codec import RawMessage, parse_headers
 from memphis_sync._hints import hint_keywords
+from memphis_sync._logs import Log
 from memphis_sync._requests import report_dead_letter
-from memphis_sync._runtime import Runtime
+from memphis_sync._runtime import Runtime, waiting
 from memphis_sync._runtime.schemas import decoded
 from memphis_sync._wire.json_text import NotJsonError, read_json
 from memphis_sync._wire.names import durable_name, split_stream
@@ -31,7 +31,7 @@ from memphis_sync.types import StationView
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-log = logging.getLogger("memphis_sync.consume")
+log = Log("memphis_sync.consume")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _ACK, _NAK, _TERM, _WORKING = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
@@ -356,6 +356,7 @@ class Message(RawMessage):
 
     def _confirm(self, timeout_s: float) -> None:
         check_seconds("timeout_s", timeout_s, allow_zero=False)
+        waiting.forbid_on_own_thread("ack(wait=True)")
         self._check_unanswered()
         self._source.check_open()
         link = self._source.runtime.data_link()

@@ -8,6 +8,8 @@ environment, never a mixture (a password from the environment must not go to a h
 
 from __future__ import annotations
 
+import functools
+import inspect
 import ipaddress
 import math
 import numbers
@@ -15,9 +17,10 @@ import operator
 import os
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Callable, Optional, TypeVar, Union
 
 from memphis_sync._tls import check_context, file_context
@@ -100,11 +103,73 @@ def check_bool(option: str, value: object) -> bool:
     return value
 
 
-def check_callable(option: str, value: object) -> Optional[Callable[..., object]]:
-    """Something that can be called, or None."""
-    if value is not None and not callable(value):
-        raise ConfigurationError(f"{option} is {show(value)}; it must be callable or None")
-    return value
+def check_callable(
+    option: str, value: object, *, parameters: Optional[str] = None, is_optional: bool = False
+) -> Callable[..., object]:
+    """
+    A plain function, or whatever is called like one: nothing whose call only makes a coroutine or a generator, for
+    nobody would run that.
+
+    Args:
+        parameters: What it is called with, "messages, error, context": then it must take so many. One that does not
+            tell what it takes, as some builtins, is believed.
+        is_optional: Whether None would do as well, for the error.
+    """
+    kind = type(value)
+    if kind is not FunctionType or value.__code__.co_flags & _RUNS_LATER:  # type: ignore[attr-defined]
+        if not callable(value):
+            raise ConfigurationError(
+                f"{option} is {show(value)}; it must be callable{' or None' if is_optional else ''}"
+            )
+        if any(is_kind(one) for one in _as_called(value) for is_kind in _KINDS_THAT_RUN_LATER):
+            raise ConfigurationError(
+                f"{option} is {_name_of(value)}, a coroutine function or a generator: calling it runs nothing of it. "
+                "It must be a plain function; one that hands work to an event loop may call "
+                "asyncio.run_coroutine_threadsafe()"
+            )
+    if parameters is not None:
+        _check_parameters(option, value, parameters)  # type: ignore[arg-type]
+    return value  # type: ignore[return-value]
+
+
+def check_optional_callable(option: str, value: object) -> Optional[Callable[..., object]]:
+    """As check_callable(), or None."""
+    return None if value is None else check_callable(option, value, is_optional=True)
+
+
+_RUNS_LATER = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
+_KINDS_THAT_RUN_LATER = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+
+
+def _as_called(value: object) -> Iterator[object]:
+    """The object itself and what its call ends up in: through partials, and through the __call__ of its class."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    yield value
+    if not inspect.isclass(value) and not inspect.isroutine(value):
+        call = getattr(type(value), "__call__", None)  # noqa: B004  not whether there is one: which
+        while isinstance(call, functools.partial):
+            call = call.func
+        yield call
+
+
+def _name_of(value: object) -> str:
+    while isinstance(value, functools.partial):
+        value = value.func
+    return str(getattr(value, "__qualname__", None) or type(value).__qualname__)
+
+
+def _check_parameters(option: str, value: Callable[..., object], parameters: str) -> None:
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*parameters.split(", "))
+    except TypeError as exc:
+        raise ConfigurationError(
+            f"{option} is {_name_of(value)}{signature}, which cannot be called with ({parameters}): {exc}"
+        ) from None
 
 
 def check_retry(option: str, value: object) -> Optional[RetryPolicy]:
@@ -221,7 +286,7 @@ def build_connect_options(
         "exit_timeout_s": check_seconds("exit_timeout_s", values["exit_timeout_s"]),
         "ping_interval_s": check_seconds("ping_interval_s", values["ping_interval_s"], least=LEAST_PING_INTERVAL_S),
         "no_responders_retry": check_retry("no_responders_retry", values["no_responders_retry"]),
-        **{name: check_callable(name, values.get(name)) for name in _CALLABLES},
+        **{name: check_optional_callable(name, values.get(name)) for name in _CALLABLES},
     }
     return ConnectOptions(
         addresses=_addresses(where, check_int("port", values["port"], 1, 65535), url),

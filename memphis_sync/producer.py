@@ -37,7 +37,7 @@ from memphis_sync.delivery import (
 )
 from memphis_sync.errors import BufferFullError, ClosedError, ConfigurationError, UndeliveredWarning
 from memphis_sync.headers import Headers, encode_user_headers
-from memphis_sync.options import as_int, check_int, check_seconds
+from memphis_sync.options import as_int, check_callable, check_int, check_seconds
 from memphis_sync.types import PubAck
 
 if TYPE_CHECKING:
@@ -226,6 +226,8 @@ class Producer:
         if nonblocking:
             if on_delivery is None:
                 on_delivery = self._on_delivery
+            else:
+                check_callable("on_delivery", on_delivery, is_optional=True)
             if concurrent_task_limit is not None:
                 self._wait_below(check_int("concurrent_task_limit", concurrent_task_limit, 1))
         elif on_delivery is not None:

@@ -9,14 +9,13 @@ protocol reference 7.3, 7.4.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from memphis_sync._codec import encode_headers
-from memphis_sync._runtime import primitives
+from memphis_sync._logs import Log
 from memphis_sync._wire import subjects
 from memphis_sync.errors import UsageError
 from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message, Metadata, Source
@@ -25,7 +24,7 @@ from memphis_sync.options import check_seconds, check_str
 if TYPE_CHECKING:
     from datetime import datetime
 
-log = logging.getLogger("memphis_sync.consume")
+log = Log("memphis_sync.consume")
 
 MAX_MESSAGES = 10_000  # as memphis.py; and no more bytes than an outbox holds by default
 MAX_BYTES = 64 * 1024 * 1024
@@ -206,20 +205,22 @@ class ResentBox:
     def __init__(self, owner: Source, on_arrival: Callable[[], object]) -> None:
         self._owner = owner
         self._on_arrival = on_arrival
-        self._lock = primitives.Lock()  # guards the next two
+        # No lock: the loop would wait for it, and whoever holds it may have been interrupted by a signal handler.
         self._letters: deque[ResentMessage] = deque()
-        self._bytes = 0
+        self._bytes = 0  # of the letters, as the loop knows
+        self._taken: deque[int] = deque()  # bytes of those that were taken since it last looked
         self._refused = 0
         self._log_at = 0.0
 
     def put(self, payload: bytes, headers: dict[str, str]) -> None:
         """Takes one in, if there is room."""
         letter = ResentMessage.of(self._owner, payload, headers)
-        with self._lock:
-            is_full = len(self._letters) >= MAX_MESSAGES or self._bytes + len(payload) > MAX_BYTES
-            if not is_full:
-                self._letters.append(letter)
-                self._bytes += len(payload)
+        while self._taken:
+            self._bytes -= self._taken.popleft()
+        is_full = len(self._letters) >= MAX_MESSAGES or self._bytes + len(payload) > MAX_BYTES
+        if not is_full:
+            self._letters.append(letter)
+            self._bytes += len(payload)
         if is_full:
             self._refused += 1
             now = time.monotonic()
@@ -237,12 +238,13 @@ class ResentBox:
     def take(self, limit: int) -> list[Message]:
         """Up to *limit* of them; each goes to one caller only."""
         taken: list[Message] = []
-        if self._letters:  # a look without the lock: this stands before each fetch
-            with self._lock:
-                while self._letters and len(taken) < limit:
-                    letter = self._letters.popleft()
-                    self._bytes -= letter.payload_len
-                    taken.append(letter)
+        while self._letters and len(taken) < limit:
+            try:
+                letter = self._letters.popleft()
+            except IndexError:  # another thread was faster
+                break
+            self._taken.append(letter.payload_len)
+            taken.append(letter)
         return taken
 
     def __len__(self) -> int:
@@ -250,5 +252,4 @@ class ResentBox:
 
     def waiting(self) -> list[ResentMessage]:
         """A copy of what waits."""
-        with self._lock:
-            return list(self._letters)
+        return list(self._letters.copy())

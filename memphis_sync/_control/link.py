@@ -24,6 +24,7 @@ from nats.aio.subscription import Subscription
 from memphis_sync._control.reasons import NoTlsError, connect_error, lost_reason, request_error
 from memphis_sync._control.sound import SoundClient
 from memphis_sync._link.handshake import open_connection
+from memphis_sync._logs import Log
 from memphis_sync.errors import (
     AuthenticationError,
     ClosedError,
@@ -37,7 +38,7 @@ from memphis_sync.errors import (
 )
 from memphis_sync.types import ConnectOptions, ServerAddress
 
-log = logging.getLogger("memphis_sync.control")
+log = Log("memphis_sync.control")
 
 # nats-py tells when the server closed the connection, and nothing when it broke or PING had no answer.
 _BROKEN = "the connection broke, or the broker did not answer PING"

@@ -17,15 +17,16 @@ tests/client/test_given_up.py fail when a release changes them.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Optional
 
 from nats.aio.client import Client
 
+from memphis_sync._logs import Log
+
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-log = logging.getLogger("memphis_sync")
+log = Log("memphis_sync")
 
 
 class SoundClient(Client):

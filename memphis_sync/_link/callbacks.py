@@ -1,27 +1,32 @@
 """
-The callbacks thread of a client: everything of the user's that the client calls runs here, one after the other.
+The callbacks thread of a client: everything of the user's that the client calls runs here, one after the other, the
+program's logging handlers too where another thread of the client's has something to log.
 
 It waits in one place: in the C core for reports of the data link while there is one, else for jobs. What a callback
-raises is logged and counted, because nobody is there to catch it.
+raises, SystemExit and KeyboardInterrupt included, is logged and counted, because nobody is there to catch it: the
+thread goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import inspect
 import threading
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional
 
+from memphis_sync._logs import Log, show_error
 from memphis_sync.types import ConnectOptions, LinkEvent
 
 if TYPE_CHECKING:
     from memphis_sync._codec import Link
 
-logger = logging.getLogger("memphis_sync.produce")
+logger = Log("memphis_sync.produce")
 
 REPORT_WAIT_NS = 500_000_000  # a wake-up that comes just before the wait is made good after so long
 JOIN_S = 5.0  # how long the end waits for a callback that is running
+FAILED_PAUSE_S = 0.5  # after an error of our own, so that one that lasts does not keep a processor busy
 Change = Literal["disconnect", "reconnect", "error"]
 
 
@@ -37,51 +42,106 @@ class Callbacks:
     def __init__(self, number: int, options: ConnectOptions) -> None:
         self._name = f"memphis-callbacks-{number}"
         self._label = options.name
+        self._address = str(options.addresses[0])
         self._for_change: dict[Change, Optional[Callable[[LinkEvent], object]]] = {
             "disconnect": options.on_disconnect,
             "reconnect": options.on_reconnect,
             "error": options.on_error,
         }
-        self._lock = threading.Lock()  # guards the start of _thread
         self._thread: Optional[threading.Thread] = None
+        self._may_start = deque([True])  # whoever takes it starts the thread; no other waits for that
         self._jobs: deque[tuple[Callable[[Any], object], object]] = deque()
-        self._wake = threading.Event()
+        # Taken by the thread when it has nothing to do, released by whoever has something: unlike an Event's, a release
+        # may interrupt another one of the same thread.
+        self._wake = threading.Lock()
         self._source: Optional[Link] = None
         self._is_retiring = False
         self._is_drained = threading.Event()
         self._is_closing = False
+        self._counting = threading.RLock()  # guards errors; a signal handler that comes in between may enter as well
         self.errors = 0
 
     def start(self) -> None:
         """Starts the thread if it is not running."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._is_closing:
-                    thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                    with contextlib.suppress(RuntimeError):  # the interpreter ends and takes no new threads
-                        thread.start()
-                        self._thread = thread
+        if self._thread is not None or self._is_closing:
+            return
+        try:
+            self._may_start.pop()
+        except IndexError:
+            return
+        thread = self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends and takes no new threads
+            self._thread = None
+            self._may_start.append(True)
 
     def tell(self, change: Change, event: Callable[[], LinkEvent]) -> None:
         """Has the user's callable for this change called with an event, which is made only if there is one."""
         fn = self._for_change[change]
-        if fn is not None and not self._is_closing:
-            self._jobs.append((fn, event()))
-            self.start()
-            self._wake_up()
+        if fn is not None:
+            self.post(fn, event())
 
-    def call(self, fn: Callable[[Any], object], argument: object) -> None:
-        """Calls a callback here and now; what it raises is logged and counted."""
+    def post(self, fn: Callable[[Any], object], argument: object) -> bool:
+        """Has ``fn(argument)`` called on the thread soon. False: the thread has ended, or cannot be had any more."""
+        if self._is_closing:
+            return False
+        self._jobs.append((fn, argument))
+        self.start()
+        self._wake_up()
+        return self._thread is not None
+
+    def call(
+        self,
+        fn: Callable[..., object],
+        *arguments: object,
+        log: Log = logger,
+        about: Optional[str] = None,
+    ) -> Optional[BaseException]:
+        """
+        Calls a callable of the user's here and now: the one place that does. What it raises is logged and counted.
+
+        Args:
+            log: Where it is logged.
+            about: The log line; by default that a callback of this client raised.
+
+        Returns:
+            What it raised; None for a callable that returned.
+
+        Raises:
+            KeyboardInterrupt: On the program's main thread, which Ctrl-C is meant for.
+        """
         try:
-            fn(argument)
-        except Exception:
-            self.errors += 1
-            logger.exception("%r: a callback raised", self._label, extra={"memphis_client": self._label})
+            result = fn(*arguments)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError("it returned a coroutine, which nobody awaits: give a plain function")
+        except BaseException as exc:
+            with self._counting:
+                self.errors += 1
+            self._log(log, about or f"{self._label!r}: a callback raised", exc)
+            if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise
+            return exc
+        return None
+
+    def _log(self, log: Log, about: str, error: BaseException) -> None:
+        try:
+            log.error("%s", about, extra={"memphis_client": self._label}, exc_info=error)
+        except BaseException as exc:  # noqa: BLE001  a handler of the program's; the thread goes on
+            show_error(f"{about}, and a logging handler raised {type(exc).__name__}")
+            show_error("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """A thread of the client's met an error that nothing expects: logs it, and tells on_error. From that thread."""
+        self._log(logger, f"{self._label!r}: {what} met an unexpected error and goes on", error)
+        reason = f"{what}: {type(error).__name__}: {error}"
+        self.tell("error", lambda: LinkEvent(self._label, "data", self._address, reason, 0, 0.0, 0))
 
     def attach(self, source: Link) -> None:
         """The data link is open: its reports are handed out from now on."""
         self._source = source
-        self._wake.set()
+        self._wake_up()
 
     def retire(self, timeout_s: float = JOIN_S) -> None:
         """The data link has ended: waits until its reports were handed out, or a callback takes too long for that."""
@@ -95,8 +155,7 @@ class Callbacks:
 
     def close(self, timeout_s: float = JOIN_S) -> None:
         """Hands out what is left and ends the thread; a callback that does not return is left behind."""
-        with self._lock:
-            self._is_closing = True
+        self._is_closing = True
         thread = self._thread
         self._wake_up()
         if thread is None or thread is threading.current_thread():
@@ -104,25 +163,40 @@ class Callbacks:
         thread.join(timeout_s if self._source is None else 0.0)  # retire() has waited already
         if thread.is_alive():
             logger.warning("%s did not stop within %.1f s", thread.name, timeout_s)
+        else:
+            self._run_jobs()  # what came while it ended
 
     def _wake_up(self) -> None:
-        self._wake.set()
+        with contextlib.suppress(RuntimeError):  # it is awake, or will be
+            self._wake.release()
         source = self._source
         if source is not None:
             source.wake_reports()
 
     def _run(self) -> None:
         while True:
-            while self._jobs:
-                self.call(*self._jobs.popleft())
+            try:
+                self._hand_out()
+            except BaseException as exc:  # noqa: BLE001  whatever it is, callbacks that come later are owed too
+                self.failed(self._name, exc)
+                self._wake.acquire(timeout=FAILED_PAUSE_S)
+            else:
+                return
+
+    def _hand_out(self) -> None:
+        while True:
+            self._run_jobs()
             source = self._source
             if source is not None:
                 self._report(source)
             elif self._is_closing:
                 return
-            else:
-                self._wake.wait()
-                self._wake.clear()
+            elif not self._jobs:
+                self._wake.acquire()
+
+    def _run_jobs(self) -> None:
+        while self._jobs:
+            self.call(*self._jobs.popleft())
 
     def _report(self, source: Link) -> None:
         is_last = self._is_retiring

@@ -9,7 +9,6 @@ ack when the connection ended.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import random
 import secrets
@@ -24,16 +23,19 @@ from memphis_sync._link.callbacks import Callbacks, Change
 from memphis_sync._link.handshake import Connected, open_connection
 from memphis_sync._link.replies import Replies
 from memphis_sync._link.secure import END_TLS, Stream, read_loop, send_loop
+from memphis_sync._logs import Log
+from memphis_sync._threads import handing_over, own_thread
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError
 from memphis_sync.types import LinkEvent, ServerAddress, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from memphis_sync.types import ConnectOptions
 
-logger = logging.getLogger("memphis_sync.link")
-produce_logger = logging.getLogger("memphis_sync.produce")
+logger = Log("memphis_sync.link")
+produce_logger = Log("memphis_sync.produce")
 
 ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
 SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
@@ -227,8 +229,12 @@ class DataLink:
         self._callbacks.start()
 
     def call_back(self, fn: Callable[[Any], object], argument: object) -> None:
-        """Calls a callback of the user's here; what it raises is logged and counted."""
+        """Calls a callback of the user's here; see Callbacks.call()."""
         self._callbacks.call(fn, argument)
+
+    def handing_over_logs(self) -> AbstractContextManager[None]:
+        """A block in which the calling thread holds a lock: what it logs is handed to the callbacks thread."""
+        return handing_over(self._callbacks.post)
 
     def new_inbox(self) -> Inbox:
         """An inbox under a subscription number that this link has not used yet."""
@@ -237,7 +243,11 @@ class DataLink:
     # ---- threads -----------------------------------------------------------------------------------------------
 
     def _thread(self, part: str, target: Callable[[], None]) -> threading.Thread:
-        return threading.Thread(target=target, name=f"memphis-{part}-{self._number}", daemon=True)
+        def run() -> None:
+            with own_thread(self._callbacks.post):
+                target()
+
+        return threading.Thread(target=run, name=f"memphis-{part}-{self._number}", daemon=True)
 
     def _start(self, part: str, target: Callable[[], None]) -> None:
         thread = self._thread(part, target)

@@ -19,7 +19,6 @@ Source: Memphis protocol reference 5.3, 6.5, 12.5.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -27,6 +26,8 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar
 
 from memphis_sync._codec import Inbox, RawMessage
 from memphis_sync._link.mailbox import Binding, Ending, Mailbox, pending_behind
+from memphis_sync._logs import Log
+from memphis_sync._threads import Section
 from memphis_sync.errors import (
     ConnectionLostError,
     DeadlineError,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from memphis_sync._link.link import DataLink
 
-logger = logging.getLogger("memphis_sync.link")
+logger = Log("memphis_sync.link")
 _M = TypeVar("_M", bound=RawMessage)
 LookFor = Callable[[Binding, Callable[[Optional[StationNotFoundError]], None]], object]
 
@@ -113,7 +114,7 @@ class PullSession:
         self._owner = owner
         self._ack_time_ns = ack_time_s * 1e9
         self._look_for = look_for
-        self._lock = threading.Lock()  # who holds it fetches; it guards all that follows
+        self._lock = Section("a fetch of this consumer")  # who holds it fetches; it guards all that follows
         self._mailbox: Optional[Mailbox] = None
         self._surplus: list[RawMessage] = []  # received, not handed out
         # Withdrawn, each with the number of the PING behind its UNSUB, and when that was written.
@@ -188,20 +189,22 @@ class PullSession:
         Args:
             is_idle: The partitions had nothing more; else what is being delivered is let come.
         """
-        if self._lock.acquire(timeout=SLICE_S):  # else somebody is fetching, and decides himself
+        # Else somebody is fetching, and decides himself.
+        if not self._lock.is_mine and self._lock.acquire(timeout=SLICE_S):
             try:
                 mailbox = self._mailbox
                 if mailbox is not None and not mailbox.is_empty:
                     self._surplus += mailbox.take()[0]
                     self._withdraw(always=is_idle or mailbox.is_idle(IDLE_S))
             except ForkedError as exc:  # the end of a generator that the child of a fork has inherited
-                logger.debug("%r: %s", self._owner, exc)
+                with self._link.handing_over_logs():
+                    logger.debug("%r: %s", self._owner, exc)
             finally:
                 self._lock.release()
 
     def close(self) -> None:
         """Gives what was received and not handed out back to the group, for another member at once."""
-        if not self._lock.acquire(timeout=CLOSE_S):
+        if self._lock.is_mine or not self._lock.acquire(timeout=CLOSE_S):
             return  # a fetch is under way and takes care of what comes
         try:
             self._let_come(time.monotonic() + CLOSE_S)
@@ -263,7 +266,8 @@ class PullSession:
                     message.renew()
             kept.append(message)
         if len(kept) < len(messages):
-            logger.debug("%r: %d messages were kept for too long", self._owner, len(messages) - len(kept))
+            with self._link.handing_over_logs():
+                logger.debug("%r: %d messages were kept for too long", self._owner, len(messages) - len(kept))
         return kept
 
     def _take_retired(self, deadline: float) -> bool:

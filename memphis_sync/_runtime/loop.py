@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import time
 from collections.abc import Coroutine
 from typing import Any, Callable, Generic, Optional, TypeVar
 
+from memphis_sync._logs import Log
 from memphis_sync._runtime import fork, primitives, waiting
+from memphis_sync._threads import Sink, own_thread
 from memphis_sync.errors import ClosedError, DeadlineError
 
-log = logging.getLogger("memphis_sync.control")
+log = Log("memphis_sync.control")
 T = TypeVar("T")
 _SETTLE_S = 1.0  # how long a cancelled coroutine may take to end
 _STOP_S = 2.0
@@ -100,12 +101,23 @@ class LoopThread:
 
     Args:
         number: The N.
+        sink: Takes what the thread has to log.
+        failed: Told what the thread met and did not expect, by a line and the error; it goes on.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        sink: Optional[Sink] = None,
+        failed: Optional[Callable[[str, BaseException], object]] = None,
+    ) -> None:
         self._generation = fork.fork_generation()
+        self._sink = sink
+        self._failed = failed
+        self._is_stopping = False
         self._loop = PrivateLoop()
         self._spawned: set[asyncio.Task[None]] = set()  # on the loop: a task that nobody refers to may be collected
+        self._loop.set_exception_handler(self._on_error)
         self.name = f"memphis-loop-{number}"
         self._thread = primitives.start_thread(self.name, self._run)
 
@@ -183,6 +195,7 @@ class LoopThread:
         if fork.fork_generation() != self._generation:
             return True
         if self._thread.is_alive():
+            self._is_stopping = True
             with contextlib.suppress(RuntimeError):  # it has closed between the two lines
                 self._loop.call_soon_threadsafe(self._loop.stop)
             deadline = time.monotonic() + timeout_s
@@ -204,11 +217,18 @@ class LoopThread:
             raise ClosedError("the client is closed") from exc
 
     def _run(self) -> None:
-        waiting.enter_own_thread()
+        with own_thread(self._sink):
+            self._run_loop()
+
+    def _run_loop(self) -> None:
         loop = self._loop
         try:
             asyncio.set_event_loop(loop)
-            loop.run_forever()
+            while not self._is_stopping:
+                try:
+                    loop.run_forever()
+                except BaseException as exc:  # noqa: BLE001  SystemExit, say, of a destructor that ran here
+                    self._report(f"thread {self.name}", exc)
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()
@@ -217,4 +237,14 @@ class LoopThread:
         finally:
             asyncio.set_event_loop(None)
             loop.close()
-            waiting.leave_own_thread()
+
+    def _on_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio would log by itself, and on this thread."""
+        error = context.get("exception")
+        log.error("thread %s: %s", self.name, context.get("message"), exc_info=error)
+
+    def _report(self, what: str, error: BaseException) -> None:
+        if self._failed is not None:
+            self._failed(what, error)
+        else:
+            log.error("%s met an unexpected error and goes on", what, exc_info=error)

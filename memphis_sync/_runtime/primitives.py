@@ -7,6 +7,7 @@ import threading
 from typing import Any, Callable
 
 Lock = threading.Lock
+RLock = threading.RLock
 Event = threading.Event
 Thread = threading.Thread
 current_thread_id = threading.get_ident

@@ -8,20 +8,21 @@ the message itself.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import Optional
 
 from memphis_sync._control import ControlLink
+from memphis_sync._logs import Log
 from memphis_sync._runtime import primitives
 from memphis_sync._runtime.loop import LoopThread
 from memphis_sync.errors import MemphisError
 
-log = logging.getLogger("memphis_sync.schema")
+log = Log("memphis_sync.schema")
 
 MAX_BYTES = 16 * 1024 * 1024  # of reports that wait; a program that produces nothing but invalid messages stays small
 _AT_ONCE = 64  # reports in one round trip
 _SEND_S = 5.0
+_BUSY_S = 0.001
 
 
 class Reports:
@@ -34,7 +35,9 @@ class Reports:
 
     def __init__(self, loop: LoopThread) -> None:
         self._loop = loop
-        self._lock = primitives.Lock()  # guards the four below; never held across IO or another lock
+        # Guards the four below; never held across IO or another lock. The loop does not wait for it: who holds it may
+        # have been interrupted by a signal handler that waits for the loop.
+        self._lock = primitives.RLock()
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._bytes = 0
         self._dropped = 0
@@ -80,11 +83,15 @@ class Reports:
         assert idle is not None
         try:
             while True:
-                with self._lock:
+                while not self._lock.acquire(blocking=False):  # noqa: ASYNC110  its holders are threads
+                    await asyncio.sleep(_BUSY_S)
+                try:
                     batch = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
                     self._bytes -= sum(len(body) for _, body in batch)
                     dropped, self._dropped = self._dropped, 0
                     self._is_sending = bool(batch)
+                finally:
+                    self._lock.release()
                 if dropped:
                     log.warning("%d reports of schema failures were dropped: they came faster than they go", dropped)
                 if not batch:

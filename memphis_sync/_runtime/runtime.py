@@ -8,7 +8,6 @@ left.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 import uuid
 from collections.abc import Coroutine
@@ -16,15 +15,17 @@ from typing import Any, Callable, Optional, TypeVar
 
 from memphis_sync._control import ControlLink
 from memphis_sync._link import Callbacks, Change, DataLink
+from memphis_sync._logs import Log
 from memphis_sync._runtime import exit as exit_drain, fork, primitives, waiting
 from memphis_sync._runtime.loop import LoopThread
 from memphis_sync._runtime.reports import Reports
 from memphis_sync._runtime.stations import StationRegistry
+from memphis_sync._threads import Section, handing_over
 from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.errors import ClosedError, ForkedError, MemphisError, UsageError
 from memphis_sync.types import ConnectOptions, LinkEvent, Stats
 
-log = logging.getLogger("memphis_sync.control")
+log = Log("memphis_sync.control")
 T = TypeVar("T")
 _CONTROL_CLOSE_S = 2.0
 _REPORTS_S = 1.0  # for what waits to be reported when a client is closed: a round trip
@@ -54,16 +55,17 @@ class Runtime:
         self.connection_id = str(uuid.uuid4())
         number = primitives.next_number()
         self.number = number
-        self.loop = LoopThread(number)
         self.callbacks = Callbacks(number, options)
         self.json_writer = JsonWriter(options.json_default)
+        with handing_over(self.callbacks.post):  # asyncio logs a loop that is made, and a handler may be connecting
+            self.loop = LoopThread(number, self.callbacks.post, self.callbacks.failed)
         self.reports = Reports(self.loop)
         self._on_station_removed = on_station_removed
         self._control: Optional[ControlLink] = None
         self._stations: Optional[StationRegistry] = None
         self._data: Optional[DataLink] = None
-        self._data_lock = primitives.Lock()  # guards opening _data, which is done once
-        self._close_lock = primitives.Lock()  # guards the steps of close(); each can be repeated
+        self._opening = Section("the opening of the data link")  # guards opening _data, which is done once
+        self._ending = Section("close()")  # guards the steps of close(); each can be repeated
         self._threads: list[primitives.Thread] = []  # only appended to; close() joins them
         self._is_ending = False
         self._is_closing = False
@@ -137,7 +139,7 @@ class Runtime:
         if link is not None:
             return link
         waiting.forbid_on_own_thread("opening the data link")
-        with self._data_lock:
+        with self._opening, handing_over(self.callbacks.post):
             self.check()
             if self._data is None:
                 # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
@@ -213,6 +215,7 @@ class Runtime:
 
     def flush(self, timeout_s: Optional[float], owner: int = -1) -> int:
         """Waits until everything is confirmed. Returns how many messages are not, at the limit."""
+        waiting.forbid_on_own_thread("flush()")
         link = self._data
         return 0 if link is None else link.flush(timeout_s, owner)
 
@@ -230,7 +233,9 @@ class Runtime:
         waiting.forbid_on_own_thread("close()")
         self._is_ending = True
         deadline = time.monotonic() + timeout_s
-        with self._close_lock:
+        if self._ending.is_mine:
+            return self._left  # a signal handler that interrupted close(), which goes on when it has returned
+        with self._ending, handing_over(self.callbacks.post):
             if self._is_closed:
                 return self._left
             try:

@@ -8,16 +8,16 @@ be compiled, each message fails with the reason, and none goes out unchecked.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Optional
 
+from memphis_sync._logs import Log
 from memphis_sync._runtime import primitives
 from memphis_sync._schema import Schema, compile_schema
 from memphis_sync._wire.json_text import PLAIN, JsonWriter
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import MessageCodec, SchemaInfo
 
-log = logging.getLogger("memphis_sync.schema")
+log = Log("memphis_sync.schema")
 
 
 def decoded(codec: Optional[MessageCodec], payload: bytes, *, as_dict: bool) -> Any:
@@ -39,7 +39,9 @@ class StationCodec:
         self.info = info
         self._station = station
         self._writer = writer
-        self._lock = primitives.Lock()  # held while the schema is compiled; nothing else is taken under it
+        # Held while the schema is compiled; nothing else is taken under it. A signal handler that interrupts that, and
+        # produces, compiles it once more.
+        self._lock = primitives.RLock()
         self._schema: Optional[Schema] = None
         self._error: Optional[SchemaError] = None
 
@@ -59,7 +61,8 @@ class StationCodec:
                 self.encode = schema.encode  # type: ignore[method-assign]
             except SchemaError as exc:
                 self._error = exc
-                log.warning("station %s: no message can be produced or decoded: %s", self._station, exc)
+        if self._error is not None:
+            log.warning("station %s: no message can be produced or decoded: %s", self._station, self._error)
 
     def encode(self, message: Any) -> bytes:
         """See Schema.encode."""

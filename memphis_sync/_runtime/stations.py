@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 from memphis_sync._control import ControlLink, Subscription
+from memphis_sync._logs import Log
 from memphis_sync._runtime.schemas import StationCodec
 from memphis_sync._wire import subjects
 from memphis_sync._wire.json_text import PLAIN, JsonWriter
@@ -20,7 +20,7 @@ from memphis_sync._wire.replies import SchemaUpdate
 from memphis_sync.errors import MemphisError
 from memphis_sync.types import SchemaInfo, StationLive
 
-log = logging.getLogger("memphis_sync.control")
+log = Log("memphis_sync.control")
 
 FUNCTIONS_SINCE_VERSION = 2  # of a station; older ones have no functions to announce
 _SCHEMA_INIT, _SCHEMA_DROP = 1, 2

@@ -10,14 +10,11 @@ from __future__ import annotations
 import time
 from typing import Callable, Optional, Protocol
 
-from memphis_sync._runtime import primitives
-from memphis_sync.errors import OwnThreadError
+from memphis_sync._threads import forbid_on_own_thread
+
+__all__ = ["SLICE_S", "Waitable", "forbid_on_own_thread", "wait"]
 
 SLICE_S = 0.2  # Ctrl-C is promised within 0.3 s
-
-# Idents of threads that must never wait: what they would wait for runs on themselves. Changed by the threads
-# themselves.
-_own_threads: set[int] = set()
 
 
 class Waitable(Protocol):
@@ -25,25 +22,6 @@ class Waitable(Protocol):
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """As threading.Lock.acquire()."""
-
-
-def enter_own_thread() -> None:
-    """The calling thread is one that may not wait from now on."""
-    _own_threads.add(primitives.current_thread_id())
-
-
-def leave_own_thread() -> None:
-    """The calling thread ends; its ident may be given to another one."""
-    _own_threads.discard(primitives.current_thread_id())
-
-
-def forbid_on_own_thread(what: str) -> None:
-    """Raises OwnThreadError when the calling thread is one of the client's own that may not wait."""
-    if primitives.current_thread_id() in _own_threads:
-        raise OwnThreadError(
-            f"{what} was called on a thread of the client's own, where it would wait for itself; "
-            "call it from a callback of produce or consume, or from a thread of yours"
-        )
 
 
 def wait(ticket: Waitable, deadline: Optional[float], is_alive: Callable[[], bool]) -> bool:

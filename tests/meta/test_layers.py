@@ -14,7 +14,7 @@ PACKAGE = ROOT / "memphis_sync"
 
 # Bottom first. A name stands for the module or package memphis_sync.<name>; those of one row may use each other.
 ROWS = [
-    {"errors", "options", "types", "_hints", "_tls", "_url"},
+    {"errors", "options", "types", "_hints", "_logs", "_threads", "_tls", "_url"},
     {"_codec"},
     {"_wire", "_schema"},
     {"_control", "_link"},
@@ -43,8 +43,9 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 BROKER_MAY_USE = {"broker", "_wire", "_codec", "_schema", "errors", "options", "types"}
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
-    "threading": {"_runtime", "_link"},
+    "threading": {"_runtime", "_link", "_logs", "_threads"},
     "_thread": {"_runtime", "_link"},
+    "logging": {"_logs", "_control", "", "broker", "cli"},  # a line of the client's goes through _logs.Log
     "nats": {"_control", "broker"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -1,0 +1,164 @@
+"""
+The package's log lines: on which thread the program's handlers are called, and what is shown when it has none.
+
+A handler is the program's own code: it may be slow, wait for a lock, produce a message. So a thread that others wait
+for never calls one: it hands the line to a thread that nobody waits for (see _threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+from typing import Any, NamedTuple, Optional
+
+from memphis_sync import _threads
+
+SHOWN_EVERY_S = 1.0
+
+
+class Log:
+    """
+    A logger of the package's.
+
+    Args:
+        name: ``memphis_sync.<part>``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
+        """As Logger.debug()."""
+        self._log(logging.DEBUG, text, args, extra)
+
+    def info(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
+        """As Logger.info()."""
+        self._log(logging.INFO, text, args, extra)
+
+    def warning(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
+        """As Logger.warning()."""
+        self._log(logging.WARNING, text, args, extra)
+
+    def error(
+        self,
+        text: str,
+        *args: object,
+        extra: Optional[dict[str, Any]] = None,
+        exc_info: Optional[BaseException] = None,
+    ) -> None:
+        """As Logger.error(), with the traceback of an error."""
+        self._log(logging.ERROR, text, args, extra, exc_info)
+
+    def exception(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
+        """As Logger.exception()."""
+        self._log(logging.ERROR, text, args, extra, sys.exc_info()[1])
+
+    def _log(
+        self,
+        level: int,
+        text: str,
+        args: tuple[object, ...],
+        extra: Optional[dict[str, Any]],
+        error: Optional[BaseException] = None,
+    ) -> None:
+        logger, sink = self._logger, _threads.sink()
+        if sink is None:
+            logger.log(level, text, *args, exc_info=error, extra=extra, stacklevel=3)
+            return
+        # Not isEnabledFor(): it takes the lock that a program holds while it configures its handlers, and one of those
+        # may be connecting this very client.
+        if logger.disabled or logger.manager.disable >= level or level < logger.getEffectiveLevel():
+            return
+        code = sys._getframe(2)
+        place = code.f_code.co_filename, code.f_lineno, code.f_code.co_name
+        thread = threading.current_thread()
+        line = _Line(logger, level, text, args, extra, error, place, time.time(), (thread.ident, thread.name))
+        if not sink(_Line.hand_over, line):
+            line.hand_over()  # the client is closing: nobody depends on this thread any more
+
+
+class _Line(NamedTuple):
+    """A log line on its way to the thread that calls the program's handlers."""
+
+    logger: logging.Logger
+    level: int
+    text: str
+    args: tuple[object, ...]
+    extra: Optional[dict[str, Any]]
+    error: Optional[BaseException]
+    place: tuple[str, int, str]
+    at: float
+    thread: tuple[Optional[int], str]
+
+    def hand_over(self) -> None:
+        """Calls the handlers."""
+        error = self.error
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
+        file, number, function = self.place
+        record = self.logger.makeRecord(
+            self.logger.name, self.level, file, number, self.text, self.args, exc_info, function, self.extra
+        )
+        record.relativeCreated += (self.at - record.created) * 1000
+        record.created, record.msecs = self.at, self.at % 1 * 1000
+        record.thread, record.threadName = self.thread
+        self.logger.handle(record)
+
+
+def hand_over_foreign(record: logging.LogRecord) -> bool:
+    """
+    A filter for the loggers of what runs on our threads and has loggers of its own: a line that is made where the
+    program's handlers may not be called is handed over as well.
+    """
+    sink = _threads.sink()
+    return sink is None or not sink(logging.getLogger(record.name).handle, record)
+
+
+class UnconfiguredHandler(logging.Handler):
+    """
+    Shows errors on standard error as long as the program has configured no handler for them, each kind at most once a
+    second. An error is what somebody lost by: a message that failed unasked for, a callback that raised.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        # By logger, text without its arguments, and the error's type.
+        self._shown_at: dict[tuple[str, str, str], float] = {}
+        self._left_out: dict[tuple[str, str, str], int] = {}
+
+    def createLock(self) -> None:  # noqa: N802  logging's own name
+        """None: what it writes is one call, and a lock would be one more that a signal handler could meet again."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the record, unless a handler of the program's has it."""
+        error = record.exc_info[0] if record.exc_info else None
+        stream, now = sys.stderr, time.monotonic()
+        kind = record.name, str(record.msg), error.__name__ if error else ""
+        if stream is None or logging.lastResort is None or self._is_configured(record.name):
+            return
+        if now - self._shown_at.get(kind, float("-inf")) < SHOWN_EVERY_S:
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            return
+        self._shown_at[kind] = now
+        left_out = self._left_out.pop(kind, 0)
+        more = f"\n({left_out} more of this kind since the last one)" if left_out else ""
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            stream.write(f"memphis_sync: {self.format(record)}{more}\n")
+            stream.flush()
+
+    def _is_configured(self, name: str) -> bool:
+        logger: Optional[logging.Logger] = logging.getLogger(name)
+        while logger is not None:
+            if any(handler is not self for handler in logger.handlers):
+                return True
+            logger = logger.parent if logger.propagate else None
+        return False
+
+
+def show_error(text: str) -> None:
+    """Writes to standard error what cannot be logged, because logging itself has failed."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or was never there
+        sys.stderr.write(f"memphis_sync: {text}\n")

@@ -1,0 +1,149 @@
+"""
+What the package's threads must not do, and the locks that the program's own code may meet again.
+
+A thread of ours that others wait for (the loop, a reader, a sender) is registered here for as long as it runs: a call
+that would block on it raises OwnThreadError, and what it has to log is handed to another thread.
+
+A signal handler, a destructor and a weakref callback run in the middle of whatever their thread is doing, also while it
+holds a lock of ours. So a lock here is either never waited for by such code, or it is one of the kinds below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Callable, Optional
+
+from memphis_sync.errors import OwnThreadError, UsageError
+
+# Takes a call that is to be made soon on a thread that nobody waits for; False when there is no such thread any more.
+Sink = Callable[[Callable[[Any], object], object], bool]
+
+# By ident, changed by the threads themselves. An ident is given to another thread once its own has ended.
+_own_threads: set[int] = set()
+_sinks: dict[int, Sink] = {}
+
+
+@contextlib.contextmanager
+def own_thread(sink: Optional[Sink] = None) -> Iterator[None]:
+    """In the block the calling thread is one that may not wait; *sink* takes what it logs."""
+    ident = threading.get_ident()
+    _own_threads.add(ident)
+    try:
+        with handing_over(sink) if sink is not None else contextlib.nullcontext():
+            yield
+    finally:
+        _own_threads.discard(ident)
+
+
+@contextlib.contextmanager
+def handing_over(sink: Sink) -> Iterator[None]:
+    """In the block the calling thread hands to *sink* what it logs: for a caller that holds a lock meanwhile."""
+    ident = threading.get_ident()
+    outer = _sinks.get(ident)
+    _sinks[ident] = sink
+    try:
+        yield
+    finally:
+        if outer is None:
+            _sinks.pop(ident, None)
+        else:
+            _sinks[ident] = outer
+
+
+def sink() -> Optional[Sink]:
+    """Where the calling thread hands its log lines; None: it may call the program's handlers itself."""
+    return _sinks.get(threading.get_ident())
+
+
+def forbid_on_own_thread(what: str) -> None:
+    """Raises OwnThreadError when the calling thread is one of the client's own that may not wait."""
+    if threading.get_ident() in _own_threads:
+        raise OwnThreadError(
+            f"{what} was called on a thread of the client's own, where it would wait for itself; "
+            "call it from a callback of produce or consume, or from a thread of yours"
+        )
+
+
+class Section:
+    """
+    A lock whose holder is refused, instead of waiting for itself for ever, when it comes a second time.
+
+    Args:
+        what: What is done under it, for the error: "closing the client".
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        # Taken and owned in one step, so that no signal can come in between; is_busy tells the second visit.
+        self._lock = threading.RLock()
+        self.is_busy = False
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread is inside it at this moment."""
+        if not self.is_busy or not self._lock.acquire(blocking=False):
+            return False
+        self._lock.release()
+        return True
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """
+        Waits for at most *timeout* seconds, without limit by default; False when somebody else still is inside.
+
+        Raises:
+            UsageError: The calling thread is inside already.
+        """
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        if self.is_busy:
+            self._lock.release()
+            raise UsageError(
+                f"called by a signal handler or a destructor that interrupted {self._what} on the same thread; it can "
+                "only go on once the handler has returned: do this later, or on another thread"
+            )
+        self.is_busy = True
+        return True
+
+    def release(self) -> None:
+        """Ends what acquire() began."""
+        self.is_busy = False
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.release()
+
+
+class Latch:
+    """A threading.Event that is set once, and whose set() may interrupt a set() or a wait() of the same thread."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._lock = threading.Lock()  # held until it is set; each waiter that gets it passes it on
+        self._lock.acquire()
+
+    def is_set(self) -> bool:
+        """Whether set() was called."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Ends all waits, now and later."""
+        self._is_set = True
+        self._pass_on()
+
+    def wait(self, timeout: float) -> bool:
+        """Waits for at most *timeout* seconds; whether it is set."""
+        if not self._is_set and self._lock.acquire(timeout=max(timeout, 0.0)):
+            self._pass_on()
+        return self._is_set
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(RuntimeError):  # somebody else has passed it on
+            self._lock.release()
