@@ -29,8 +29,12 @@ enum mcore_slot_state {
 enum mcore_slot_flag {
     MCORE_FLAG_WRITTEN = 1,
     MCORE_FLAG_REPORT = 2,
-    MCORE_FLAG_UNHEARD = 4 /* its last answer was that nobody listens; not written since */
+    MCORE_FLAG_UNHEARD = 4, /* its last answer was that nobody listens; not written since */
+    MCORE_FLAG_UNSURE = 8   /* a writing of it had no answer, or two: it may be stored, whatever another one is answered */
 };
+
+/* How long the ack of a message may come after a false "nobody listens"; a true one is the only answer there is. */
+#define MCORE_VERDICT_NS INT64_C(100000000)
 
 /* One message of the log; 32 bytes, and with its ticket pointer 40 over the frame's own bytes. */
 struct mcore_slot {
@@ -151,7 +155,9 @@ struct mcore_outbox {
     size_t reported_cap;
     char unseen_text[256];
     uint64_t unseen_taken;
-    int64_t unseen_due_ns; /* not before this are they handed out again */
+    const char *disbelieved_text;
+    uint64_t disbelieved_taken;
+    int64_t log_due_ns; /* not before this are unseen failures and ignored answers handed out again */
 
     struct mcore_waiter *to_post; /* taken off settled tickets, to be posted after the unlock */
     unsigned drain_waiters;
@@ -242,6 +248,10 @@ struct mcore_slot *mcore_lane_append(struct mcore_lane *lane, const struct mcore
                                      const struct mcore_message *message, struct mcore_ticket *ticket);
 /* Gives the newest slot its deadline. */
 void mcore_lane_set_deadline(struct mcore_lane *lane, int64_t deadline_ns);
+/* Moves the deadline of a slot forward. */
+void mcore_lane_advance_deadline(struct mcore_lane *lane, uint64_t slot, int64_t deadline_ns);
+/* The stream that stores a frame: its subject's first token. */
+const uint8_t *mcore_lane_stream(const struct mcore_lane *lane, const struct mcore_slot *entry, size_t *len);
 bool mcore_lane_has_run(const struct mcore_lane *lane, uint64_t window);
 long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
                          const uint8_t **data, size_t *len);
@@ -260,6 +270,8 @@ uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
 /* When mcore_outbox_expire_locked() has something to do next, as far as is known. */
 int64_t mcore_outbox_next_due_locked(const struct mcore_outbox *outbox);
 bool mcore_outbox_has_run_locked(const struct mcore_outbox *outbox);
+/* Whether there are unseen failures or ignored answers to log. */
+bool mcore_outbox_has_news_locked(const struct mcore_outbox *outbox);
 void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox);
 
 /* Lets outbox->lock go and posts the waiters of what was settled under it. */
@@ -275,9 +287,20 @@ void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);
 /* group.c: a ticket of a group was settled; the outbox's lock held. Does not touch the ticket. */
 void mcore_group_settled(struct mcore_group_node *node);
 
-/* Reads a PubAck. Returns the outcome; *text points into json (still escaped) for MCORE_REFUSED. */
-int mcore_puback_parse(const uint8_t *json, size_t len, uint64_t *sequence, int *duplicate, int *code, int *err_code,
-                       const char **text, size_t *text_len);
+/* JetStream's answer to a publish; the pointers lead into its JSON, still escaped. */
+struct mcore_puback {
+    const uint8_t *stream; /* NULL: it names none */
+    size_t stream_len;
+    uint64_t sequence;
+    int duplicate;
+    int code;
+    int err_code;
+    const char *text; /* of an error */
+    size_t text_len;
+};
+
+/* Reads a PubAck. Returns MCORE_DELIVERED, MCORE_REFUSED, or MCORE_PENDING for what is none. */
+int mcore_puback_parse(const uint8_t *json, size_t len, struct mcore_puback *ack);
 
 /* One message; inbox_lock held. Who waits for it is woken by the unlock. */
 void mcore_inbox_put_locked(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status);

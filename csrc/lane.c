@@ -222,6 +222,24 @@ void mcore_lane_set_deadline(struct mcore_lane *lane, int64_t deadline_ns)
         *due_ns = deadline_ns;
 }
 
+void mcore_lane_advance_deadline(struct mcore_lane *lane, uint64_t slot, int64_t deadline_ns)
+{
+    int64_t *due_ns = &lane->due_ns[slot % lane->log->max_messages / MCORE_DUE_BLOCK];
+    mcore_lane_slot(lane, slot)->deadline_ns = deadline_ns;
+    if (deadline_ns < *due_ns)
+        *due_ns = deadline_ns;
+}
+
+const uint8_t *mcore_lane_stream(const struct mcore_lane *lane, const struct mcore_slot *entry, size_t *len)
+{
+    const uint8_t *subject = lane->data + entry->pos % lane->log->max_bytes + 5; /* behind "HPUB " */
+    size_t end = 0;
+    while (subject[end] != '.' && subject[end] != ' ')
+        end++;
+    *len = end;
+    return subject;
+}
+
 /* ---- the sender's side -------------------------------------------------------------------------------------------- */
 
 bool mcore_lane_has_run(const struct mcore_lane *lane, uint64_t window)
@@ -313,6 +331,7 @@ uint64_t mcore_lane_rewind(struct mcore_lane *lane, struct mcore_stats *stats)
         if (entry->state != MCORE_SLOT_IN_FLIGHT)
             continue;
         entry->state = MCORE_SLOT_QUEUED;
+        entry->flags |= MCORE_FLAG_UNSURE; /* its answer is lost with the connection */
         stats->in_flight--;
         stats->queued++;
         stats->queued_bytes += entry->len;

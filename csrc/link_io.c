@@ -172,17 +172,17 @@ static int wait_next(struct mcore_link *link, int64_t limit)
         if (link->stopping)
             return MCORE_NEXT_STOPPED;
         int64_t now = mcore_now_ns();
-        bool is_unseen = outbox->stats.unseen != outbox->unseen_taken;
-        if (is_unseen && now >= outbox->unseen_due_ns) {
-            outbox->unseen_due_ns = now + INT64_C(1000000000);
+        bool has_news = mcore_outbox_has_news_locked(outbox);
+        if (has_news && now >= outbox->log_due_ns) {
+            outbox->log_due_ns = now + INT64_C(1000000000);
             return MCORE_NEXT_UNSEEN;
         }
         if (link->up && !link->writing && (next_current(link) || link->poked))
             return MCORE_NEXT_BYTES;
         if (now >= limit)
             return MCORE_NEXT_NOTHING;
-        if (is_unseen && outbox->unseen_due_ns < until)
-            until = outbox->unseen_due_ns;
+        if (has_news && outbox->log_due_ns < until)
+            until = outbox->log_due_ns;
         if (link->up && link->acks.len > 0 && link->acks_due_ns < until)
             until = link->acks_due_ns;
         if (limit < until)

@@ -199,7 +199,8 @@ enum mcore_outcome {
     MCORE_REFUSED = 2,       /* the broker answered with an error */
     MCORE_NO_RESPONDERS = 3, /* nothing listens on the subject: the station is gone */
     MCORE_EXPIRED = 4,       /* its deadline passed */
-    MCORE_ABANDONED = 5      /* given up when the client closed */
+    MCORE_ABANDONED = 5,     /* given up when the client closed */
+    MCORE_UNKNOWN = 6        /* refused, or nothing listened, but an earlier writing of it had no answer */
 };
 
 /* How one message ended. The binding owns it; the outbox writes it once, `outcome` last (release order). */
@@ -211,9 +212,9 @@ struct mcore_ticket {
     int was_written;     /* the frame was given to the socket at least once */
     int attached;        /* the outbox may still write to it */
     int looked;          /* somebody has asked for the outcome */
-    int code;            /* refused: HTTP-like status */
-    int err_code;        /* refused: JetStream's own code */
-    char *text;          /* refused: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
+    int code;            /* refused, unknown: HTTP-like status */
+    int err_code;        /* refused, unknown: JetStream's own code */
+    char *text;          /* refused, unknown: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
     void *waiters;       /* threads that wait for it alone */
     void *groups;        /* groups that wait for it among others */
 };
@@ -256,6 +257,7 @@ struct mcore_stats {
     uint64_t buffer_full; /* appends refused for want of room */
     uint64_t resent;      /* frames written again: after a reconnect, or because nobody answered */
     uint64_t unseen;      /* failed or abandoned messages that nobody asked about */
+    uint64_t disbelieved; /* answers that were ignored, because no broker can have given them to that message */
     uint64_t max_bytes;
     uint64_t max_messages;
 };
@@ -271,7 +273,8 @@ void mcore_outbox_free(struct mcore_outbox *outbox);
 
 /*
  * What becomes of a message to which nobody listens (status 503): it is sent again after pause_ns, up to `attempts` times
- * (0, as it is at first: never; at most 255), unless its deadline comes first; then it ends as MCORE_NO_RESPONDERS.
+ * (0, as it is at first: never; at most 255), unless its deadline comes first; then it ends as MCORE_NO_RESPONDERS, a
+ * moment after the last answer.
  * Meanwhile it counts as queued, and the messages behind it go on: only such a message may lose its place in the order.
  */
 void mcore_outbox_set_retry(struct mcore_outbox *outbox, unsigned attempts, int64_t pause_ns);
@@ -295,7 +298,16 @@ int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_rout
 int mcore_outbox_settle(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,
                         int code, int err_code, const char *text, size_t text_len);
 
-/* Settles a slot by a PubAck's JSON (or an empty no-responders status, when `status` is 503). */
+/*
+ * Settles a slot by a PubAck's JSON (or an empty no-responders status, when `status` is 503). Returns 1 when it did.
+ *
+ * Anybody who may publish can send to a reply subject, so an answer is believed only as far as it cannot be false:
+ * - One to a message that was not written yet, one that cannot be read, and one that names another stream than the
+ *   subject's (what stands before its first dot) are ignored: the message goes on waiting.
+ * - "Nothing listens" ends a message only when no ack comes within a moment (MCORE_VERDICT_NS), and means "not stored" only
+ *   when each writing of the frame had that answer, and once. Else, and for a refusal after a writing whose answer was
+ *   lost with its connection, the message ends as MCORE_UNKNOWN.
+ */
 int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);
 
 /*
@@ -339,6 +351,9 @@ void mcore_outbox_wake_reports(struct mcore_outbox *outbox);
 
 /* Copies the text of the last unseen failure (NUL-terminated, cut to cap) and returns how many came since the last call. */
 uint64_t mcore_outbox_take_unseen(struct mcore_outbox *outbox, char *text, size_t cap);
+
+/* Copies why the last answer was ignored (NUL-terminated, cut to cap) and returns how many were since the last call. */
+uint64_t mcore_outbox_take_disbelieved(struct mcore_outbox *outbox, char *text, size_t cap);
 
 int mcore_ticket_outcome(const struct mcore_ticket *ticket);
 
@@ -413,7 +428,7 @@ int mcore_link_read_loop(struct mcore_link *link);
 
 /*
  * Writes until the link is stopped, across connections; expires deadlines. For the sender thread.
- * Returns 0 once stopped, 1 when there are unseen failures to log (at most once a second: call again).
+ * Returns 0 once stopped, 1 when there are unseen failures or ignored answers to log (at most once a second: call again).
  */
 int mcore_link_send_loop(struct mcore_link *link);
 
@@ -431,7 +446,7 @@ void mcore_link_push(struct mcore_link *link);
 
 enum mcore_next {
     MCORE_NEXT_STOPPED = 0, /* mcore_link_stop() */
-    MCORE_NEXT_UNSEEN = 1,  /* there are unseen failures to log (at most once a second) */
+    MCORE_NEXT_UNSEEN = 1,  /* there are unseen failures or ignored answers to log (at most once a second) */
     MCORE_NEXT_BYTES = 2,   /* write these, then call mcore_link_written() */
     MCORE_NEXT_NOTHING = 3  /* the time is over */
 };

@@ -299,28 +299,37 @@ static bool retry_push(struct mcore_outbox *outbox, uint64_t number, int64_t due
     return true;
 }
 
-/* Lets a message to which nobody listened pause. False: it has had its attempts, or no time for another one. */
-static bool pause_locked(struct mcore_outbox *outbox, uint64_t number)
+/*
+ * Lets a message pause to which nobody listened: until it is sent again, or, when it has had its attempts or no time for
+ * another one, for as long as the ack of a message that was stored all the same may take.
+ */
+static void pause_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t number)
 {
-    struct mcore_lane *lane = mcore_outbox_lane(outbox, number);
     uint64_t slot = number & ~express_tag;
-    if (slot < lane->log->head_slot || slot >= lane->log->tail_slot)
-        return false;
     struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+    if (entry->state != MCORE_SLOT_IN_FLIGHT) {
+        /* Two answers to one writing: one of them is false. */
+        entry->flags |= MCORE_FLAG_UNSURE;
+        return;
+    }
     int64_t due_ns = mcore_deadline_after(outbox->retry_pause_ns);
-    if (entry->state != MCORE_SLOT_IN_FLIGHT || entry->retried >= outbox->retry_attempts ||
-        due_ns >= entry->deadline_ns || !retry_push(outbox, number, due_ns))
-        return false;
     entry->state = MCORE_SLOT_PAUSED;
     entry->flags |= MCORE_FLAG_UNHEARD;
-    entry->retried++;
     lane->in_flight--;
     outbox->stats.in_flight--;
     outbox->stats.queued++;
     outbox->stats.queued_bytes += entry->len;
+    if (entry->retried < outbox->retry_attempts && due_ns < entry->deadline_ns && retry_push(outbox, number, due_ns)) {
+        entry->retried++;
+    } else {
+        due_ns = mcore_deadline_after(MCORE_VERDICT_NS);
+        if (due_ns < entry->deadline_ns)
+            mcore_lane_advance_deadline(lane, slot, due_ns);
+        if (due_ns < outbox->next_deadline_ns)
+            outbox->next_deadline_ns = due_ns;
+    }
     if (due_ns < outbox->sender_until_ns || mcore_outbox_has_run_locked(outbox))
         mcore_outbox_wake_sender_locked(outbox);
-    return true;
 }
 
 /* Queues what has paused long enough; entries of messages that were settled meanwhile fall out. */
@@ -347,21 +356,41 @@ int64_t mcore_outbox_next_due_locked(const struct mcore_outbox *outbox)
 
 /* ---- answers ------------------------------------------------------------------------------------------------------ */
 
-int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len)
+static int disbelieve(struct mcore_outbox *outbox, const char *why)
 {
-    if (status == 503 && pause_locked(outbox, slot))
+    outbox->disbelieved_text = why;
+    outbox->stats.disbelieved++;
+    mcore_outbox_wake_sender_locked(outbox); /* whose thread logs it */
+    return 0;
+}
+
+int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t number, int status, const uint8_t *json, size_t len)
+{
+    struct mcore_lane *lane = mcore_outbox_lane(outbox, number);
+    uint64_t slot = number & ~express_tag;
+    if (slot < lane->log->head_slot || slot >= lane->log->tail_slot)
         return 0;
-    if (status != 0)
-        return settle_locked(outbox, slot, status == 503 ? MCORE_NO_RESPONDERS : MCORE_REFUSED, 0, 0, status, 0, NULL,
-                             0);
-    uint64_t sequence = 0;
-    int duplicate = 0;
-    int code = 0;
-    int err_code = 0;
-    const char *text = NULL;
-    size_t text_len = 0;
-    int outcome = mcore_puback_parse(json, len, &sequence, &duplicate, &code, &err_code, &text, &text_len);
-    return settle_locked(outbox, slot, outcome, sequence, duplicate, code, err_code, text, text_len);
+    const struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+    if (entry->state == MCORE_SLOT_SETTLED)
+        return 0;
+    if ((entry->flags & MCORE_FLAG_WRITTEN) == 0)
+        return disbelieve(outbox, "it came before the message was sent");
+    if (status == 503) {
+        pause_locked(outbox, lane, number);
+        return 0;
+    }
+    struct mcore_puback ack;
+    int outcome = status == 0 ? mcore_puback_parse(json, len, &ack) : MCORE_PENDING;
+    if (outcome == MCORE_PENDING)
+        return disbelieve(outbox, "it cannot be read");
+    size_t stream_len;
+    const uint8_t *stream = mcore_lane_stream(lane, entry, &stream_len);
+    if (ack.stream == NULL || ack.stream_len != stream_len || memcmp(ack.stream, stream, stream_len) != 0)
+        return disbelieve(outbox, "it names another stream than the message's");
+    if (outcome == MCORE_REFUSED && (entry->flags & MCORE_FLAG_UNSURE) != 0)
+        outcome = MCORE_UNKNOWN;
+    return settle_locked(outbox, number, outcome, ack.sequence, ack.duplicate, ack.code, ack.err_code, ack.text,
+                         ack.text_len);
 }
 
 int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len)
@@ -372,12 +401,15 @@ int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, con
     return settled;
 }
 
-/* Ends a message whose time is over. One that nobody listened to, and that was not sent since, is known not to be stored. */
+/*
+ * Ends a message whose time is over. One that nobody listened to, each time that it was sent, is known not to be stored.
+ */
 static int expire_slot_locked(struct mcore_outbox *outbox, uint64_t number, unsigned flags)
 {
-    bool unheard = (flags & MCORE_FLAG_UNHEARD) != 0;
-    return settle_locked(outbox, number, unheard ? MCORE_NO_RESPONDERS : MCORE_EXPIRED, 0, 0, unheard ? 503 : 0, 0, NULL,
-                         0);
+    if ((flags & MCORE_FLAG_UNHEARD) == 0)
+        return settle_locked(outbox, number, MCORE_EXPIRED, 0, 0, 0, 0, NULL, 0);
+    int outcome = (flags & MCORE_FLAG_UNSURE) != 0 ? MCORE_UNKNOWN : MCORE_NO_RESPONDERS;
+    return settle_locked(outbox, number, outcome, 0, 0, 503, 0, NULL, 0);
 }
 
 /* Fails what is due in one block of slots, and notes when the next of them is. */

@@ -69,7 +69,7 @@ static char *copy_text(const char *text, size_t len)
 static void note_unseen(struct mcore_outbox *outbox, int outcome, const char *text, size_t len)
 {
     static const char *const plain[] = {"", "", "refused", "no responders: the station is gone", "not confirmed in time",
-                                        "abandoned at close"};
+                                        "abandoned at close", "no responders, but it was sent before: it may be stored"};
     if (len == 0) {
         text = plain[outcome];
         len = strlen(text);
@@ -292,6 +292,27 @@ uint64_t mcore_outbox_take_unseen(struct mcore_outbox *outbox, char *text, size_
         size_t len = strlen(outbox->unseen_text);
         size_t cut = len < cap - 1 ? len : cap - 1;
         memcpy(text, outbox->unseen_text, cut);
+        text[cut] = '\0';
+    }
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+bool mcore_outbox_has_news_locked(const struct mcore_outbox *outbox)
+{
+    return outbox->stats.unseen != outbox->unseen_taken || outbox->stats.disbelieved != outbox->disbelieved_taken;
+}
+
+uint64_t mcore_outbox_take_disbelieved(struct mcore_outbox *outbox, char *text, size_t cap)
+{
+    pthread_mutex_lock(&outbox->lock);
+    uint64_t count = outbox->stats.disbelieved - outbox->disbelieved_taken;
+    outbox->disbelieved_taken = outbox->stats.disbelieved;
+    if (cap > 0) {
+        const char *why = outbox->disbelieved_text == NULL ? "" : outbox->disbelieved_text;
+        size_t len = strlen(why);
+        size_t cut = len < cap - 1 ? len : cap - 1;
+        memcpy(text, why, cut);
         text[cut] = '\0';
     }
     pthread_mutex_unlock(&outbox->lock);

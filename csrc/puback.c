@@ -125,7 +125,7 @@ static bool is_key(const uint8_t *key, size_t len, const char *name)
     return len == strlen(name) && memcmp(key, name, len) == 0;
 }
 
-static bool read_error(struct cursor *c, int *code, int *err_code, const char **text, size_t *text_len)
+static bool read_error(struct cursor *c, struct mcore_puback *ack)
 {
     if (!take(c, '{'))
         return false;
@@ -137,13 +137,13 @@ static bool read_error(struct cursor *c, int *code, int *err_code, const char **
         if (!take_string(c, &key, &len) || !take(c, ':'))
             return false;
         if (is_key(key, len, "description")) {
-            if (!take_string(c, &value, text_len))
+            if (!take_string(c, &value, &ack->text_len))
                 return false;
-            *text = (const char *)value;
+            ack->text = (const char *)value;
         } else if (is_key(key, len, "code") || is_key(key, len, "err_code")) {
             if (!take_number(c, &number) || number > 1000000)
                 return false;
-            *(len == 4 ? code : err_code) = (int)number;
+            *(len == 4 ? &ack->code : &ack->err_code) = (int)number;
         } else if (!skip_value(c)) {
             return false;
         }
@@ -152,43 +152,37 @@ static bool read_error(struct cursor *c, int *code, int *err_code, const char **
     return true;
 }
 
-static int unreadable(const uint8_t *json, size_t len, const char **text, size_t *text_len)
-{
-    *text = (const char *)json;
-    *text_len = len < 200 ? len : 200;
-    return MCORE_REFUSED;
-}
-
-int mcore_puback_parse(const uint8_t *json, size_t len, uint64_t *sequence, int *duplicate, int *code, int *err_code,
-                       const char **text, size_t *text_len)
+int mcore_puback_parse(const uint8_t *json, size_t len, struct mcore_puback *ack)
 {
     struct cursor c = {json, json + len};
-    bool has_sequence = false;
     bool refused = false;
+    *ack = (struct mcore_puback){0};
     if (!take(&c, '{'))
-        return unreadable(json, len, text, text_len);
+        return MCORE_PENDING;
     while (!take(&c, '}')) {
         const uint8_t *key;
         size_t key_len;
         if (!take_string(&c, &key, &key_len) || !take(&c, ':'))
-            return unreadable(json, len, text, text_len);
+            return MCORE_PENDING;
         skip_blanks(&c);
         bool ok;
         if (is_key(key, key_len, "seq")) {
-            ok = has_sequence = take_number(&c, sequence);
+            ok = take_number(&c, &ack->sequence);
+        } else if (is_key(key, key_len, "stream")) {
+            ok = take_string(&c, &ack->stream, &ack->stream_len);
         } else if (is_key(key, key_len, "duplicate")) {
-            *duplicate = c.at < c.end && *c.at == 't';
+            ack->duplicate = c.at < c.end && *c.at == 't';
             ok = skip_value(&c);
         } else if (is_key(key, key_len, "error") && c.at < c.end && *c.at == '{') {
-            ok = refused = read_error(&c, code, err_code, text, text_len);
+            ok = refused = read_error(&c, ack);
         } else {
             ok = skip_value(&c);
         }
         if (!ok)
-            return unreadable(json, len, text, text_len);
+            return MCORE_PENDING;
         take(&c, ',');
     }
     if (refused)
         return MCORE_REFUSED;
-    return has_sequence ? MCORE_DELIVERED : unreadable(json, len, text, text_len);
+    return ack->sequence > 0 ? MCORE_DELIVERED : MCORE_PENDING; /* streams count from 1 */
 }

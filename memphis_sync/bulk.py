@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from memphis_sync._codec import count_delivered
-from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, error_of
+from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, advice, error_of
 from memphis_sync.errors import BufferFullError, DeadlineError, Outcome, ProduceError, SchemaError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Item:
     Attributes:
         payload: As for produce().
         key: Partition key.
-        partition: Partition number, -1 for round robin.
+        partition: Partition number; -1: by key or message id, and without both round robin.
         headers: Text to text.
         msg_id: Message id.
     """
@@ -275,7 +275,7 @@ class Bulk:
         while self._pending:
             first, step, tickets = self._pending[0]
             error = ProduceError(
-                f"not confirmed within {self._timeout_s} s; it is still on its way",
+                f"not confirmed within {self._timeout_s} s; it is still on its way: {advice(tickets[self._at])}",
                 outcome="unknown",
                 message_id=tickets[self._at].message_id,
             )

@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 logger = Log("memphis_sync.produce")
 
 SLICE_NS = 200_000_000  # waits are cut so that Ctrl-C is served
+_SEVERAL = 2
+_NO_RESPONDERS_CODE = 503
 _new_tuple = tuple.__new__
-PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED = range(6)
+PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED, UNKNOWN = range(7)
+_OUTCOMES = ("pending", "delivered", "refused", "no responders", "expired", "abandoned", "unknown")
 
 
 class Target(NamedTuple):
@@ -49,6 +52,8 @@ class Target(NamedTuple):
     partition: int
     stream: str
     link: DataLink
+    of_partitions: int = 0  # how many the station has
+    of_stations: int = 1  # how many the producer has
 
 
 class Delivery(Ticket):
@@ -155,8 +160,7 @@ class Delivery(Ticket):
         return self.result(0)
 
     def __repr__(self) -> str:
-        outcome = ("pending", "delivered", "refused", "no responders", "expired", "abandoned")[self.outcome]
-        return f"<Delivery {self.station} {outcome}>"
+        return f"<Delivery {self.station} {_OUTCOMES[self.outcome]}>"
 
 
 class Deliveries(Mapping[str, Delivery]):
@@ -257,14 +261,15 @@ def _target(ticket: Ticket) -> Target:
 
 def pub_ack(ticket: Ticket) -> PubAck:
     """The confirmation of a delivered message."""
-    station, partition, stream, _link = ticket.route.target
+    station, partition, stream, _link, _partitions, _stations = ticket.route.target
     # A named tuple's own __new__ is a Python function, which would take longer than all else here.
     return _new_tuple(PubAck, (station, partition, ticket.sequence, ticket.duplicate, stream))
 
 
 def error_of(ticket: Ticket) -> ProduceError:
     """The error that a settled message ended with."""
-    station, partition, _stream, _link = _target(ticket)
+    target = _target(ticket)
+    station, partition = target.station, target.partition
     where = f"station {station!r}" if partition == 0 else f"station {station!r}, partition {partition}"
     message_id: Optional[str] = ticket.message_id
     outcome = ticket.outcome
@@ -285,19 +290,36 @@ def error_of(ticket: Ticket) -> ProduceError:
             description="no responders",
         )
     sent: Outcome = "unknown" if ticket.was_written else "not_sent"
-    fate = "it may be stored" if ticket.was_written else "it was never sent"
-    again = (
-        f"; produce it again with msg_id={message_id!r} to store it once" if sent == "unknown" and message_id else ""
-    )
-    if outcome == EXPIRED:
-        return AckTimeoutError(
-            f"{where} did not confirm the message before its deadline; {fate}{again}",
+    fate = f"it may be stored; {advice(ticket)}" if ticket.was_written else "it was never sent"
+    if outcome == UNKNOWN:
+        what = (
+            "does not answer"
+            if ticket.code == _NO_RESPONDERS_CODE
+            else f"refused the message ({_unescaped(ticket.text)}; code {ticket.code}, err_code {ticket.err_code})"
+        )
+        return ProduceError(
+            f"{where} {what}, but the message had been sent before, and that was not answered: {fate}",
             outcome=sent,
             message_id=message_id,
         )
+    if outcome == EXPIRED:
+        return AckTimeoutError(
+            f"{where} did not confirm the message before its deadline; {fate}", outcome=sent, message_id=message_id
+        )
     return ProduceError(
-        f"the client ended before {where} confirmed the message; {fate}{again}", outcome=sent, message_id=message_id
+        f"the client ended before {where} confirmed the message; {fate}", outcome=sent, message_id=message_id
     )
+
+
+def advice(ticket: Ticket) -> str:
+    """What to do with a message that may be stored, so that it is stored once."""
+    target, message_id = _target(ticket), ticket.message_id
+    if not message_id:
+        return "without a message id, producing it again may store it twice"
+    # The partition of a key or of an automatic id does not follow from the id.
+    number = "" if target.of_partitions < _SEVERAL else f", producer_partition_number={target.partition} and no key"
+    alone = "" if target.of_stations < _SEVERAL else f" to station {target.station!r} alone,"
+    return f"produce it again{alone} with msg_id={message_id!r}{number}, to store it once"
 
 
 def _unescaped(text: str) -> str:

@@ -149,7 +149,7 @@ class ProduceError(MemphisError):
 
     Attributes:
         outcome: ``not_sent`` (the broker never had it), ``rejected`` (the broker refused it) or ``unknown`` (it may be
-            stored; send it again only under the same message id).
+            stored; send it again only under the same message id, and to the same partition: the text says how).
         message_id: The id that the message went out with; None when it had none.
     """
 

@@ -133,7 +133,14 @@ class Producer:
             self._fixed,
             self._owner,
             self._is_idempotent,
-            Target(view.name, partition, stream_name(view.internal, partition), self._link),
+            Target(
+                view.name,
+                partition,
+                stream_name(view.internal, partition),
+                self._link,
+                len(view.partitions),
+                len(self._views),
+            ),
         )
 
     # ---- producing ---------------------------------------------------------------------------------------------
@@ -166,12 +173,13 @@ class Producer:
             async_produce: Deprecated name of *nonblocking*.
             nonblocking: Return at once. The call never waits for the network, nor for room unless the producer has
                 ``block_on_full_s``.
-            msg_id: The broker stores a message of this id once within the station's idempotency window. Without one an
+            msg_id: The broker stores a message of this id once within the station's idempotency window: in each
+                partition, so the partition follows from the id unless a key or a number is given. Without one an
                 idempotent producer makes its own.
             concurrent_task_limit: With *nonblocking*: when so many messages of this producer are unconfirmed, wait
                 until half of them are.
             producer_partition_key: Messages of one key go to one partition.
-            producer_partition_number: The partition itself; -1 for round robin.
+            producer_partition_number: The partition itself; -1: by key or *msg_id*, and without both round robin.
             on_delivery: With *nonblocking*: called once with the Delivery when its outcome is known, on the callbacks
                 thread; once for each station. Not given, the producer's own.
 
@@ -190,6 +198,8 @@ class Producer:
             StationGoneError: Blocking: the station was destroyed; the message is not stored. Raised after the attempts
                 of the client's ``no_responders_retry``; a message that is sent again may be stored behind later ones.
             AckTimeoutError: Blocking: no confirmation in time; ``outcome`` says whether it may be stored.
+            ProduceError: Blocking: refused, or nobody answered, after an earlier sending of it was lost with its
+                connection; ``outcome`` is ``unknown``.
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
             ClosedError, ForkedError: The producer was destroyed, the client closed, or it is the parent process's.
         """
@@ -233,16 +243,21 @@ class Producer:
         elif on_delivery is not None:
             raise ConfigurationError("on_delivery is given for a blocking produce; it goes with nonblocking=True")
         if not self._is_simple:
-            routes = self._choose_all(producer_partition_key, producer_partition_number)
+            routes = self._choose_all(producer_partition_key, producer_partition_number, id_bytes)
             try:
                 payload = encode_all(self._client._runtime, self.name, self._views, message, headers, routes)
             except UnicodeEncodeError as exc:
                 raise not_utf8(exc) from exc
             return self._produce_all(routes, payload, lines, id_bytes, timeout_ns, nonblocking, on_delivery)
-        if producer_partition_key is None and producer_partition_number == -1 and not self._functions[0]:
+        if (
+            producer_partition_key is None
+            and producer_partition_number == -1
+            and not id_bytes
+            and not self._functions[0]
+        ):
             route = next(self._turns[0])
         else:
-            route = self._choose(0, producer_partition_key, producer_partition_number)
+            route = self._choose(0, producer_partition_key, producer_partition_number, id_bytes)
         codec = self._live.codec
         if codec is not None:
             payload = encode_one(self._client._runtime, self.name, self._views[0], codec, message, headers, route)
@@ -305,11 +320,15 @@ class Producer:
         waiting.forbid_on_own_thread("produce_many()")
         return Bulk(self, timeout_s, stop_at_failure=on_error == "raise").run(iterable)
 
-    def _choose_all(self, key: Optional[str], number: int) -> list[Route]:
-        return [self._choose(index, key, number) for index in range(len(self._views))]
+    def _choose_all(self, key: Optional[str], number: int, msg_id: bytes) -> list[Route]:
+        return [self._choose(index, key, number, msg_id) for index in range(len(self._views))]
 
-    def _choose(self, index: int, key: Optional[str], number: int) -> Route:
-        """The route of one station's message: by key, by number, or the next in turn."""
+    def _choose(self, index: int, key: Optional[str], number: int, msg_id: bytes) -> Route:
+        """
+        The route of one station's message: by key, by number, by the user's message id, or the next in turn.
+
+        A broker knows the ids of each partition apart, so the same id has to go to the same partition whoever sends it.
+        """
         view = self._views[index]
         if key is not None:
             if number != -1:
@@ -331,6 +350,8 @@ class Producer:
                     f"{max(view.partitions, default=0)}, or -1"
                 )
             route = self._routes[index][check_partition(chosen, view.partitions, view.name)]
+        elif msg_id and view.partitions:
+            route = self._routes[index][partition_for_key(msg_id, view.partitions)]
         else:
             route = next(self._turns[index])
         functions = view.functions

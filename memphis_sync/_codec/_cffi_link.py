@@ -349,6 +349,13 @@ class Link:
         count = lib.mcore_outbox_take_unseen(self._outbox, text, len(text))
         return count, bytes(ffi.string(text)).decode("utf-8", "replace")
 
+    def take_disbelieved(self) -> tuple[int, str]:
+        """``(count, text)`` of answers since the last call that were ignored, and why the last one was."""
+        self._check()
+        text = ffi.new("char[256]")
+        count = lib.mcore_outbox_take_disbelieved(self._outbox, text, len(text))
+        return count, bytes(ffi.string(text)).decode("utf-8", "replace")
+
     def send_all(
         self,
         routes: list[Route],

@@ -58,7 +58,7 @@ class Ticket:
 
     @property
     def outcome(self) -> int:
-        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned."""
+        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned, 6 unknown."""
         self._route.link._check()
         return int(lib.mcore_ticket_outcome(self._ticket))
 
@@ -92,17 +92,17 @@ class Ticket:
 
     @property
     def code(self) -> int:
-        """Refused: the broker's HTTP-like status."""
+        """Refused, unknown: the broker's HTTP-like status."""
         return int(self._ticket.code)
 
     @property
     def err_code(self) -> int:
-        """Refused: JetStream's error code."""
+        """Refused, unknown: JetStream's error code."""
         return int(self._ticket.err_code)
 
     @property
     def text(self) -> str:
-        """Refused: the broker's text, as it stood in the JSON."""
+        """Refused, unknown: the broker's text, as it stood in the JSON."""
         text = self._ticket.text
         return "" if text == ffi.NULL else bytes(ffi.string(text)).decode("utf-8", "replace")
 

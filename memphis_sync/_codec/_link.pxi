@@ -313,6 +313,13 @@ cdef class Link:
         cdef uint64_t count = mcore_outbox_take_unseen(self._outbox, text, sizeof(text))
         return count, (<bytes>text).decode("utf-8", "replace")
 
+    def take_disbelieved(self):
+        """``(count, text)`` of answers since the last call that were ignored, and why the last one was."""
+        self._check()
+        cdef char text[256]
+        cdef uint64_t count = mcore_outbox_take_disbelieved(self._outbox, text, sizeof(text))
+        return count, (<bytes>text).decode("utf-8", "replace")
+
     def send_all(self, list routes not None, payload, bytes headers not None, bytes msg_id not None,
                  int64_t timeout_ns, type kind not None, bint urgent=False):
         """
@@ -766,7 +773,7 @@ cdef class Ticket:
 
     @property
     def outcome(self):
-        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned."""
+        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned, 6 unknown."""
         self._route.link._check()
         return mcore_ticket_outcome(&self._ticket)
 
@@ -802,17 +809,17 @@ cdef class Ticket:
 
     @property
     def code(self):
-        """Refused: the broker's HTTP-like status."""
+        """Refused, unknown: the broker's HTTP-like status."""
         return self._ticket.code
 
     @property
     def err_code(self):
-        """Refused: JetStream's error code."""
+        """Refused, unknown: JetStream's error code."""
         return self._ticket.err_code
 
     @property
     def text(self):
-        """Refused: the broker's text, as it stood in the JSON."""
+        """Refused, unknown: the broker's text, as it stood in the JSON."""
         return "" if self._ticket.text == NULL else (<bytes>self._ticket.text).decode("utf-8", "replace")
 
     @property

@@ -70,6 +70,7 @@ cdef extern from "memphis_core.h" nogil:
         uint64_t buffer_full
         uint64_t resent
         uint64_t unseen
+        uint64_t disbelieved
         uint64_t max_bytes
         uint64_t max_messages
 
@@ -99,6 +100,7 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_outbox_report(mcore_outbox *, mcore_ticket *)
     void mcore_outbox_wake_reports(mcore_outbox *)
     uint64_t mcore_outbox_take_unseen(mcore_outbox *, char *, size_t)
+    uint64_t mcore_outbox_take_disbelieved(mcore_outbox *, char *, size_t)
     int mcore_ticket_outcome(const mcore_ticket *)
     int mcore_ticket_wait(mcore_outbox *, mcore_ticket *, int64_t)
     void mcore_ticket_release(mcore_outbox *, mcore_ticket *)

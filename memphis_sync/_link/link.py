@@ -268,6 +268,15 @@ class DataLink:
                 text,
                 extra={"memphis_client": self._label, "memphis_error": text},
             )
+        count, text = self.core.take_disbelieved()
+        if count:
+            produce_logger.warning(
+                "%r: ignored %d answers that cannot be the broker's to the message they came for; the last: %s",
+                self._label,
+                count,
+                text,
+                extra={"memphis_client": self._label, "memphis_error": text},
+            )
 
     def _read(self) -> None:
         while True:

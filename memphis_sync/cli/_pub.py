@@ -75,7 +75,7 @@ def _parse_headers(ctx: click.Context, param: click.Parameter, values: tuple[str
     help="What ends a message in the input; none: the whole input is one message.",
 )
 @click.option("--key", help="Partition key: the same key always goes to the same partition.")
-@click.option("--partition", type=int, help="Partition number, from 1. Without key and number: in turn.")
+@click.option("--partition", type=int, help="Partition number, from 1. Without number, key and id: in turn.")
 @click.option("-H", "--header", "headers", multiple=True, callback=_parse_headers, help="NAME=VALUE, repeatable.")
 @click.option(
     "--id", "msg_id", help="Message id; with several messages each gets ID-1, ID-2, ... so a repeat is stored once."

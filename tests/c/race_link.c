@@ -180,8 +180,9 @@ static size_t serve_one(struct server *server, const uint8_t *data, size_t len)
     if (sscanf(head, "HPUB %*s %63s %zu %zu", reply, &header, &total) == 3) {
         if (len < line + total + 2)
             return 0;
-        static const char *const bodies[] = {"{\"stream\":\"s\",\"seq\":1}", "{\"stream\":\"s\",\"seq\":2,\"duplicate\":true}",
-                                             "{\"error\":{\"code\":503,\"err_code\":10077,\"description\":\"full\"}}"};
+        static const char *const bodies[] = {
+            "{\"stream\":\"st$1\",\"seq\":1}", "{\"stream\":\"st$1\",\"seq\":2,\"duplicate\":true}",
+            "{\"error\":{\"code\":503,\"err_code\":10077,\"description\":\"full\"},\"stream\":\"st$1\"}"};
         uint32_t kind = random_below(&server->seed, 40);
         int out_len;
         if (kind == 0)

@@ -32,7 +32,7 @@ from memphis_sync.errors import (
 
 SECOND = 1_000_000_000
 LONG = 60 * SECOND
-PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED = range(6)
+PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED, UNKNOWN = range(7)
 TIMEOUT, CLOSED = -13, -11
 STATION = b"orders$1.final"
 
@@ -173,7 +173,10 @@ def test_refusals_no_responders_and_deadlines(binding, peer: Peer) -> None:
     refused, gone = (route.send(b"x", b"", b"", LONG, binding.Ticket) for _ in range(2))
     late = route.send(b"x", b"", b"", SECOND // 4, binding.Ticket)
     replies = [peer.message()[0] for _ in range(3)]
-    peer.answer(replies[0], b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 17"},"seq":0}')
+    peer.answer(
+        replies[0],
+        b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 17"},"stream":"orders$1","seq":0}',
+    )
     peer.send(b"HMSG %b 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % replies[1])
     assert [ticket.wait(10 * SECOND) for ticket in (refused, gone, late)] == [REFUSED, NO_RESPONDERS, EXPIRED]
     assert (refused.code, refused.err_code, refused.text) == (400, 10071, "wrong last sequence: 17")
@@ -201,7 +204,7 @@ def test_a_deadline_is_kept_when_it_is_set_while_the_sender_writes(binding, peer
         while peer.message()[0] != reply:  # the late ones come too, unless they expire unwritten
             pass
         assert late.wait(5 * SECOND) == EXPIRED
-        peer.answer(reply, b'{"stream":"s","seq":1}')
+        peer.answer(reply, b'{"stream":"orders$1","seq":1}')
         assert kept.wait(5 * SECOND) == DELIVERED
 
 
@@ -210,7 +213,7 @@ def test_send_and_wait_returns_at_the_ack_or_at_the_end_of_its_slice(binding, pe
     ticket = route.send_and_wait(b"x", b"", b"", LONG, binding.Ticket, SECOND // 100)
     assert ticket.look() == PENDING
     peer.message()
-    answering = threading.Thread(target=lambda: peer.answer(peer.message()[0], b'{"stream":"s","seq":7}'))
+    answering = threading.Thread(target=lambda: peer.answer(peer.message()[0], b'{"stream":"orders$1","seq":7}'))
     answering.start()
     ticket = route.send_and_wait(b"y", b"", b"", LONG, binding.Ticket, 10 * SECOND)
     answering.join(10)
@@ -419,10 +422,14 @@ def test_delivered_tickets_are_counted_off(binding, peer: Peer) -> None:
     tickets = [route.send(b"x", b"", b"", LONG, binding.Ticket) for _ in range(5)]
     replies = [peer.message()[0] for _ in tickets]
     assert binding.count_delivered(tickets, 0) == (0, 0)
-    answers = [b'{"seq":1}', b'{"seq":2,"duplicate":true}', b'{"error":{"code":503,"err_code":1,"description":"no"}}']
+    answers = [
+        b'{"stream":"orders$1","seq":1}',
+        b'{"stream":"orders$1","seq":2,"duplicate":true}',
+        b'{"stream":"orders$1","error":{"code":503,"err_code":1,"description":"no"}}',
+    ]
     for reply, answer in zip(replies, answers):
         peer.answer(reply, answer)
-    peer.answer(replies[4], b'{"seq":3}')
+    peer.answer(replies[4], b'{"stream":"orders$1","seq":3}')
     assert tickets[4].wait(LONG) == DELIVERED
     assert binding.count_delivered(tickets, 0) == (2, 1)
     assert binding.count_delivered(tickets, 1) == (2, 1)
@@ -455,7 +462,7 @@ def test_callbacks_are_handed_out_once_each_settled_ticket(binding, peer: Peer) 
     assert link.watch(watched, "third")
     assert link.wait_reports(SECOND // 1000) == []
     for _ in range(2):
-        peer.answer(peer.message()[0], b'{"stream":"s","seq":1}')
+        peer.answer(peer.message()[0], b'{"stream":"orders$1","seq":1}')
     found: list[tuple] = []
     deadline = time.monotonic() + 10
     while len(found) < 3 and time.monotonic() < deadline:
@@ -485,7 +492,7 @@ def test_no_report_is_lost_or_doubled_when_watchers_race_with_acks(binding, peer
 
     def acknowledge() -> None:
         for number in range(count):
-            peer.answer(peer.message()[0], b'{"stream":"s","seq":%d}' % (number + 1))
+            peer.answer(peer.message()[0], b'{"stream":"orders$1","seq":%d}' % (number + 1))
 
     def watch(mine: int) -> None:
         for number, ticket in enumerate(tickets):
@@ -829,7 +836,7 @@ def test_the_callers_loops_produce_as_the_cores_do(binding, in_hands):
     assert (kind, subject) == (BYTES, STATION)
     in_hands.written(len(data))
     in_hands.feed(b"")
-    in_hands.feed(b'NG\r\nMSG %s 1 22\r\n{"stream":"s","seq":7}\r\n' % reply)
+    in_hands.feed(b'NG\r\nMSG %s 1 29\r\n{"stream":"orders$1","seq":7}\r\n' % reply)
     assert (ticket.wait(SECOND), ticket.sequence) == (DELIVERED, 7)
     again = route.send(b"again", b"", b"", LONG, binding.Ticket)
     assert in_hands.next(SECOND)[0] == BYTES

@@ -30,8 +30,8 @@ from memphis_sync._codec import _cffi, _cython
 from memphis_sync.errors import BufferFullError, ClosedError, PayloadTooLargeError
 
 SECOND = 1_000_000_000
-PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED = range(6)
-FAILED = (REFUSED, NO_RESPONDERS, EXPIRED)
+PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED, UNKNOWN = range(7)
+FAILED = (REFUSED, NO_RESPONDERS, EXPIRED, UNKNOWN)
 EXPRESS = 1 << 62
 SUB = b"SUB _INBOX.token.* 1\r\n"
 HPUB = re.compile(rb"HPUB (\S+) _INBOX\.token\.(e?)(\d+) (\d+) (\d+)\r\n")
@@ -59,6 +59,7 @@ class Model:
         self.outcome = PENDING
         self.is_written = False
         self.was_ever_written = False
+        self.is_unsure = False  # a connection was lost before it was answered
         self.sequence = 0
         self.is_duplicate = False
         self.refusal: Optional[tuple[int, int, str]] = None
@@ -234,7 +235,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.reader is not None
         written = [message for message in self.pending() if message.is_written]
         if torn and written:
-            whole = self.answer(data.draw(st.sampled_from(written)), b'{"stream":"s","seq":1}')
+            whole = self.answer(data.draw(st.sampled_from(written)), b'{"stream":"orders$0","seq":1}')
             self.peer.sendall(whole[: data.draw(st.integers(1, len(whole) - 1))])
         self.peer.close()
         self.reader.join(10)
@@ -244,6 +245,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.peer = self.near = self.reader = None
         for message in written:
             message.is_written = False
+            message.is_unsure = True
 
     @rule(
         thread=st.integers(0, len(WORKERS) - 1),
@@ -335,22 +337,30 @@ class OutboxMachine(RuleBasedStateMachine):
         self.sequence += 1
         headers = b""
         if kind == "refuse":
-            body = b'{"type":"x","error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}'
+            body = (
+                b'{"type":"x","error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},'
+                b'"stream":"orders$%d"}' % message.owner
+            )
             message.refusal = (503, 10077, "maximum messages exceeded")
         elif kind == "nobody":
             body, headers = b"", b"NATS/1.0 503\r\n\r\n"
         else:
             extra = b',"duplicate":true' if kind == "duplicate" else b""
-            body = b'{"stream":"s","seq":%d%s}' % (self.sequence, extra)
+            body = b'{"stream":"orders$%d","seq":%d%s}' % (message.owner, self.sequence, extra)
             message.sequence, message.is_duplicate = self.sequence, kind == "duplicate"
         frame = self.answer(message, body, headers)
-        self.settle(message, {"refuse": REFUSED, "nobody": NO_RESPONDERS}.get(kind, DELIVERED))
+        outcome = {"refuse": REFUSED, "nobody": NO_RESPONDERS}.get(kind, DELIVERED)
+        if outcome != DELIVERED and message.is_unsure:
+            outcome = UNKNOWN
         if split:
             cut = data.draw(st.integers(1, len(frame) - 1))
             assert self.peer is not None
             self.peer.sendall(frame[:cut])
             frame = frame[cut:]
         self.send(frame)
+        if kind == "nobody":
+            assert message.ticket.wait(10 * SECOND) == outcome
+        self.settle(message, outcome)
         self.read_frames()
 
     @precondition(lambda self: self.peer is not None and any(m.is_written for m in self.pending()))
@@ -360,7 +370,7 @@ class OutboxMachine(RuleBasedStateMachine):
         for message in [message for message in self.pending() if message.is_written]:
             self.sequence += 1
             message.sequence = self.sequence
-            frames += self.answer(message, b'{"stream":"s","seq":%d}' % self.sequence)
+            frames += self.answer(message, b'{"stream":"orders$%d","seq":%d}' % (message.owner, self.sequence))
             self.settle(message, DELIVERED)
         self.send(frames)
         self.read_frames()
@@ -372,7 +382,7 @@ class OutboxMachine(RuleBasedStateMachine):
         settled = [message for message in self.messages if message.outcome != PENDING]
         frames = b"MSG _INBOX.token.999999 1 2\r\n{}\r\nMSG _INBOX.token.x 1 2\r\n{}\r\n"
         if settled:
-            frames += self.answer(data.draw(st.sampled_from(settled)), b'{"stream":"s","seq":77}')
+            frames += self.answer(data.draw(st.sampled_from(settled)), b'{"stream":"orders$0","seq":77}')
         self.send(frames)
 
     @rule(thread=st.integers(0, len(WORKERS) - 1), way=st.sampled_from(["bulk", "urgent", "report"]))
