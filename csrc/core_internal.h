@@ -190,6 +190,7 @@ struct mcore_link {
     bool poked;   /* mcore_link_wake() was called since the last next */
 
     struct mcore_buffer control; /* filled by callers */
+    unsigned pongs_queued;       /* in `control` */
     struct mcore_buffer acks;    /* of messages: they gather, and go out behind `control` */
     int64_t acks_due_ns;         /* when they go out by themselves, while there are any */
     struct mcore_buffer sending; /* taken from control or acks, being written */
@@ -227,6 +228,12 @@ struct mcore_inbox {
     long count;
     uint64_t messages; /* since the inbox was made */
     uint64_t statuses;
+    uint64_t dropped;
+    bool is_jetstream; /* takes no messages but the server's own */
+    uint64_t most_messages; /* what mcore_inbox_expect() said */
+    uint64_t most_bytes;
+    uint64_t held_bytes; /* of messages in `records`, as most_bytes counts */
+    unsigned held_statuses;
     uint64_t wanted_messages; /* of the waiter; UINT64_MAX without one */
     uint64_t wanted_statuses;
     bool woken; /* mcore_inbox_wake() was called since the last wait */
@@ -309,6 +316,9 @@ void mcore_inbox_close_all(struct mcore_link *link);
 
 /* A socket error ends the connection; outbox->lock held. */
 void mcore_link_broken_locked(struct mcore_link *link, int error);
+
+/* Queues whole frames; outbox->lock held. MCORE_OK, MCORE_E_CLOSED, also for a peer that takes nothing, or _MEMORY. */
+int mcore_link_control_locked(struct mcore_link *link, const void *data, size_t len);
 
 /* Appends the gathered acks to `control`, as far as memory allows; outbox->lock held. */
 void mcore_link_gather_acks_locked(struct mcore_link *link);

@@ -9,13 +9,18 @@
 
 #define MAX_USUAL (4u * 1024u * 1024u) /* one large batch is no reason to hold more for the small ones after it */
 
-struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid)
+static const char ack_prefix[] = "$JS.ACK.";
+
+struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid, int jetstream)
 {
     struct mcore_inbox *inbox = calloc(1, sizeof(*inbox));
     if (inbox == NULL)
         return NULL;
     inbox->link = link;
     inbox->sid = sid;
+    inbox->is_jetstream = jetstream != 0;
+    inbox->most_messages = UINT64_MAX;
+    inbox->most_bytes = MCORE_INBOX_BYTES;
     inbox->wanted_messages = UINT64_MAX;
     inbox->wanted_statuses = UINT64_MAX;
     mcore_cond_init(&inbox->cond);
@@ -50,6 +55,21 @@ static bool is_satisfied(const struct mcore_inbox *inbox, uint64_t messages, uin
     return inbox->messages >= messages || inbox->statuses >= statuses || inbox->woken;
 }
 
+static bool is_the_servers(const uint8_t *data, struct mcore_span reply)
+{
+    return reply.len >= sizeof(ack_prefix) - 1 && memcmp(data + reply.off, ack_prefix, sizeof(ack_prefix) - 1) == 0;
+}
+
+/* Whether it was asked for, and there is room; a status has room of its own, so that messages never hide the end. */
+static bool is_expected(const struct mcore_inbox *inbox, const uint8_t *data, struct mcore_span reply, size_t bytes,
+                        int status)
+{
+    if (status != 0)
+        return inbox->held_statuses < MCORE_INBOX_STATUSES && bytes <= MCORE_INBOX_STATUS_BYTES;
+    return inbox->messages < inbox->most_messages && inbox->held_bytes <= inbox->most_bytes &&
+           bytes <= inbox->most_bytes - inbox->held_bytes && (!inbox->is_jetstream || is_the_servers(data, reply));
+}
+
 static uint8_t *put(uint8_t *out, const uint8_t *data, struct mcore_span span)
 {
     if (span.len > 0)
@@ -66,6 +86,10 @@ void mcore_inbox_put_locked(struct mcore_link *link, const uint8_t *data, const 
     size_t size = (sizeof(struct mcore_record) + bytes + 7) / 8 * 8;
     if (inbox == NULL)
         return;
+    if (!is_expected(inbox, data, event->reply, bytes, status)) {
+        inbox->dropped++;
+        return;
+    }
     /* In one step to what came last time: doubling from little would copy each record several times. */
     if (inbox->records.cap == 0 && inbox->usual > size)
         mcore_buffer_reserve(&inbox->records, inbox->usual);
@@ -85,10 +109,13 @@ void mcore_inbox_put_locked(struct mcore_link *link, const uint8_t *data, const 
         put(out, data, event->payload);
         inbox->records.len += size;
         inbox->count++;
-        if (status == 0)
+        if (status == 0) {
             inbox->messages++;
-        else
+            inbox->held_bytes += bytes;
+        } else {
             inbox->statuses++;
+            inbox->held_statuses++;
+        }
         if (is_satisfied(inbox, inbox->wanted_messages, inbox->wanted_statuses))
             link->inbox_ready = true;
     }
@@ -103,6 +130,22 @@ void mcore_inbox_unlock(struct mcore_link *link)
                 pthread_cond_signal(&inbox->cond);
     }
     pthread_mutex_unlock(&link->inbox_lock);
+}
+
+void mcore_inbox_expect(struct mcore_inbox *inbox, uint64_t messages, uint64_t bytes)
+{
+    pthread_mutex_lock(&inbox->link->inbox_lock);
+    inbox->most_messages = messages;
+    inbox->most_bytes = bytes;
+    pthread_mutex_unlock(&inbox->link->inbox_lock);
+}
+
+uint64_t mcore_inbox_dropped(struct mcore_inbox *inbox)
+{
+    pthread_mutex_lock(&inbox->link->inbox_lock);
+    uint64_t dropped = inbox->dropped;
+    pthread_mutex_unlock(&inbox->link->inbox_lock);
+    return dropped;
 }
 
 void mcore_inbox_wake(struct mcore_inbox *inbox)
@@ -165,6 +208,8 @@ long mcore_inbox_take(struct mcore_inbox *inbox, uint8_t **data, size_t *len)
     inbox->usual = inbox->records.len < MAX_USUAL ? inbox->records.len : MAX_USUAL;
     memset(&inbox->records, 0, sizeof(inbox->records));
     inbox->count = 0;
+    inbox->held_bytes = 0;
+    inbox->held_statuses = 0;
     pthread_mutex_unlock(&inbox->link->inbox_lock);
     return count;
 }

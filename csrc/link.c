@@ -1,11 +1,14 @@
 /*
  * A link's state: attach and detach, control frames, what the loops share. The loops are in link_io.c.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "core_internal.h"
+
+#define KEPT_BYTES (1024u * 1024u)
 
 bool mcore_buffer_reserve(struct mcore_buffer *buffer, size_t more)
 {
@@ -88,6 +91,30 @@ static bool control_add(struct mcore_link *link, const void *data, size_t len)
     return true;
 }
 
+/* Whether so much is queued that the peer cannot be taking anything; its connection is ended then. */
+static bool is_clogged(struct mcore_link *link)
+{
+    if (link->control.len + link->acks.len < MCORE_CONTROL_BYTES)
+        return false;
+    mcore_link_broken_locked(link, ENOBUFS);
+    return true;
+}
+
+int mcore_link_control_locked(struct mcore_link *link, const void *data, size_t len)
+{
+    if (!link->up || is_clogged(link))
+        return MCORE_E_CLOSED;
+    return control_add(link, data, len) ? MCORE_OK : MCORE_E_MEMORY;
+}
+
+/* A connection that has ended leaves no more memory behind than the next one needs. */
+static void empty(struct mcore_buffer *buffer)
+{
+    buffer->len = 0;
+    if (buffer->cap > KEPT_BYTES)
+        mcore_buffer_free(buffer);
+}
+
 int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, size_t first_len, const uint8_t *rest,
                       size_t rest_len)
 {
@@ -97,9 +124,10 @@ int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, siz
         result = MCORE_E_CLOSED;
     } else {
         mcore_parser_reset(&link->parser);
-        link->input.len = 0;
+        empty(&link->input);
         link->control.len = 0;
         link->acks.len = 0;
+        link->pongs_queued = 0;
         if (!control_add(link, first, first_len) || !mcore_buffer_reserve(&link->input, rest_len + 65536)) {
             result = MCORE_E_MEMORY;
         } else {
@@ -138,8 +166,10 @@ uint64_t mcore_link_detach(struct mcore_link *link)
     link->fd = -1;
     link->current = NULL;
     link->current_len = 0;
-    link->control.len = 0;
-    link->acks.len = 0; /* the broker delivers those messages again */
+    link->pongs_queued = 0;
+    empty(&link->control);
+    empty(&link->acks); /* the broker delivers those messages again */
+    empty(&link->sending);
     mcore_outbox_run_done_locked(outbox);
     uint64_t in_flight = mcore_outbox_rewind_locked(outbox);
     pthread_cond_broadcast(&link->pong);
@@ -170,13 +200,9 @@ int mcore_link_is_up(struct mcore_link *link)
 
 int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len)
 {
-    int result = MCORE_OK;
     lock(link);
-    if (!link->up)
-        result = MCORE_E_CLOSED;
-    else if (!control_add(link, data, len))
-        result = MCORE_E_MEMORY;
-    else
+    int result = mcore_link_control_locked(link, data, len);
+    if (result == MCORE_OK)
         mcore_outbox_wake_sender_locked(link->outbox);
     unlock(link);
     return result;
@@ -199,7 +225,7 @@ int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t s
     size_t size = mcore_pub_size(subject_len, 0, payload_len);
     lock(link);
     struct mcore_buffer *acks = &link->acks;
-    if (!link->up) {
+    if (!link->up || is_clogged(link)) {
         result = MCORE_E_CLOSED;
     } else if (!mcore_buffer_reserve(acks, size)) {
         result = MCORE_E_MEMORY;
@@ -226,7 +252,7 @@ int64_t mcore_link_ping(struct mcore_link *link)
     int64_t number = MCORE_E_CLOSED;
     lock(link);
     mcore_link_gather_acks_locked(link);
-    if (link->up && control_add(link, "PING\r\n", 6)) {
+    if (mcore_link_control_locked(link, "PING\r\n", 6) == MCORE_OK) {
         number = ++link->pings;
         mcore_outbox_wake_sender_locked(link->outbox);
     }

@@ -41,6 +41,7 @@ static bool next_current(struct mcore_link *link)
         link->sending = *next;
         *next = swap;
         next->len = 0;
+        link->pongs_queued = 0; /* they are in `control`, and that is what goes, or it is empty */
         link->current = link->sending.data;
         link->current_len = link->sending.len;
         link->current_is_run = false;
@@ -124,11 +125,8 @@ static int64_t check_peer(struct mcore_link *link, int64_t now)
     }
     if (now - heard >= link->ping_interval_ns && link->asked_ns <= heard) {
         link->asked_ns = now;
-        if (mcore_buffer_reserve(&link->control, 6)) {
-            memcpy(link->control.data + link->control.len, "PING\r\n", 6);
-            link->control.len += 6;
+        if (mcore_link_control_locked(link, "PING\r\n", 6) == MCORE_OK)
             link->pings++;
-        }
     }
     return heard + (link->asked_ns > heard ? 2 : 1) * link->ping_interval_ns;
 }
@@ -273,16 +271,10 @@ void mcore_link_push(struct mcore_link *link)
 
 int mcore_link_write(struct mcore_link *link, const uint8_t *data, size_t len)
 {
-    int result = MCORE_E_CLOSED;
     pthread_mutex_lock(&link->outbox->lock);
-    if (link->up) {
-        result = mcore_buffer_reserve(&link->control, len) ? MCORE_OK : MCORE_E_MEMORY;
-        if (result == MCORE_OK) {
-            memcpy(link->control.data + link->control.len, data, len);
-            link->control.len += len;
-            push_locked(link);
-        }
-    }
+    int result = mcore_link_control_locked(link, data, len);
+    if (result == MCORE_OK)
+        push_locked(link);
     pthread_mutex_unlock(&link->outbox->lock);
     return result;
 }

@@ -12,7 +12,10 @@
 #define READ_BYTES (256u * 1024u)
 #define EVENTS 256
 
-/* The slot number at the end of _INBOX.<token>.<slot>; with the lane's letter before it in the express lane. */
+/*
+ * The slot number at the end of _INBOX.<token>.<slot>; with the lane's letter before it in the express lane. Anybody can
+ * publish there: a number that the lane has not given yet is none. outbox->lock held.
+ */
 static bool slot_of(const struct mcore_outbox *outbox, const uint8_t *subject, size_t len, uint64_t *slot)
 {
     const struct mcore_lane *lane = &outbox->lanes[MCORE_BULK];
@@ -22,10 +25,12 @@ static bool slot_of(const struct mcore_outbox *outbox, const uint8_t *subject, s
         return false;
     uint64_t value = 0;
     for (size_t i = lane->inbox_len; i < len; i++) {
-        if (subject[i] < '0' || subject[i] > '9')
+        if (subject[i] < '0' || subject[i] > '9' || value >= lane->log->tail_slot)
             return false;
-        value = value * 10 + (uint64_t)(subject[i] - '0');
+        value = value * 10 + (uint64_t)(subject[i] - '0'); /* no overflow: a lane does not live to see slot 1 << 60 */
     }
+    if (value >= lane->log->tail_slot)
+        return false;
     *slot = value | lane->tag;
     return true;
 }
@@ -56,12 +61,11 @@ static void keep_text(struct mcore_link *link, const uint8_t *text, size_t len)
 
 static void control_event_locked(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event)
 {
-    struct mcore_buffer *control = &link->control;
     switch (event->kind) {
     case MCORE_EV_PING:
-        if (mcore_buffer_reserve(control, 6)) {
-            memcpy(control->data + control->len, "PONG\r\n", 6);
-            control->len += 6;
+        /* One PONG tells a server that all before it were heard as well (nats-server, processPong). */
+        if (link->pongs_queued < MCORE_MAX_PONGS && mcore_link_control_locked(link, "PONG\r\n", 6) == MCORE_OK) {
+            link->pongs_queued++;
             mcore_outbox_wake_sender_locked(link->outbox);
         }
         break;

@@ -43,7 +43,13 @@ enum mcore_error {
 enum mcore_limit {
     MCORE_MAX_CONTROL_LINE = 4096,  /* nats-server's own default for a control line, INFO and -ERR aside */
     MCORE_MAX_INFO_LINE = 262144,   /* INFO lists every server of a cluster; 256 KiB is far above any seen */
-    MCORE_MAX_U64_DIGITS = 20
+    MCORE_MAX_U64_DIGITS = 20,
+    MCORE_MAX_PUBACK = 16384,       /* bytes of an answer to a message that are read; JetStream's have a few hundred */
+    MCORE_MAX_PONGS = 16,           /* queued at once; a server that asks faster is answered by fewer */
+    MCORE_CONTROL_BYTES = 67108864, /* control frames and acks that a connection may owe: more, and it counts as broken */
+    MCORE_INBOX_BYTES = 67108864,   /* of the messages that an inbox holds, unless its owner expects more */
+    MCORE_INBOX_STATUSES = 1024,    /* that an inbox holds; each request is ended by one */
+    MCORE_INBOX_STATUS_BYTES = 4096 /* of one of them, its subject and header block */
 };
 
 /* ---- 2. Hash and fork counter ------------------------------------------------------------------------------------- */
@@ -480,7 +486,11 @@ int mcore_link_feed(struct mcore_link *link, const uint8_t *data, size_t len);
 /* The socket gives no more: error is its errno, 0 when the peer closed. Returns the end as the loops would. */
 int mcore_link_ended(struct mcore_link *link, int error);
 
-/* Queues whole control frames. Returns MCORE_OK, MCORE_E_CLOSED (no connection) or MCORE_E_MEMORY. */
+/*
+ * Queues whole control frames. Returns MCORE_OK, MCORE_E_CLOSED (no connection) or MCORE_E_MEMORY. With
+ * MCORE_CONTROL_BYTES queued already the peer takes nothing: the connection ends (MCORE_LINK_ERRNO, ENOBUFS), and this
+ * returns MCORE_E_CLOSED; so do all that queue.
+ */
 int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len);
 
 /* The same, and writes at once as mcore_link_push() does: for a caller that is about to wait for the answer. */
@@ -502,7 +512,9 @@ int mcore_link_errno(struct mcore_link *link);
 size_t mcore_link_text(struct mcore_link *link, char *text, size_t cap);
 
 /* ---- 8. Inbox -------------------------------------------------------------------------------------------------------
- * What the reader has received for one subscription, in the order of the wire, until somebody takes it.
+ * What the reader has received for one subscription, in the order of the wire, until somebody takes it. Everybody who may
+ * publish can send to it, so it holds no more than was asked for: what is beyond that is dropped and counted. A server
+ * delivers a message again that was dropped so.
  */
 
 /* One received message; its bytes follow it: subject, reply, header block, payload. `size` leads to the next. */
@@ -516,8 +528,22 @@ struct mcore_record {
     int64_t received_ns; /* by mcore_now_ns(), when the bytes came out of the socket */
 };
 
-struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid);
+/*
+ * jetstream: take only messages whose ack goes to $JS.ACK., which nats-server lets nobody but itself send ("Permissions
+ * Violation for Publish with Reply"), and statuses; what others send there is dropped.
+ */
+struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid, int jetstream);
 void mcore_inbox_free(struct mcore_inbox *inbox);
+
+/*
+ * Up to which number of messages, counted since the inbox was made, it takes any, and how many bytes of them it holds
+ * before they are taken: subjects, replies, header blocks and payloads, as JetStream counts a pull's max_bytes. At first
+ * any number, and MCORE_INBOX_BYTES.
+ */
+void mcore_inbox_expect(struct mcore_inbox *inbox, uint64_t messages, uint64_t bytes);
+
+/* How many messages and statuses were dropped since the inbox was made. */
+uint64_t mcore_inbox_dropped(struct mcore_inbox *inbox);
 
 /*
  * Waits for so many messages, or so many statuses, or mcore_inbox_wake(), or the end of the connection.

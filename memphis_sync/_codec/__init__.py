@@ -50,6 +50,7 @@ def _choose() -> ModuleType:
 _binding = _choose()
 
 IMPL = _binding.IMPL
+INBOX_BYTES = _binding.INBOX_BYTES
 PING = _binding.PING
 PONG = _binding.PONG
 Event = _binding.Event

@@ -37,6 +37,7 @@ from memphis_sync.types import Buffer
 
 __all__ = [
     "IMPL",
+    "INBOX_BYTES",
     "PING",
     "PONG",
     "Event",
@@ -64,6 +65,7 @@ __all__ = [
 ]
 
 IMPL = "cffi"
+INBOX_BYTES: int = lib.MCORE_INBOX_BYTES
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 

@@ -95,22 +95,31 @@ _numbers = itertools.count()
 
 @final
 class Inbox:
-    """What one subscription of the link receives."""
+    """
+    What one subscription of the link receives.
 
-    __slots__ = ("_inbox", "_number", "link", "sid")
+    Args:
+        link: The link.
+        sid: The subscription's number.
+        jetstream: Take only messages that the server itself delivers, with an ack subject, and statuses.
+    """
+
+    __slots__ = ("_inbox", "_number", "dropped", "link", "sid")
 
     _inbox: Any
     _number: int
     link: Link
     sid: int
+    dropped: int  # messages and statuses, as of the last take()
 
-    def __new__(cls, link: Link, sid: int) -> Self:
+    def __new__(cls, link: Link, sid: int, jetstream: bool = False) -> Self:
         self = super().__new__(cls)
         self._number = next(_numbers)
         self.link = link
         self.sid = sid
+        self.dropped = 0
         link._check()
-        self._inbox = lib.mcore_inbox_new(link._link, sid)
+        self._inbox = lib.mcore_inbox_new(link._link, sid, jetstream)
         if self._inbox == ffi.NULL:
             raise MemoryError("no memory for an inbox")
         link._inboxes[self._number] = self._inbox
@@ -121,6 +130,14 @@ class Inbox:
             inbox = self.link._inboxes.pop(self._number, None)  # None: the link has freed it, or it was never made
             if inbox is not None:
                 lib.mcore_inbox_free(inbox)
+
+    def expect(self, messages: int, size: int) -> None:
+        """
+        Takes messages up to this number, counted since the inbox was made, and so many bytes of them at once: subjects,
+        replies, headers and payloads. What is beyond is dropped and counted. At first any number, and INBOX_BYTES.
+        """
+        self.link._check()
+        lib.mcore_inbox_expect(self._inbox, messages, size)
 
     def wait(self, messages: int, statuses: int, timeout_ns: int) -> int:
         """
@@ -145,11 +162,15 @@ class Inbox:
         return bool(lib.mcore_inbox_is_closed(self._inbox))
 
     def take(self, kind: type[_M], owner: object) -> tuple[list[_M], list[tuple[int, str, bytes]]]:
-        """All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples."""
+        """
+        All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples.
+        ``dropped`` is up to date after it.
+        """
         self.link._check()
         place = ffi.new("uint8_t **")
         length = ffi.new("size_t *")
         lib.mcore_inbox_take(self._inbox, place, length)
+        self.dropped = lib.mcore_inbox_dropped(self._inbox)
         size = length[0]
         messages: list[_M] = []
         statuses: list[tuple[int, str, bytes]] = []

@@ -27,6 +27,8 @@ cdef extern from "Python.h":
     bint PyObject_IS_GC(object)
     void PyObject_GC_UnTrack(void *)
 
+INBOX_BYTES = MCORE_INBOX_BYTES
+
 
 cdef object new_off_list(type kind):
     """
@@ -957,23 +959,39 @@ cdef class RawMessage:
 
 @cython.final
 cdef class Inbox:
-    """What one subscription of the link receives."""
+    """
+    What one subscription of the link receives.
+
+    Args:
+        link: The link.
+        sid: The subscription's number.
+        jetstream: Take only messages that the server itself delivers, with an ack subject, and statuses.
+    """
 
     cdef mcore_inbox *_inbox
     cdef readonly Link link
     cdef readonly uint64_t sid
+    cdef readonly uint64_t dropped
 
-    def __cinit__(self, Link link not None, uint64_t sid):
+    def __cinit__(self, Link link not None, uint64_t sid, bint jetstream=False):
         link._check()
         self.link = link
         self.sid = sid
-        self._inbox = mcore_inbox_new(link._link, sid)
+        self._inbox = mcore_inbox_new(link._link, sid, jetstream)
         if self._inbox == NULL:
             raise MemoryError("no memory for an inbox")
 
     def __dealloc__(self):
         if self.link is not None and mcore_fork_generation() == self.link._generation:
             mcore_inbox_free(self._inbox)
+
+    def expect(self, uint64_t messages, uint64_t size):
+        """
+        Takes messages up to this number, counted since the inbox was made, and so many bytes of them at once: subjects,
+        replies, headers and payloads. What is beyond is dropped and counted. At first any number, and INBOX_BYTES.
+        """
+        self.link._check()
+        mcore_inbox_expect(self._inbox, messages, size)
 
     def wait(self, uint64_t messages, uint64_t statuses, int64_t timeout_ns):
         """
@@ -1001,7 +1019,10 @@ cdef class Inbox:
         return mcore_inbox_is_closed(self._inbox) != 0
 
     def take(self, type kind not None, owner):
-        """All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples."""
+        """
+        All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples.
+        ``dropped`` is up to date after it.
+        """
         self.link._check()
         cdef uint8_t *data = NULL
         cdef size_t size = 0
@@ -1009,6 +1030,7 @@ cdef class Inbox:
         cdef const mcore_record *record
         cdef RawMessage message
         mcore_inbox_take(self._inbox, &data, &size)
+        self.dropped = mcore_inbox_dropped(self._inbox)
         cdef Chunk chunk = Chunk.__new__(Chunk)
         chunk._data = data
         messages = []

@@ -13,6 +13,7 @@ cdef extern from "memphis_core.h" nogil:
         MCORE_DELIVERED
         MCORE_EXPRESS_BIT
         MCORE_LINK_GOES_ON
+        MCORE_INBOX_BYTES
 
     struct mcore_outbox:
         pass
@@ -133,8 +134,10 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_link_errno(mcore_link *)
     size_t mcore_link_text(mcore_link *, char *, size_t)
 
-    mcore_inbox *mcore_inbox_new(mcore_link *, uint64_t)
+    mcore_inbox *mcore_inbox_new(mcore_link *, uint64_t, int)
     void mcore_inbox_free(mcore_inbox *)
+    void mcore_inbox_expect(mcore_inbox *, uint64_t, uint64_t)
+    uint64_t mcore_inbox_dropped(mcore_inbox *)
     int mcore_inbox_wait(mcore_inbox *, uint64_t, uint64_t, int64_t)
     void mcore_inbox_wake(mcore_inbox *)
     int mcore_inbox_is_closed(mcore_inbox *)

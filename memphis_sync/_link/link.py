@@ -236,9 +236,14 @@ class DataLink:
         """A block in which the calling thread holds a lock: what it logs is handed to the callbacks thread."""
         return handing_over(self._callbacks.post)
 
-    def new_inbox(self) -> Inbox:
-        """An inbox under a subscription number that this link has not used yet."""
-        return Inbox(self.core, next(self._sids))
+    def new_inbox(self, *, jetstream: bool = False) -> Inbox:
+        """
+        An inbox under a subscription number that this link has not used yet.
+
+        Args:
+            jetstream: For what the server itself delivers only.
+        """
+        return Inbox(self.core, next(self._sids), jetstream)
 
     # ---- threads -----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,12 @@ The subscription stays for as long as every request under it ends by itself. A r
 be taken back one by one: then the whole subscription is ended (UNSUB), and the server finds nobody for the rest. A
 server that is just delivering counts what it finds nobody for as delivered, and delivers it once more, out of its
 order. So a subscription is ended only while its requests wait for messages, not while they bring some.
-Source: JetStream pull consumers (ADR-13 of the NATS architecture notes).
+
+Everybody who may publish can send to a subscription that he has seen. So nothing is taken from it but what the server
+itself delivers, and no more than the requests may bring: as many messages as they ask for, and no more bytes than they
+say. The server ends a request whose next message would be too many bytes, and the next request goes on from there: a
+fetch then has fewer messages than it asked for.
+Source: JetStream pull consumers, max_bytes (ADR-13 and ADR-37 of the NATS architecture notes).
 """
 
 from __future__ import annotations
@@ -13,12 +18,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from memphis_sync._codec import RawMessage, encode_pub, encode_sub, encode_unsub
+from memphis_sync._codec import INBOX_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
+from memphis_sync._logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from memphis_sync._link.link import DataLink
+
+logger = Log("memphis_sync.link")
+
+ROOM = 8192  # for subjects and headers of the server's own: a message of the largest size still fits
+TOO_MANY_BYTES = "message size exceeds maxbytes"  # of 409
+WARN_EVERY_S = 1.0
 
 
 class Binding(NamedTuple):
@@ -55,18 +67,26 @@ class Mailbox:
         kind: What to make of a message, a subclass of RawMessage.
         owner: What the messages carry as ``owner``.
         due: When a partition owes an answer, by ``time.monotonic()``; kept up to date here.
+        partitions: How many it asks, at most.
     """
 
-    def __init__(self, link: DataLink, kind: type[RawMessage], owner: object, due: dict[str, float]) -> None:
+    def __init__(
+        self, link: DataLink, kind: type[RawMessage], owner: object, due: dict[str, float], partitions: int
+    ) -> None:
         self._core = link.core
         self._kind = kind
         self._owner = owner
         self._due = due
-        self.inbox = link.new_inbox()
+        self.inbox = link.new_inbox(jetstream=True)
         self._subject = b"_INBOX.%s.%d." % (link.core.token, self.inbox.sid)
         self._opening = encode_sub(self._subject + b"*", self.inbox.sid)  # goes out with the first request
         self._asked = 0
-        self._open: dict[str, tuple[Binding, str]] = {}  # by stream: the binding and the request's number
+        self._partitions = partitions
+        self._max_bytes = max(INBOX_BYTES // partitions, link.max_payload + ROOM)  # of a request
+        self._dropped = 0
+        self._warned_at = 0.0
+        # By stream: the binding, the request's number, and how many messages it asked for.
+        self._open: dict[str, tuple[Binding, str, int]] = {}
         self._missing: dict[str, int] = {}  # by stream: how many messages its request may still bring
         self._ahead: set[str] = set()  # streams whose open request was made ahead
         self._brought_at = 0.0  # when the last messages were taken
@@ -93,12 +113,14 @@ class Mailbox:
             self._asked += 1
             number = b"%d" % self._asked
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{binding.stream}.{binding.durable}".encode()
-            frames.append(encode_pub(subject, b'{"batch":%d,%s}' % (share, how), self._subject + number))
-            self._open[binding.stream] = binding, number.decode()
+            body = b'{"batch":%d,"max_bytes":%d,%s}' % (share, self._max_bytes, how)
+            frames.append(encode_pub(subject, body, self._subject + number))
+            self._open[binding.stream] = binding, number.decode(), share
             self._missing[binding.stream] = share
             if ahead:
                 self._ahead.add(binding.stream)
             self._due.setdefault(binding.stream, due)
+        self.inbox.expect(self._messages + sum(self._missing.values()), self._max_bytes * self._partitions)
         self._core.write(b"".join(frames))
         self._opening = b""
 
@@ -137,7 +159,17 @@ class Mailbox:
             self._messages += len(messages)
             self._brought_at = time.monotonic()
             self._count(messages)
+        if self.inbox.dropped != self._dropped:
+            self._warn()
         return messages, [ending for status in statuses if (ending := self._end(*status)) is not None]
+
+    def _warn(self) -> None:
+        now = time.monotonic()
+        if now - self._warned_at < WARN_EVERY_S:
+            return
+        self._warned_at = now
+        dropped, self._dropped = self.inbox.dropped - self._dropped, self.inbox.dropped
+        logger.warning("%r: %d messages were dropped that it had not asked for", self._owner, dropped)
 
     def _count(self, messages: list[RawMessage]) -> None:
         if len(messages) == sum(self._missing.values()):  # as most often under load: no need to look at each
@@ -165,11 +197,15 @@ class Mailbox:
     def _end(self, status: int, subject: str, block: bytes) -> Optional[Ending]:
         self._statuses += 1
         number = subject.rpartition(".")[2]
-        for stream, (binding, current) in self._open.items():
+        for stream, (binding, current, share) in self._open.items():
             if current == number:
+                text = block.split(b"\r\n", 1)[0][12:].strip().decode("utf-8", "replace")
+                if text.lower() == TOO_MANY_BYTES and self._missing[stream] == share:
+                    # The next one alone is too large: it was stored under another limit than the server has now.
+                    self._max_bytes = max(INBOX_BYTES, self._max_bytes) + ROOM
                 self._due.pop(stream, None)
                 self._close(stream)
-                return Ending(binding, status, block.split(b"\r\n", 1)[0][8:].strip().decode("utf-8", "replace"))
+                return Ending(binding, status, text)
         return None  # of a request that has got all it asked for
 
     def _close(self, stream: str) -> None:

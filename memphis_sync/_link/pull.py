@@ -25,7 +25,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar
 
 from memphis_sync._codec import Inbox, RawMessage
-from memphis_sync._link.mailbox import Binding, Ending, Mailbox, pending_behind
+from memphis_sync._link.mailbox import TOO_MANY_BYTES, Binding, Ending, Mailbox, pending_behind
 from memphis_sync._logs import Log
 from memphis_sync._threads import Section
 from memphis_sync.errors import (
@@ -61,7 +61,7 @@ RENEW_AT, DROP_AT = 0.1, 0.8  # shares of the ack time: see this module's text
 _CLOSED = -11  # MCORE_E_CLOSED
 _NOTHING_THERE = (404, 408)
 _NO_RESPONDERS = 503
-_PASSING = ("leadership change", "server shutdown")  # of 409: the next pull may well be served
+_PASSING = ("leadership change", "server shutdown", TOO_MANY_BYTES)  # of 409: the next pull may well be served
 
 
 class _Fetch(NamedTuple):
@@ -344,7 +344,7 @@ class PullSession:
             self._lose()
             mailbox = None
         if mailbox is None:
-            mailbox = self._mailbox = Mailbox(self._link, self._kind, self._owner, self._due)
+            mailbox = self._mailbox = Mailbox(self._link, self._kind, self._owner, self._due, len(self._bindings))
         return mailbox
 
     def _lose(self) -> None:

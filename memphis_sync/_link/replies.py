@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from memphis_sync._codec import RawMessage, encode_pub, encode_sub, encode_unsub
+from memphis_sync._codec import INBOX_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
 from memphis_sync.errors import ConnectionLostError, DeadlineError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Replies:
                 return place
 
     def _ask(self, place: _Place, subject: bytes, payload: bytes, deadline: float, timeout_s: float) -> Reply:
+        place.inbox.expect(place.messages + 1, INBOX_BYTES)  # whatever else is sent there is no answer
         self._link.core.write(place.opening + encode_pub(subject, payload, place.subject))
         place.opening = b""
         while True:

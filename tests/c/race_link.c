@@ -279,7 +279,7 @@ static void *run_asker(void *unused)
         int64_t ping = mcore_link_ping(the_link);
         if (ping > 0)
             mcore_link_wait_pong(the_link, ping, 5 * MILLISECOND);
-        struct mcore_inbox *inbox = mcore_inbox_new(the_link, 7);
+        struct mcore_inbox *inbox = mcore_inbox_new(the_link, 7, 0);
         mcore_link_publish(the_link, BYTES_OF("$JS.API.x"), BYTES_OF("{}"));
         mcore_link_write(the_link, BYTES_OF("PUB x 0\r\n\r\n"));
         mcore_inbox_wait(inbox, 1, 1, 2 * MILLISECOND);

@@ -1332,7 +1332,7 @@ static void test_inbox_keeps_messages_and_statuses(void)
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
-    struct mcore_inbox *inbox = mcore_inbox_new(link, 7);
+    struct mcore_inbox *inbox = mcore_inbox_new(link, 7, 0);
     const char *stream = "MSG s$1.final 7 $JS.ACK.x 3\r\nabc\r\nMSG other 8 1\r\nz\r\n"
                          "HMSG _INBOX.T.7.1 7 28 28\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n";
     CHECK(send(fds[1], stream, strlen(stream), 0) == (ssize_t)strlen(stream));
@@ -1404,6 +1404,178 @@ static void test_acks_gather_and_go_out_behind_what_is_urgent(void)
     mcore_outbox_free(outbox);
 }
 
+/* ---- a hostile peer ----------------------------------------------------------------------------------------------- */
+
+static int is_fed(struct mcore_link *link, const char *text)
+{
+    return mcore_link_feed(link, BYTES_OF(text)) == MCORE_LINK_GOES_ON;
+}
+
+static void test_a_slot_that_its_lane_has_not_given_is_none(void)
+{
+    static const char *const places[] = {"4611686018427387904",  "4611686018427387905",  "e4611686018427387904",
+                                         "18446744073709551615", "18446744073709551616", "e18446744073709551616",
+                                         "23058430092136939520", "99999999999999999999", "e99999999999999999999",
+                                         "1",                    "e1",                   "e",
+                                         "e0x",                  "ee0",                  "-1",
+                                         "000000000000000000000"};
+    struct hands hands = open_hands(0, "", "");
+    struct mcore_ticket bulk, express;
+    memset(&bulk, 0, sizeof(bulk));
+    memset(&express, 0, sizeof(express));
+    struct mcore_route route = route_of(0);
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_ticket *tickets[] = {&express};
+    struct mcore_message message = message_of("x");
+    const uint8_t *data;
+    size_t len;
+    message.urgent = 1;
+    CHECK(mcore_outbox_append(hands.outbox, routes, 1, &message, tickets) == INT64_C(1) << MCORE_EXPRESS_BIT);
+    CHECK(append(hands.outbox, "y", 0, &bulk) == 0);
+    while (mcore_link_next(hands.link, 0, &data, &len) == MCORE_NEXT_BYTES)
+        mcore_link_written(hands.link, len, 0);
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        char text[128];
+        snprintf(text, sizeof(text), "MSG _INBOX.T.%s 1 9\r\n{\"seq\":1}\r\n", places[i]);
+        CHECK(is_fed(hands.link, text));
+        CHECK(mcore_ticket_outcome(&bulk) == MCORE_PENDING && mcore_ticket_outcome(&express) == MCORE_PENDING);
+    }
+    CHECK(is_fed(hands.link, "MSG _INBOX.T.e0 1 9\r\n{\"seq\":2}\r\n") && mcore_ticket_outcome(&express) != MCORE_PENDING);
+    CHECK(mcore_ticket_outcome(&bulk) == MCORE_PENDING);
+    CHECK(is_fed(hands.link, "MSG _INBOX.T.0 1 9\r\n{\"seq\":1}\r\n") && mcore_ticket_outcome(&bulk) != MCORE_PENDING);
+    CHECK(is_consistent(hands.outbox));
+    mcore_ticket_release(hands.outbox, &bulk);
+    mcore_ticket_release(hands.outbox, &express);
+    close_hands(&hands);
+}
+
+static void test_pings_without_end_are_answered_by_few_pongs(void)
+{
+    struct hands hands = open_hands(0, "", "");
+    const uint8_t *data;
+    size_t len;
+    static char pings[6 * 1000 + 1];
+    for (int i = 0; i < 1000; i++)
+        memcpy(pings + 6 * i, "PING\r\n", 7);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 100; i++)
+            CHECK(is_fed(hands.link, pings));
+        CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES && len == 6 * MCORE_MAX_PONGS);
+        CHECK(is_fed(hands.link, pings)); /* while those are being written */
+        mcore_link_written(hands.link, len, 0);
+        CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES && len == 6 * MCORE_MAX_PONGS);
+        mcore_link_written(hands.link, len, 0);
+        CHECK(is_fed(hands.link, "PING\r\n") && next_is(hands.link, "PONG\r\n"));
+        mcore_link_written(hands.link, 6, 0);
+    }
+    for (int i = 0; i < 20; i++)
+        CHECK(is_fed(hands.link, "PING\r\n"));
+    mcore_link_detach(hands.link); /* what one connection owes is not the next one's */
+    CHECK(mcore_link_attach(hands.link, hands.fds[0], BYTES_OF(""), BYTES_OF("")) == MCORE_OK);
+    CHECK(is_fed(hands.link, "PING\r\n") && next_is(hands.link, "PONG\r\n"));
+    mcore_link_written(hands.link, 6, 0);
+    close_hands(&hands);
+}
+
+/* Queues a frame, or an ack when `is_ack`. */
+static int queue(struct mcore_link *link, const uint8_t *bytes, size_t len, int is_ack)
+{
+    return is_ack ? mcore_link_publish(link, BYTES_OF("a"), bytes, len) : mcore_link_control(link, bytes, len);
+}
+
+static void test_a_peer_that_takes_nothing_is_left(void)
+{
+    static uint8_t frame[1 << 20];
+    for (int is_ack = 0; is_ack < 2; is_ack++) {
+        struct hands hands = open_hands(0, "", "");
+        int count = 0;
+        while (count < 1000 && queue(hands.link, frame, sizeof(frame), is_ack) == MCORE_OK)
+            count++;
+        CHECK(count >= 63 && count <= MCORE_CONTROL_BYTES / (1 << 20));
+        CHECK(!mcore_link_is_up(hands.link));
+        CHECK(mcore_link_write(hands.link, frame, 1) == MCORE_E_CLOSED && mcore_link_ping(hands.link) == MCORE_E_CLOSED);
+        CHECK(queue(hands.link, frame, 1, !is_ack) == MCORE_E_CLOSED);
+        CHECK(mcore_link_ended(hands.link, 0) == MCORE_LINK_ERRNO && mcore_link_errno(hands.link) == ENOBUFS);
+        mcore_link_detach(hands.link);
+        int next[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, next) == 0);
+        CHECK(mcore_link_attach(hands.link, next[0], BYTES_OF(""), BYTES_OF("")) == MCORE_OK);
+        CHECK(queue(hands.link, frame, 1, is_ack) == MCORE_OK);
+        close_hands(&hands);
+        close(next[0]);
+        close(next[1]);
+    }
+}
+
+static void send_messages(struct mcore_link *link, int count, size_t payload_len)
+{
+    char *frame = malloc(payload_len + 64);
+    int line = snprintf(frame, 64, "MSG s 7 %zu\r\n", payload_len);
+    memset(frame + line, 'x', payload_len);
+    memcpy(frame + (size_t)line + payload_len, "\r\n", 2);
+    for (int i = 0; i < count; i++)
+        CHECK(mcore_link_feed(link, (uint8_t *)frame, (size_t)line + payload_len + 2) == MCORE_LINK_GOES_ON);
+    free(frame);
+}
+
+static long taken(struct mcore_inbox *inbox)
+{
+    uint8_t *data;
+    size_t len;
+    long count = mcore_inbox_take(inbox, &data, &len);
+    mcore_free(data);
+    return count;
+}
+
+static void test_an_inbox_holds_no_more_than_was_asked_for(void)
+{
+    struct hands hands = open_hands(0, "", "");
+    struct mcore_inbox *inbox = mcore_inbox_new(hands.link, 7, 0);
+    mcore_inbox_expect(inbox, 0, 1000);
+    send_messages(hands.link, 5, 10);
+    CHECK(taken(inbox) == 0 && mcore_inbox_dropped(inbox) == 5);
+    mcore_inbox_expect(inbox, 3, 1000);
+    send_messages(hands.link, 5, 10);
+    CHECK(mcore_inbox_wait(inbox, 3, UINT64_MAX, 0) == MCORE_OK);
+    CHECK(taken(inbox) == 3 && mcore_inbox_dropped(inbox) == 7);
+    send_messages(hands.link, 5, 10);
+    CHECK(taken(inbox) == 0 && mcore_inbox_dropped(inbox) == 12); /* they were asked for once */
+    mcore_inbox_expect(inbox, 100, 1000);
+    send_messages(hands.link, 11, 99); /* with their subject 100 bytes each */
+    CHECK(taken(inbox) == 10 && mcore_inbox_dropped(inbox) == 13);
+    send_messages(hands.link, 1, 1000);
+    CHECK(taken(inbox) == 0 && mcore_inbox_dropped(inbox) == 14);
+    send_messages(hands.link, 1, 999);
+    CHECK(taken(inbox) == 1);
+    /* The end of a request comes through a full inbox; without end that is bounded too. */
+    send_messages(hands.link, 1, 999);
+    for (int i = 0; i < 10 * MCORE_INBOX_STATUSES; i++)
+        CHECK(is_fed(hands.link, "HMSG _INBOX.T.7.1 7 16 16\r\nNATS/1.0 404\r\n\r\n\r\n"));
+    CHECK(mcore_inbox_wait(inbox, UINT64_MAX, 1, 0) == MCORE_OK);
+    CHECK(taken(inbox) == 1 + MCORE_INBOX_STATUSES && mcore_inbox_dropped(inbox) == 14 + 9 * MCORE_INBOX_STATUSES);
+    mcore_inbox_free(inbox);
+    /* Nobody has said what is expected. */
+    inbox = mcore_inbox_new(hands.link, 7, 0);
+    send_messages(hands.link, 1000, 100000);
+    CHECK(taken(inbox) == MCORE_INBOX_BYTES / 100001 && mcore_inbox_dropped(inbox) == 1000 - MCORE_INBOX_BYTES / 100001);
+    mcore_inbox_free(inbox);
+    close_hands(&hands);
+}
+
+static void test_an_inbox_of_jetstream_takes_only_its_messages(void)
+{
+    struct hands hands = open_hands(0, "", "");
+    struct mcore_inbox *inbox = mcore_inbox_new(hands.link, 7, 1);
+    mcore_inbox_expect(inbox, 2, 1000);
+    CHECK(is_fed(hands.link, "MSG s 7 1\r\nx\r\nMSG s 7 JS.ACK.a 1\r\nx\r\nMSG s 7 $JS.ACK 1\r\nx\r\nMSG s 7 r 1\r\nx\r\n"));
+    CHECK(taken(inbox) == 0 && mcore_inbox_dropped(inbox) == 4);
+    CHECK(is_fed(hands.link, "MSG s 7 $JS.ACK.a 1\r\nx\r\nHMSG s 7 $JS.ACK.b 12 12\r\nNATS/1.0\r\n\r\n\r\n"));
+    CHECK(is_fed(hands.link, "HMSG _INBOX.T.7.1 7 16 16\r\nNATS/1.0 404\r\n\r\n\r\n"));
+    CHECK(taken(inbox) == 3 && mcore_inbox_dropped(inbox) == 4);
+    mcore_inbox_free(inbox);
+    close_hands(&hands);
+}
+
 int main(void)
 {
     RUN(test_frames_are_exact);
@@ -1442,6 +1614,11 @@ int main(void)
     RUN(test_a_quiet_peer_that_answers_is_kept);
     RUN(test_a_server_in_lame_duck_mode_is_left);
     RUN(test_inbox_keeps_messages_and_statuses);
+    RUN(test_a_slot_that_its_lane_has_not_given_is_none);
+    RUN(test_pings_without_end_are_answered_by_few_pongs);
+    RUN(test_a_peer_that_takes_nothing_is_left);
+    RUN(test_an_inbox_holds_no_more_than_was_asked_for);
+    RUN(test_an_inbox_of_jetstream_takes_only_its_messages);
     RUN(test_acks_gather_and_go_out_behind_what_is_urgent);
     return test_summary("test_outbox");
 }

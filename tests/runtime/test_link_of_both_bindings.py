@@ -613,6 +613,37 @@ def test_inboxes_and_messages(binding, peer: Peer) -> None:
     assert binding.Inbox(link, 6).wait(1, 1, SECOND) == CLOSED
 
 
+def test_an_inbox_takes_what_is_expected(binding, peer: Peer) -> None:
+    inbox = binding.Inbox(peer.link, 5)
+    assert binding.INBOX_BYTES == 64 << 20
+    inbox.expect(3, 21)
+    # Four bytes of subject and reply, ten of payload: the second does not fit, and the last is not asked for.
+    for size in (10, 4, 1, 0):
+        peer.send(b"MSG a.b 5 r %d\r\n%b\r\n" % (size, b"x" * size))
+    peer.send(b"HMSG p 5 16 16\r\nNATS/1.0 408\r\n\r\n\r\n")
+    assert inbox.wait(1 << 40, 1, 10 * SECOND) == 0
+    assert inbox.dropped == 0, "as of the last take()"
+    messages, statuses = inbox.take(binding.RawMessage, None)
+    assert ([len(message.payload) for message in messages], len(statuses)) == ([10, 1], 1)
+    assert inbox.dropped == 2
+    inbox.expect(3, 21)
+    for size in (17, 0):
+        peer.send(b"MSG a.b 5 r %d\r\n%b\r\n" % (size, b"x" * size))
+    assert inbox.wait(3, 1 << 40, 10 * SECOND) == 0
+    peer.send(b"HMSG p 5 16 16\r\nNATS/1.0 408\r\n\r\n\r\n")
+    assert inbox.wait(1 << 40, 2, 10 * SECOND) == 0
+    assert [len(message.payload) for message in inbox.take(binding.RawMessage, None)[0]] == [17]
+    assert inbox.dropped == 3
+    for bad in (-1, 1 << 64):
+        with pytest.raises(OverflowError):
+            inbox.expect(bad, 1)
+    others = binding.Inbox(peer.link, 6, jetstream=True)
+    peer.send(b"MSG a.b 6 1\r\nx\r\nMSG a.b 6 r 1\r\nx\r\nMSG a.b 6 $JS.ACK.s 1\r\ny\r\n")
+    assert others.wait(1, 1 << 40, 10 * SECOND) == 0
+    assert [message.payload for message in others.take(binding.RawMessage, None)[0]] == [b"y"]
+    assert others.dropped == 2
+
+
 def test_acks_go_out_together_and_behind_control_frames(binding, peer: Peer) -> None:
     link = peer.link
     inbox = binding.Inbox(link, 5)
