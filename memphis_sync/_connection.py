@@ -67,6 +67,7 @@ class Connection:
         exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
         ping_interval_s: float = opt.DEFAULT_PING_INTERVAL_S,
         no_responders_retry: Optional[RetryPolicy] = opt.DEFAULT_NO_RESPONDERS_RETRY,
+        wait_s: float = opt.DEFAULT_WAIT_S,
         on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
         on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
         on_error: Optional[Callable[[LinkEvent], object]] = None,
@@ -97,6 +98,7 @@ class Connection:
             exit_timeout_s=exit_timeout_s,
             ping_interval_s=ping_interval_s,
             no_responders_retry=no_responders_retry,
+            wait_s=wait_s,
             on_disconnect=on_disconnect,
             on_reconnect=on_reconnect,
             on_error=on_error,
@@ -122,11 +124,14 @@ class Connection:
             self._opened_at = _caller()
 
     def is_connected(self) -> bool:
-        """Whether the connection to the broker is up at this moment; False during an outage and after close()."""
+        """
+        Whether the client's connections to the broker are up at this moment: both of them, once the first producer or
+        fetch has opened the second. False during an outage, after close(), and once reconnecting was given up.
+        """
         runtime = self._runtime_or_none
         if runtime is None or fork.fork_generation() != runtime.generation:
             return False
-        return not runtime.is_closing and runtime.control.is_connected
+        return not runtime.is_closing and runtime.is_connected
 
     def close(self, timeout_s: float = DEFAULT_CLOSE_S) -> None:
         """
@@ -163,22 +168,21 @@ class Connection:
 
     def ping(self, timeout_s: float = 1.0) -> float:
         """
-        One round trip to the broker on the connection that is there already.
+        One round trip to the broker on each connection that is there already.
 
         Args:
             timeout_s: Limit in seconds.
 
         Returns:
-            Seconds.
+            Seconds; of the slower connection.
 
         Raises:
-            DeadlineError: No answer in time.
-            ConnectionLostError: The connection is down at the moment.
+            DeadlineError: No answer in time; the text names the connection (control or data).
+            ConnectionLostError: A connection is down at the moment; the text names it.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         opt.check_seconds("timeout_s", timeout_s, allow_zero=False)
-        runtime = self._runtime
-        return runtime.call(runtime.control.ping(timeout_s), timeout_s, "ping()")
+        return self._runtime.ping(timeout_s)
 
     def stats(self) -> Stats:
         """Counters of all producers since the client was opened. No IO; also after close()."""
@@ -228,9 +232,8 @@ class Connection:
         if fork.fork_generation() != runtime.generation:
             return f"<{type(self).__name__} {options.name!r} of the parent process>"
         stats = runtime.stats()
-        state = "closed" if runtime.is_closing else runtime.control.state
         return (
-            f"<{type(self).__name__} {options.name!r} {state} {runtime.control.address} "
+            f"<{type(self).__name__} {options.name!r} {runtime.state} {runtime.control.address} "
             f"user={options.credentials.username} queued={stats.queued} in_flight={stats.in_flight}>"
         )
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Optional
 
 from memphis_sync import _threads
 
+DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 SHOWN_EVERY_S = 1.0
 
 
@@ -29,6 +30,10 @@ class Log:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+
+    def log(self, level: int, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
+        """As Logger.log()."""
+        self._log(level, text, args, extra)
 
     def debug(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
         """As Logger.debug()."""

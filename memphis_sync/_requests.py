@@ -343,7 +343,9 @@ class Requests:
         """Makes a version of a schema the active one; 0 stands for the newest. Returns its number."""
         body = SchemaActivate(name=name, version_number=version, username=self._username).encode()
         try:
-            reply = await self._ask(subjects.SCHEMA_ACTIVATE, body, CREATE_S, retries)
+            reply = await self._ask(
+                subjects.SCHEMA_ACTIVATE, body, CREATE_S, retries, may_be_starting=not self._control.is_memphis
+            )
         except ServerError as exc:
             if exc.code != _NO_RESPONDERS:
                 raise
@@ -373,11 +375,13 @@ class Requests:
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, subject: str, body: bytes, timeout_s: float, retries: int) -> bytes:
-        """One request, repeated while it gets no answer."""
+    async def _ask(
+        self, subject: str, body: bytes, timeout_s: float, retries: int, *, may_be_starting: bool = True
+    ) -> bytes:
+        """One request, repeated while it gets no answer, or while the broker is starting."""
         for attempt in range(retries + 1):
             try:
-                return await self._control.request(subject, body, timeout_s)
+                return await self._control.request(subject, body, timeout_s, may_be_starting=may_be_starting)
             except (DeadlineError, ConnectionLostError) as exc:
                 if attempt == retries:
                     raise

@@ -502,6 +502,7 @@ def connect(
     exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
     ping_interval_s: float = opt.DEFAULT_PING_INTERVAL_S,
     no_responders_retry: Optional[RetryPolicy] = opt.DEFAULT_NO_RESPONDERS_RETRY,
+    wait_s: float = opt.DEFAULT_WAIT_S,
     on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
     on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
     on_error: Optional[Callable[[LinkEvent], object]] = None,
@@ -515,8 +516,8 @@ def connect(
             query
             takes the names of these arguments and ``auth=token`` (the password is a connection token). Without it
             MEMPHIS_URL is read, else MEMPHIS_HOST, _PORT, _USERNAME, _PASSWORD, _TOKEN, _ACCOUNT_ID, _CA_FILE,
-            _CERT_FILE and _KEY_FILE (_PASSWORD_FILE and _TOKEN_FILE name mounted secrets). Arguments and environment
-            are not mixed.
+            _CERT_FILE, _KEY_FILE and _WAIT_S (_PASSWORD_FILE and _TOKEN_FILE name mounted secrets). Arguments and
+            environment are not mixed.
         username: The broker's user, without account.
         account_id: From 1; only cloud brokers have others than 1.
         connection_token: For a broker in token mode; exactly one of this and *password*.
@@ -524,8 +525,9 @@ def connect(
         port: 1 to 65535; for each host without one of its own.
         reconnect: Whether to connect again after an outage.
         max_reconnect: Tries for each address in one outage; -1 has no limit.
-        reconnect_interval_ms: Pause between tries, from 1.
-        timeout_ms: For the whole call, all hosts together; from 1.
+        reconnect_interval_ms: Longest pause between tries, from 1; at random from a half of it on. In the first minute
+            of an outage a client tries at least twice a second, so that it is back soon after its broker.
+        timeout_ms: For the whole call, all hosts together, and for each try of a reconnection; from 1.
         cert_file: PEM file with a client certificate; needs *key_file*.
         key_file: PEM file with its key, not encrypted.
         ca_file: PEM file with the CAs to trust, enough by itself for TLS; with ``memphis+tls://`` (or ``tls://``) and
@@ -539,6 +541,8 @@ def connect(
         ping_interval_s: A broker that is silent for so long is asked, and its connection counts as lost after twice as
             long; in seconds, from 0.01.
         no_responders_retry: How often a message whose station does not answer is sent again; None: it fails at once.
+        wait_s: How long to wait for a broker that is not there yet, in seconds: refused, unknown or silent hosts are
+            tried again for so long, each try within *timeout_ms*. Refused credentials are an error at once.
         on_disconnect: Called with a LinkEvent when a connection was lost. This and the next two run on the callbacks
             thread, one after the other; what they raise is logged and counted in ``stats().callback_errors``.
         on_reconnect: The same, when it is there again.
@@ -553,7 +557,9 @@ def connect(
 
     Raises:
         ConfigurationError: An argument is missing, out of its bounds or contradicts another; nothing was opened.
-        AuthenticationError: The broker refused the credentials.
+        AuthenticationError: The broker refused the credentials. A login that only took too long, or any other word of
+            the server's that is not a verdict on the credentials, is tried again within *timeout_ms*. (In a later
+            outage, a client ends for good when each address has refused the credentials five times.)
         ConnectError: No address gave a connection; the text has each with its reason. Never does a connection that was
             to have TLS go on without it.
         UsageError: The process is ending.
@@ -581,6 +587,7 @@ def connect(
         exit_timeout_s=exit_timeout_s,
         ping_interval_s=ping_interval_s,
         no_responders_retry=no_responders_retry,
+        wait_s=wait_s,
         on_disconnect=on_disconnect,
         on_reconnect=on_reconnect,
         on_error=on_error,

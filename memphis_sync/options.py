@@ -38,6 +38,7 @@ DEFAULT_MAX_IN_FLIGHT = 16384  # enough to cover a round trip of 40 ms at 400,00
 DEFAULT_EXIT_TIMEOUT_S = 5.0  # process managers send SIGKILL after 10 s and more
 DEFAULT_PING_INTERVAL_S = 20.0  # a stalled connection is lost after 40 s at most; two PINGs a minute cost nothing
 DEFAULT_NO_RESPONDERS_RETRY = RetryPolicy()
+DEFAULT_WAIT_S = 0.0  # a broker that is away is an error at once, unless the program says that it starts with it
 LEAST_PING_INTERVAL_S = 0.01  # a round trip on a slow link must fit
 MAX_RETRY_ATTEMPTS = 100
 MAX_RETRY_PAUSE_MS = 60_000
@@ -46,7 +47,10 @@ MAX_BATCH_SIZE = 5000  # the limit of every Memphis SDK
 MAX_TIME_MS = 24 * 3600 * 1000
 _HOST_RE = re.compile(r"[\w.:%-]+\Z")
 _NAME_RE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?\Z")
-_ENV_NAMES = ("HOST", "PORT", "USERNAME", "PASSWORD", "TOKEN", "ACCOUNT_ID", "CA_FILE", "CERT_FILE", "KEY_FILE")
+_ENV_NAMES = (
+    *("HOST", "PORT", "USERNAME", "PASSWORD", "TOKEN", "ACCOUNT_ID"),
+    *("CA_FILE", "CERT_FILE", "KEY_FILE", "WAIT_S"),
+)
 
 _CALLABLES = ("on_disconnect", "on_reconnect", "on_error", "json_default")
 
@@ -263,6 +267,7 @@ def build_connect_options(
         "ca_file": ca_file,
         "ping_interval_s": DEFAULT_PING_INTERVAL_S,
         "no_responders_retry": DEFAULT_NO_RESPONDERS_RETRY,
+        "wait_s": DEFAULT_WAIT_S,
         "tls": tls,
         **others,
     }
@@ -286,6 +291,7 @@ def build_connect_options(
         "exit_timeout_s": check_seconds("exit_timeout_s", values["exit_timeout_s"]),
         "ping_interval_s": check_seconds("ping_interval_s", values["ping_interval_s"], least=LEAST_PING_INTERVAL_S),
         "no_responders_retry": check_retry("no_responders_retry", values["no_responders_retry"]),
+        "wait_s": check_seconds("wait_s", values["wait_s"]),
         **{name: check_optional_callable(name, values.get(name)) for name in _CALLABLES},
     }
     return ConnectOptions(
@@ -313,6 +319,7 @@ _QUERY_TYPES: dict[str, type] = {
     "max_in_flight": int,
     "exit_timeout_s": float,
     "ping_interval_s": float,
+    "wait_s": float,
 }
 _DEFAULTS: dict[str, Any] = {
     "username": None,
@@ -334,6 +341,7 @@ _DEFAULTS: dict[str, Any] = {
     "max_in_flight": DEFAULT_MAX_IN_FLIGHT,
     "exit_timeout_s": DEFAULT_EXIT_TIMEOUT_S,
     "ping_interval_s": DEFAULT_PING_INTERVAL_S,
+    "wait_s": DEFAULT_WAIT_S,
 }
 
 
@@ -369,6 +377,8 @@ def _take_environment(values: dict[str, Any], environ: Mapping[str, str]) -> Non
                 values[name.lower()] = _environment_int(name, env[name])
         for name in ("CA_FILE", "CERT_FILE", "KEY_FILE"):
             values[name.lower()] = env[name]
+        if env["WAIT_S"] and values["wait_s"] == DEFAULT_WAIT_S:
+            values["wait_s"] = _environment_seconds("WAIT_S", env["WAIT_S"])
     else:
         raise ConfigurationError(
             "no broker is named: give host (a name or memphis://user:password@host:port) and username, "
@@ -399,6 +409,13 @@ def _environment_int(name: str, text: str) -> int:
         if "://" in text:
             hint = "; Kubernetes sets this variable for a service called memphis: set MEMPHIS_URL instead"
         raise ConfigurationError(f"MEMPHIS_{name} is {text!r}; it must be a whole number{hint}") from None
+
+
+def _environment_seconds(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError(f"MEMPHIS_{name} is {text!r}; it must be a number of seconds") from None
 
 
 def _take_url(values: dict[str, Any], url: ParsedUrl) -> None:

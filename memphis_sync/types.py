@@ -196,6 +196,7 @@ class ConnectOptions:
     exit_timeout_s: float = 5.0
     ping_interval_s: float = 20.0
     no_responders_retry: Optional[RetryPolicy] = field(default_factory=RetryPolicy)
+    wait_s: float = 0.0
     on_disconnect: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
     on_reconnect: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
     on_error: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)

@@ -16,6 +16,7 @@ import pytest
 pytest_plugins = [
     "fix_backend",
     "fix_broker",
+    "fix_door",
     "fix_memphis_js",
     "fix_memphis_py",
     "fix_process",

@@ -1,9 +1,9 @@
 """
 One nats-py connection, with what users are promised of it.
 
-nats-py is used through its public API (but for sound.py). What it does differently from what users are promised is put
-right here: its connect() tries for ever, ours tries each address once within one deadline; its error callback prints
-each failed try of an outage, ours writes one line when the link is lost and one when it is back. Reconnecting, and
+nats-py is used through its public API (but for memphis_sync._nats). What it does differently from what users are
+promised is put right here: its connect() tries for ever, ours within one deadline; its error callback prints each
+failed try of an outage, ours writes one line when the link is lost and one when it is back. Reconnecting, and
 subscribing again after it, is nats-py's own work; the connection id stays the same, so that the broker revives what was
 registered under it.
 
@@ -13,6 +13,8 @@ All methods are coroutines of the private loop; the plain properties may be read
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import logging
 import time
@@ -22,11 +24,12 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from memphis_sync._control.reasons import NoTlsError, connect_error, lost_reason, request_error
-from memphis_sync._control.sound import SoundClient
-from memphis_sync._link.handshake import open_connection
+from memphis_sync._link.handshake import connect_errors, is_passing, next_error, open_connection
+from memphis_sync._link.outages import Outages
 from memphis_sync._logs import Log
+from memphis_sync._nats import HardenedClient, ServerSaidError
+from memphis_sync._wire.server_errors import REFUSALS
 from memphis_sync.errors import (
-    AuthenticationError,
     ClosedError,
     ConfigurationError,
     ConnectError,
@@ -45,7 +48,13 @@ _BROKEN = "the connection broke, or the broker did not answer PING"
 _CLOSE_S = 1.0
 _DISCARD_S = 0.3  # twice this is less than the grace that connect() has over its limit
 _FOREVER_S = 86400
+_NO_RESPONDERS = 503
+_RECONNECTION_ENDS_S = 0.2
+_AGAIN_S = 0.2  # before another try of what passes by itself
+_STARTING_S = 5.0  # how long "nobody listens" may mean that a broker is starting, when none has ever answered
+_STARTING_PAUSE_S = 0.1
 _STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
+_JETSTREAM_NOT_READY = 10008
 
 
 Tell = Callable[[Literal["disconnect", "reconnect", "error"], str, str, int, float], None]
@@ -57,7 +66,7 @@ def _not_of_our_eof(record: logging.LogRecord) -> bool:
     return not (is_ours and "eof_received() has no effect" in str(record.msg))
 
 
-def _under_tls_only(nc: SoundClient, secret: str) -> Callable[[], str]:
+def _under_tls_only(nc: HardenedClient, secret: str) -> Callable[[], str]:
     """
     A part of the login that nats-py asks for when it writes CONNECT.
 
@@ -74,6 +83,12 @@ def _under_tls_only(nc: SoundClient, secret: str) -> Callable[[], str]:
     return give
 
 
+def _post(loop: asyncio.AbstractEventLoop, work: Callable[..., None], *args: Any) -> None:
+    """Runs *work* on the loop soon, from any thread; a loop that has closed has nothing left to run it for."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(work, *args)
+
+
 class ControlLink:
     """
     A connection to the broker's control subjects.
@@ -82,17 +97,23 @@ class ControlLink:
         options: What connect() was told.
         connection_id: Goes into CONNECT's name; the broker ties producers and consumers to it.
         tell: Called with each change: what it is, the address, the reason, tries and seconds since the loss.
+        outages: What is shared with the data link.
     """
 
-    def __init__(self, options: ConnectOptions, connection_id: str, tell: Tell) -> None:
+    def __init__(self, options: ConnectOptions, connection_id: str, tell: Tell, outages: Outages) -> None:
         self._options = options
+        self._outages = outages
+        self._wake = asyncio.Event()  # ends the pause between two tries
+        self._up_since = 0.0
+        self._has_answered = False  # whether a Memphis broker has, ever
         self._connection_id = connection_id
         self._tell = tell
-        self._nc: Optional[SoundClient] = None
+        self._nc: Optional[HardenedClient] = None
         self._lost: Optional[asyncio.Future[None]] = None  # pending while the link is up
         self._up = asyncio.Event()
         self._lost_at: Optional[float] = None
-        self._attempts = 0
+        self._attempts = 0  # that have failed, in the present outage
+        self._tries = 0  # that were begun
         self._reason = _BROKEN
         self._flushes: set[asyncio.Future[None]] = set()  # kept here, or the loop would forget running tasks
         self._is_closing = False
@@ -102,8 +123,14 @@ class ControlLink:
     @property
     def is_connected(self) -> bool:
         """Whether the link is up at this moment."""
+        nc = self._nc  # which is connected a moment before its subscriptions are there again
+        return nc is not None and nc.is_connected and self._up.is_set()
+
+    @property
+    def is_memphis(self) -> bool:
+        """Whether the server is a Memphis broker, and not ours on a NATS server."""
         nc = self._nc
-        return nc is not None and nc.is_connected
+        return nc is not None and nc.is_memphis
 
     @property
     def state(self) -> str:
@@ -111,58 +138,57 @@ class ControlLink:
         nc = self._nc
         if nc is None or nc.is_closed:
             return "closed"
-        return "connected" if nc.is_connected else "reconnecting"
+        return "connected" if self.is_connected else "reconnecting"
 
     @property
     def max_payload(self) -> int:
         """Largest body that the server takes, in bytes."""
         return 1048576 if self._nc is None else int(self._nc.max_payload)
 
-    @property
-    def is_memphis(self) -> bool:
-        """Whether this is a Memphis broker: its INFO has ``connection_id`` (protocol reference 1.1)."""
-        return "connection_id" in getattr(self._nc, "_server_info", {})
-
     # ---- connecting -------------------------------------------------------------------------------------------------
 
     async def connect(self, deadline: float) -> None:
         """
-        Tries each address once.
+        Tries each address once, and again while there is time when what went wrong may pass by itself: a server that
+        says something else than a verdict on the credentials, or closes the connection during the handshake.
 
         Args:
             deadline: On the monotonic clock, for all addresses together.
 
         Raises:
-            AuthenticationError: The first server that answered refused the credentials.
+            AuthenticationError: An address refused the credentials, and none gave a connection.
             ConnectError: No address gave a connection; the text has each with its reason.
         """
-        reasons: list[tuple[ServerAddress, ConnectError]] = []
         addresses = self._options.addresses
-        for index, address in enumerate(addresses):
-            # An address that never answers must leave time for the ones behind it.
-            timeout_s = max(0.0, deadline - time.monotonic()) / (len(addresses) - index)
-            try:
-                nc = await self._try(address, addresses[index:] + addresses[:index], timeout_s)
-            except AuthenticationError:
-                raise
-            except ConnectError as exc:
-                log.debug("%r: %s", self._options.name, exc, extra=self._extra(exc))
-                reasons.append((address, exc))
-                continue
-            self._nc = nc
-            self._mark_up()
-            log.info("%r connected to %s", self._options.name, self.address, extra=self._extra())
-            return
-        if len(reasons) == 1:
-            raise reasons[0][1]
-        raise ConnectError("no address gave a connection: " + "; ".join(str(exc) for _, exc in reasons)) from reasons[
-            -1
-        ][1]
+        before: Optional[ConnectError] = None
+        while True:
+            failed: list[ConnectError] = []
+            for index, address in enumerate(addresses):
+                # An address that never answers must leave time for the ones behind it.
+                timeout_s = max(0.0, deadline - time.monotonic()) / (len(addresses) - index)
+                try:
+                    nc = await self._try(address, addresses[index:] + addresses[:index], timeout_s)
+                except ConnectError as exc:
+                    log.debug("%r: %s", self._options.name, exc, extra=self._extra(exc))
+                    failed.append(exc)
+                    continue
+                self._nc = nc
+                self._mark_up()
+                post = functools.partial(_post, asyncio.get_running_loop())
+                self._outages.join(
+                    "control", functools.partial(post, self._wake.set), functools.partial(post, self._end)
+                )
+                log.info("%r connected to %s", self._options.name, self.address, extra=self._extra())
+                return
+            before = error = connect_errors(failed) if before is None else next_error(before, connect_errors(failed))
+            if not is_passing(error) or time.monotonic() + _AGAIN_S >= deadline:
+                raise error
+            await asyncio.sleep(_AGAIN_S)
 
-    async def _try(self, address: ServerAddress, order: tuple[ServerAddress, ...], timeout_s: float) -> SoundClient:
+    async def _try(self, address: ServerAddress, order: tuple[ServerAddress, ...], timeout_s: float) -> HardenedClient:
         """One try at the first of *order*; the others are for nats-py's own reconnects."""
         deadline = time.monotonic() + timeout_s
-        nc = SoundClient()
+        nc = HardenedClient([str(each) for each in order], self._pause)
         first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         is_trying = True
 
@@ -202,7 +228,7 @@ class ControlLink:
         connected = await asyncio.get_running_loop().run_in_executor(None, open_connection, *login)
         connected.sock.close()
 
-    async def _nats_connect(self, nc: SoundClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
+    async def _nats_connect(self, nc: HardenedClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
         options, who = self._options, self._options.credentials
         login: dict[str, Any] = (
             {"token": who.token} if who.token else {"user": who.login, "password": who.password or ""}
@@ -222,7 +248,7 @@ class ControlLink:
             lame_duck_mode_cb=self._on_lame_duck,
             allow_reconnect=options.reconnect and options.max_reconnect != 0,
             connect_timeout=options.timeout_ms / 1000,  # type: ignore[arg-type]  # nats-py takes any number
-            reconnect_time_wait=options.reconnect_interval_ms / 1000,  # type: ignore[arg-type]
+            reconnect_time_wait=_RECONNECTION_ENDS_S,  # type: ignore[arg-type]  # what its close() waits for
             max_reconnect_attempts=-1,
             ping_interval=options.ping_interval_s,  # type: ignore[arg-type]
             max_outstanding_pings=1,  # a second one unanswered is the end: twice the interval
@@ -234,7 +260,7 @@ class ControlLink:
             raise ConnectionResetError("the server closed the connection during the handshake")
 
     @staticmethod
-    async def _discard(nc: SoundClient, connecting: asyncio.Future[None]) -> None:
+    async def _discard(nc: HardenedClient, connecting: asyncio.Future[None]) -> None:
         connecting.cancel()
         await asyncio.wait({connecting}, timeout=_DISCARD_S)
         try:
@@ -246,6 +272,24 @@ class ControlLink:
 
     # ---- what nats-py tells us --------------------------------------------------------------------------------------
 
+    async def _pause(self) -> None:
+        """Between two tries of an outage; cut short when the other link gets through."""
+        if self._lost_at is None:
+            return  # connect()
+        down_s = time.monotonic() - self._lost_at
+        pause_s = self._outages.pause_s(self._tries, down_s, self._lost_at - self._up_since)
+        self._tries += 1
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), pause_s)
+        self._wake.clear()
+
+    def _end(self, reason: str) -> None:
+        """The client has ended for good because its other link has."""
+        nc = self._nc
+        if nc is not None and not nc.is_closed:
+            self._reason = reason
+            self._giving_up = asyncio.ensure_future(nc.close())
+
     def _mark_up(self) -> None:
         nc = self._nc
         url = nc.connected_url if nc is not None else None
@@ -253,7 +297,8 @@ class ControlLink:
             self.address = str(ServerAddress(url.hostname, url.port or 0))
         self._lost = asyncio.get_running_loop().create_future()
         self._lost_at = None
-        self._attempts = 0
+        self._up_since = time.monotonic()
+        self._attempts = self._tries = 0
         self._reason = _BROKEN
         self._up.set()
 
@@ -270,14 +315,22 @@ class ControlLink:
         if self._nc is None or self._is_closing or self._lost_at is not None:
             return
         self._lost_at = time.monotonic()
-        log.warning("%r lost %s (%s); retrying", self._options.name, self.address, self._reason, extra=self._extra())
+        log.log(
+            self._outages.lost("control"),
+            "%r lost %s (%s); retrying",
+            self._options.name,
+            self.address,
+            self._reason,
+            extra=self._extra(),
+        )
         self._tell("disconnect", self.address, self._reason, 0, 0.0)
 
     async def _on_reconnected(self) -> None:
         lost_at, attempts = self._lost_at or time.monotonic(), self._attempts + 1
         seconds, reason = time.monotonic() - lost_at, self._reason
         self._mark_up()
-        log.info(
+        log.log(
+            self._outages.back("control"),
             "%r reconnected to %s after %d attempts in %.1f s",
             self._options.name,
             self.address,
@@ -287,14 +340,14 @@ class ControlLink:
         )
         self._tell("reconnect", self.address, reason, attempts, seconds)
 
-    async def _on_error(self, nc: SoundClient, exc: Exception) -> None:
+    async def _on_error(self, nc: HardenedClient, exc: Exception) -> None:
         if nc is not self._nc:
             return  # a failed try that is being closed; its error is known
         if self._lost_at is None or self._is_closing:
-            if "permissions violation" in str(exc).lower():
+            if isinstance(exc, ServerSaidError) and exc.is_complaint:
                 # A refused publish or subscribe; the link itself is up.
-                log.warning("%r: %s said: %s", self._options.name, self.address, exc, extra=self._extra(exc))
-                self._tell("error", self.address, str(exc), 0, 0.0)
+                log.warning("%r: %s said: %s", self._options.name, self.address, exc.text, extra=self._extra(exc))
+                self._tell("error", self.address, exc.text, 0, 0.0)
             else:
                 self._reason = lost_reason(exc)  # the disconnected callback comes next and writes the one line
             return
@@ -307,17 +360,23 @@ class ControlLink:
 
     async def _on_closed(self) -> None:
         self._up.clear()
-        if self._nc is not None and not self._is_closing:
-            log.error(
-                "%r gave up on %s (%s) after %d attempts; open a new client",
-                self._options.name,
-                self.address,
-                self._reason,
-                self._attempts,
-                extra=self._extra(memphis_attempts=self._attempts),
-            )
-            seconds = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
-            self._tell("error", self.address, self._reason, self._attempts, seconds)
+        nc = self._nc
+        if nc is None or self._is_closing:
+            return
+        if nc.refusal:
+            self._reason = f"the broker refused the credentials: {nc.refusal}; {REFUSALS} times by each address"
+        is_first = self._outages.end("control", self._reason)
+        log.log(
+            logging.ERROR if is_first else logging.DEBUG,
+            "%r gave up on %s (%s) after %d attempts; open a new client",
+            self._options.name,
+            self.address,
+            self._reason,
+            self._attempts,
+            extra=self._extra(memphis_attempts=self._attempts),
+        )
+        seconds = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+        self._tell("error", self.address, self._reason, self._attempts, seconds)
 
     def _extra(self, exc: Optional[BaseException] = None, **more: Any) -> dict[str, Any]:
         if exc is not None:
@@ -326,7 +385,7 @@ class ControlLink:
 
     # ---- using it ---------------------------------------------------------------------------------------------------
 
-    async def request(self, subject: str, body: bytes, timeout_s: float) -> bytes:
+    async def request(self, subject: str, body: bytes, timeout_s: float, *, may_be_starting: bool = False) -> bytes:
         """
         Sends a request without headers (a Memphis broker would take them for a part of the body) and waits for the
         first reply.
@@ -335,6 +394,9 @@ class ControlLink:
             subject: Where to.
             body: JSON.
             timeout_s: For the whole call, in seconds; an outage is waited out within it.
+            may_be_starting: Whether nobody listening on *subject* may mean that the broker is on its way up: it is
+                asked again then, within the call's time when a broker has answered here before, else for _STARTING_S or
+                ``wait_s``.
 
         Raises:
             ConfigurationError: The body is larger than the server takes; nothing was sent.
@@ -344,6 +406,23 @@ class ControlLink:
             ClosedError: The link was closed, or has given up.
         """
         deadline = time.monotonic() + timeout_s
+        patience_s = timeout_s if self._has_answered else max(_STARTING_S, self._options.wait_s)
+        patient_until = min(deadline, time.monotonic() + patience_s)
+        while True:
+            try:
+                reply = await self._request_once(subject, body, deadline, timeout_s)
+            except ServerError as exc:
+                if exc.code != _NO_RESPONDERS or not may_be_starting:
+                    raise
+                if time.monotonic() + _STARTING_PAUSE_S >= patient_until:
+                    raise
+                log.debug("%r: %s; asking again", self._options.name, exc, extra=self._extra(exc))
+                await asyncio.sleep(_STARTING_PAUSE_S)
+            else:
+                self._has_answered = True
+                return reply
+
+    async def _request_once(self, subject: str, body: bytes, deadline: float, timeout_s: float) -> bytes:
         nc = await self._ready(deadline, subject)
         if len(body) > nc.max_payload:  # the server would end the connection
             raise ConfigurationError(
@@ -381,20 +460,27 @@ class ControlLink:
             ServerError: JetStream's error, with its code, err_code and description.
             DeadlineError, ConnectionLostError, ClosedError: As request().
         """
-        raw = await self.request(f"$JS.API.{call}", b"" if body is None else json.dumps(body).encode(), timeout_s)
-        try:
-            reply = json.loads(raw)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict):
-            raise RemoteProtocolError(f"JetStream's reply to {call} is no JSON object: {raw[:64]!r}")
-        error = reply.get("error")
-        if error:
+        payload = b"" if body is None else json.dumps(body).encode()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(deadline - time.monotonic(), 0.001)
+            raw = await self.request(f"$JS.API.{call}", payload, left_s, may_be_starting=True)
+            try:
+                reply = json.loads(raw)
+            except (ValueError, RecursionError):
+                reply = None
+            if not isinstance(reply, dict):
+                raise RemoteProtocolError(f"JetStream's reply to {call} is no JSON object: {raw[:64]!r}")
+            error = reply.get("error")
+            if not error:
+                return reply
             code, err_code = int(error.get("code", 0)), int(error.get("err_code", 0))
+            if err_code == _JETSTREAM_NOT_READY and time.monotonic() + _STARTING_PAUSE_S < deadline:
+                await asyncio.sleep(_STARTING_PAUSE_S)
+                continue
             text = str(error.get("description", ""))
             kind = StationNotFoundError if err_code in (_STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND) else ServerError
             raise kind(f"{call}: {text} ({err_code})", code=code, err_code=err_code, description=text)
-        return reply
 
     async def publish(self, subject: str, body: bytes, timeout_s: float) -> None:
         """Publishes without a reply, and waits until the server has read it (PING, PONG)."""
@@ -409,13 +495,13 @@ class ControlLink:
     async def ping(self, timeout_s: float) -> float:
         """One PING and PONG. Returns seconds."""
         nc = self._nc
-        if nc is None or not nc.is_connected:
-            raise ConnectionLostError(f"not connected to {self.address} at the moment")
+        if nc is None or not self.is_connected:
+            raise ConnectionLostError(f"the control connection to {self.address} is down")
         start = time.perf_counter()
-        await self._round_trip(nc, timeout_s, "ping()")
+        await self._round_trip(nc, timeout_s, "ping() on the control connection")
         return time.perf_counter() - start
 
-    async def _round_trip(self, nc: SoundClient, timeout_s: float, what: str) -> None:
+    async def _round_trip(self, nc: HardenedClient, timeout_s: float, what: str) -> None:
         """
         PING and PONG.
 
@@ -485,11 +571,13 @@ class ControlLink:
         finally:
             nc.abort()
 
-    async def _ready(self, deadline: float, what: str) -> SoundClient:
+    async def _ready(self, deadline: float, what: str) -> HardenedClient:
         """The connection, once it is up."""
         nc = self._nc
         if self._is_closing or nc is None or nc.is_closed:
-            raise ClosedError(f"the connection to {self.address} is closed; {what} was not sent")
+            why = self._outages.end_reason
+            because = f" ({why}; open a new client)" if why else ""
+            raise ClosedError(f"the connection to {self.address} is closed{because}; {what} was not sent")
         if not self._up.is_set():
             try:
                 await asyncio.wait_for(self._up.wait(), max(0.0, deadline - time.monotonic()))

@@ -11,9 +11,10 @@ from typing import Optional
 
 from nats import errors as nats_errors
 
+from memphis_sync._link.handshake import CLOSED_EARLY, NOT_MEMPHIS, HandshakeError, refused
+from memphis_sync._nats import NotMemphisError, ServerSaidError
 from memphis_sync._tls import NEEDS_TLS, NO_TLS, tls_reason
 from memphis_sync.errors import (
-    AuthenticationError,
     ClosedError,
     ConnectError,
     ConnectionLostError,
@@ -37,7 +38,8 @@ def request_error(exc: BaseException, what: str, address: str, timeout_s: float)
         return DeadlineError(f"{what} was not answered by {address} within {timeout_s:g} s", timeout_s=timeout_s)
     if isinstance(exc, nats_errors.NoRespondersError):
         return ServerError(
-            f"nothing answers {what} at {address}: a NATS server is there, but no Memphis broker behind it",
+            f"nothing answers {what} at {address}: a NATS server is there, but no Memphis broker behind it "
+            "(it may be starting: connect with wait_s, or try again later)",
             code=503,
         )
     if isinstance(exc, (nats_errors.ConnectionClosedError, nats_errors.ConnectionDrainingError)):
@@ -49,6 +51,8 @@ def request_error(exc: BaseException, what: str, address: str, timeout_s: float)
 
 def lost_reason(exc: BaseException) -> str:
     """Why a link was lost, in a few words."""
+    if isinstance(exc, ServerSaidError):
+        return str(exc)
     if isinstance(exc, nats_errors.UnexpectedEOF):
         return "the server closed the connection"
     if isinstance(exc, nats_errors.StaleConnectionError):
@@ -64,27 +68,39 @@ def connect_error(
     address: ServerAddress, exc: Optional[BaseException], timeout_s: float, *, is_tls: bool
 ) -> ConnectError:
     """Why an address gave no connection, with or without TLS, as one of our errors with *exc* as its cause."""
-    text = str(exc)
-    kind: type[ConnectError] = ConnectError
+    if isinstance(exc, ConnectError):
+        return exc  # the other link's handshake has found the words
+    if isinstance(exc, ServerSaidError):
+        error = refused(address, exc.text)
+        error.__cause__ = exc
+        return error
+    text, is_passing = str(exc), False
     if exc is None or isinstance(exc, (asyncio.TimeoutError, TimeoutError, nats_errors.TimeoutError)):
-        reason = f"no NATS server answered within {timeout_s:.1f} s"
-    elif "authorization violation" in text.lower() or "authentication" in text.lower():
-        kind, reason = (
-            AuthenticationError,
-            "the broker refused the user name or its password or token (Authorization Violation)",
-        )
-    elif isinstance(exc, socket.gaierror):
+        return _late(address, exc, timeout_s)
+    if isinstance(exc, socket.gaierror):
         reason = f"unknown host ({exc.strerror})"
     elif isinstance(exc, ssl.SSLError):
         reason = tls_reason(exc) if is_tls else NEEDS_TLS  # without a context nats-py tries one of its own
     elif isinstance(exc, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in text:
         reason = "connection refused: nothing listens on that port"
+    elif isinstance(exc, ConnectionError) and CLOSED_EARLY in text:
+        reason, is_passing = CLOSED_EARLY, True
     elif isinstance(exc, OSError):
         reason = os.strerror(exc.errno) if exc.errno else text
-    elif isinstance(exc, (ValueError, asyncio.IncompleteReadError)) or "INFO" in text or "info message" in text:
-        reason = "this is not a NATS server: it did not begin with INFO"
+        if isinstance(exc, ConnectionError):
+            reason, is_passing = f"{CLOSED_EARLY} ({reason})", True
+    elif isinstance(exc, NotMemphisError):
+        reason = f"{NOT_MEMPHIS}: {exc}"
     else:
         reason = text.removeprefix("nats: ") or repr(exc)
-    error = kind(f"cannot connect to {address}: {reason}")
+    found = HandshakeError(f"cannot connect to {address}: {reason}", is_passing=is_passing)
+    found.__cause__ = exc
+    return found
+
+
+def _late(address: ServerAddress, exc: Optional[BaseException], timeout_s: float) -> ConnectError:
+    error = HandshakeError(
+        f"cannot connect to {address}: no Memphis broker answered within {timeout_s:.1f} s", is_late=True
+    )
     error.__cause__ = exc
     return error

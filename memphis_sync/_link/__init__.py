@@ -3,6 +3,7 @@ The data link: a TCP connection of its own for produced messages, their acks, pu
 
 Threads: ``memphis-reader-N`` connects, reads and connects again; ``memphis-sender-N`` writes and expires deadlines;
 both spend their lives inside the C core without the GIL, or under TLS in the two loops of ``secure``.
+What nobody foresaw in either is logged and reported, and the connection is made again.
 ``memphis-callbacks-N`` hands out delivery reports and link events, from first use; it belongs to the client, whose
 control link uses it too.
 Locks: ``DataLink._state`` guards the state of the connection; ``PullSession._lock`` makes the fetches of one consumer
@@ -12,6 +13,7 @@ follow each other. Neither is held while the other is taken, except that a fetch
 from memphis_sync._link.callbacks import Callbacks, Change
 from memphis_sync._link.link import DataLink
 from memphis_sync._link.mailbox import Binding
+from memphis_sync._link.outages import Outages
 from memphis_sync._link.pull import PullSession
 
-__all__ = ["Binding", "Callbacks", "Change", "DataLink", "PullSession"]
+__all__ = ["Binding", "Callbacks", "Change", "DataLink", "Outages", "PullSession"]

@@ -1,29 +1,44 @@
 """
 From an address to a connected socket whose INFO and PONG have been read, with TLS between the two if it is wanted.
 
-One attempt, one deadline, one error that names the address and the cause. What the server sends after its PONG and
-before the link takes over is returned, so that nothing is read twice or lost.
+One deadline for all of it, whatever the peer sends, and one error that names the address and the cause. What the server
+sends after its PONG and before the link takes over is returned, so that nothing is read twice or lost.
+
+A try is a generator over a non-blocking socket, so that a silent peer can be asked on a second connection while the
+first one waits, and a closed client leaves at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import selectors
 import socket
 import ssl
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from memphis_sync._codec import PING, PONG, Event, Parser, encode_connect
 from memphis_sync._link.secure import Stream, Tls
 from memphis_sync._tls import NEEDS_TLS, NO_TLS, tls_reason
+from memphis_sync._wire.info import MAX_FRAMES, ServerInfo, parse_info
+from memphis_sync._wire.server_errors import is_verdict
 from memphis_sync.errors import AuthenticationError, ConnectError, RemoteProtocolError
 from memphis_sync.types import Credentials, ServerAddress
 
 READ_BYTES = 65536
+MAX_HANDSHAKE_BYTES = 1024 * 1024  # INFO of the largest cluster is a few thousand
 CLIENT_VERSION = "0.1.0"  # what the server shows in its list of connections
-_NOT_NATS = "it does not speak the NATS protocol, so it is no Memphis broker"
+AGAIN_S = 0.5  # a peer that is silent for so long is asked on a second connection too, while the first one waits
+SLICE_S = 0.2  # waits are cut so that a closed client is noticed
+NOT_MEMPHIS = "this is not a Memphis broker"
+CLOSED_EARLY = "the server closed the connection during the handshake"
+_BUSY = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
+_Steps = Generator[int, bool, Any]  # yields what it waits for on its socket; gets False once the time is up
 
 
 @dataclass(frozen=True)
@@ -33,14 +48,14 @@ class Connected:
 
     Attributes:
         sock: Blocking, without a timeout.
-        info: The server's INFO.
+        info: What the server's INFO says.
         first: Frames that the link must write before all others: answers to what came during the handshake.
         rest: Bytes read behind the last whole frame.
         tls: What encrypts; None on a plain connection.
     """
 
     sock: socket.socket
-    info: dict[str, Any]
+    info: ServerInfo
     first: bytes
     rest: bytes
     tls: Optional[Tls] = None
@@ -53,12 +68,63 @@ class Connected:
     @property
     def max_payload(self) -> int:
         """Largest message that the server takes, headers included, in bytes."""
-        return int(self.info.get("max_payload") or 1048576)
+        return self.info.max_payload
 
     @property
     def is_memphis(self) -> bool:
-        """Whether this is a Memphis broker: its INFO has ``connection_id`` (protocol reference 1.1)."""
-        return "connection_id" in self.info
+        """Whether this is a Memphis broker."""
+        return self.info.is_memphis
+
+
+class HandshakeError(ConnectError):
+    """
+    A try that failed after the server had been reached.
+
+    Attributes:
+        is_passing: Whether it may succeed a moment later: the server said something that is not a verdict on the
+            credentials, or closed the connection.
+        is_late: Whether there was no answer in time; it says less than what was found out in earlier tries.
+    """
+
+    def __init__(self, message: str = "", *, is_passing: bool = False, is_late: bool = False) -> None:
+        super().__init__(message)
+        self.is_passing = is_passing
+        self.is_late = is_late
+
+
+def is_passing(error: ConnectError) -> bool:
+    """Whether another try may succeed a moment later."""
+    return isinstance(error, HandshakeError) and error.is_passing
+
+
+def next_error(before: ConnectError, now: ConnectError) -> ConnectError:
+    """What is known after another try: its own error, unless that says only that the time was up."""
+    return before if isinstance(now, HandshakeError) and now.is_late else now
+
+
+def refused(address: ServerAddress, text: str) -> ConnectError:
+    """The error for a ``-ERR`` in a handshake."""
+    if is_verdict(text):
+        return AuthenticationError(
+            f"cannot connect to {address}: the broker refused the user name or its password or token ({text})"
+        )
+    return HandshakeError(
+        f"cannot connect to {address}: the broker did not take the connection for now ({text})", is_passing=True
+    )
+
+
+def connect_errors(failed: list[ConnectError]) -> ConnectError:
+    """Why no address gave a connection: a refusal of the credentials before anything else."""
+    if len(failed) == 1:
+        return failed[0]
+    text = "no address gave a connection: " + "; ".join(str(exc) for exc in failed)
+    error: ConnectError
+    if any(isinstance(exc, AuthenticationError) for exc in failed):
+        error = AuthenticationError(text)
+    else:
+        error = HandshakeError(text, is_passing=any(is_passing(exc) for exc in failed))
+    error.__cause__ = failed[-1]
+    return error
 
 
 def connect_request(credentials: Credentials, connection_name: str) -> bytes:
@@ -88,160 +154,273 @@ def open_connection(
     connection_name: str,
     deadline: float,
     context: Optional[ssl.SSLContext] = None,
+    *,
+    again_s: Optional[float] = None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Connected:
     """
     Connects and logs in.
 
     Args:
+        address: Where to.
+        credentials: Who connects.
+        connection_name: Goes into CONNECT.
+        deadline: By ``time.monotonic()``; for TCP and the handshake together.
         context: For TLS; None for a plain connection.
-        deadline: By ``time.monotonic()``; for name resolution, TCP and the handshake together.
+        again_s: A peer may swallow what was sent before it came back to life, and then never answer on that connection.
+            So one that is silent for so long is asked anew, again and again; the first connection is kept beside the
+            newest one, for a peer that is just slow. None: asked once.
+        is_stopped: Asked a few times a second; True ends the try.
 
     Raises:
         ConnectError: Host unknown, port refused, no answer in time, no NATS server there, TLS wanted by one side
-            only, or a certificate that was refused.
+            only, or a certificate that was refused. HandshakeError where it had been reached.
         AuthenticationError: The credentials were refused.
     """
+    request = connect_request(credentials, connection_name)
+    tries: list[_Handshake] = []
+    ask_at = time.monotonic()
     try:
-        sock = socket.create_connection((address.host, address.port), timeout=_left(deadline))
-    except socket.gaierror as exc:
-        raise ConnectError(f"{address}: the host name cannot be resolved ({exc.strerror or exc})") from exc
-    except (socket.timeout, TimeoutError) as exc:
-        raise ConnectError(f"{address}: no TCP connection in time") from exc
-    except OSError as exc:
-        raise ConnectError(f"{address}: {exc.strerror or exc}") from exc
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connected = _Handshake(sock, address, deadline, context).run(connect_request(credentials, connection_name))
-        sock.settimeout(None)
-    except BaseException:
-        sock.close()
-        raise
-    return connected
+        while True:
+            now = time.monotonic()
+            if now >= ask_at:
+                for stale in tries[1:]:
+                    stale.close()
+                del tries[1:]
+                tries.append(_Handshake(address, deadline, context, request))
+                ask_at = float("inf") if again_s is None else now + again_s
+            until = min(now + SLICE_S, deadline, ask_at)
+            for one in _ready(tries, until):
+                connected = one.go_on(in_time=time.monotonic() < deadline)
+                if connected is not None:
+                    tries.remove(one)
+                    return connected
+            if is_stopped():
+                raise ConnectError(f"{address}: the client is closed")
+    finally:
+        for one in tries:
+            one.close()
 
 
-def _left(deadline: float) -> float:
-    # 1 ms, not 0: a timeout of 0 would make the socket non-blocking and the error misleading.
-    return max(deadline - time.monotonic(), 0.001)
+def _ready(tries: list[_Handshake], until: float) -> list[_Handshake]:
+    """The tries that can go on: those with nothing to wait for, whose sockets are ready, or whose time is up."""
+    ready = [one for one in tries if one.waits_for == 0]
+    if ready:
+        return ready
+    with selectors.DefaultSelector() as selector:
+        for one in tries:
+            assert one.sock is not None
+            selector.register(one.sock, one.waits_for, one)
+        ready = [key.data for key, _ in selector.select(max(until - time.monotonic(), 0))]
+    now = time.monotonic()
+    return ready + [one for one in tries if one not in ready and now >= one.until]
 
 
 class _Handshake:
     """
-    INFO, TLS, CONNECT and PING, PONG on a connected socket.
+    One connection: TCP, INFO, TLS, CONNECT and PING, PONG.
 
     INFO comes in plain text and says whether the server wants TLS. Source: NATS client protocol.
+
+    Attributes:
+        sock: None before the first step.
+        waits_for: What of the socket, as selectors has it; 0 for nothing.
+        until: When it goes on even so, by ``time.monotonic()``.
     """
 
     def __init__(
-        self, sock: socket.socket, address: ServerAddress, deadline: float, context: Optional[ssl.SSLContext]
+        self, address: ServerAddress, deadline: float, context: Optional[ssl.SSLContext], request: bytes
     ) -> None:
-        self._sock = sock
+        self.sock: Optional[socket.socket] = None
+        self.waits_for = 0
+        self.until = deadline
         self._context = context
         self._tls: Optional[Tls] = None
         self._address = address
         self._deadline = deadline
         self._parser = Parser()
         self._seen = b""
+        self._received = 0
         self._events: list[Event] = []
+        self._steps = self._run(request)
+        self._is_new = True
 
-    def run(self, connect: bytes) -> Connected:
-        info = self._read_info()
+    def go_on(self, *, in_time: bool) -> Optional[Connected]:
+        """The next step; gives the connection once there is one. Raises ConnectError."""
+        try:
+            if self._is_new:
+                self._is_new = False
+                self.waits_for = next(self._steps)
+            else:
+                self.waits_for = self._steps.send(in_time)
+        except StopIteration as end:
+            connected: Connected = end.value
+            return connected
+        return None
+
+    def close(self) -> None:
+        """Ends the try."""
+        if self.sock is not None:
+            self.sock.close()
+
+    def _run(self, request: bytes) -> _Steps:
+        yield from self._reach()
+        assert self.sock is not None
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        info: ServerInfo = yield from self._read_info()
         if self._context is not None:
-            self._start_tls(self._context, bool(info.get("tls_required")))
-        elif info.get("tls_required"):
-            raise ConnectError(f"{self._address}: {NEEDS_TLS}")
-        self._write(connect + PING)
+            yield from self._start_tls(self._context, is_demanded=info.tls_required)
+        elif info.tls_required:
+            raise self._error(NEEDS_TLS)
+        yield from self._write(request + PING)
         first = b""
-        while True:
-            event = self._next()
+        for _ in range(MAX_FRAMES):
+            event: Event = yield from self._next()
             if event.kind == "PONG":
                 break
             if event.kind == "PING":
-                first += PONG
+                yield from self._write(PONG)
             elif event.kind == "-ERR":
-                self._refused(event.payload.decode("utf-8", "replace"))
+                raise refused(self._address, event.payload.decode("utf-8", "replace"))
+        else:
+            raise self._error(f"{NOT_MEMPHIS}: it sent {MAX_FRAMES} frames and no answer to the login")
         # No subscription exists yet, so what else has come can only be PING or INFO.
         first += PONG * sum(1 for event in self._events if event.kind == "PING")
         buffered = self._parser.buffered
         rest = self._seen[len(self._seen) - buffered :] if buffered else b""
-        return Connected(self._sock, info, first, rest, self._tls)
+        self.sock.setblocking(True)
+        return Connected(self.sock, info, first, rest, self._tls)
 
-    def _start_tls(self, context: ssl.SSLContext, is_demanded: bool) -> None:
+    def _reach(self) -> _Steps:
+        """TCP, to the first of the host's addresses that takes it; each has its share of the time."""
+        host = self._address
+        try:
+            found = socket.getaddrinfo(host.host, host.port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError) as exc:
+            reason = (exc.strerror if isinstance(exc, socket.gaierror) else None) or exc
+            raise ConnectError(f"cannot connect to {host}: unknown host ({reason})") from exc
+        reason = "no address"
+        for index, (family, kind, protocol, _, place) in enumerate(found):
+            self.close()
+            try:
+                self.sock = sock = socket.socket(family, kind, protocol)
+                sock.setblocking(False)
+                code = sock.connect_ex(place)
+            except OSError as exc:
+                reason = exc.strerror or str(exc)
+                continue
+            if code in _BUSY:
+                now = time.monotonic()
+                self.until = now + max(self._deadline - now, 0) / (len(found) - index)
+                while code in _BUSY:
+                    in_time = yield selectors.EVENT_WRITE
+                    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if time.monotonic() >= self.until or not in_time:
+                        code = code or errno.ETIMEDOUT
+                self.until = self._deadline
+            if code == 0:
+                return
+            reason = (
+                "connection refused: nothing listens on that port" if code == errno.ECONNREFUSED else os.strerror(code)
+            )
+        raise ConnectError(f"cannot connect to {host}: {reason}")
+
+    def _start_tls(self, context: ssl.SSLContext, *, is_demanded: bool) -> _Steps:
         if not is_demanded:
-            raise ConnectError(f"{self._address}: {NO_TLS}")
+            raise self._error(NO_TLS)
         if self._events or self._parser.buffered:
             # Somebody on the way may have put them there, to be taken for what comes under TLS.
-            raise ConnectError(f"{self._address}: the server sent more than its INFO before TLS")
+            raise self._error("the server sent more than its INFO before TLS")
         self._seen = b""
         tls = Tls(context, self._address.host)
         try:
             while not tls.negotiate():
-                self._send(tls.take())
-                tls.put(self._receive())
-            self._send(tls.take())
+                yield from self._send(tls.take())
+                tls.put((yield from self._receive()))
+            yield from self._send(tls.take())
         except ssl.SSLError as exc:
             with contextlib.suppress(ConnectError):
-                self._send(tls.take())  # the alert, which tells the server's log why
-            raise ConnectError(f"{self._address}: {tls_reason(exc)}") from exc
+                yield from self._send(tls.take())  # the alert, which tells the server's log why
+            raise self._error(tls_reason(exc)) from exc
         self._tls = tls
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> _Steps:
         if self._tls is None:
-            self._send(data)
+            yield from self._send(data)
             return
         # A server that refuses our certificate ends the connection, and the reason can be read all the same.
         with contextlib.suppress(ConnectError):
-            self._send(self._tls.encrypt(memoryview(data)))
+            yield from self._send(self._tls.encrypt(memoryview(data)))
 
-    def _send(self, data: bytes) -> None:
-        self._sock.settimeout(_left(self._deadline))
-        try:
-            self._sock.sendall(data)
-        except OSError as exc:
-            raise ConnectError(f"{self._address}: {exc.strerror or exc}") from exc
+    def _send(self, data: bytes) -> _Steps:
+        assert self.sock is not None
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self.sock.send(rest) :]
+            except BlockingIOError:
+                yield from self._wait(selectors.EVENT_WRITE)
+            except OSError as exc:
+                raise self._broken(exc) from exc
 
-    def _read_info(self) -> dict[str, Any]:
-        event = self._next()
+    def _read_info(self) -> _Steps:
+        event: Event = yield from self._next()
         if event.kind == "-ERR":
-            self._refused(event.payload.decode("utf-8", "replace"))
+            raise refused(self._address, event.payload.decode("utf-8", "replace"))
         if event.kind != "INFO":
-            raise ConnectError(f"{self._address}: {_NOT_NATS} (it began with {event.kind})")
+            raise self._error(f"{NOT_MEMPHIS}: it began with {event.kind} instead of INFO")
         try:
-            info = json.loads(event.payload)
-        except ValueError as exc:
-            raise ConnectError(f"{self._address}: {_NOT_NATS} (its INFO is not JSON)") from exc
-        if not isinstance(info, dict):
-            raise ConnectError(f"{self._address}: {_NOT_NATS} (its INFO is no JSON object)")
-        return info
+            return parse_info(event.payload)
+        except RemoteProtocolError as exc:
+            raise self._error(f"{NOT_MEMPHIS}: {exc}") from exc
 
-    def _receive(self) -> bytes:
-        self._sock.settimeout(_left(self._deadline))
-        try:
-            data = self._sock.recv(READ_BYTES)
-        except (socket.timeout, TimeoutError) as exc:
-            raise ConnectError(f"{self._address}: connected, but no NATS greeting in time") from exc
-        except OSError as exc:
-            raise ConnectError(f"{self._address}: {exc.strerror or exc}") from exc
-        if not data:
-            raise ConnectError(f"{self._address}: the server closed the connection during the handshake")
-        return data
+    def _receive(self) -> _Steps:
+        assert self.sock is not None
+        while True:
+            if time.monotonic() >= self._deadline:  # a peer that never stops sending is out of time as well
+                raise self._late()
+            try:
+                data = self.sock.recv(READ_BYTES)
+            except BlockingIOError:
+                yield from self._wait(selectors.EVENT_READ)
+                continue
+            except OSError as exc:
+                raise self._broken(exc) from exc
+            if not data:
+                raise self._error(CLOSED_EARLY, is_passing=True)
+            self._received += len(data)
+            if self._received > MAX_HANDSHAKE_BYTES:
+                raise self._error(f"{NOT_MEMPHIS}: it sent more than {MAX_HANDSHAKE_BYTES} bytes in its handshake")
+            return data
 
-    def _next(self) -> Event:
+    def _wait(self, event: int) -> _Steps:
+        in_time = yield event
+        if not in_time:
+            raise self._late()
+
+    def _next(self) -> _Steps:
         while not self._events:
-            data = self._receive()
+            data: bytes = yield from self._receive()
             if self._tls is not None:
                 self._tls.put(data)
                 try:
                     data = self._tls.decrypt()
                 except ssl.SSLError as exc:
-                    raise ConnectError(f"{self._address}: {tls_reason(exc)}") from exc
+                    raise self._error(tls_reason(exc)) from exc
             self._seen += data
             try:
                 self._events = self._parser.feed(data)
             except RemoteProtocolError as exc:
-                raise ConnectError(f"{self._address}: {_NOT_NATS}: {exc}") from exc
+                raise self._error(f"{NOT_MEMPHIS}: {exc}") from exc
         return self._events.pop(0)
 
-    def _refused(self, text: str) -> None:
-        if "authorization" in text.lower() or "authentication" in text.lower():
-            raise AuthenticationError(f"{self._address}: the broker refused the credentials ({text})")
-        raise ConnectError(f"{self._address}: the broker refused the connection ({text})")
+    def _error(self, reason: str, *, is_passing: bool = False) -> HandshakeError:
+        return HandshakeError(f"cannot connect to {self._address}: {reason}", is_passing=is_passing)
+
+    def _broken(self, exc: OSError) -> HandshakeError:
+        return self._error(f"{CLOSED_EARLY} ({exc.strerror or exc})", is_passing=True)
+
+    def _late(self) -> HandshakeError:
+        return HandshakeError(
+            f"cannot connect to {self._address}: connected, but no Memphis broker answered in time", is_late=True
+        )

@@ -8,9 +8,9 @@ ack when the connection ended.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import random
 import secrets
 import socket
 import string
@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._codec import Inbox, Link, Ticket, encode_sub, watch_forks
 from memphis_sync._link.callbacks import Callbacks, Change
-from memphis_sync._link.handshake import Connected, open_connection
+from memphis_sync._link.handshake import AGAIN_S, Connected, connect_errors, is_passing, next_error, open_connection
+from memphis_sync._link.outages import Outages
 from memphis_sync._link.replies import Replies
 from memphis_sync._link.secure import END_TLS, Stream, read_loop, send_loop
-from memphis_sync._logs import Log
+from memphis_sync._logs import DEBUG, ERROR, WARNING, Log
 from memphis_sync._threads import handing_over, own_thread
-from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError
+from memphis_sync._wire.server_errors import REFUSALS, Refusals
+from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError, DeadlineError
 from memphis_sync.types import LinkEvent, ServerAddress, Stats
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a p
 SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
 LAST_ROUND_TRIP_S = 0.05  # what close() allows for the acks of messages, however short its time is
 JOIN_S = 5.0  # how long close() waits for a thread
-MAX_BACKOFF_S = 30.0
 _numbers = itertools.count(1)
 _TOKEN_CHARACTERS = string.ascii_letters + string.digits
 _END_STOPPED, _END_EOF, _END_ERRNO, _END_PROTOCOL, _END_SERVER, _END_LAME = range(6)
@@ -56,9 +57,12 @@ class DataLink:
         link_id: The connection id of this link, another one than the control link's (protocol reference 1.4).
         label: The client's name, for log lines.
         callbacks: Where the user's callables run.
+        outages: What is shared with the control link.
     """
 
-    def __init__(self, options: ConnectOptions, *, link_id: str, label: str, callbacks: Callbacks) -> None:
+    def __init__(
+        self, options: ConnectOptions, *, link_id: str, label: str, callbacks: Callbacks, outages: Outages
+    ) -> None:
         self._options = options
         self._link_id = link_id
         self._label = label
@@ -72,7 +76,15 @@ class DataLink:
         self._sids = itertools.count(ACK_SID + 1)
         self._threads: list[threading.Thread] = []
         self._callbacks = callbacks
-        self._idle = threading.Event()
+        self._outages = outages
+        self._refusals = Refusals(str(address) for address in options.addresses)
+        self._wake = threading.Event()  # ends the pause between two tries
+        self._up_since = 0.0
+        self._lost_at = 0.0
+        self._lost_reason = ""
+        self._attempts = 0  # in the present outage
+        self._end_reason = ""  # of the client as a whole
+        self._is_refused = False  # whether the last round of tries has made the verdict final
         self.core: Link
         self.replies = Replies(self)
         self.max_payload = 0
@@ -92,7 +104,7 @@ class DataLink:
             AuthenticationError: The credentials were refused.
         """
         watch_forks()
-        connected = self._connect_any(self._options.addresses, deadline)
+        connected = self._connect_within(deadline)
         token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
         options = self._options
         retry = options.no_responders_retry
@@ -115,8 +127,14 @@ class DataLink:
             connected.sock.close()
             raise
         self._callbacks.attach(self.core)
-        self._start("sender", self._send)
-        self._start("reader", self._read)
+        try:
+            self._start("sender", self._send)
+            self._start("reader", self._read)
+        except BaseException:  # Ctrl-C between the two
+            self._end("ended")
+            self._close_socket()
+            raise
+        self._outages.join("data", self._wake.set, self.end)
 
     def close(self, timeout_s: float, last: Optional[float] = None) -> int:
         """
@@ -154,7 +172,7 @@ class DataLink:
         with self._state:
             self._phase = phase
             self._state.notify_all()
-        self._idle.set()
+        self._wake.set()
         self.core.close()
         left: int = self.core.abandon()
         self.core.stop()
@@ -168,6 +186,41 @@ class DataLink:
         self._log_unseen()
         return left
 
+    def end(self, reason: str) -> None:
+        """The client has ended for good: the threads end in order, by themselves. From any thread, also the loop's."""
+        with self._state:
+            self._end_reason = reason
+            sock = self._sock
+            if sock is not None:
+                with contextlib.suppress(OSError):  # the peer was faster
+                    sock.shutdown(socket.SHUT_RDWR)
+        self._wake.set()
+
+    def ping(self, timeout_s: float) -> float:
+        """
+        One PING and PONG. Returns seconds.
+
+        Raises:
+            DeadlineError: There was no PONG in time.
+            ConnectionLostError: There is no connection, or it ended meanwhile.
+        """
+        start = time.perf_counter()
+        deadline = time.monotonic() + timeout_s
+        try:
+            number = self.core.ping()
+            while True:
+                left_s = deadline - time.monotonic()
+                if self.core.wait_pong(number, int(max(min(left_s, SLICE_S), 0) * 1e9)):
+                    return time.perf_counter() - start
+                if left_s <= 0:
+                    break
+        except ConnectionLostError as exc:
+            raise ConnectionLostError(f"the data connection to {self._address} is down") from exc
+        raise DeadlineError(
+            f"ping() had no answer on the data connection to {self._address} within {timeout_s:g} s",
+            timeout_s=timeout_s,
+        )
+
     def is_up(self) -> bool:
         """Whether there is a connection now."""
         return self._phase == "up" and bool(self.core.is_up())
@@ -177,7 +230,7 @@ class DataLink:
         with self._state:
             while self._phase != "up":
                 if self._phase != "down":
-                    raise ClosedError("the client is closed")
+                    raise ClosedError(f"the client has ended: {self._end_reason or 'it was closed'}")
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -260,8 +313,15 @@ class DataLink:
         thread.start()
 
     def _send(self) -> None:
-        while send_loop(self.core, lambda: self._stream) if self._options.tls else self.core.send_loop():
-            self._log_unseen()
+        while True:
+            try:
+                go_on = send_loop(self.core, lambda: self._stream) if self._options.tls else self.core.send_loop()
+                if not go_on:
+                    return
+                self._log_unseen()
+            except BaseException as exc:  # noqa: BLE001  a sender that ended would leave every message waiting
+                self._survive("sender", exc)
+                self._drop_connection()
 
     def _log_unseen(self) -> None:
         count, text = self.core.take_unseen()
@@ -285,32 +345,68 @@ class DataLink:
 
     def _read(self) -> None:
         while True:
-            stream = self._stream
-            end, errno, text = self.core.read_loop() if stream is None else read_loop(self.core, stream)
-            in_flight = self.core.detach()
+            try:
+                if self._phase != "down" and self._read_until_lost():
+                    return
+                if self._reconnect():
+                    return
+            except BaseException as exc:  # noqa: BLE001  a reader that ended would leave every message waiting
+                self._survive("reader", exc)
+                if self._phase == "up":
+                    self._lose(f"{type(exc).__name__} in the reader thread", self.core.detach(), WARNING)
+                self._wake.wait(SLICE_S)  # not in a circle at full speed
+
+    def _read_until_lost(self) -> bool:
+        """Reads until the connection ends; True when it was ended by us."""
+        stream = self._stream
+        end, errno, text = self.core.read_loop() if stream is None else read_loop(self.core, stream)
+        in_flight = self.core.detach()
+        if end == _END_STOPPED or self._phase == "ended":
             self._close_socket()
-            if end == _END_STOPPED or self._phase == "ended":
+            return True
+        reason = self._end_reason or _reason(end, errno, text)
+        self._lose(reason, in_flight, ERROR if end == _END_PROTOCOL else WARNING)
+        return False
+
+    def _lose(self, reason: str, in_flight: int, level: int) -> None:
+        """The connection is lost, and what was on its way waits in the outbox again."""
+        self._close_socket()
+        with self._state:
+            if self._phase != "up":
                 return
-            waiting = self.core.outstanding(-1)
-            reason = _reason(end, errno, text)
-            with self._state:
-                self._phase = "down"
-            log = logger.error if end == _END_PROTOCOL else logger.warning
-            log(
-                "%r lost %s (%s); %d messages wait, %d of them sent before, retrying",
-                self._label,
-                self._address,
-                reason,
-                waiting,
-                in_flight,
-                extra={"memphis_client": self._label, "memphis_error": reason},
-            )
-            self._tell("disconnect", reason)
-            started = time.monotonic()
-            attempts, refusal = self._reconnect(reason, started) if self._options.reconnect else (0, reason)
-            if refusal:
-                self._give_up(refusal, attempts, time.monotonic() - started)
-                return
+            self._phase = "down"
+        self._lost_at, self._lost_reason, self._attempts = time.monotonic(), reason, 0
+        shared_level = self._outages.lost("data")
+        logger.log(
+            level if level == ERROR else shared_level,
+            "%r lost %s (%s); %d messages wait, %d of them sent before, retrying",
+            self._label,
+            self._address,
+            reason,
+            self.core.outstanding(-1),
+            in_flight,
+            extra={"memphis_client": self._label, "memphis_error": reason},
+        )
+        self._tell("disconnect", reason)
+
+    def _survive(self, part: str, exc: BaseException) -> None:
+        """The outermost handler of a thread: what nobody foresaw is reported, and the connection is made again."""
+        logger.error(
+            "%r: the %s thread met an error that it does not know; it goes on with a new connection",
+            self._label,
+            part,
+            exc_info=exc,
+            extra={"memphis_client": self._label, "memphis_error": type(exc).__name__},
+        )
+        self._tell("error", f"{type(exc).__name__} in the {part} thread: {exc}")
+
+    def _drop_connection(self) -> None:
+        """The reader notices, and connects again."""
+        with self._state:
+            if self._sock is not None:
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+        self._wake.wait(SLICE_S)  # not in a circle at full speed
 
     def _tell(self, change: Change, reason: str, attempts: int = 0, seconds: float = 0.0) -> None:
         self._callbacks.tell(
@@ -320,69 +416,126 @@ class DataLink:
             ),
         )
 
-    def _give_up(self, reason: str, attempts: int, seconds: float) -> None:
+    def _give_up(self, reason: str) -> bool:
+        """The link has ended for good, and with it the client. Gives True."""
         with self._state:
             if self._phase == "ended":
-                return
-        logger.error("%r gave up connecting (%s)", self._label, reason)
-        self._tell("error", reason, attempts, seconds)
+                return True
+        is_first = self._outages.end("data", reason)
+        logger.log(
+            ERROR if is_first else DEBUG,
+            "%r gave up on %s (%s) after %d attempts; open a new client",
+            self._label,
+            self._address,
+            reason,
+            self._attempts,
+            extra={"memphis_client": self._label, "memphis_attempts": self._attempts, "memphis_error": reason},
+        )
+        self._end_reason = self._end_reason or reason
+        self._tell("error", reason, self._attempts, time.monotonic() - self._lost_at)
         self._end("ended")
+        return True
 
-    def _reconnect(self, reason: str, started: float) -> tuple[int, str]:
-        """Connects again; returns the number of tries, and why it was given up ("": it was not)."""
-        base_s = self._options.reconnect_interval_ms / 1000
-        addresses = self._options.addresses
-        after = addresses.index(self._address) + 1
-        order = addresses[after:] + addresses[:after]  # the lost one last: it is the one most likely to be away
-        attempts = 0
-        while self._options.max_reconnect < 0 or attempts < self._options.max_reconnect:
-            # Half to full delay at random, so that many clients do not come back in step; the first try at once.
-            delay_s = 0.0 if attempts == 0 else min(base_s * 2 ** min(attempts - 1, 8), MAX_BACKOFF_S)
-            if self._idle.wait(delay_s * random.uniform(0.5, 1.0)):  # noqa: S311  spreading, not a secret
-                return attempts, "closed"
-            attempts += 1
+    def _reconnect(self) -> bool:
+        """Connects again; True when that is over for good."""
+        options = self._options
+        if not options.reconnect:
+            return self._give_up(self._lost_reason)
+        after = options.addresses.index(self._address) + 1
+        # The lost one last: it is the one most likely to be away.
+        order = options.addresses[after:] + options.addresses[:after]
+        was_up_s = self._lost_at - self._up_since
+        while options.max_reconnect < 0 or self._attempts < options.max_reconnect:
+            down_s = time.monotonic() - self._lost_at
+            self._wake.wait(self._outages.pause_s(self._attempts, down_s, was_up_s))
+            self._wake.clear()
+            if self._is_over():
+                return self._give_up(self._end_reason or "closed")
+            self._attempts += 1
             try:
-                connected = self._connect_any(order, time.monotonic() + self._options.timeout_ms / 1000)
-            except AuthenticationError as exc:
-                return attempts, str(exc)
+                connected = self._connect_any(order, time.monotonic() + options.timeout_ms / 1000, is_again=True)
             except ConnectError as exc:
-                logger.debug("%r: attempt %d: %s", self._label, attempts, exc)
+                logger.debug("%r: attempt %d: %s", self._label, self._attempts, exc)
+                if self._is_refused:
+                    return self._give_up(f"{exc}; {REFUSALS} times by each address")
                 continue
-            self._reconnects += 1
-            if not self._attach(connected):
+            try:
+                is_attached = self._attach(connected)
+            except BaseException:
                 connected.sock.close()
-                return attempts, "closed"
-            seconds = time.monotonic() - started
-            logger.info(
-                "%r reconnected to %s after %d attempts in %.1f s; %d messages sent again",
-                self._label,
-                self._address,
-                attempts,
-                seconds,
-                self.core.outstanding(-1),
-                extra={"memphis_client": self._label, "memphis_attempts": attempts},
-            )
-            self._tell("reconnect", reason, attempts, seconds)
-            return attempts, ""
-        return attempts, reason
+                raise
+            if not is_attached:
+                connected.sock.close()
+                return self._give_up("closed")
+            self._tell_back()
+            return False
+        return self._give_up(self._lost_reason)
+
+    def _tell_back(self) -> None:
+        self._reconnects += 1
+        attempts, seconds = self._attempts, time.monotonic() - self._lost_at
+        logger.log(
+            self._outages.back("data"),
+            "%r reconnected to %s after %d attempts in %.1f s; %d messages sent again",
+            self._label,
+            self._address,
+            attempts,
+            seconds,
+            self.core.outstanding(-1),
+            extra={"memphis_client": self._label, "memphis_attempts": attempts},
+        )
+        self._tell("reconnect", self._lost_reason, attempts, seconds)
 
     # ---- connection --------------------------------------------------------------------------------------------
 
-    def _connect_any(self, order: Sequence[ServerAddress], deadline: float) -> Connected:
-        reasons: list[str] = []
+    def _is_over(self) -> bool:
+        return self._phase == "ended" or bool(self._end_reason)
+
+    def _connect_within(self, deadline: float) -> Connected:
+        """For open(): what passes by itself is tried again while there is time."""
+        before: Optional[ConnectError] = None
+        while True:
+            try:
+                return self._connect_any(self._options.addresses, deadline, is_again=False)
+            except ConnectError as exc:
+                before = error = exc if before is None else next_error(before, exc)
+                logger.debug("%r: %s", self._label, exc)
+            if not is_passing(error) or time.monotonic() + SLICE_S >= deadline:
+                raise error
+            time.sleep(SLICE_S)
+
+    def _connect_any(self, order: Sequence[ServerAddress], deadline: float, *, is_again: bool) -> Connected:
+        """
+        Tries each address once.
+
+        Raises:
+            AuthenticationError: One of them refused the credentials, and none gave a connection.
+            ConnectError: None gave a connection; `is_passing` says whether that may pass by itself.
+        """
+        failed: list[ConnectError] = []
+        self._is_refused = False
         for i, address in enumerate(order):
             left = deadline - time.monotonic()
             share = time.monotonic() + left / (len(order) - i)
             try:
-                connected = open_connection(address, self._options.credentials, self._link_id, share, self._options.tls)
-            except AuthenticationError:
-                raise
+                connected = open_connection(
+                    address,
+                    self._options.credentials,
+                    self._link_id,
+                    share,
+                    self._options.tls,
+                    again_s=AGAIN_S if is_again else None,
+                    is_stopped=self._is_over,
+                )
             except ConnectError as exc:
-                reasons.append(str(exc))
+                failed.append(exc)
+                if is_again and isinstance(exc, AuthenticationError):
+                    self._is_refused = self._refusals.add(str(address))
                 continue
             self._address = address
+            self._refusals.clear()
             return connected
-        raise ConnectError("no data connection: " + "; ".join(reasons))
+        raise connect_errors(failed)
 
     def _attach(self, connected: Connected) -> bool:
         first = connected.first + encode_sub(b"_INBOX.%s.*" % self.core.token, ACK_SID)
@@ -394,6 +547,7 @@ class DataLink:
             if not self.core.attach(connected.sock.fileno(), first, connected.rest):
                 return False
             self._phase = "up"
+            self._up_since = time.monotonic()
             self._state.notify_all()
         return True
 

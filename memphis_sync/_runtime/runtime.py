@@ -7,6 +7,7 @@ left.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 import uuid
@@ -14,15 +15,15 @@ from collections.abc import Coroutine
 from typing import Any, Callable, Optional, TypeVar
 
 from memphis_sync._control import ControlLink
-from memphis_sync._link import Callbacks, Change, DataLink
-from memphis_sync._logs import Log
+from memphis_sync._link import Callbacks, Change, DataLink, Outages
+from memphis_sync._logs import DEBUG, INFO, Log
 from memphis_sync._runtime import exit as exit_drain, fork, primitives, waiting
 from memphis_sync._runtime.loop import LoopThread
 from memphis_sync._runtime.reports import Reports
 from memphis_sync._runtime.stations import StationRegistry
 from memphis_sync._threads import Section, handing_over
 from memphis_sync._wire.json_text import JsonWriter
-from memphis_sync.errors import ClosedError, ForkedError, MemphisError, UsageError
+from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ForkedError, MemphisError, UsageError
 from memphis_sync.types import ConnectOptions, LinkEvent, Stats
 
 log = Log("memphis_sync.control")
@@ -56,6 +57,7 @@ class Runtime:
         number = primitives.next_number()
         self.number = number
         self.callbacks = Callbacks(number, options)
+        self.outages = Outages(options.reconnect_interval_ms)
         self.json_writer = JsonWriter(options.json_default)
         with handing_over(self.callbacks.post):  # asyncio logs a loop that is made, and a handler may be connecting
             self.loop = LoopThread(number, self.callbacks.post, self.callbacks.failed)
@@ -76,22 +78,40 @@ class Runtime:
 
     def open(self) -> None:
         """
-        Opens the control link.
+        Opens the control link; waits for a broker that is not there yet, if it was told to.
 
         Raises:
             ConnectError, AuthenticationError: See ControlLink.connect. Nothing is left running then.
         """
         timeout_s = self.options.timeout_ms / 1000
         try:
-            self.loop.call(self._open(time.monotonic() + timeout_s), timeout_s + _GRACE_S, "connect()")
+            limit_s = self.options.wait_s + timeout_s + _GRACE_S
+            self.loop.call(self._open_waiting(timeout_s), limit_s, "connect()")
         except BaseException:
             self._is_closed = True
             self.loop.stop()
             raise
         exit_drain.register(self)
 
+    async def _open_waiting(self, timeout_s: float) -> None:
+        until = time.monotonic() + self.options.wait_s
+        is_waiting = False
+        while True:
+            try:
+                return await self._open(time.monotonic() + timeout_s)
+            except AuthenticationError:
+                raise
+            except ConnectError as exc:
+                pause_s = self.outages.pause_s(1, 0.0, 0.0)
+                if time.monotonic() + pause_s >= until:
+                    raise
+                level = DEBUG if is_waiting else INFO
+                log.log(level, "%r waits up to %g s for its broker: %s", self.label, self.options.wait_s, exc)
+                is_waiting = True
+            await asyncio.sleep(pause_s)
+
     async def _open(self, deadline: float) -> None:
-        control = ControlLink(self.options, self.connection_id, self._tell)
+        control = ControlLink(self.options, self.connection_id, self._tell, self.outages)
         try:
             await control.connect(deadline)
             self._control = control
@@ -141,13 +161,41 @@ class Runtime:
         waiting.forbid_on_own_thread("opening the data link")
         with self._opening, handing_over(self.callbacks.post):
             self.check()
+            if self.outages.end_reason:
+                raise ClosedError(f"the client {self.label!r} has ended ({self.outages.end_reason}); open a new one")
             if self._data is None:
                 # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
-                link = DataLink(self.options, link_id=str(uuid.uuid4()), label=self.label, callbacks=self.callbacks)
+                link = DataLink(
+                    self.options,
+                    link_id=str(uuid.uuid4()),
+                    label=self.label,
+                    callbacks=self.callbacks,
+                    outages=self.outages,
+                )
                 until = time.monotonic() + self.options.timeout_ms / 1000
                 link.open(until if deadline is None else min(until, deadline))
                 self._data = link
             return self._data
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether both links are up, or the control link while there is no data link yet."""
+        data = self._data
+        return self.control.is_connected and (data is None or data.is_up())
+
+    @property
+    def state(self) -> str:
+        """``connected``, ``reconnecting`` or ``closed``."""
+        if self._is_closing or self.outages.end_reason:
+            return "closed"
+        return "connected" if self.is_connected else "reconnecting"
+
+    def ping(self, timeout_s: float) -> float:
+        """One round trip on each link at most *timeout_s* long; gives the longer of the two, in seconds."""
+        deadline = time.monotonic() + timeout_s
+        took_s = self.call(self.control.ping(timeout_s), timeout_s, "ping()")
+        data = self._data
+        return took_s if data is None else max(took_s, data.ping(max(deadline - time.monotonic(), 0.001)))
 
     # ---- using ------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Awaitable
 from typing import Any, Callable, Optional
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError, NoServersError, TimeoutError as NatsTimeoutError
 
@@ -96,6 +95,12 @@ class Service:
         self._recovery: Optional[Recovery] = None
         self._is_whole: asyncio.Event
         self._intake: Optional[DeadLetterIntake] = None
+        self._is_stopping = False
+        self._ended: asyncio.Future[str]
+
+    async def wait_ended(self) -> str:
+        """Waits until the connection to the NATS server has ended for good; why it has. For a started service."""
+        return await asyncio.shield(self._ended)
 
     async def start(self) -> None:
         """
@@ -105,6 +110,7 @@ class Service:
             BrokerError: The server can't be reached, refuses the login, or has no JetStream.
         """
         self._is_whole = asyncio.Event()  # here: Python 3.9 binds it to the loop
+        self._ended = asyncio.get_running_loop().create_future()
         self._connection = await self._connect()
         try:
             await JetStreamApi(self._connection).request("INFO")
@@ -130,6 +136,7 @@ class Service:
 
     async def stop(self) -> None:
         """Answers what has been taken, then closes."""
+        self._is_stopping = True
         for task in self._upkeep:
             task.cancel()
         if self._running:
@@ -147,7 +154,7 @@ class Service:
             causes.append(exc)
 
         servers = self._url.split(",")
-        probe = Client()
+        probe = ServiceConnection(servers)
         try:
             await probe.connect(
                 servers,
@@ -172,8 +179,15 @@ class Service:
             reconnect_time_wait=0.1,
             disconnected_cb=self._on_lost,
             reconnected_cb=self._on_back,
+            closed_cb=self._on_closed,
             **self._login,
         )
+
+    async def _on_closed(self) -> None:
+        """nats-py will not connect again: without a word from here the process would live on, and hear nothing."""
+        if not self._is_stopping and not self._ended.done():
+            refusal = self._connection.refusal
+            self._ended.set_result(f"it refused the login ({refusal})" if refusal else "the connection was closed")
 
     async def _open_state(self) -> tuple[State, DeadLetterStore, DeadLetterIntake]:
         """What is remembered from before; from now on dead letters are taken as they come."""

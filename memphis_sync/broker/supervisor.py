@@ -99,10 +99,7 @@ class _Broker:
         try:
             await self._start_relay()
             self._say_ready()
-            if self._server is None:
-                await self._stop.wait()
-            else:
-                await self._supervise(self._server)
+            await self._until_ended(service)
         finally:
             if self._relay is not None:
                 self._relay.stop()
@@ -111,6 +108,19 @@ class _Broker:
                 self._options.ready_file.unlink(missing_ok=True)
         log.info("stopped")
         return self._exit_code
+
+    async def _until_ended(self, service: Service) -> None:
+        """Runs until told to stop. A service that has lost its server for good ends the process, to be started anew."""
+        ended = asyncio.ensure_future(service.wait_ended())
+        running = asyncio.ensure_future(self._stop.wait() if self._server is None else self._supervise(self._server))
+        try:
+            await asyncio.wait((ended, running), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done() and not self._stop.is_set():
+                raise BrokerError(f"the NATS server cannot be used any more: {ended.result()}")
+            await running
+        finally:
+            ended.cancel()
+            running.cancel()
 
     def _catch_signals(self) -> None:
         def stop(code: int) -> None:

@@ -17,6 +17,7 @@ ROWS = [
     {"errors", "options", "types", "_hints", "_logs", "_threads", "_tls", "_url"},
     {"_codec"},
     {"_wire", "_schema"},
+    {"_nats"},
     {"_control", "_link"},
     {"_runtime"},
     {"_arguments", "_requests", "_connection", "_schema_calls", "_payloads", "_matching"},
@@ -38,15 +39,15 @@ ROWS = [
     {"broker", "testing", "cli", "contrib"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
-# The broker is a program of its own: of the client it shares the wire and the bottom row only, and the schemas: it must
-# refuse whatever source a client could not compile, and only the same code knows what that is.
-BROKER_MAY_USE = {"broker", "_wire", "_codec", "_schema", "errors", "options", "types"}
+# The broker is a program of its own: of the client it shares the wire and the bottom row only, the hardened nats-py,
+# and the schemas: it must refuse whatever source a client could not compile, and only the same code knows what that is.
+BROKER_MAY_USE = {"broker", "_nats", "_wire", "_codec", "_schema", "_url", "errors", "options", "types"}
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
     "threading": {"_runtime", "_link", "_logs", "_threads"},
     "_thread": {"_runtime", "_link"},
     "logging": {"_logs", "_control", "", "broker", "cli"},  # a line of the client's goes through _logs.Log
-    "nats": {"_control", "broker"},
+    "nats": {"_nats", "_control", "broker"},
     "click": {"cli"},
     "rich": {"cli"},
     "pytest": {"testing"},
@@ -134,7 +135,7 @@ def broken_rule(found: Import) -> str:
     if target not in RANK:
         target = ""  # a name that the package itself defines: from memphis_sync import connect
     if found.part == "broker" and target not in BROKER_MAY_USE:
-        return "the broker uses _wire, _schema and the bottom row only"
+        return "the broker uses _nats, _wire, _schema and the bottom row only"
     if target == "broker" and found.part not in {"broker", "cli", "testing"}:
         return "the client never imports the broker"
     if target in {"testing", "cli", "contrib"} and found.part != target:

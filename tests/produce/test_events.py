@@ -164,8 +164,7 @@ def test_giving_up_is_an_error(through_proxy, station_name: str, recorder: Recor
     memphis.producer(station_name, "p").produce(b"m")
     proxy.down()
     given_up = recorder.wait_for("error")
-    assert given_up["data"].attempts == 2
-    assert given_up["control"].attempts >= 2
+    assert max(event.attempts for event in given_up.values()) == 2, "the first to give up ends the other one too"
     assert all(event.reason and event.seconds >= 0 for event in given_up.values())
     assert recorder.of("reconnect") == {}
 

@@ -46,7 +46,7 @@ class Script:
         self.replies, self.js_replies = list(replies), list(js)
         self.asked, self.js_asked, self.ended, self.subscribed = [], [], [], []
 
-    async def request(self, subject, body, timeout_s):
+    async def request(self, subject, body, timeout_s, *, may_be_starting=False):
         self.asked.append((subject, json.loads(body), timeout_s))
         return self._next(self.replies)
 
@@ -104,7 +104,7 @@ def test_updates_are_heard_before_the_request_is_sent():
     order = []
     request, subscribe = script.request, script.subscribe
 
-    async def noted_request(*args):
+    async def noted_request(*args, **options):
         order.append("request")
         return await request(*args)
 
@@ -220,7 +220,7 @@ def test_a_missing_durable_for_last_messages_is_made():
 
 
 def test_what_was_registered_is_taken_back_when_another_station_fails():
-    async def by_station(subject, body, timeout_s):
+    async def by_station(subject, body, timeout_s, *, may_be_starting=False):
         station = json.loads(body)["station_name"]
         script.asked.append((subject, station))
         if subject.endswith("creations") and station == "bad":

@@ -1,0 +1,112 @@
+"""
+What the two links of one client share about an outage: how long to wait between tries, who says what, and the end.
+
+Rules
+* The link that gets through first wakes the other one.
+* One outage of the client is one line in the log when it begins and one when it is over, however many links it hit.
+* When one link has ended for good, so has the other: a client works as a whole or not at all.
+* In its first minute a client tries at least twice a second, so that it is back within a second of its broker; a try at
+  a port where nothing listens costs next to nothing. The pauses are random, so that many clients do not come in step.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import Callable, Literal, Optional
+
+from memphis_sync._logs import DEBUG, INFO, WARNING
+
+LinkName = Literal["control", "data"]
+
+QUICK_S = 60.0  # how long an outage counts as short
+QUICK_PAUSE_S = 0.5  # the longest pause within it
+TOGETHER_S = 1.0  # a link that is lost so soon after the other one was is part of the same outage
+SHORT_LIFE_S = 1.0  # a connection that ends sooner was no success: the next try is not made at once
+
+
+class Outages:
+    """
+    One client's outages. Every method may be called from any thread.
+
+    Args:
+        interval_ms: Longest pause between two tries in a long outage.
+    """
+
+    def __init__(self, interval_ms: int) -> None:
+        self._interval_s = interval_ms / 1000
+        self._lock = threading.Lock()
+        self._down: dict[LinkName, float] = {}  # since when
+        self._members: set[LinkName] = set()  # of the present outage, or the last one
+        self._began = float("-inf")
+        self._is_reported_over = True
+        self._wake: dict[LinkName, Callable[[], None]] = {}
+        self._end: dict[LinkName, Callable[[str], None]] = {}
+        self.end_reason = ""
+
+    def join(self, link: LinkName, wake: Callable[[], None], end: Callable[[str], None]) -> None:
+        """
+        A link is there.
+
+        Args:
+            link: Which one.
+            wake: Called, on any thread, when it should try at once.
+            end: Called, on any thread, with the reason when the client has ended for good.
+        """
+        with self._lock:
+            self._wake[link], self._end[link] = wake, end
+
+    def lost(self, link: LinkName) -> int:
+        """A link is down; gives the level of the log line that says so."""
+        now = time.monotonic()
+        with self._lock:
+            is_part = link not in self._members and (self._down or now - self._began < TOGETHER_S)
+            self._down[link] = now
+            if is_part:
+                self._members.add(link)
+                return DEBUG
+            if self._down.keys() != {link}:  # it had come back before the outage was over
+                return DEBUG
+            self._began, self._members, self._is_reported_over = now, {link}, False
+            return WARNING
+
+    def back(self, link: LinkName) -> int:
+        """A link is up again; gives the level of the log line that says so."""
+        now = time.monotonic()
+        with self._lock:
+            lost_at = self._down.pop(link, now)
+            wakes = [self._wake[other] for other in self._down if other in self._wake]
+            is_over = not self._down and (not self._is_reported_over or now - lost_at >= TOGETHER_S)
+            self._is_reported_over = self._is_reported_over or is_over
+        for wake in wakes:
+            wake()
+        return INFO if is_over else DEBUG
+
+    def pause_s(self, tries: int, down_s: float, was_up_s: float) -> float:
+        """
+        How long to wait before the next try, in seconds.
+
+        Args:
+            tries: How many there were in this outage.
+            down_s: For how long it has lasted.
+            was_up_s: How long the connection before it had lived.
+        """
+        if tries == 0 and was_up_s >= SHORT_LIFE_S:
+            return 0.0
+        longest_s = self._interval_s if down_s >= QUICK_S else min(self._interval_s, QUICK_PAUSE_S)
+        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311  spreading, not a secret
+
+    def end(self, link: LinkName, reason: str) -> bool:
+        """A link has ended for good, and the other one ends with it. Whether this is the first word of it."""
+        with self._lock:
+            if self.end_reason:
+                return False
+            self.end_reason = reason
+            others: list[Optional[Callable[[str], None]]] = [
+                self._end.get(other) for other in self._end if other != link
+            ]
+        for end in others:
+            if end is not None:
+                end(reason)
+        return True
