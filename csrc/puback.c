@@ -155,7 +155,7 @@ static bool read_error(struct cursor *c, struct mcore_puback *ack)
 int mcore_puback_parse(const uint8_t *json, size_t len, struct mcore_puback *ack)
 {
     if (len > MCORE_MAX_PUBACK)
-        return unreadable(json, len, text, text_len);
+        return MCORE_PENDING;
     struct cursor c = {json, json + len};
     bool refused = false;
     *ack = (struct mcore_puback){0};
