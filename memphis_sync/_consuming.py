@@ -162,10 +162,9 @@ def _is_more_behind(messages: list[Message]) -> bool:
     """Whether a partition had more messages for the group when it delivered its last one of these."""
     seen = set()
     for message in reversed(messages):
-        if not message.is_dead_letter:
-            meta = message.metadata
-            if meta.stream not in seen:
-                seen.add(meta.stream)
-                if meta.pending:
-                    return True
+        meta = message.metadata
+        if meta is not None and meta.stream not in seen:
+            seen.add(meta.stream)
+            if meta.pending:
+                return True
     return False

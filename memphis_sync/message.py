@@ -154,8 +154,8 @@ class Message(RawMessage):
     # ---- where it comes from ----------------------------------------------------------------------------------------
 
     @property
-    def metadata(self) -> Metadata:
-        """Everything that the ack subject tells."""
+    def metadata(self) -> Optional[Metadata]:
+        """Everything that the ack subject tells; None on a message that was sent again, which has none."""
         return parse_ack_subject(self.reply)
 
     @property
@@ -164,31 +164,31 @@ class Message(RawMessage):
         return self._source.view.name
 
     @property
-    def partition(self) -> int:
-        """Number of the partition; 0 on a station without partitions."""
-        return split_stream(self.metadata.stream)[1]
+    def partition(self) -> Optional[int]:
+        """Number of the partition; 0 on a station without partitions. None on a ResentMessage of a Memphis broker."""
+        return split_stream(parse_ack_subject(self.reply).stream)[1]
 
     @property
-    def sequence(self) -> int:
-        """Place in the partition, from 1."""
-        return self.metadata.sequence
+    def sequence(self) -> Optional[int]:
+        """Place in the partition, from 1; None as partition."""
+        return parse_ack_subject(self.reply).sequence
 
     def get_sequence_number(self) -> Optional[int]:
-        """The same as `sequence`; None on a dead letter."""
+        """The same as `sequence`."""
         return self.sequence
 
     @property
     def delivered(self) -> int:
         """How many times the message has been delivered to the group: 1 at first, more after each redelivery."""
-        return self.metadata.delivered
+        return parse_ack_subject(self.reply).delivered
 
     @property
-    def timesent(self) -> datetime:
-        """When the broker stored the message, UTC, to the microsecond."""
-        return _EPOCH + timedelta(microseconds=self.metadata.time_ns // 1000)
+    def timesent(self) -> Optional[datetime]:
+        """When the broker stored the message, UTC, to the microsecond; None as partition."""
+        return time_of(parse_ack_subject(self.reply).time_ns)
 
     def get_timesent(self) -> Optional[datetime]:
-        """The same as `timesent`; None on a dead letter."""
+        """The same as `timesent`."""
         return self.timesent
 
     # ---- answering --------------------------------------------------------------------------------------------------
@@ -283,23 +283,13 @@ class Message(RawMessage):
         check_str("reason", reason)
         check_seconds("timeout_s", timeout_s, allow_zero=False)
         self._check_unanswered()
-        station, partition = split_stream(self.metadata.stream)
+        meta = parse_ack_subject(self.reply)
+        partition = split_stream(meta.stream)[1]
         if not partition:
             raise UsageError(f"station {self.station!r} has no partitions, so a broker cannot keep its dead letters")
-        report = {
-            "station_name": station,
-            "error": reason,
-            "partition": partition,
-            "cg_name": self._source.consumer_group,
-            "seq": self.metadata.sequence,
-        }
-        self._source.check_open()
-        runtime = self._source.runtime
-        work = report_dead_letter(
-            runtime.control, json.dumps(report).encode(), timeout_s, is_memphis=runtime.data_link().is_memphis
-        )
         deadline = time.monotonic() + timeout_s
-        runtime.call(work, timeout_s, "dead_letter()")
+        self._report(reason, partition, meta.sequence, timeout_s)
+        runtime = self._source.runtime
         try:
             self._respond("dead_letter", _TERM)
         except ConnectionLostError:  # the control link may be back already, or come back first
@@ -308,7 +298,7 @@ class Message(RawMessage):
             self.answer = "dead_letter"
 
     def __repr__(self) -> str:
-        meta = self.metadata
+        meta = parse_ack_subject(self.reply)
         number = split_stream(meta.stream)[1]
         where = f"{self.station}[{number}]" if number else self.station
         return f"<Message {where} seq={meta.sequence} {self.payload_len} bytes>"
@@ -338,6 +328,22 @@ class Message(RawMessage):
     @property
     def _source(self) -> Source:
         return cast("Source", self.owner)
+
+    def _report(self, reason: str, partition: int, sequence: int, timeout_s: float) -> None:
+        """Returns when the broker keeps the dead letter."""
+        source = self._source
+        source.check_open()
+        report = {
+            "station_name": source.view.internal,
+            "error": reason,
+            "partition": partition,
+            "cg_name": source.consumer_group,
+            "seq": sequence,
+        }
+        runtime = source.runtime
+        body, is_memphis = json.dumps(report).encode(), runtime.data_link().is_memphis
+        work = report_dead_letter(runtime.control, body, timeout_s, is_memphis=is_memphis)
+        runtime.call(work, timeout_s, "dead_letter()")
 
     def _check_unanswered(self) -> None:
         if self.answer is not None:
@@ -376,8 +382,9 @@ class Messages(list[Message]):
         One dict for each message, for a table or a frame: ``pandas.DataFrame(batch.to_dicts())``.
 
         Returns:
-            Keys ``station``, ``partition``, ``sequence``, ``time`` (None for these three on a dead letter), ``headers``
-            (the user's) and ``data``: what the payload says as JSON; else its text, else, not being UTF-8, its bytes.
+            Keys ``station``, ``partition``, ``sequence``, ``time`` (the last three may be None on a message that was
+            sent again, see ResentMessage), ``headers`` (the user's) and ``data``: what the payload says as JSON; else
+            its text, else, not being UTF-8, its bytes.
         """
         return [
             {
@@ -401,6 +408,11 @@ def _readable(payload: bytes) -> Any:
         return read_json(text)
     except NotJsonError:
         return text
+
+
+def time_of(time_ns: int) -> datetime:
+    """Nanoseconds since 1970 as a time, UTC, to the microsecond."""
+    return _EPOCH + timedelta(microseconds=time_ns // 1000)
 
 
 def delay_ns(delay: Optional[float], delay_ms: Optional[int]) -> int:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 from memphis_sync._codec import encode_headers
 from memphis_sync._logs import Log
 from memphis_sync._wire import subjects
+from memphis_sync._wire.dead_letters import GROUP, ID, OWED, PARTITION, SEQUENCE, TIME
 from memphis_sync.errors import UsageError
-from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message, Metadata, Source
+from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message, Source, delay_ns, time_of
 from memphis_sync.options import check_seconds, check_str
 
 if TYPE_CHECKING:
@@ -28,17 +29,21 @@ log = Log("memphis_sync.consume")
 
 MAX_MESSAGES = 10_000  # as memphis.py; and no more bytes than an outbox holds by default
 MAX_BYTES = 64 * 1024 * 1024
-ID, GROUP = "$memphis_pm_id", "$memphis_pm_cg_name"
 _LOG_EVERY_S = 1.0
 
 
 class ResentMessage(Message):
     """
-    A message that the broker sends again because somebody resent it from the dead letters; made by fetch(), iteration
-    and consume() among the others, each handed out once.
+    A message that the broker sends again because somebody resent it from the dead letters, or because members of the
+    group had it and gave it back without having looked at it (`is_owed`); made by fetch(), iteration and consume()
+    among the others, each handed out once.
 
-    It is no delivery of a partition: `partition`, `sequence`, `timesent` and `metadata` are None, `delivered` is 0, and
-    there is nothing to be delivered again: only ack() has a meaning. Without it the broker keeps the dead letter.
+    It is no delivery of a partition: `metadata` is None and `delivered` is 0. `partition`, `sequence` and `timesent`
+    say where the message lies in the station; a Memphis broker does not tell, there they are None.
+
+    ack() ends it. Without it the broker keeps a dead letter until it is resent, and sends one that is owed again after
+    the group's ack time: each time counts as a delivery. So for these nack(), delay() and in_progress() have nothing
+    to do, and dead_letter() does what it does for others; on a dead letter all four raise a UsageError.
     """
 
     __slots__ = ("_headers", "_payload", "group", "id", "owner")
@@ -110,19 +115,19 @@ class ResentMessage(Message):
         return dict(self._headers)
 
     @property
-    def metadata(self) -> Metadata:
+    def metadata(self) -> None:
         """None."""
-        return None  # type: ignore[return-value]  # so that code for ordinary messages need not look for None
+        return
 
     @property
-    def partition(self) -> int:
-        """None: the broker does not say."""
-        return None  # type: ignore[return-value]  # as metadata
+    def partition(self) -> Optional[int]:
+        """Number of the partition; None when the broker does not say."""
+        return self._number(PARTITION)
 
     @property
-    def sequence(self) -> int:
-        """None: the broker does not say."""
-        return None  # type: ignore[return-value]  # as metadata
+    def sequence(self) -> Optional[int]:
+        """Place in the partition, from 1; None when the broker does not say."""
+        return self._number(SEQUENCE)
 
     @property
     def delivered(self) -> int:
@@ -130,9 +135,15 @@ class ResentMessage(Message):
         return 0
 
     @property
-    def timesent(self) -> datetime:
-        """None: the broker does not say."""
-        return None  # type: ignore[return-value]  # as metadata
+    def timesent(self) -> Optional[datetime]:
+        """When the broker stored the message, UTC, to the microsecond; None when it does not say."""
+        time_ns = self._number(TIME)
+        return None if time_ns is None else time_of(time_ns)
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether it is no dead letter: the group had deliveries of it that nobody has looked at."""
+        return OWED in self._headers
 
     def __repr__(self) -> str:
         return f"<ResentMessage {self.id} of {self.station} {self.payload_len} bytes>"
@@ -163,26 +174,46 @@ class ResentMessage(Message):
         self.answer = "ack"
 
     def nack(self) -> None:
-        """Raises UsageError: the broker keeps a dead letter that has no ack, and sends it again when it is resent."""
-        self._refuse("nack")
+        """It could not be used: comes again after the group's ack time if it is owed; else raises UsageError."""
+        self._leave("nack")
 
     def delay(self, delay: Optional[float] = None, *, delay_ms: Optional[int] = None) -> None:
-        """Raises UsageError, as nack()."""
-        self._refuse("delay")
+        """As nack()."""
+        if self.is_owed:
+            delay_ns(delay, delay_ms)
+        self._leave("delay")
 
     def in_progress(self) -> None:
-        """Raises UsageError: no ack time runs."""
-        self._refuse("in_progress")
+        """Does nothing if it is owed: it may come again meanwhile; else raises UsageError."""
+        self._check_unanswered()
+        if not self.is_owed:
+            self._refuse("in_progress")
 
     def dead_letter(self, reason: str, *, timeout_s: float = DEAD_LETTER_S) -> None:
-        """Raises UsageError: it is one."""
+        """As Message.dead_letter() if it is owed; else raises UsageError: it is one."""
         check_str("reason", reason)
         check_seconds("timeout_s", timeout_s, allow_zero=False)
-        self._refuse("dead_letter")
+        partition, sequence = self.partition, self.sequence
+        if not self.is_owed or partition is None or sequence is None:
+            self._refuse("dead_letter")
+        self._check_unanswered()
+        self._report(reason, partition, sequence, timeout_s)
+        self.answer = "dead_letter"
 
     def respond(self, body: bytes = b"") -> None:
         """Raises UsageError: it has no ack subject."""
         self._refuse("respond")
+
+    def _leave(self, what: str) -> None:
+        if not self.is_owed:
+            self._refuse(what)
+        self._check_unanswered()
+        self.owner.check_open()
+        self.answer = what
+
+    def _number(self, name: str) -> Optional[int]:
+        text = self._headers.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() else None
 
     def _refuse(self, what: str) -> NoReturn:
         raise UsageError(

@@ -29,6 +29,10 @@ POISON, SCHEMA = TYPES
 PRODUCED_BY = "$memphis_producedBy"
 RESENT = "$memphis_dls"  # in PRODUCED_BY: a message that was a dead letter already
 ID, GROUP = "$memphis_pm_id", "$memphis_pm_cg_name"
+# Our broker's own, on a message that is sent to a group again: where it lies in the station, when it was stored (in
+# nanoseconds since 1970), and whether it is no dead letter, but owed to the group.
+PARTITION, SEQUENCE, TIME = "$memphis_sync_partition", "$memphis_sync_sequence", "$memphis_sync_time"
+OWED = "$memphis_sync_owed"
 
 MAX_GIVEN_BACK = 5000  # of a request; the largest batch
 
@@ -196,10 +200,21 @@ def write_headers(headers: Mapping[str, str]) -> bytes:
     return encode_headers(pairs) if pairs else b""
 
 
-def resent_headers(headers: Mapping[str, str], dead_letter_id: int, group: str) -> dict[str, str]:
-    """The headers of a dead letter that is sent to a group again."""
-    kept = {name: value for name, value in headers.items() if name != "producedBy"}
-    return sendable_headers({**kept, PRODUCED_BY: RESENT, ID: str(dead_letter_id), GROUP: group})
+def resent_headers(
+    headers: Mapping[str, str],
+    dead_letter_id: int,
+    group: str,
+    *,
+    partition: int,
+    sequence: int,
+    time_ns: int,
+    is_owed: bool = False,
+) -> dict[str, str]:
+    """The headers of a message that is sent to a group again."""
+    kept = {name: value for name, value in headers.items() if name not in ("producedBy", OWED)}
+    own = {PRODUCED_BY: RESENT, ID: str(dead_letter_id), GROUP: group}
+    place = {PARTITION: str(partition), SEQUENCE: str(sequence), TIME: str(time_ns)}
+    return sendable_headers({**kept, **own, **place, **({OWED: "1"} if is_owed else {})})
 
 
 def copied_headers(headers: Mapping[str, str], station: str, kind: str, message_id: str) -> dict[str, str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import calendar
 import contextlib
 import logging
 import math
@@ -60,7 +59,7 @@ from memphis_sync._wire.names import (
 )
 from memphis_sync._wire.streams import StationSettings
 from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept, Owed
-from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError, both
+from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError, both, nanoseconds
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.redelivery import Redelivery
 from memphis_sync.broker.refusal import Refusal
@@ -96,6 +95,11 @@ class _Source:
     sequence: int
     group: str
     error: str
+
+    @property
+    def place(self) -> str:
+        """What stands for the message in the store."""
+        return f"{self.partition}.{self.sequence}"
 
     @property
     def name(self) -> str:
@@ -243,9 +247,13 @@ class DeadLetterIntake:
         station, group = source.settings.name, source.group
         count = await self._store.given_back(station, group, source.partition, source.sequence)
         left = min(count, deliveries)
-        if left:
-            await self._store.owe(Owed(0, station, group, source.partition, source.sequence, left))
-        return left > 0
+        if not left:
+            return False
+        letter = await self._store.find(station, source.place)
+        if letter is not None and group in letter.groups:  # it has had them, and this is not the first time it is told
+            return False
+        await self._store.owe(Owed(0, station, group, source.partition, source.sequence, left))
+        return True
 
     async def _is_due(self, owed: Owed) -> None:
         """The group has had what it was owed."""
@@ -317,6 +325,8 @@ class DeadLetterIntake:
             why_not = await self._poison(source)
             if why_not:
                 raise Refusal(f"{source.name} is not kept as a dead letter: {why_not}")
+            if self._redelivery.may_be_owed(station, group):
+                await self._store.answer_owed_place(station, group, source.place)
 
     async def _schema(self, message: Msg) -> None:
         """
@@ -376,7 +386,7 @@ class DeadLetterIntake:
         settings = source.settings
         if not settings.dls_poison:
             return ""
-        place, groups = f"{source.partition}.{source.sequence}", {source.group: time.time()}
+        place, groups = source.place, {source.group: time.time()}
         letter = Kept(
             0, settings.name, POISON, place, source.partition, source.sequence, "", groups, source.error, 0, 0, 0
         )
@@ -404,7 +414,7 @@ class DeadLetterIntake:
         letter = replace(
             letter,
             producer=producer[:_MAX_REASON],
-            time_ns=_nanoseconds(message["time"]),
+            time_ns=nanoseconds(message["time"]),
             size=len(block) + len(payload),
             header_bytes=len(block),
         )
@@ -463,10 +473,3 @@ class DeadLetterIntake:
             except NoStreamResponseError:
                 log.warning("dead letter %d has no copy in station %s, which has just gone", row.id, goal.name)
         await self._store.mark_copied(row)
-
-
-def _nanoseconds(text: str) -> int:
-    """JetStream's time, RFC 3339 in UTC with up to nine digits, as nanoseconds since 1970."""
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-    return seconds * _NS_PER_S + int(fraction.ljust(9, "0")[:9])

@@ -8,6 +8,8 @@ Where dead letters are kept: one JetStream stream, whose subjects are the keys.
                                                 deliveries that a member gave back without having looked at them
     memphis_dead_letters.owed.<station>.<group>.<id>
                                                 a message that is no dead letter yet: its group is owed deliveries
+    memphis_dead_letters.done.<station>.<group>.<id>
+                                                it was owed and is answered: what says that it is owed may come again
 
 Rules:
 * The id is the sequence that ``at`` got when it was written first: it goes up for ever, and is never used again for
@@ -120,7 +122,16 @@ class Owed:
     @property
     def subject(self) -> str:
         """Where it is kept."""
-        return f"{STREAM}.owed.{key_of(self.station)}.{key_of(self.group)}.{self.id}"
+        return f"{STREAM}.owed.{self._key}"
+
+    @property
+    def done_subject(self) -> str:
+        """Where it is kept that a member has answered it."""
+        return f"{STREAM}.done.{self._key}"
+
+    @property
+    def _key(self) -> str:
+        return f"{key_of(self.station)}.{key_of(self.group)}.{self.id}"
 
 
 class DeadLetterStore:
@@ -340,6 +351,8 @@ class DeadLetterStore:
             if found is None:
                 raise  # it has just gone
             dead_letter_id = found[0]
+            if await self._last(replace(owed, id=dead_letter_id).done_subject) is not None:
+                return
         with contextlib.suppress(ConflictError):
             await self.update_owed(replace(owed, id=dead_letter_id, revision=0))
 
@@ -373,13 +386,28 @@ class DeadLetterStore:
         is_old = time.time() - owed.stored > self._retention_s * _RENEW
         return await self.update_owed(owed) if is_old else owed
 
-    async def settle_owed(self, group: str, dead_letter_id: int) -> None:
-        """A message is owed no more, whatever its station."""
-        await self._purge(f"owed.*.{key_of(group)}.{dead_letter_id}")
+    async def settle_owed(self, owed: Owed) -> None:
+        """A message is owed no more: it is a dead letter, or gone."""
+        await self._purge(owed.subject.partition(".")[2])
+
+    async def answer_owed(self, group: str, dead_letter_id: int) -> None:
+        """A member has answered a message; nothing happens when it is not owed."""
+        for station, *_ in await self.all_owed(f"*.{key_of(group)}.{dead_letter_id}"):
+            owed = Owed(dead_letter_id, station, group, 0, 0, 0)
+            await self._write(owed.done_subject, b"")
+            await self.settle_owed(owed)
+
+    async def answer_owed_place(self, station: str, group: str, place: str) -> None:
+        """The same for the message that a place stands for."""
+        found = await self._at(station, place)
+        if found is not None:
+            await self.answer_owed(group, found[0])
 
     async def forget_given_back(self, station: str, group: str) -> None:
         """A group is gone, and with it what it gave back and is owed."""
-        await asyncio.gather(*(self._purge(f"{kind}.{key_of(station)}.{key_of(group)}.>") for kind in ("back", "owed")))
+        await asyncio.gather(
+            *(self._purge(f"{kind}.{key_of(station)}.{key_of(group)}.>") for kind in ("back", "owed", "done"))
+        )
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 

@@ -144,7 +144,12 @@ class DeadLetters:
         """Sends a dead letter to its groups; False when their headers would make it larger than the server takes."""
         payload = data[row.header_bytes :]
         headers = read_headers(data[: row.header_bytes])
-        messages = {group: resent_headers(headers, row.id, group) for group in row.groups}
+        messages = {
+            group: resent_headers(
+                headers, row.id, group, partition=row.partition, sequence=row.sequence, time_ns=row.time_ns
+            )
+            for group in row.groups
+        }
         if any(headers_size(each) + len(payload) > self._connection.max_payload for each in messages.values()):
             return False
         station = internal_name(row.station)

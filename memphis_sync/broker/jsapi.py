@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import calendar
 import json
+import time
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Optional, TypeVar
 
@@ -11,6 +13,7 @@ from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, NoRespondersError, TimeoutError as NatsTimeoutError
 
 TIMEOUT_S = 10.0  # half of what the official clients wait for a creation
+_NS_PER_S = 1_000_000_000
 _PARALLEL = 32  # requests of one station or group at once: a station may have thousands of partitions
 
 CONSUMER_NOT_FOUND = 10014
@@ -110,3 +113,10 @@ async def both(first: Awaitable[_A], second: Awaitable[_B]) -> tuple[_A, _B]:
 def first_error(results: Iterable[object]) -> Optional[BaseException]:
     """The first exception among the results of a ``gather(return_exceptions=True)``; None when all went well."""
     return next((result for result in results if isinstance(result, BaseException)), None)
+
+
+def nanoseconds(text: str) -> int:
+    """JetStream's time, RFC 3339 in UTC with up to nine digits, as nanoseconds since 1970."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
+    return seconds * _NS_PER_S + int(fraction.ljust(9, "0")[:9])

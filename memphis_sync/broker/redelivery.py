@@ -35,7 +35,7 @@ from memphis_sync._wire.dead_letters import headers_size, read_headers, resent_h
 from memphis_sync._wire.names import durable_name, internal_name, stream_name
 from memphis_sync.broker.activity import open_connection_ids
 from memphis_sync.broker.dead_letter_store import STREAM, DeadLetterStore, Owed
-from memphis_sync.broker.jsapi import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from memphis_sync.broker.jsapi import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError, nanoseconds
 from memphis_sync.broker.state import ConflictError, State, connection_key, key_of, name_of
 
 log = logging.getLogger("memphis_sync.broker")
@@ -97,11 +97,15 @@ class Redelivery:
 
     async def answered(self, group: str, dead_letter_id: int) -> None:
         """A member is done with one."""
-        await self._store.settle_owed(group, dead_letter_id)
+        await self._store.answer_owed(group, dead_letter_id)
         for key in [key for key in self._under_way if key[1:] == (group, dead_letter_id)]:
             self._under_way.discard(key)
             self._due.pop(key, None)
             self._look(*key[:2])
+
+    def may_be_owed(self, station: str, group: str) -> bool:
+        """Whether the group is owed any of a station's messages, as far as this copy has heard."""
+        return any(key[:2] == (station, group) for key in self._due)
 
     async def given_back(self, station: str, group: str, dead_letter_id: int) -> None:
         """A member gives one back without having looked at it."""
@@ -211,7 +215,7 @@ class Redelivery:
                 return min(wait_s - waited_s, _LOOK_S)
             if is_own and not owed.left:
                 await self._keep(owed)
-                await self._store.settle_owed(owed.group, owed.id)
+                await self._store.settle_owed(owed)
                 return None
             # Whoever sent it has died, or lost its connection: it may never have reached a member.
             owed = replace(owed, left=owed.left + (not is_own), sent=0.0)
@@ -234,13 +238,21 @@ class Redelivery:
         except JetStreamError as exc:
             if exc.err_code not in (_NO_MESSAGE, STREAM_NOT_FOUND, CONSUMER_NOT_FOUND):
                 raise
-            await self._store.settle_owed(owed.group, owed.id)  # message or group are gone
+            await self._store.settle_owed(owed)  # message or group are gone
             return None
         block, payload = (base64.b64decode(message.get(part) or "") for part in ("hdrs", "data"))
-        headers = resent_headers(read_headers(block), owed.id, owed.group)
+        headers = resent_headers(
+            read_headers(block),
+            owed.id,
+            owed.group,
+            partition=owed.partition,
+            sequence=owed.sequence,
+            time_ns=nanoseconds(message["time"]),
+            is_owed=True,
+        )
         if headers_size(headers) + len(payload) > self._connection.max_payload:
             await self._keep(owed)
-            await self._store.settle_owed(owed.group, owed.id)
+            await self._store.settle_owed(owed)
             return None
         await self._store.update_owed(replace(owed, left=owed.left - 1, sent=time.time(), by=self._sender))
         durable = durable_name(owed.group)

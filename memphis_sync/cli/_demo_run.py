@@ -267,6 +267,7 @@ class _Reader:
 
     def _check(self, message: Message) -> None:
         meta, data = message.metadata, message.data
+        assert meta is not None, "nobody sends messages of the demo again"
         partition, sequence = meta.stream, meta.sequence
         self.counts[partition] += 1
         self.size += len(data)

@@ -95,11 +95,12 @@ def _reader_is_gone() -> bool:
 
 
 def _json_line(message: Message) -> bytes:
+    sent = message.timesent
     record: dict[str, Any] = {
         "station": message.station,
         "partition": message.partition,
         "sequence": message.sequence,
-        "time": message.timesent.isoformat(),
+        "time": None if sent is None else sent.isoformat(),
         "headers": message.headers,
     }
     try:

@@ -14,11 +14,11 @@ import pytest
 from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery
 
 from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import GivenBack
+from memphis_sync._wire.dead_letters import GivenBack, MaxDeliveries
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.server import NatsServer
 
-ACK_MS = 500
+ACK_MS = 1000
 
 
 @pytest.fixture
@@ -61,30 +61,32 @@ def prepare(client: DeadLetterClient, station: str, *, messages: int = 1, delive
         client.produce(station, b"%d" % number)
 
 
-def owed(client: DeadLetterClient) -> dict[str, int]:
-    info = client.jetstream("STREAM.INFO.memphis_dead_letters", {"subjects_filter": "memphis_dead_letters.owed.>"})
+def owed(client: DeadLetterClient, station: str = "*") -> dict[str, int]:
+    pattern = f"memphis_dead_letters.owed.{station}.>"
+    info = client.jetstream("STREAM.INFO.memphis_dead_letters", {"subjects_filter": pattern})
     return dict(info["state"].get("subjects") or {})
 
 
-def wait_until_owed(client: DeadLetterClient, count: int) -> None:
+def wait_until_owed(client: DeadLetterClient, count: int, station: str = "*") -> None:
     deadline = time.monotonic() + LIMIT_S
-    while len(owed(client)) != count:
-        assert time.monotonic() < deadline, owed(client)
+    while len(owed(client, station)) != count:
+        assert time.monotonic() < deadline, owed(client, station)
         client.run(asyncio.sleep(0.01))
 
 
-def exhaust(client: DeadLetterClient, station: str, *, deliveries: int, given_back: int) -> None:
-    """Has all messages delivered as often as it may be; nobody looked at the first *given_back* deliveries."""
-    for number in range(1, deliveries + 1):
+def exhaust(client: DeadLetterClient, station: str, *, messages: int = 1, deliveries: int, given_back: int) -> None:
+    """Has messages delivered as often as they may be; nobody looked at the first *given_back* deliveries of each."""
+    left, deadline = messages * deliveries, time.monotonic() + LIMIT_S
+    while left:
         taken = client.take(station, count=100)
-        assert taken
-        assert {delivery.number for delivery in taken} == {number}
-        if number <= given_back:
-            assert client.give_back(station, *taken) == ""
-        else:
-            for delivery in taken:
+        assert taken or time.monotonic() < deadline
+        untouched = [delivery for delivery in taken if delivery.number <= given_back]
+        assert client.give_back(station, *untouched) == ""
+        for delivery in taken:
+            if delivery.number > given_back:
                 client.tell(delivery.reply, b"-NAK")
-    assert client.take(station) == [], "JetStream delivers it no more"
+        left -= len(taken)
+    client.knock(station, "g")
 
 
 @pytest.mark.parametrize("retention", ["message_age_sec", "ack_based"])
@@ -93,7 +95,7 @@ def test_what_was_given_back_comes_again_instead_of_being_a_dead_letter(
 ) -> None:
     heard = Heard(client, station_name)
     prepare(client, station_name, messages=3, retention_type=retention)
-    exhaust(client, station_name, deliveries=2, given_back=2)
+    exhaust(client, station_name, messages=3, deliveries=2, given_back=2)
     seen = set()
     while len(seen) < 3:
         heard.wait_for(len(seen) + 1)
@@ -101,7 +103,7 @@ def test_what_was_given_back_comes_again_instead_of_being_a_dead_letter(
             seen.add(data)
             client.acknowledge(number)
     assert seen == {b"0", b"1", b"2"}
-    wait_until_owed(client, 0)
+    wait_until_owed(client, 0, station_name)
     assert client.letters(station_name) == []
     assert len(heard.messages) == 3
 
@@ -119,7 +121,7 @@ def test_each_delivery_that_somebody_looked_at_counts(
     assert len(heard.messages) == given_back
     assert {number for _, number, _ in heard.messages} == {row.id}, "it has the id that its dead letter has"
     assert all(after - before >= ACK_MS / 1000 - 0.05 for before, after in zip(times, times[1:])), times
-    wait_until_owed(client, 0)
+    wait_until_owed(client, 0, station_name)
 
 
 def test_a_message_that_was_never_given_back_is_a_dead_letter_as_ever(
@@ -130,13 +132,13 @@ def test_a_message_that_was_never_given_back_is_a_dead_letter_as_ever(
     first, second = client.take(station_name, count=2)
     client.give_back(station_name, first)
     client.tell(second.reply, b"-NAK")
-    client.take(station_name)
+    client.knock(station_name, "g")
     (row,) = client.wait_for(station_name, 1)
     assert row.sequence == 2
     ((data, number, _),) = heard.wait_for(1)
     assert data == b"0"
     client.acknowledge(number)
-    wait_until_owed(client, 0)
+    wait_until_owed(client, 0, station_name)
     assert [row.sequence for row in client.letters(station_name)] == [2]
 
 
@@ -148,9 +150,32 @@ def test_the_same_delivery_given_back_twice_counts_once(client: DeadLetterClient
     client.give_back(station_name, delivery, other, nak=False)
     client.give_back(station_name, delivery, nak=False)
     client.give_back(station_name, delivery)
-    client.take(station_name)
+    client.knock(station_name, "g")
     client.wait_for(station_name, 1)
     assert len(heard.messages) == 1
+
+
+def test_what_is_told_twice_is_owed_once(client: DeadLetterClient, station_name: str) -> None:
+    """A copy of the service that is killed before it has noted its work leaves it to another, which does it again."""
+    heard = Heard(client, station_name)
+    prepare(client, station_name, messages=2, deliveries=1)
+    taken = client.take(station_name, count=2)
+    client.give_back(station_name, *taken)
+    client.knock(station_name, "g")
+    heard.wait_for(2)
+    answered, unanswered = heard.messages
+    client.acknowledge(answered[1])
+    wait_until_owed(client, 0, station_name)
+    client.wait_until_idle()
+    (row,) = client.wait_for(station_name, 1)
+    assert row.id == unanswered[1]
+    for sequence in (1, 2):
+        advisory = MaxDeliveries(f"{station_name}$1", "g", sequence, 1)
+        client.tell(f"{subjects.MAX_DELIVERIES}.{station_name}$1.g", advisory.encode())
+    client.wait_until_idle()
+    assert owed(client, station_name) == {}
+    assert client.letters(station_name) == [row]
+    assert len(heard.messages) == 2
 
 
 def test_one_that_was_sent_again_and_given_back_does_not_count(client: DeadLetterClient, station_name: str) -> None:
@@ -163,7 +188,7 @@ def test_one_that_was_sent_again_and_given_back_does_not_count(client: DeadLette
     assert client.letters(station_name) == []
     heard.wait_for(6)
     client.acknowledge(number)
-    wait_until_owed(client, 0)
+    wait_until_owed(client, 0, station_name)
     assert client.letters(station_name) == []
 
 
@@ -171,14 +196,14 @@ def test_only_a_few_are_under_way_at_once(client: DeadLetterClient, station_name
     """What waits in a member is lost with it, and would count."""
     heard = Heard(client, station_name)
     prepare(client, station_name, messages=30)
-    exhaust(client, station_name, deliveries=2, given_back=2)
+    exhaust(client, station_name, messages=30, deliveries=2, given_back=2)
     done = 0
     while done < 30:
         heard.wait_for(done + 1)
         assert len(heard.messages) - done <= 4 + 1, "one may have come since the last was acknowledged"
         client.acknowledge(heard.messages[done][1])
         done += 1
-    wait_until_owed(client, 0)
+    wait_until_owed(client, 0, station_name)
     assert len({data for data, _, _ in heard.messages}) == 30
     assert client.letters(station_name) == []
 
@@ -190,7 +215,7 @@ def test_while_no_member_is_connected_nothing_counts(
     broker = fresh_broker(data_dir=tmp_path / "data")
     with DeadLetterClient(broker, connection_id="first") as client:
         prepare(client, "st", messages=10)
-        exhaust(client, "st", deliveries=2, given_back=2)
+        exhaust(client, "st", messages=10, deliveries=2, given_back=2)
         wait_until_owed(client, 10)
     broker.kill()
     broker.start()
@@ -214,7 +239,7 @@ def test_while_no_member_is_connected_nothing_counts(
             else:
                 client.acknowledge(heard.messages[done][1])
             done += 1
-        wait_until_owed(client, 0)
+        wait_until_owed(client, 0, "st")
         assert client.letters("st") == []
         assert len(heard.messages) == 10
 
@@ -237,13 +262,13 @@ def test_copies_of_the_service_send_each_once_and_replace_one_another(tmp_path: 
             assert client.consumer("st", "c", **options).startswith("{")
             for number in range(20):
                 client.produce("st", b"%d" % number)
-            exhaust(client, "st", deliveries=1, given_back=1)
+            exhaust(client, "st", messages=20, deliveries=1, given_back=1)
             for done in range(20):
                 heard.wait_for(done + 1)
                 if done == 10:
                     copies[0].kill()
                 client.acknowledge(heard.messages[done][1])
-            wait_until_owed(client, 0)
+            wait_until_owed(client, 0, "st")
             assert client.letters("st") == []
             assert sorted(int(data) for data, _, _ in heard.messages) == list(range(20))
     finally:
@@ -258,14 +283,14 @@ def test_a_group_that_is_gone_is_owed_nothing(client: DeadLetterClient, station_
     exhaust(client, station_name, deliveries=2, given_back=2)
     heard.wait_for(1)
     assert client.destroy_consumer(station_name, "c") == ""
-    wait_until_owed(client, 0)
+    wait_until_owed(client, 0, station_name)
     assert client.consumer(station_name, "c", consumers_group="g", max_ack_time_ms=ACK_MS, max_msg_deliveries=1)
     (delivery,) = client.take(station_name)
     client.tell(delivery.reply, b"-NAK")
-    client.take(station_name)
+    client.knock(station_name, "g")
     client.wait_for(station_name, 1)
     assert client.destroy_station(station_name) == ""
-    wait_until_owed(client, 0)
+    wait_until_owed(client, 0, station_name)
 
 
 def test_what_cannot_be_noted_is_refused(client: DeadLetterClient, station_name: str) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from control_client import ControlClient
 from dead_letter_client import DeadLetterClient
 
 if TYPE_CHECKING:
@@ -102,3 +106,38 @@ def test_what_is_refused(memphis_sync: Any, args: list[str], code: int, said: by
     assert (done.returncode, done.stdout) == (code, b""), done.stderr
     assert said in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_json_sub_of_a_message_that_was_sent_again(
+    memphis: Any, broker: Any, station_name: str, until: Any, is_known: bool
+) -> None:
+    """Our broker says where it lies; a Memphis broker does not, and the row has null there."""
+    station = memphis.station(station_name)
+    consumer = memphis.consumer(station_name, "c", "g")
+    memphis.produce(station_name, "p", b"text")
+    (message,) = consumer.fetch(timeout_s=10)
+    message.dead_letter("why")
+    consumer._deafen()  # the other member of the group shall have it
+    command = [sys.executable, "-m", "memphis_sync.cli", "--json", "sub", station_name, "--group", "g", "--count", "1"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "MEMPHIS_URL": broker.url}
+    )
+    headers = {"$memphis_pm_id": "1", "$memphis_pm_cg_name": "g"}
+    with ControlClient(broker, connection_id="resend") as raw:
+
+        def send() -> bool:  # again and again: it is not known when the other listens
+            if is_known:
+                station.dls.resend()
+            else:
+                raw.run(raw.connection.publish(f"$memphis_dls_{station_name}.g", b"text", headers=headers))
+                raw.run(raw.connection.flush())
+            return process.poll() is not None
+
+        until(send)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    row = json.loads(out)
+    place = [1, message.sequence, message.timesent.isoformat()] if is_known else [None, None, None]
+    assert [row["partition"], row["sequence"], row["time"]] == place
+    assert row["data"] == "text"

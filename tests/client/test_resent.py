@@ -12,6 +12,7 @@ from control_client import ControlClient
 
 import memphis_sync
 from memphis_sync import ConfigurationError, Message, ResentMessage, UsageError, resent as module
+from memphis_sync._requests import give_back
 
 
 @pytest.fixture
@@ -235,3 +236,95 @@ def test_bad_arguments(memphis, station_name, resend):
     with pytest.raises(ConfigurationError, match="timeout_s is 0"):
         letter.ack(timeout_s=0)
     letter.ack()
+
+
+PLACE = {"$memphis_sync_partition": "2", "$memphis_sync_sequence": "7", "$memphis_sync_time": "1700000000123456789"}
+OWED = {**PLACE, "$memphis_sync_owed": "1"}
+
+
+def test_our_broker_says_where_it_lies(memphis, station_name):
+    station = memphis.station(station_name, partitions_number=2)
+    consumer = memphis.consumer(station_name, "c")
+    memphis.produce(station_name, "p", b"{}", producer_partition_number=2, headers={"kind": "invoice"})
+    (message,) = consumer.fetch(timeout_s=10)
+    message.dead_letter("why")
+    assert station.dls.resend() == 1
+    batch = consumer.fetch(timeout_s=10)
+    (letter,) = batch
+    assert isinstance(letter, ResentMessage)
+    assert (letter.partition, letter.sequence, letter.timesent) == (2, message.sequence, message.timesent)
+    assert (letter.get_sequence_number(), letter.get_timesent()) == (message.sequence, message.timesent)
+    assert (letter.metadata, letter.is_owed, letter.headers) == (None, False, {"kind": "invoice"})
+    assert batch.to_dicts() == [
+        {
+            "station": station_name,
+            "partition": 2,
+            "sequence": message.sequence,
+            "time": message.timesent,
+            "headers": {"kind": "invoice"},
+            "data": {},
+        }
+    ]
+    letter.ack()
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "²"])
+def test_a_place_that_is_no_number_is_none(memphis, station_name, resend, text):
+    consumer = memphis.consumer(station_name, "c")
+    resend(station_name, "c", 7, **dict.fromkeys(PLACE, text))
+    batch = consumer.fetch(timeout_s=10)
+    (letter,) = batch
+    assert (letter.partition, letter.sequence, letter.timesent) == (None, None, None)
+    (row,) = batch.to_dicts()
+    assert (row["partition"], row["sequence"], row["time"], row["data"]) == (None, None, None, "letter 7")
+
+
+def test_one_that_is_owed_is_answered_as_any_message(memphis, station_name, resend, acks, until):
+    """It is no dead letter: a program that gives back what it cannot use meets it among the others."""
+    consumer = memphis.consumer(station_name, "c")
+    for number in range(1, 5):
+        resend(station_name, "c", number, **OWED)
+    seen = []
+    while len(seen) < 4:
+        seen += consumer.fetch(timeout_s=10)
+    assert all(letter.is_owed for letter in seen)
+    first, second, third, fourth = seen
+    first.in_progress()
+    first.nack()
+    with pytest.raises(UsageError, match="exactly one of delay"):
+        second.delay()
+    second.delay(1)
+    with pytest.raises(ZeroDivisionError), third:
+        raise ZeroDivisionError
+    for answered in (first, second, third):
+        assert answered.is_answered
+        with pytest.raises(UsageError, match="already answered"):
+            answered.in_progress()
+    fourth.ack()
+    assert until(lambda: acks) == [{"id": 4, "cg_name": "c"}]
+
+
+def test_one_that_is_owed_can_be_given_up(broker, memphis, station_name, until):
+    """What a member gave back without a look comes again; dead_letter() ends it, with its reason."""
+    station = memphis.station(station_name)
+    consumer = memphis.consumer(station_name, "c", max_ack_time_ms=60_000, max_msg_deliveries=1)
+    memphis.produce(station_name, "p", b"m")
+    (message,) = consumer.fetch(timeout_s=10)
+    runtime = memphis._runtime
+    triples = [(message.partition, message.sequence, message.delivered)]
+    runtime.call(give_back(runtime.control, station_name, "c", triples, [], 5), 5, "give_back()")
+    message.nack()
+    (again,) = until(lambda: consumer.fetch(timeout_s=1))
+    assert (again.is_owed, again.data, again.sequence) == (True, b"m", message.sequence)
+    assert station.dls.list() == []
+    again.dead_letter("no use")
+    (letter,) = station.dls.list()
+    assert (letter.data, letter.reason, letter.groups, letter.sequence) == (b"m", "no use", ("c",), message.sequence)
+    with ControlClient(broker) as raw:
+        assert (
+            "subjects"
+            not in raw.jetstream(
+                "STREAM.INFO.memphis_dead_letters",
+                {"subjects_filter": f"memphis_dead_letters.owed.{station_name}.>"},
+            )["state"]
+        ), "it is not owed any more"

@@ -120,13 +120,20 @@ def test_what_is_no_hexadecimal_stays_as_it_was_sent(digits: str) -> None:
 
 def test_headers_of_a_resend() -> None:
     original = {"$memphis_producedBy": "p", "$memphis_connectionId": "c", "producedBy": "old", "k": "v"}
-    assert resent_headers(original, 3, "g.x") == {
+    place = {"partition": 2, "sequence": 7, "time_ns": 5}
+    expected = {
         "$memphis_connectionId": "c",
         "k": "v",
         "$memphis_producedBy": "$memphis_dls",
         "$memphis_pm_id": "3",
         "$memphis_pm_cg_name": "g.x",
+        "$memphis_sync_partition": "2",
+        "$memphis_sync_sequence": "7",
+        "$memphis_sync_time": "5",
     }
+    assert resent_headers({**original, "$memphis_sync_owed": "1"}, 3, "g.x", **place) == expected
+    owed = resent_headers(original, 3, "g.x", **place, is_owed=True)
+    assert owed == {**expected, "$memphis_sync_owed": "1"}
     assert original["$memphis_producedBy"] == "p"
 
 
