@@ -67,6 +67,16 @@ struct mcore_log {
 struct mcore_owner {
     uint64_t outstanding;
     uint64_t wake_at; /* the highest count that a waiter wants it down to, now or earlier; 0 is always of interest */
+    uint64_t failed;  /* failed or abandoned */
+    uint64_t failed_taken;
+};
+
+/* A thread that waits for what was accepted until some moment; it lives on that thread's stack. outbox->lock guards it. */
+struct mcore_flush {
+    struct mcore_flush *next;
+    long owner;            /* -1: of all */
+    const uint64_t *marks; /* of each lane: the first slot that it does not wait for */
+    uint64_t left;
 };
 
 /*
@@ -121,6 +131,7 @@ struct mcore_lane {
     uint64_t queued;
     uint64_t in_flight;
     bool window_was_full; /* then the sender waits for a worthwhile part of the window */
+    struct mcore_log released; /* what `log` points to once the block was given back: an empty log */
 };
 
 /* So many deadlines are looked at together: a long backlog is not searched slot by slot whenever one of them is due. */
@@ -160,6 +171,8 @@ struct mcore_outbox {
     int64_t log_due_ns; /* not before this are unseen failures and ignored answers handed out again */
 
     struct mcore_waiter *to_post; /* taken off settled tickets, to be posted after the unlock */
+    struct mcore_flush *flushes;
+    uint64_t failed_taken;
     unsigned drain_waiters;
     unsigned room_waiters;
     unsigned report_waiters;
@@ -244,6 +257,8 @@ struct mcore_inbox {
 bool mcore_lane_init(struct mcore_lane *lane, const uint8_t *token, size_t token_len, const char *mark, uint64_t tag,
                      uint64_t max_bytes, uint64_t max_messages);
 void mcore_lane_free(struct mcore_lane *lane);
+/* Gives the memory of the messages back; there must be none. Nothing can be appended afterwards. */
+void mcore_lane_release(struct mcore_lane *lane);
 struct mcore_slot *mcore_lane_slot(const struct mcore_lane *lane, uint64_t slot);
 size_t mcore_lane_frame_size(const struct mcore_lane *lane, const struct mcore_route *route,
                              const struct mcore_message *message, size_t digits);
@@ -290,6 +305,9 @@ void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *la
                               uint64_t sequence, int duplicate, int code, int err_code, const char *text,
                               size_t text_len, unsigned flags);
 void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);
+/* A slot of an owner was settled: whoever waits for it counts it off. */
+void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_lane *lane, uint64_t slot,
+                                   uint32_t owner);
 
 /* group.c: a ticket of a group was settled; the outbox's lock held. Does not touch the ticket. */
 void mcore_group_settled(struct mcore_group_node *node);

@@ -62,6 +62,21 @@ bool mcore_lane_init(struct mcore_lane *lane, const uint8_t *token, size_t token
     return true;
 }
 
+void mcore_lane_release(struct mcore_lane *lane)
+{
+    lane->released = *lane->log;
+    lane->released.head_slot = lane->released.sent_slot = lane->released.tail_slot;
+    lane->log = &lane->released;
+    munmap(lane->block, lane->block_len);
+    free(lane->tickets);
+    free(lane->due_ns);
+    lane->block = NULL;
+    lane->slots = NULL;
+    lane->data = NULL;
+    lane->tickets = NULL;
+    lane->due_ns = NULL;
+}
+
 void mcore_lane_free(struct mcore_lane *lane)
 {
     if (lane->block != NULL)

@@ -71,6 +71,19 @@ void mcore_link_free(struct mcore_link *link)
     free(link);
 }
 
+void mcore_link_release(struct mcore_link *link)
+{
+    pthread_mutex_lock(&link->outbox->lock);
+    if (link->stopping && !link->up && !link->writing) {
+        link->current_len = 0;
+        mcore_buffer_free(&link->control);
+        mcore_buffer_free(&link->acks);
+        mcore_buffer_free(&link->sending);
+        mcore_buffer_free(&link->input);
+    }
+    pthread_mutex_unlock(&link->outbox->lock);
+}
+
 static void lock(struct mcore_link *link)
 {
     pthread_mutex_lock(&link->outbox->lock);

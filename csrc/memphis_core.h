@@ -335,6 +335,12 @@ void mcore_outbox_close(struct mcore_outbox *outbox);
 /* Settles all that is left as abandoned. Returns how many. */
 uint64_t mcore_outbox_abandon(struct mcore_outbox *outbox);
 
+/*
+ * Gives the memory of the messages back: of an outbox that is closed, whose messages are all settled and that no loop uses
+ * any more. Every call still works afterwards and finds it closed and empty. Returns 0 when it cannot be given back yet.
+ */
+int mcore_outbox_release(struct mcore_outbox *outbox);
+
 void mcore_outbox_stats(struct mcore_outbox *outbox, struct mcore_stats *stats);
 
 /* Unsettled messages of an owner, or of all with owner -1. */
@@ -342,6 +348,19 @@ uint64_t mcore_outbox_outstanding(struct mcore_outbox *outbox, long owner);
 
 /* Waits until an owner has no more than down_to unsettled, or all (-1) nothing. Returns what is outstanding. */
 uint64_t mcore_outbox_wait_drained(struct mcore_outbox *outbox, long owner, uint64_t down_to, int64_t timeout_ns);
+
+/* How far the outbox has accepted at this moment, two numbers: for mcore_outbox_wait_marks(). */
+void mcore_outbox_marks(struct mcore_outbox *outbox, uint64_t *marks);
+
+/*
+ * Waits until all that an owner (-1: anybody) had accepted at the marks is settled, whatever is accepted meanwhile. Returns
+ * how many of those messages are not.
+ */
+uint64_t mcore_outbox_wait_marks(struct mcore_outbox *outbox, long owner, const uint64_t *marks,
+                                 int64_t timeout_ns);
+
+/* How many messages of an owner (-1: of all) have failed or were abandoned since the last call for the same owner. */
+uint64_t mcore_outbox_take_failed(struct mcore_outbox *outbox, long owner);
 
 /* Waits until a frame of so many bytes fits, with some air so that a bulk caller is not woken for each ack. */
 int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t timeout_ns);
@@ -440,6 +459,9 @@ int mcore_link_send_loop(struct mcore_link *link);
 
 /* Both loops return soon; nothing is sent any more. */
 void mcore_link_stop(struct mcore_link *link);
+
+/* Gives the link's buffers back, once both loops have returned for good. */
+void mcore_link_release(struct mcore_link *link);
 
 /* Whether a socket is attached and not known to be broken. */
 int mcore_link_is_up(struct mcore_link *link);

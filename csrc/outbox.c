@@ -77,7 +77,7 @@ long mcore_outbox_owner_new(struct mcore_outbox *outbox)
     if (owners != NULL) {
         outbox->owners = owners;
         owner = (long)outbox->owner_count++;
-        owners[owner] = (struct mcore_owner){0, 0};
+        owners[owner] = (struct mcore_owner){0};
     }
     pthread_mutex_unlock(&outbox->lock);
     return owner;
@@ -254,9 +254,13 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
         outbox->thread_backlog[entry->thread]--;
     if (entry->owner < outbox->owner_count) {
         struct mcore_owner *owner = &outbox->owners[entry->owner];
+        if (outcome != MCORE_DELIVERED)
+            owner->failed++;
         if (--owner->outstanding <= owner->wake_at && outbox->drain_waiters > 0)
             pthread_cond_broadcast(&outbox->drained);
     }
+    if (outbox->flushes != NULL)
+        mcore_outbox_count_off_locked(outbox, lane, slot, entry->owner);
     mcore_outbox_tell_locked(outbox, lane, slot, outcome, sequence, duplicate, code, err_code, text, text_len,
                              entry->flags);
     if (slot == lane->log->head_slot)
@@ -472,4 +476,16 @@ uint64_t mcore_outbox_abandon(struct mcore_outbox *outbox)
     }
     mcore_outbox_unlock(outbox);
     return count;
+}
+
+int mcore_outbox_release(struct mcore_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    bool can = outbox->closed && outbox->stats.queued + outbox->stats.in_flight == 0 &&
+               outbox->lanes[MCORE_BULK].pin_pos == UINT64_MAX && outbox->lanes[MCORE_EXPRESS_LANE].pin_pos == UINT64_MAX;
+    for (int i = 0; can && i < MCORE_LANES; i++)
+        if (outbox->lanes[i].block != NULL)
+            mcore_lane_release(&outbox->lanes[i]);
+    pthread_mutex_unlock(&outbox->lock);
+    return can ? 1 : 0;
 }

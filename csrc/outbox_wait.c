@@ -374,6 +374,72 @@ uint64_t mcore_outbox_wait_drained(struct mcore_outbox *outbox, long owner, uint
     return count;
 }
 
+void mcore_outbox_marks(struct mcore_outbox *outbox, uint64_t *marks)
+{
+    pthread_mutex_lock(&outbox->lock);
+    for (int i = 0; i < MCORE_LANES; i++)
+        marks[i] = outbox->lanes[i].log->tail_slot;
+    pthread_mutex_unlock(&outbox->lock);
+}
+
+/* How many slots of an owner (-1: of all) that lie before the marks are not settled. */
+static uint64_t count_before(const struct mcore_outbox *outbox, long owner, const uint64_t *marks)
+{
+    uint64_t count = 0;
+    for (int i = 0; i < MCORE_LANES; i++) {
+        const struct mcore_lane *lane = &outbox->lanes[i];
+        for (uint64_t slot = lane->log->head_slot; slot < marks[i] && slot < lane->log->tail_slot; slot++) {
+            const struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+            count += entry->state != MCORE_SLOT_SETTLED && (owner < 0 || entry->owner == (uint32_t)owner);
+        }
+    }
+    return count;
+}
+
+void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_lane *lane, uint64_t slot,
+                                   uint32_t owner)
+{
+    size_t number = (size_t)(lane - outbox->lanes);
+    for (struct mcore_flush *flush = outbox->flushes; flush != NULL; flush = flush->next)
+        if (slot < flush->marks[number] && (flush->owner < 0 || flush->owner == (long)owner) && --flush->left == 0)
+            pthread_cond_broadcast(&outbox->drained);
+}
+
+uint64_t mcore_outbox_wait_marks(struct mcore_outbox *outbox, long owner, const uint64_t *marks,
+                                 int64_t timeout_ns)
+{
+    int64_t until = mcore_deadline_after(timeout_ns);
+    pthread_mutex_lock(&outbox->lock);
+    struct mcore_flush self = {outbox->flushes, owner, marks, count_before(outbox, owner, marks)};
+    outbox->flushes = &self;
+    while (self.left > 0)
+        if (mcore_cond_wait_until(&outbox->drained, &outbox->lock, until) == ETIMEDOUT)
+            break;
+    struct mcore_flush **place = &outbox->flushes;
+    while (*place != &self)
+        place = &(*place)->next;
+    *place = self.next;
+    pthread_mutex_unlock(&outbox->lock);
+    return self.left;
+}
+
+uint64_t mcore_outbox_take_failed(struct mcore_outbox *outbox, long owner)
+{
+    uint64_t count = 0;
+    pthread_mutex_lock(&outbox->lock);
+    if (owner < 0) {
+        uint64_t failed = outbox->stats.failed + outbox->stats.abandoned;
+        count = failed - outbox->failed_taken;
+        outbox->failed_taken = failed;
+    } else if ((size_t)owner < outbox->owner_count) {
+        struct mcore_owner *counts = &outbox->owners[owner];
+        count = counts->failed - counts->failed_taken;
+        counts->failed_taken = counts->failed;
+    }
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
 int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t timeout_ns)
 {
     int64_t until = mcore_deadline_after(timeout_ns);

@@ -54,7 +54,7 @@ from memphis_sync.message import Message, Messages
 from memphis_sync.producer import Producer
 from memphis_sync.resent import ResentMessage
 from memphis_sync.station import Station
-from memphis_sync.types import VERSION, LinkEvent, PubAck, Retention, RetryPolicy, Stats, Storage
+from memphis_sync.types import VERSION, FlushResult, LinkEvent, PubAck, Retention, RetryPolicy, Stats, Storage
 
 __version__ = VERSION
 
@@ -81,6 +81,7 @@ __all__ = [
     "Deliveries",
     "Delivery",
     "Failure",
+    "FlushResult",
     "ForkedError",
     "HeaderError",
     "Headers",

@@ -21,7 +21,7 @@ from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import Requests, longest_s
 from memphis_sync._runtime import Runtime, exit as exit_drain, fork, waiting
 from memphis_sync.errors import UsageError
-from memphis_sync.types import ConnectOptions, LinkEvent, RetryPolicy, Stats
+from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, RetryPolicy, Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -188,7 +188,7 @@ class Connection:
         """Counters of all producers since the client was opened. No IO; also after close()."""
         return self._runtime.stats()
 
-    def flush(self, timeout_s: Optional[float] = None) -> int:
+    def flush(self, timeout_s: Optional[float] = None) -> FlushResult:
         """
         Waits until the broker has confirmed or refused every message that was accepted so far.
 
@@ -196,7 +196,14 @@ class Connection:
             timeout_s: Limit in seconds; None waits as long as it takes.
 
         Returns:
-            How many messages are still unconfirmed at the limit; 0 when all are settled.
+            How many of these messages are still unconfirmed at the limit; 0 when all are settled, whatever other
+            threads have produced meanwhile. Its ``failed`` says how many messages of the client have failed since the
+            flush() before: confluent's flush() leaves that to delivery reports, and nats.go's
+            ``PublishAsyncComplete()`` to its futures.
+
+        Raises:
+            OwnThreadError: Called on one of the client's own threads.
+            ForkedError: The client belongs to the parent process.
         """
         if timeout_s is not None:
             opt.check_seconds("timeout_s", timeout_s)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 from memphis_sync import _threads
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
-SHOWN_EVERY_S = 1.0
+SHOWN_EVERY_S = 0.9  # a little less than the second that the C core leaves between two reports of failures
 
 
 class Log:
@@ -131,11 +131,17 @@ class UnconfiguredHandler(logging.Handler):
         super().__init__(logging.ERROR)
         # By logger, text without its arguments, and the error's type.
         self._shown_at: dict[tuple[str, str, str], float] = {}
-        self._left_out: dict[tuple[str, str, str], int] = {}
+        # What came too soon after it: how many, and the last one's text.
+        self._held_back: dict[tuple[str, str, str], tuple[int, str]] = {}
 
     def createLock(self) -> None:  # noqa: N802  logging's own name
         """None: what it writes is one call, and a lock would be one more that a signal handler could meet again."""
         self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As emit(), without a lock."""
+        self.emit(record)
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the record, unless a handler of the program's has it."""
@@ -145,14 +151,18 @@ class UnconfiguredHandler(logging.Handler):
         if stream is None or logging.lastResort is None or self._is_configured(record.name):
             return
         if now - self._shown_at.get(kind, float("-inf")) < SHOWN_EVERY_S:
-            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            self._held_back[kind] = self._held_back.get(kind, (0, ""))[0] + 1, self.format(record)
             return
         self._shown_at[kind] = now
-        left_out = self._left_out.pop(kind, 0)
-        more = f"\n({left_out} more of this kind since the last one)" if left_out else ""
-        with contextlib.suppress(OSError, ValueError):  # it is closed
-            stream.write(f"memphis_sync: {self.format(record)}{more}\n")
-            stream.flush()
+        count, _ = self._held_back.pop(kind, (0, ""))
+        show_error(f"{self.format(record)}\n({count} more of this kind came before)" if count else self.format(record))
+
+    def flush(self) -> None:
+        """Shows the last one of each kind that was held back: logging calls it at the end of the process."""
+        while self._held_back:
+            (name, _, _), (count, text) = self._held_back.popitem()
+            if not self._is_configured(name):
+                show_error(text if count == 1 else f"{text}\n({count - 1} more of this kind came before)")
 
     def _is_configured(self, name: str) -> bool:
         logger: Optional[logging.Logger] = logging.getLogger(name)
@@ -164,6 +174,7 @@ class UnconfiguredHandler(logging.Handler):
 
 
 def show_error(text: str) -> None:
-    """Writes to standard error what cannot be logged, because logging itself has failed."""
+    """Writes to standard error what no handler of the program's takes."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or was never there
         sys.stderr.write(f"memphis_sync: {text}\n")
+        sys.stderr.flush()

@@ -265,9 +265,11 @@ class UndeliveredWarning(RuntimeWarning):
 
     Attributes:
         count: How many messages.
+        failed: How many others had failed before, and nobody asked about them; told at the end of the process.
     """
 
     count: int = 0
+    failed: int = 0
 
 
 MemphisConnectError = ConnectError

@@ -38,7 +38,7 @@ from memphis_sync.delivery import (
 from memphis_sync.errors import BufferFullError, ClosedError, ConfigurationError, UndeliveredWarning
 from memphis_sync.headers import Headers, encode_user_headers
 from memphis_sync.options import as_int, check_callable, check_int, check_seconds
-from memphis_sync.types import PubAck
+from memphis_sync.types import FlushResult, PubAck
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -444,15 +444,19 @@ class Producer:
 
     # ---- backlog and end ---------------------------------------------------------------------------------------
 
-    def flush(self, timeout_s: Optional[float] = None) -> int:
+    def flush(self, timeout_s: Optional[float] = None) -> FlushResult:
         """
-        Waits until every message of this producer is confirmed or has failed.
+        Waits until every message of this producer that was accepted so far is confirmed or has failed.
 
         Args:
             timeout_s: Limit in seconds; None waits as long as the messages' own deadlines.
 
         Returns:
-            How many are still outstanding; 0 when all are settled.
+            How many of them are still outstanding; 0 when all are settled, whatever was produced meanwhile. Its
+            ``failed`` says how many messages of this producer have failed since its flush() before.
+
+        Raises:
+            OwnThreadError: Called on one of the client's own threads.
         """
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s)

@@ -11,7 +11,10 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, NamedTuple, Optional, Protocol, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Optional, Protocol, Union
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # 3.11 has it in typing
 
 VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
 
@@ -86,6 +89,33 @@ class Stats:
     buffer_full: int = 0
     reconnects: int = 0
     callback_errors: int = 0
+
+
+class FlushResult(int):
+    """
+    What flush() returns: how many messages are still unconfirmed, a number like any other, and how many have failed.
+
+    0 alone says that nothing is left to wait for, not that everything is stored: ``if result or result.failed``.
+
+    Attributes:
+        failed: How many messages have failed since the flush() before it, of the same producer or of the same client;
+            for the first one, since the producer or the client was made. Those that were refused, those that were not
+            confirmed in time and those that were given up, whether or not somebody asked about them.
+    """
+
+    failed: int
+
+    def __new__(cls, outstanding: int = 0, failed: int = 0) -> Self:
+        """Makes one; the arguments are its two numbers."""
+        self = super().__new__(cls, outstanding)
+        self.failed = failed
+        return self
+
+    def __repr__(self) -> str:
+        return f"FlushResult({int(self)}, failed={self.failed})"
+
+    def __str__(self) -> str:
+        return repr(self) if self.failed else str(int(self))
 
 
 @dataclass(frozen=True)

@@ -324,6 +324,24 @@ class Link:
         lib.mcore_link_push(self._link)
         return int(lib.mcore_outbox_wait_drained(self._outbox, owner, down_to, timeout_ns))
 
+    def marks(self) -> tuple[int, int]:
+        """How far messages were accepted until now, for ``wait_marks``."""
+        self._check()
+        marks = ffi.new("uint64_t[2]")
+        lib.mcore_outbox_marks(self._outbox, marks)
+        return marks[0], marks[1]
+
+    def wait_marks(self, owner: int, marks: tuple[int, int], timeout_ns: int) -> int:
+        """Waits until what *owner* (-1: anybody) had accepted at the marks is settled; returns how many are not."""
+        self._check()
+        lib.mcore_link_push(self._link)
+        return int(lib.mcore_outbox_wait_marks(self._outbox, owner, ffi.new("uint64_t[2]", marks), timeout_ns))
+
+    def take_failed(self, owner: int = -1) -> int:
+        """How many messages of *owner* (-1: of all) failed or were abandoned since the last call for it."""
+        self._check()
+        return int(lib.mcore_outbox_take_failed(self._outbox, owner))
+
     def wait_room(self, size: int, timeout_ns: int) -> bool:
         """Waits until a frame of *size* bytes fits, with some air. False when it does not in time."""
         self._check()
@@ -341,6 +359,14 @@ class Link:
         """Ends all that is outstanding as abandoned; returns how many."""
         self._check()
         return int(lib.mcore_outbox_abandon(self._outbox))
+
+    def release(self) -> bool:
+        """Gives the memory back, once it is closed, all is settled and both loops have returned; False: not yet."""
+        self._check()
+        if not lib.mcore_outbox_release(self._outbox):
+            return False
+        lib.mcore_link_release(self._link)
+        return True
 
     def take_unseen(self) -> tuple[int, str]:
         """``(count, text)`` of failures since the last call that nobody asked about."""

@@ -288,6 +288,29 @@ cdef class Link:
             count = mcore_outbox_wait_drained(self._outbox, owner, down_to, timeout_ns)
         return count
 
+    def marks(self):
+        """How far messages were accepted until now, for ``wait_marks``."""
+        self._check()
+        cdef uint64_t marks[2]
+        mcore_outbox_marks(self._outbox, marks)
+        return marks[0], marks[1]
+
+    def wait_marks(self, long owner, marks not None, int64_t timeout_ns):
+        """Waits until what *owner* (-1: anybody) had accepted at the marks is settled; returns how many are not."""
+        self._check()
+        cdef uint64_t both[2]
+        cdef uint64_t count
+        both[0], both[1] = marks
+        with nogil:
+            mcore_link_push(self._link)
+            count = mcore_outbox_wait_marks(self._outbox, owner, both, timeout_ns)
+        return count
+
+    def take_failed(self, long owner=-1):
+        """How many messages of *owner* (-1: of all) failed or were abandoned since the last call for it."""
+        self._check()
+        return mcore_outbox_take_failed(self._outbox, owner)
+
     def wait_room(self, size_t size, int64_t timeout_ns):
         """Waits until a frame of *size* bytes fits, with some air. False when it does not in time."""
         self._check()
@@ -307,6 +330,14 @@ cdef class Link:
         """Ends all that is outstanding as abandoned; returns how many."""
         self._check()
         return mcore_outbox_abandon(self._outbox)
+
+    def release(self):
+        """Gives the memory back, once it is closed, all is settled and both loops have returned; False: not yet."""
+        self._check()
+        if not mcore_outbox_release(self._outbox):
+            return False
+        mcore_link_release(self._link)
+        return True
 
     def take_unseen(self):
         """``(count, text)`` of failures since the last call that nobody asked about."""

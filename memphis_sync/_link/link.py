@@ -28,7 +28,7 @@ from memphis_sync._logs import DEBUG, ERROR, WARNING, Log
 from memphis_sync._threads import handing_over, own_thread
 from memphis_sync._wire.server_errors import REFUSALS, Refusals
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError, DeadlineError
-from memphis_sync.types import LinkEvent, ServerAddress, Stats
+from memphis_sync.types import FlushResult, LinkEvent, ServerAddress, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,6 +184,8 @@ class DataLink:
                 if thread.is_alive():
                     logger.warning("%s did not stop in time", thread.name)
         self._log_unseen()
+        if not any(thread.is_alive() and thread is not threading.current_thread() for thread in self._threads):
+            self.core.release()  # else when the last ticket of it is gone, which may be long
         return left
 
     def end(self, reason: str) -> None:
@@ -259,9 +261,24 @@ class DataLink:
         """Messages of a producer (-1: of all) that are neither delivered nor failed."""
         return int(self.core.outstanding(owner))
 
-    def flush(self, timeout_s: Optional[float], owner: int = -1) -> int:
-        """Waits until nothing is outstanding; returns what is after *timeout_s* (None: no limit but the deadlines)."""
-        return self._wait_drained(None if timeout_s is None else time.monotonic() + timeout_s, owner)
+    def flush(self, timeout_s: Optional[float], owner: int = -1) -> FlushResult:
+        """
+        Waits until what is accepted now is settled, for at most *timeout_s* (None: no limit but the deadlines).
+
+        Args:
+            owner: Whose messages; -1: everybody's.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        marks = self.core.marks()
+        while True:
+            left_s = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
+            count = self.core.wait_marks(owner, marks, int(left_s * 1e9))
+            if count == 0 or (deadline is not None and time.monotonic() >= deadline):
+                return FlushResult(count, self.core.take_failed(owner))
+
+    def unseen(self) -> int:
+        """How many messages failed without anybody having asked about them."""
+        return int(self.core.stats()["unseen"])
 
     def _wait_drained(self, deadline: Optional[float], owner: int = -1) -> int:
         while True:

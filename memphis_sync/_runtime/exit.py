@@ -30,6 +30,9 @@ class Drainable(Protocol):
     def flush(self, timeout_s: Optional[float]) -> int:
         """Waits; returns what is unconfirmed."""
 
+    def unseen(self) -> int:
+        """How many messages have failed without anybody having asked about them."""
+
     def close(self, timeout_s: float) -> int:
         """Ends everything; returns what was given up."""
 
@@ -81,10 +84,11 @@ def drain(generation: int) -> None:
         sys.stderr.write("memphis_sync: given up\n")
     finally:
         _has_ended = True
+        failed = sum(runtime.unseen() for runtime in runtimes)  # without what is about to be given up
         abandoned = sum(_close(runtime) for runtime in runtimes)
         left = max(left, abandoned) if runtimes else 0
-        if left:
-            warn_undelivered(left, "at the end of the process", stacklevel=2)
+        if left or failed:
+            warn_undelivered(left, "at the end of the process", stacklevel=2, failed=failed)
 
 
 def _flush_all(runtimes: list[Drainable]) -> int:
@@ -117,8 +121,11 @@ def _close(runtime: Drainable) -> int:
         return 0
 
 
-def warn_undelivered(count: int, where: str, stacklevel: int) -> None:
-    """Warns that messages were given up, with their number."""
-    warning = UndeliveredWarning(f"{count} messages were not confirmed {where}; they may be lost")
-    warning.count = count
+def warn_undelivered(count: int, where: str, stacklevel: int, failed: int = 0) -> None:
+    """Warns that messages were given up, with their number; *failed* others had failed before, and nobody asked."""
+    texts = [f"{count} messages were not confirmed {where}; they may be lost"] if count or not failed else []
+    if failed:
+        texts.append(f"{failed} messages had failed {'before' if texts else where}, and nobody asked about them")
+    warning = UndeliveredWarning("; ".join(texts))
+    warning.count, warning.failed = count, failed
     warnings.warn(warning, stacklevel=stacklevel + 1)

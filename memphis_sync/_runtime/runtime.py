@@ -24,7 +24,7 @@ from memphis_sync._runtime.stations import StationRegistry
 from memphis_sync._threads import Section, handing_over
 from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ForkedError, MemphisError, UsageError
-from memphis_sync.types import ConnectOptions, LinkEvent, Stats
+from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, Stats
 
 log = Log("memphis_sync.control")
 T = TypeVar("T")
@@ -261,11 +261,16 @@ class Runtime:
         link = self._data
         return Stats(callback_errors=self.callbacks.errors) if link is None else link.stats()
 
-    def flush(self, timeout_s: Optional[float], owner: int = -1) -> int:
-        """Waits until everything is confirmed. Returns how many messages are not, at the limit."""
+    def flush(self, timeout_s: Optional[float], owner: int = -1) -> FlushResult:
+        """Waits until everything that is accepted now is confirmed or has failed."""
         waiting.forbid_on_own_thread("flush()")
         link = self._data
-        return 0 if link is None else link.flush(timeout_s, owner)
+        return FlushResult() if link is None else link.flush(timeout_s, owner)
+
+    def unseen(self) -> int:
+        """How many messages have failed without anybody having asked about them."""
+        link = self._data
+        return 0 if link is None else link.unseen()
 
     # ---- closing ----------------------------------------------------------------------------------------------------
 

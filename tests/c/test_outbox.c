@@ -573,6 +573,77 @@ static void test_unseen_failures_are_counted_once(void)
     mcore_outbox_free(outbox);
 }
 
+struct marks_wait {
+    struct mcore_outbox *outbox;
+    uint64_t marks[2];
+    long owner;
+    uint64_t left;
+};
+
+static int64_t append_urgent(struct mcore_outbox *outbox, const char *payload, struct mcore_ticket *ticket);
+
+static void *wait_for_marks(void *given)
+{
+    struct marks_wait *wait = given;
+    wait->left = mcore_outbox_wait_marks(wait->outbox, wait->owner, wait->marks, 60 * SECOND);
+    return NULL;
+}
+
+static void test_a_flush_waits_for_what_was_accepted_before_it(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 64, 64);
+    append(outbox, "m", 0, NULL);
+    append_urgent(outbox, "m", NULL); /* of a thread with a backlog: into the bulk lane as well */
+    append(outbox, "m", 0, NULL);
+    struct marks_wait waits[3];
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) {
+        waits[i].outbox = outbox;
+        waits[i].owner = i - 1; /* of all, of owner 0 whose messages these are, of one that has none */
+        waits[i].left = 99;
+        mcore_outbox_marks(outbox, waits[i].marks);
+        CHECK(waits[i].marks[0] == 3 && waits[i].marks[1] == 0);
+    }
+    for (int i = 0; i < 10; i++)
+        append(outbox, "later", 0, NULL);
+    CHECK(mcore_outbox_wait_marks(outbox, -1, waits[0].marks, 0) == 3);
+    for (int i = 0; i < 3; i++)
+        pthread_create(&threads[i], NULL, wait_for_marks, &waits[i]);
+    pthread_join(threads[2], NULL);
+    CHECK(waits[2].left == 0);
+    ack(outbox, 5, "{\"seq\":1}");
+    ack(outbox, 1, "{\"seq\":2}");
+    ack(outbox, 0, "{\"seq\":3}");
+    CHECK(mcore_outbox_wait_marks(outbox, -1, waits[0].marks, 0) == 1);
+    mcore_outbox_settle(outbox, 2, MCORE_REFUSED, 0, 0, 500, 1, "", 0);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK(waits[i].left == 0);
+    }
+    CHECK(mcore_outbox_outstanding(outbox, -1) == 9);
+    CHECK(mcore_outbox_take_failed(outbox, -1) == 1);
+    CHECK(mcore_outbox_take_failed(outbox, -1) == 0);
+    CHECK(mcore_outbox_release(outbox) == 0); /* not closed, and not empty */
+    mcore_outbox_close(outbox);
+    CHECK(mcore_outbox_release(outbox) == 0);
+    CHECK(mcore_outbox_abandon(outbox) == 9);
+    CHECK(mcore_outbox_take_failed(outbox, -1) == 9);
+    CHECK(mcore_outbox_release(outbox) == 1);
+    CHECK(mcore_outbox_release(outbox) == 1); /* again: nothing is left to give back */
+    CHECK(append(outbox, "m", 0, NULL) == MCORE_E_CLOSED);
+    CHECK(mcore_outbox_settle(outbox, 7, MCORE_DELIVERED, 1, 0, 0, 0, NULL, 0) == 0);
+    CHECK(mcore_outbox_abandon(outbox) == 0);
+    CHECK(mcore_outbox_expire(outbox, INT64_MAX - 1) == 0);
+    CHECK(mcore_outbox_rewind(outbox) == 0);
+    CHECK(mcore_outbox_wait_marks(outbox, -1, waits[0].marks, SECOND) == 0);
+    CHECK(mcore_outbox_wait_drained(outbox, -1, 0, SECOND) == 0);
+    CHECK(mcore_outbox_wait_room(outbox, 100, SECOND) == MCORE_E_CLOSED);
+    struct mcore_stats stats;
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.accepted == 13 && stats.delivered == 3 && stats.failed == 1 && stats.abandoned == 9);
+    mcore_outbox_free(outbox);
+}
+
 static void test_deadlines_end_only_what_is_due(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 16, 1);
@@ -1595,6 +1666,7 @@ int main(void)
     RUN(test_a_group_hands_out_each_settled_ticket_once);
     RUN(test_groups_come_and_go_while_tickets_are_settled);
     RUN(test_unseen_failures_are_counted_once);
+    RUN(test_a_flush_waits_for_what_was_accepted_before_it);
     RUN(test_deadlines_end_only_what_is_due);
     RUN(test_rewind_sends_the_unsettled_again_in_order);
     RUN(test_bytes_being_written_are_not_overwritten);

@@ -110,9 +110,9 @@ def test_opening_the_data_link_that_is_interrupted_is_refused_to_its_interrupter
 
     connect = DataLink._connect_any
 
-    def interrupted(*args):
+    def interrupted(*args, **options):
         interrupt()
-        return connect(*args)
+        return connect(*args, **options)
 
     monkeypatch.setattr(DataLink, "_connect_any", interrupted)
     memphis.producer(station_name, "p").produce(b"1")

@@ -308,6 +308,56 @@ def test_backlogs_are_counted_by_owner(binding) -> None:
     assert link.wait_drained(1, SECOND // 1000) == 1
 
 
+def test_marks_are_of_what_was_accepted_before_them(binding) -> None:
+    link = link_of(binding)
+    first, second = route_of(binding, link), route_of(binding, link)
+    for route in (first, first, second):
+        route.send(b"x", b"", b"", LONG, binding.Ticket)
+    marks = link.marks()
+    second.send(b"later", b"", b"", LONG, binding.Ticket)
+    assert [link.wait_marks(owner, marks, SECOND // 1000) for owner in (-1, 0, 1)] == [3, 2, 1]
+    assert link.take_failed() == 0
+    link.close()
+    link.abandon()
+    assert [link.wait_marks(owner, marks, LONG) for owner in (-1, 0, 1)] == [0, 0, 0]
+    assert [link.take_failed(owner) for owner in (-1, 0, 1)] == [4, 2, 2]
+    assert [link.take_failed(owner) for owner in (-1, 0, 1)] == [0, 0, 0]
+
+
+def test_a_released_link_answers_every_call_as_a_closed_and_empty_one(binding) -> None:
+    link = link_of(binding)
+    route = route_of(binding, link)
+    ticket = route.send(b"x", b"", b"", LONG, binding.Ticket)
+    inbox = binding.Inbox(link, 7)
+    assert not link.release()
+    link.close()
+    assert not link.release()
+    link.abandon()
+    link.stop()
+    assert link.release()
+    assert link.release()
+    assert (ticket.outcome, ticket.wait(0), ticket.look()) == (ABANDONED,) * 3
+    for send in (route.send, lambda *args: route.send_and_wait(*args, 0)):
+        with pytest.raises(ClosedError):
+            send(b"x", b"", b"", LONG, binding.Ticket)
+    with pytest.raises(ConnectionLostError):
+        link.write(b"PING\r\n")
+    with pytest.raises(ConnectionLostError):
+        link.ping()
+    with pytest.raises(ClosedError):
+        link.wait_room(10, SECOND)
+    assert (link.outstanding(), link.wait_drained(-1, SECOND), link.abandon(), link.is_up()) == (0, 0, 0, False)
+    assert link.stats()["abandoned"] == 1
+    assert route.frame_size(1, 0, 0) > 0
+    assert not link.watch(ticket, print)
+    assert link.wait_reports(0) == []
+    assert not link.send_loop()
+    assert inbox.is_closed
+    link.push()
+    link.wake()
+    link.detach()
+
+
 def subclass(binding):
     """One without state of its own, as producers use."""
     return type("Delivery", (binding.Ticket,), {"__slots__": (), "extra": lambda self: self.slot + 100})
