@@ -8,6 +8,7 @@ percent-decoded exactly once, after the split.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Optional
 from urllib.parse import unquote
@@ -43,9 +44,31 @@ class ParsedUrl:
 
 
 def looks_like_url(host: str) -> bool:
-    """Whether *host* is a URL of any scheme, except the ``http://`` that the official SDKs cut off."""
-    scheme, sep, _ = host.partition("://")
-    return bool(sep) and scheme.lower() not in ("http", "https")
+    """Whether *host* is a URL; a bare name behind the ``http://`` that the official SDKs cut off is none."""
+    scheme, sep, rest = host.partition("://")
+    if not sep or scheme.lower() not in ("http", "https"):
+        return bool(sep)
+    name = rest.rstrip("/")
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1].replace(":", "")
+    return any(char in name for char in ":@/?#")
+
+
+def is_loopback(host: str) -> bool:
+    """
+    Whether only this machine can be meant: an address of the loopback, or the name localhost.
+
+    Nothing is resolved: what a name leads to is its owner's choice, and may change.
+    """
+    name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if name.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (inner or address).is_loopback
 
 
 def parse_url(url: str, known_options: frozenset[str]) -> ParsedUrl:
@@ -118,6 +141,7 @@ def _parse_host(part: str) -> tuple[str, Optional[int]]:
         host, bracket, after = part[1:].partition("]")
         if not bracket or (after and not after.startswith(":")) or ":" not in host:
             raise ConfigurationError("the URL's host: an IPv6 address must be written as [::1] or [::1]:6666")
+        host = host.replace("%25", "%", 1)  # before an interface, as RFC 6874 has it
         port = after[1:]
         has_port = bool(after)
     else:

@@ -366,6 +366,8 @@ def _take_environment(values: dict[str, Any], environ: Mapping[str, str]) -> Non
     for secret in ("PASSWORD", "TOKEN"):
         env[secret] = _secret_from_environment(secret, environ)
     if env["URL"]:
+        if "://" in env["URL"] and not looks_like_url(env["URL"]):
+            parse_url(env["URL"], frozenset())  # http://name, which is fine as a host: the error names the scheme
         if not looks_like_url(env["URL"]):
             raise ConfigurationError("MEMPHIS_URL is not a URL; the form is memphis://user:password@host:port")
         values["host"] = env["URL"]

@@ -121,7 +121,7 @@ class Door:
         visits: How many connections there were.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], at: str) -> None:
         self.target = target
         self.treatments: deque[Treatment] = deque()
         self.usual: Treatment = passes
@@ -130,8 +130,10 @@ class Door:
         self._lock = threading.Lock()  # guards _sockets
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.host, self.port = self._listener.getsockname()
+        self._listener = socket.create_server(
+            (at, 0), family=socket.AF_INET6 if ":" in at else socket.AF_INET, backlog=512
+        )
+        self.host, self.port = self._listener.getsockname()[:2]
         self._spawn(self._accept)
 
     def _spawn(self, target: Callable[..., None], *args: object) -> None:
@@ -208,12 +210,12 @@ class Door:
 
 
 @pytest.fixture
-def door_to() -> Iterator[Callable[[str, int], Door]]:
-    """``door_to(host, port)`` gives an open ``Door`` in front of that address."""
+def door_to() -> Iterator[Callable[..., Door]]:
+    """``door_to(host, port)`` gives an open ``Door`` in front of that address; ``at`` is where it listens."""
     doors: list[Door] = []
 
-    def make(host: str, port: int) -> Door:
-        doors.append(Door((host, port)))
+    def make(host: str, port: int, at: str = "127.0.0.1") -> Door:
+        doors.append(Door((host, port), at))
         return doors[-1]
 
     yield make

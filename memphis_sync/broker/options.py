@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
+from memphis_sync._url import is_loopback
 from memphis_sync.errors import ConfigurationError, MemphisError
 
 DEFAULT_PORT = 6666
@@ -19,7 +20,6 @@ DLS_RETENTION_HOURS = 3  # as in Memphis' own configuration
 _MAX_DLS_RETENTION_HOURS = 720  # 30 days
 ROOT = "root"
 _USERNAME = re.compile(r"[a-z0-9_.-]{1,60}\Z")
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 class BrokerError(MemphisError):
@@ -147,7 +147,7 @@ class BrokerOptions:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return self.host.startswith(_LOOPBACK)
+        return is_loopback(self.host)
 
 
 def _check_user(name: str, password: str) -> None:

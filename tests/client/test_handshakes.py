@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Callable
 
 import pytest
 from fix_door import INFO, comes_late, held_back, is_silent, keeps_saying, passes, refuses, says
+from fix_process import run_python
 
 import memphis_sync
 from memphis_sync import AuthenticationError, ClosedError, ConnectError
@@ -407,6 +408,58 @@ def test_a_thread_that_meets_the_unforeseen_goes_on(
         until(lambda: len([event for event in events if "nobody thought of this" in event.reason]) == 3)
         assert set(threads_of(client).values()) == {True}
     assert "nobody thought of this" in caplog.text
+
+
+def test_a_broker_at_an_ipv6_address(broker, door_to, station_name: str, until) -> None:
+    door = door_to(broker.host, broker.port, at="::1")
+    with memphis_sync.connect("::1", "root", password=broker.password, port=door.port) as client:
+        assert client.produce(station_name, "p", b"1").sequence == 1
+    with memphis_sync.connect(f"memphis://root:{broker.password}@[::1]:{door.port}") as client:
+        producer = client.producer(station_name, "p")
+        assert producer.produce(b"2").sequence == 2
+        assert f"[::1]:{door.port}" in repr(client)
+        door.cut()
+        assert producer.produce(b"3", ack_wait_sec=20).sequence == 3
+        until(client.is_connected)
+
+
+INTERRUPTED = """
+import os, signal, socket, sys, threading, time
+import memphis_sync
+
+def fds():
+    return len(os.listdir("/proc/self/fd"))
+
+def threads():
+    return sorted(t.name for t in threading.enumerate())
+
+sock = socket.create_server(("127.0.0.1", 0))
+options = dict(username="root", password="x", port=sock.getsockname()[1], timeout_ms=60_000, wait_s=60.0)
+def attempt():
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        memphis_sync.connect("127.0.0.1", **options)
+    except KeyboardInterrupt:
+        timer.join()
+        return
+    raise SystemExit("no KeyboardInterrupt")
+attempt()
+before = fds(), threads()
+for _ in range(5):
+    attempt()
+until = time.monotonic() + 20
+while (fds(), threads()) != before and time.monotonic() < until:
+    time.sleep(0.05)
+print(before, (fds(), threads()))
+sys.exit(0 if (fds(), threads()) == before else 1)
+"""
+
+
+def test_ctrl_c_while_connecting_leaves_no_thread_and_no_descriptor(tmp_path) -> None:
+    program = tmp_path / "interrupted.py"
+    program.write_text(INTERRUPTED)
+    run_python("-W", "error", program, timeout_s=60)
 
 
 def test_many_threads_do_not_stay_behind(reached) -> None:
