@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 from memphis_sync import options as opt
 from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import Requests, longest_s
-from memphis_sync._runtime import Runtime, exit as exit_drain, fork, waiting
+from memphis_sync._runtime import Runtime, exit as exit_drain, fork, primitives, waiting
 from memphis_sync.errors import UsageError
 from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, RetryPolicy, Stats
 
@@ -76,6 +76,7 @@ class Connection:
         """Connects this client; arguments and errors are those of memphis_sync.connect(). A client connects once."""
         if self._runtime_or_none is not None:
             raise UsageError(f"{self!r} has been connected before; make another one with memphis_sync.connect()")
+        primitives.check_threading()
         options = opt.build_connect_options(
             host=host,
             username=username,

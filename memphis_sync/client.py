@@ -23,6 +23,7 @@ from memphis_sync._arguments import (
     with_suffix,
 )
 from memphis_sync._hints import hint_function, hint_keywords
+from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
 from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
@@ -40,7 +41,7 @@ from memphis_sync.types import LinkEvent, Retention, RetryPolicy, Storage
 
 
 @hint_keywords(but={"produce"})
-class Memphis(SchemaCalls):
+class Memphis(NotCopied, NotAwaited, SchemaCalls):
     """
     A client of a Memphis broker. Make one a process with memphis_sync.connect(), and share it between all threads.
 
@@ -49,6 +50,8 @@ class Memphis(SchemaCalls):
     Attributes:
         MAX_BATCH_SIZE: The most messages that one fetch may ask for.
     """
+
+    _instead = "share it between the threads of a process, and open one in each process (memphis_sync.connect)"
 
     MAX_BATCH_SIZE = opt.MAX_BATCH_SIZE
 
@@ -556,7 +559,8 @@ def connect(
         A connected client. Close it, or use it as a context manager.
 
     Raises:
-        ConfigurationError: An argument is missing, out of its bounds or contradicts another; nothing was opened.
+        ConfigurationError: An argument is missing, out of its bounds or contradicts another, or gevent or eventlet has
+            patched threads or sockets; nothing was opened.
         AuthenticationError: The broker refused the credentials. A login that only took too long, or any other word of
             the server's that is not a verdict on the credentials, is tried again within *timeout_ms*. (In a later
             outage, a client ends for good when each address has refused the credentials five times.)

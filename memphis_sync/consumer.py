@@ -20,6 +20,7 @@ from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, QUICK, Consumin
 from memphis_sync._hints import hint_keywords
 from memphis_sync._link import Binding, PullSession
 from memphis_sync._logs import Log
+from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import JS_S
 from memphis_sync._runtime import Runtime, primitives, waiting
 from memphis_sync._threads import handing_over
@@ -54,7 +55,7 @@ _LOOK_S = 2.0  # for the question whether a group is still there
 
 
 @hint_keywords()
-class Consumer:
+class Consumer(NotCopied, NotAwaited):
     """
     A member of a consumer group; made by ``client.consumer()``. May be used by several threads.
 
@@ -72,6 +73,10 @@ class Consumer:
         max_msg_deliveries: How often a message is delivered before it becomes a dead letter.
         MAX_BATCH_SIZE: The most messages that one fetch may ask for.
     """
+
+    _instead = (
+        "share it between the threads of a process; in another process, make one with the client that is opened there"
+    )
 
     MAX_BATCH_SIZE = MAX_BATCH_SIZE
 

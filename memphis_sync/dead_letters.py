@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 
 from memphis_sync._hints import hint_keywords
 from memphis_sync._logs import Log
+from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import CREATE_S, Requests, server_error
 from memphis_sync._wire import subjects
 from memphis_sync._wire.dead_letters import (
@@ -92,7 +93,7 @@ Ids = Union[int, DeadLetter, Iterable[Union[int, DeadLetter]]]
 
 
 @hint_keywords()
-class DeadLetters:
+class DeadLetters(NotCopied, NotAwaited):
     """
     The dead letters of one station; ``client.dls("orders")``, or ``dls`` of a Station.
 
@@ -101,6 +102,8 @@ class DeadLetters:
     Attributes:
         station_name: Lower case.
     """
+
+    _instead = "hand on the station's name, and call dls() of the client that is used there"
 
     def __init__(self, client: Memphis, station_name: str) -> None:
         self._client = client

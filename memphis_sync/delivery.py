@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from memphis_sync._codec import Ticket
 from memphis_sync._logs import Log
+from memphis_sync._refusals import NotCopied
 from memphis_sync._runtime import waiting
 from memphis_sync.errors import (
     AckTimeoutError,
@@ -28,7 +29,7 @@ from memphis_sync.errors import (
     StationGoneError,
 )
 from memphis_sync.options import check_callable
-from memphis_sync.types import PubAck
+from memphis_sync.types import PubAck, PubAcks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +57,14 @@ class Target(NamedTuple):
     of_stations: int = 1  # how many the producer has
 
 
-class Delivery(Ticket):
+class Delivery(NotCopied, Ticket):
     """
     The outcome of one message to one station, now or later. Made by ``produce(..., nonblocking=True)``.
 
     May be waited for by any number of threads, and awaited in an asyncio program without blocking its loop.
     """
+
+    _instead = "hand on what its result() returns, a PubAck"
 
     __slots__ = ()
 
@@ -163,13 +166,15 @@ class Delivery(Ticket):
         return f"<Delivery {self.station} {_OUTCOMES[self.outcome]}>"
 
 
-class Deliveries(Mapping[str, Delivery]):
+class Deliveries(NotCopied, Mapping[str, Delivery]):
     """
     The outcomes of one message to several stations: a mapping of station to Delivery, used like a single one.
 
     ``result()`` is the mapping of station to PubAck, or a MultiStationError that holds successes and failures. Two of
     them are equal only if they are the same object, so they can be members of a set.
     """
+
+    _instead = "hand on what its result() returns"
 
     __slots__ = ("_by_station", "_every")
     __hash__ = object.__hash__
@@ -212,7 +217,7 @@ class Deliveries(Mapping[str, Delivery]):
         error = self.exception(timeout)
         if error is not None:
             raise error
-        return {station: pub_ack(delivery) for station, delivery in self._each.items()}
+        return PubAcks({station: pub_ack(delivery) for station, delivery in self._each.items()})
 
     def exception(self, timeout: Optional[float] = None) -> Optional[MultiStationError]:
         """Waits as result() does; returns the error that it would raise, None when all confirmed."""

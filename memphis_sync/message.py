@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 from memphis_sync._codec import RawMessage, parse_headers
 from memphis_sync._hints import hint_keywords
 from memphis_sync._logs import Log
+from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import report_dead_letter
 from memphis_sync._runtime import Runtime, waiting
 from memphis_sync._runtime.schemas import decoded
@@ -87,7 +88,7 @@ class Source:
 
 
 @hint_keywords(but={"ack", "nack"})
-class Message(RawMessage):
+class Message(NotCopied, RawMessage):
     """
     A message, to be acknowledged with ack() within the consumer's ``max_ack_time_ms``; else it is delivered again.
 
@@ -100,6 +101,10 @@ class Message(RawMessage):
             with message:
                 handle(message.data)
     """
+
+    _instead = (
+        "it is answered where it was fetched; hand on what it says: .data, .headers, .station, .partition, .sequence"
+    )
 
     __slots__ = ()
 
@@ -372,7 +377,7 @@ class Message(RawMessage):
         self.answer = "ack"
 
 
-class Messages(list[Message]):
+class Messages(NotAwaited, list[Message]):
     """What a fetch returns: a list of messages that also shows itself as plain dicts."""
 
     __slots__ = ()

@@ -9,7 +9,6 @@ Messages that one thread produces to one partition are stored in that order, blo
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 import warnings
@@ -21,6 +20,7 @@ from memphis_sync._codec import Route, Turn, Turns, encode_header
 from memphis_sync._hints import hint_keywords
 from memphis_sync._matching import encode_all, encode_one
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
+from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._runtime import waiting
 from memphis_sync._wire.names import publish_subject, stream_name
 from memphis_sync._wire.partitions import check_partition, partition_for_key
@@ -58,7 +58,7 @@ Appended = TypeVar("Appended")
 
 
 @hint_keywords(but={"produce"})
-class Producer:
+class Producer(NotCopied, NotAwaited):
     """
     Produces to one station, or to several at once. Made by ``client.producer()``; may be used by any number of threads.
 
@@ -68,6 +68,10 @@ class Producer:
         name: Lower case.
         stations: Names of its stations, in the order given.
     """
+
+    _instead = (
+        "share it between the threads of a process; in another process, make one with the client that is opened there"
+    )
 
     def __init__(
         self,
@@ -500,7 +504,8 @@ class Producer:
 
     def _at_once(self) -> Producer:
         """The same producer for a caller that waits for room in its own way: BufferFullError comes at once."""
-        twin = copy.copy(self)
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin._block_on_full_s = None
         return twin
 

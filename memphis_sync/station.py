@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
 from memphis_sync._hints import hint_keywords
+from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._wire.names import internal_name
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.options import check_int
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @hint_keywords()
-class Station:
+class Station(NotCopied, NotAwaited):
     """
     A station of the broker; made by ``client.station()``.
 
@@ -27,6 +28,8 @@ class Station:
         name: Lower case.
         internal_name: The form in streams and subjects: ``#`` for each dot.
     """
+
+    _instead = "hand on its name, and make another one with the client that is used there"
 
     def __init__(self, client: Memphis, name: str) -> None:
         self._client = client

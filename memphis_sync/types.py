@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Optional, Protocol, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Optional, Protocol, Union
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # 3.11 has it in typing
@@ -56,6 +56,22 @@ class PubAck(NamedTuple):
     sequence: int
     duplicate: bool
     stream: str
+
+    def __await__(self) -> NoReturn:
+        raise TypeError(
+            f"a PubAck cannot be awaited: produce() has already waited, and the message is stored ({self}); delete "
+            "'await', or give nonblocking=True"
+        )
+
+
+class PubAcks(dict[str, PubAck]):
+    """The broker's word of several stations, by name: what a blocking produce to several returns."""
+
+    def __await__(self) -> NoReturn:
+        raise TypeError(
+            f"the result cannot be awaited: produce() has already waited, and the message is stored in "
+            f"{', '.join(self)}; delete 'await', or give nonblocking=True"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "memphis_sync"
 
 # Bottom first. A name stands for the module or package memphis_sync.<name>; those of one row may use each other.
 ROWS = [
-    {"errors", "options", "types", "_hints", "_logs", "_threads", "_tls", "_url"},
+    {"errors", "options", "types", "_hints", "_logs", "_refusals", "_threads", "_tls", "_url"},
     {"_codec"},
     {"_wire", "_schema"},
     {"_nats"},
