@@ -97,6 +97,11 @@ def _report(
     except (MemphisError, UnicodeEncodeError):
         payload = None  # it has no bytes: there is nothing that a dead letter could hold
     messages: list[tuple[str, bytes]] = []
+    try:
+        is_memphis = runtime.data_link().is_memphis
+    except MemphisError as exc:
+        log.warning("a schema failure on station %s could not be reported: %s", view.name, exc)
+        return
     if view.live.schemaverse_to_dls and payload is not None:
         dead_letter = schema_dead_letter(
             station_internal=view.internal,
@@ -106,6 +111,7 @@ def _report(
             payload=payload,
             headers=_plain(headers),
             error=str(error),
+            is_memphis=is_memphis,
         )
         messages.append((subjects.SCHEMA_DEAD_LETTERS, dead_letter))
     if runtime.stations.send_notification:
@@ -115,7 +121,7 @@ def _report(
         messages.append((subjects.NOTIFICATIONS, notification))
     if messages:
         try:
-            runtime.reports.add(runtime.control, messages)
+            runtime.reports.add(runtime.control, messages, is_memphis=is_memphis)
         except MemphisError as exc:
             log.warning("a schema failure on station %s could not be reported: %s", view.name, exc)
 

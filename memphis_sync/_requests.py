@@ -21,6 +21,7 @@ from typing import Any, Callable, Optional
 
 from memphis_sync._codec import fork_generation
 from memphis_sync._control import ControlLink, Subscription
+from memphis_sync._control.api import ask_until_kept, store
 from memphis_sync._logs import Log
 from memphis_sync._runtime import Runtime
 from memphis_sync._wire import subjects
@@ -56,9 +57,7 @@ log = Log("memphis_sync.control")
 CREATE_S = 20.0  # as the official SDKs
 DESTROY_S = 5.0
 JS_S = 5.0
-REPORT_TRY_S = 3.0  # until a report is made again: who had it may have been killed, and then no answer comes
 _NO_RESPONDERS = 503
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.05, 0.5
 _NOT_NOW = "timeout"  # how the texts of our broker begin that are no verdict
 _PROTO_ASIDE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)  # comments and texts
 _FIRST_MESSAGE = re.compile(r"\bmessage\s+([A-Za-z_]\w*)\s*\{")
@@ -85,6 +84,11 @@ class Requests:
     @property
     def _control(self) -> ControlLink:
         return self._runtime.control
+
+    @property
+    def is_memphis(self) -> bool:
+        """Whether this is a Memphis broker, and not ours."""
+        return self._control.is_memphis
 
     @property
     def username(self) -> str:
@@ -393,9 +397,9 @@ async def report_dead_letter(control: ControlLink, body: bytes, timeout_s: float
     """
     Tells the broker of a message that a consumer cannot use.
 
-    Our broker answers once it keeps the message, and is asked until it does: a report that it gets twice is kept once,
-    and while nobody answers nobody keeps anything. A Memphis broker never answers: there the report counts as done when
-    its server has read it, and a station that keeps messages until they are acknowledged may lose it.
+    Our broker answers once it keeps the message, and is asked until it does: a report that it gets twice is kept once.
+    A Memphis broker never answers: there the report counts as done when its server has read it, and a station that
+    keeps messages until they are acknowledged may lose it.
 
     Args:
         control: Where to ask.
@@ -405,38 +409,37 @@ async def report_dead_letter(control: ControlLink, body: bytes, timeout_s: float
 
     Raises:
         ServerError: The broker cannot keep it.
-        DeadlineError: Nobody answered in time; whether it is kept is not known.
+        DeadlineError: Nobody said in time that it is kept; it may be.
         ConnectionLostError, ClosedError: As ControlLink.request().
     """
     if is_memphis:
         await control.publish(subjects.NACKED_DEAD_LETTERS, body, timeout_s)
-        return
-    deadline, pause_s = time.monotonic() + timeout_s, _FIRST_PAUSE_S
-    while True:
-        try:
-            reply = await control.request(
-                subjects.DEAD_LETTER_REPORT, body, min(REPORT_TRY_S, max(0.001, deadline - time.monotonic()))
-            )
-            error = parse_plain_reply(reply)
-            if not error:
-                return
-            reason: Exception = server_error(error, "dead_letter()")
-            if not error.startswith(_NOT_NOW):
-                raise reason
-        except (DeadlineError, ConnectionLostError) as exc:
-            reason = exc
-        except ServerError as exc:
-            if exc.code != _NO_RESPONDERS:
-                raise
-            reason = exc
-        if time.monotonic() + pause_s >= deadline:
-            raise DeadlineError(
-                f"dead_letter(): the broker did not say within {timeout_s:g} s that it keeps the message ({reason})",
-                timeout_s=timeout_s,
-            ) from reason
-        log.debug("dead_letter(): asking again: %s", reason)
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+    else:
+        await ask_until_kept(control, subjects.DEAD_LETTER_REPORT, body, timeout_s, "dead_letter()", _judge_report)
+
+
+def _judge_report(reply: bytes) -> str:
+    error = parse_plain_reply(reply)
+    if error and not error.startswith(_NOT_NOW):
+        raise server_error(error, "dead_letter()")
+    return error
+
+
+async def acknowledge_dead_letter(control: ControlLink, body: bytes, timeout_s: float, *, is_memphis: bool) -> None:
+    """
+    Tells the broker that a group is done with a dead letter that was sent again.
+
+    Arguments as report_dead_letter(); to a Memphis broker it is published, and counts as done when its server has read
+    it.
+
+    Raises:
+        DeadlineError: Our broker did not say in time that it has it.
+        ConnectionLostError, ClosedError: As ControlLink.request().
+    """
+    if is_memphis:
+        await control.publish(subjects.DEAD_LETTER_ACKS, body, timeout_s)
+    else:
+        await store(control, subjects.DEAD_LETTER_ACKS, body, timeout_s, "ack()")
 
 
 async def give_back(

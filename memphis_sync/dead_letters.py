@@ -282,9 +282,9 @@ def _chunks(ids: Optional[Ids]) -> list[tuple[int, ...]]:
 
 async def _ask(requests: Requests, subject: str, body: bytes) -> bytes:
     try:
-        return await requests._ask(subject, body, CREATE_S, 0)
+        return await requests._ask(subject, body, CREATE_S, 0, may_be_starting=not requests.is_memphis)
     except ServerError as exc:
-        if exc.code == _NO_RESPONDERS:
+        if exc.code == _NO_RESPONDERS and requests.is_memphis:
             raise ServerError(
                 "the broker does not offer dead letters to clients: a Memphis broker has them in its REST API and its "
                 "web console only (POST /api/stations/resendPoisonMessages and dropDlsMessages)",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from memphis_sync._codec import encode_headers
 from memphis_sync._logs import Log
+from memphis_sync._requests import acknowledge_dead_letter
 from memphis_sync._wire import subjects
 from memphis_sync._wire.dead_letters import GROUP, ID, OWED, PARTITION, SEQUENCE, TIME
 from memphis_sync.errors import UsageError
@@ -154,15 +155,17 @@ class ResentMessage(Message):
         """
         The dead letter is done: the broker forgets it.
 
-        Always waits until the broker's server has read it, one round trip: nothing would make good for a lost one.
+        Always waits until the broker has it, asking again while nobody answers: nothing would make good for a lost one.
+        (A Memphis broker only ever says that it has read it.)
 
         Args:
             wait: No difference, see above.
-            timeout_s: How long, in seconds; above 0.
+            timeout_s: How long, in seconds; above 0. Restarts of the broker are waited out within it.
 
         Raises:
             UsageError: It was answered before.
-            ConnectionLostError, DeadlineError: It did not reach the broker; the call may be repeated.
+            DeadlineError: The broker did not say in time that it has it; the call may be repeated.
+            ConnectionLostError: It did not reach the broker; the call may be repeated.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         check_seconds("timeout_s", timeout_s, allow_zero=False)
@@ -170,7 +173,9 @@ class ResentMessage(Message):
         self.owner.check_open()
         runtime = self.owner.runtime
         body = json.dumps({"id": self.id, "cg_name": self.group}).encode()
-        runtime.call(runtime.control.publish(subjects.DEAD_LETTER_ACKS, body, timeout_s), timeout_s, "ack()")
+        is_memphis = runtime.data_link().is_memphis
+        work = acknowledge_dead_letter(runtime.control, body, timeout_s, is_memphis=is_memphis)
+        runtime.call(work, timeout_s, "ack()")
         self.answer = "ack"
 
     def nack(self) -> None:

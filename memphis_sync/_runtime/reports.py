@@ -12,16 +12,18 @@ from collections import deque
 from typing import Optional
 
 from memphis_sync._control import ControlLink
+from memphis_sync._control.api import store
 from memphis_sync._logs import Log
 from memphis_sync._runtime import primitives
 from memphis_sync._runtime.loop import LoopThread
+from memphis_sync._wire import subjects
 from memphis_sync.errors import MemphisError
 
 log = Log("memphis_sync.schema")
 
 MAX_BYTES = 16 * 1024 * 1024  # of reports that wait; a program that produces nothing but invalid messages stays small
 _AT_ONCE = 64  # reports in one round trip
-_SEND_S = 5.0
+_SEND_S = 20.0  # a broker that is restarted is back by then; nobody waits for it but what comes after
 _BUSY_S = 0.001
 
 
@@ -45,9 +47,9 @@ class Reports:
         self._idle: Optional[asyncio.Event] = None  # on the loop, like the task
         self._task: Optional[asyncio.Task[None]] = None
 
-    def add(self, control: ControlLink, messages: list[tuple[str, bytes]]) -> None:
+    def add(self, control: ControlLink, messages: list[tuple[str, bytes]], *, is_memphis: bool) -> None:
         """
-        Sends (subject, body) pairs soon; from any thread.
+        Sends (subject, body) pairs soon; from any thread. Our broker says of a dead letter that it keeps it.
 
         Raises:
             ClosedError: The client is closed.
@@ -63,7 +65,7 @@ class Reports:
                 return
             self._is_sending = True
         try:
-            self._loop.post(self._start, control)
+            self._loop.post(self._start, control, is_memphis)
         except MemphisError:
             with self._lock:
                 self._is_sending = False
@@ -74,11 +76,11 @@ class Reports:
         while self._idle is not None and not self._idle.is_set():
             await self._idle.wait()
 
-    def _start(self, control: ControlLink) -> None:
+    def _start(self, control: ControlLink, is_memphis: bool) -> None:
         self._idle = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._send(control))
+        self._task = asyncio.get_running_loop().create_task(self._send(control, is_memphis=is_memphis))
 
-    async def _send(self, control: ControlLink) -> None:
+    async def _send(self, control: ControlLink, *, is_memphis: bool) -> None:
         idle = self._idle
         assert idle is not None
         try:
@@ -97,10 +99,18 @@ class Reports:
                 if not batch:
                     return
                 results = await asyncio.gather(
-                    *(control.publish(subject, body, _SEND_S) for subject, body in batch), return_exceptions=True
+                    *(_send_one(control, subject, body, is_memphis=is_memphis) for subject, body in batch),
+                    return_exceptions=True,
                 )
                 failed = [result for result in results if isinstance(result, Exception)]
                 if failed:
                     log.warning("%d reports of schema failures could not be sent: %s", len(failed), failed[0])
         finally:
             idle.set()
+
+
+async def _send_one(control: ControlLink, subject: str, body: bytes, *, is_memphis: bool) -> None:
+    if subject == subjects.SCHEMA_DEAD_LETTERS and not is_memphis:
+        await store(control, subject, body, _SEND_S, "the report of a schema failure")
+    else:
+        await control.publish(subject, body, _SEND_S)

@@ -75,6 +75,7 @@ class SchemaDeadLetter(_Request):
 
     Attributes:
         data: The payload in hexadecimal digits; see payload_of().
+        report_id: Of our client: the same when a report is made again.
     """
 
     STRUCT: ClassVar[str] = "SchemaVerseDlsMessage"
@@ -89,6 +90,7 @@ class SchemaDeadLetter(_Request):
     size: int = _key("int", inside="message")
     validation_error: str = _key("string")
     partition_number: int = _key("int")
+    report_id: str = _key("string")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """
 What a producer tells the broker about a message that failed its station's schema.
 
-Both are published without a reply. ``headers`` must be an object and ``data`` whole bytes in hex: a Memphis broker
-stores anything else in pieces, or dies of it.
+A Memphis broker answers neither; ours answers the first when it has it, and knows one that comes again by its
+``report_id``. ``headers`` must be an object and ``data`` whole bytes in hex: a Memphis broker stores anything else in
+pieces, or dies of it.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 
 TITLE = "Schema validation has failed"
@@ -23,6 +25,7 @@ def schema_dead_letter(
     payload: bytes,
     headers: Mapping[str, str],
     error: str,
+    is_memphis: bool,
 ) -> bytes:
     """The body for ``$memphis_schemaverse_dls``; *headers* are the user's, the client's own are added."""
     own = {"$memphis_producedBy": producer, "$memphis_connectionId": connection_id}
@@ -33,6 +36,8 @@ def schema_dead_letter(
         "validation_error": error,
         "partition_number": partition,
     }
+    if not is_memphis:
+        body["report_id"] = uuid.uuid4().hex
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 

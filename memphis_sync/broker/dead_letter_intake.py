@@ -18,6 +18,7 @@ import base64
 import contextlib
 import logging
 import math
+import re
 import time
 from dataclasses import dataclass, replace
 from typing import Any, Optional
@@ -82,6 +83,7 @@ _MAX_PAUSE_S = 30.0
 _STOP_S = 2.0
 _MAX_REASON = 4096  # characters; a validator may quote the whole message
 _NO_MESSAGE = 10037
+_IDENTITY = re.compile(r"[0-9a-f]{32}\Z")
 _UNKNOWN_PRODUCER = "unknown"
 _NS_PER_S = 1_000_000_000
 
@@ -338,12 +340,13 @@ class DeadLetterIntake:
         block = write_headers(report.headers)
         data = block + payload_of(report.data)
         meta = message.metadata
+        # A report of the official clients has no identity of its own; its place in the queue is the same each time.
+        identity = f"{meta.sequence.stream}-{int(meta.timestamp.timestamp() * 1_000_000)}"
         letter = Kept(
             id=0,
             station=station,
             type=SCHEMA,
-            # A report has no identity of its own; its place in the queue is the same each time it comes.
-            place=f"{SCHEMA}.{meta.sequence.stream}-{int(meta.timestamp.timestamp() * 1_000_000)}",
+            place=f"{SCHEMA}.{report.report_id if _IDENTITY.match(report.report_id) else identity}",
             partition=max(0, report.partition_number),
             sequence=0,
             producer=report.producer_name[:_MAX_REASON],

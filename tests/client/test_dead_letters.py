@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from control_client import ControlClient
 from dead_letter_client import HEADERS, DeadLetterClient
+from fix_proxy import Proxy
 
 import memphis_sync
 from memphis_sync import ConfigurationError, DeadLetter, DeadlineError, Headers, ServerError, StationNotFoundError
-from memphis_sync._requests import report_dead_letter
+from memphis_sync._requests import acknowledge_dead_letter, report_dead_letter
+from memphis_sync.broker import BrokerOptions
 from memphis_sync.broker.server import NatsServer
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ def test_from_many_threads_each_is_dropped_once(station: memphis_sync.Station, i
         (lambda dls: dls.iterate("functions"), "type is 'functions'"),
         (lambda dls: dls.resend([True]), "ids is True"),
         (lambda dls: dls.resend(1.5), "ids is 1.5"),
-        (lambda dls: dls.drop(["1"]), "ids is '1'"),
+        (lambda dls: dls.drop(["1"]), "ids is a str"),
         (lambda dls: dls.drop(type="x"), "type is 'x'"),
     ],
 )
@@ -173,31 +175,68 @@ def test_a_station_that_is_not_there(memphis: Memphis, station_name: str) -> Non
         memphis.dls("no blanks")
 
 
-def test_a_broker_that_has_them_in_its_rest_api_only(tmp_path: Path, until: Any) -> None:
-    """A NATS server on which nothing answers these subjects, as a Memphis broker looks to them."""
-    from memphis_sync.broker import BrokerOptions
+class _AsMemphis(Proxy):
+    """In front of a NATS server: its INFO is that of a Memphis broker, which no client mistakes for ours."""
 
+    def _forward(self, pair: Any, sink: Any, data: bytes) -> None:
+        if data.startswith(b"INFO {"):
+            data = data.replace(b"INFO {", b'INFO {"connection_id":"1",', 1)
+        super()._forward(pair, sink, data)
+
+
+@pytest.fixture
+def bare_server(tmp_path: Path, until: Any) -> Iterator[NatsServer]:
+    """A NATS server on which nothing answers our requests."""
     server = NatsServer(BrokerOptions(port=0), tmp_path / "nats")
     server.prepare()
     server.spawn()
     try:
         until(server.is_up)
-        with memphis_sync.connect(f"memphis://root:memphis@127.0.0.1:{server.port}") as memphis:
+        yield server
+    finally:
+        server.stop()
+
+
+def test_a_memphis_broker_has_them_in_its_rest_api_only(bare_server: NatsServer, until: Any) -> None:
+    proxy = _AsMemphis(("127.0.0.1", bare_server.port))
+    try:
+        with memphis_sync.connect(f"memphis://root:memphis@127.0.0.1:{proxy.port}") as memphis:
             for call in (memphis.dls("st").list, memphis.dls("st").resend, memphis.dls("st").drop):
                 with pytest.raises(ServerError, match="REST API") as caught:
                     call()
                 assert caught.value.code == 503
-            # A message's report goes where a Memphis broker listens, and says no more than that it was read.
-            runtime, heard = memphis._runtime, []
-            runtime.call(runtime.control.subscribe("$memphis_nacked_dls", heard.append), 5, "subscribe")
-            runtime.call(report_dead_letter(runtime.control, b"report", 5, is_memphis=True), 10, "dead_letter()")
-            until(lambda: heard == [b"report"])
-            # On any other server silence is no success: nobody keeps what nobody answers for.
-            with pytest.raises(DeadlineError, match=r"did not say within 0\.5 s that it keeps the message"):
-                runtime.call(report_dead_letter(runtime.control, b"report", 0.5, is_memphis=False), 10, "dead_letter()")
-            assert heard == [b"report"]
+            # What a consumer says of a message goes where a Memphis broker listens, which answers nothing.
+            runtime = memphis._runtime
+            for subject, tell in {
+                "$memphis_nacked_dls": report_dead_letter,
+                "$memphis_pm_acks": acknowledge_dead_letter,
+            }.items():
+                heard: list[bytes] = []
+                runtime.call(runtime.control.subscribe(subject, heard.append), 5, "subscribe")
+                is_memphis = runtime.data_link().is_memphis
+                assert is_memphis
+                runtime.call(tell(runtime.control, b"body", 5, is_memphis=is_memphis), 10, "tell")
+                until(lambda heard=heard: heard == [b"body"])
     finally:
-        server.stop()
+        proxy.close()
+
+
+def test_silence_of_any_other_broker_is_no_success(bare_server: NatsServer) -> None:
+    """Nobody keeps what nobody answers for; and it is not said to be a Memphis broker."""
+    with memphis_sync.connect(f"memphis://root:memphis@127.0.0.1:{bare_server.port}") as memphis:
+        runtime = memphis._runtime
+        for subject, tell in {
+            "$memphis_nacked_dls": report_dead_letter,
+            "$memphis_pm_acks": acknowledge_dead_letter,
+        }.items():
+            heard: list[bytes] = []
+            runtime.call(runtime.control.subscribe(subject, heard.append), 5, "subscribe")
+            with pytest.raises(DeadlineError, match=r"did not say within 0\.5 s that it keeps it"):
+                runtime.call(tell(runtime.control, b"body", 0.5, is_memphis=False), 10, "tell")
+            assert tell is acknowledge_dead_letter or heard == []
+        with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:
+            memphis.dls("st").list()
+        assert caught.value.code == 503
 
 
 def test_where_messages_are_kept_until_they_are_acknowledged_dead_letters_are_kept_all_the_same(

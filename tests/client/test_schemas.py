@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 
 import graphql
@@ -215,6 +216,7 @@ def test_a_failure_is_reported_with_the_exact_bytes(memphis, attached, told, sta
     with pytest.raises(MemphisSchemaError) as caught:
         producer.produce(b"\x00\xff\x0a", headers={"k": "v"}, producer_partition_number=2)
     (report,) = told()
+    assert re.fullmatch("[0-9a-f]{32}", report.pop("report_id")), "our broker knows it by that when it comes again"
     own = {"$memphis_producedBy": "p1", "$memphis_connectionId": memphis._runtime.connection_id}
     assert report == {
         "station_name": name.replace(".", "#"),

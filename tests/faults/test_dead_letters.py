@@ -102,7 +102,7 @@ def test_when_nobody_answers_the_message_stays_with_its_group(
         else:
             os.kill(control_plane.pid, signal.SIGSTOP)
         started = time.monotonic()
-        with pytest.raises(DeadlineError, match="did not say within 1 s that it keeps the message"):
+        with pytest.raises(DeadlineError, match="did not say within 1 s that it keeps it"):
             message.dead_letter("no use", timeout_s=1)
         assert time.monotonic() - started < 3
         assert not message.is_answered
@@ -143,6 +143,46 @@ def test_a_group_that_is_not_known_is_no_success(memphis: Memphis, station_name:
     with pytest.raises(memphis_sync.ServerError, match="nobody consumes as group nobody"):
         message.dead_letter("no use")
     assert not message.is_answered
+
+
+def test_what_a_consumer_acknowledges_is_stored_while_the_broker_is_away(control_plane: BrokerProcess) -> None:
+    """The ack of a dead letter that was sent again: taken by the queue, or raised, and never just sent."""
+    with memphis_sync.connect(control_plane.url) as memphis:
+        consumer = prepared(memphis, "st", RETENTIONS[0], 1)
+        one(consumer).dead_letter("no use")
+        assert memphis.dls("st").resend() == 1
+        letter = one(consumer)
+        assert letter.is_dead_letter
+        control_plane.kill()
+        letter.ack()
+        control_plane.start()
+        deadline = time.monotonic() + 30
+        while memphis.dls("st").list():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_schema_failures_are_kept_when_the_broker_is_restarted_meanwhile(
+    fresh_broker: Fresh, tmp_path: Path, until: Any
+) -> None:
+    broker = fresh_broker(data_dir=tmp_path / "data")
+    with memphis_sync.connect(broker.url, reconnect_interval_ms=20, timeout_ms=20_000) as memphis:
+        memphis.station("st")
+        memphis.create_schema("numbers", "json", schema_content='{"type": "object", "required": ["n"]}')
+        memphis.enforce_schema("numbers", "st")
+        producer = memphis.producer("st", "p")
+        with pytest.raises(memphis_sync.SchemaError):
+            producer.produce({"m": 0})
+        until(lambda: len(memphis.dls("st").list()) == 1)
+        broker.kill()
+        for number in range(1, 101):
+            with pytest.raises(memphis_sync.SchemaError):
+                producer.produce({"m": number})
+        broker.start()
+        until(lambda: len(memphis.dls("st").list()) == 101)
+        letters = sorted(letter.data for letter in memphis.dls("st"))
+        assert letters == sorted(b'{"m": %d}' % number for number in range(101)), "each once"
 
 
 # ---- storms ---------------------------------------------------------------------------------------------------------

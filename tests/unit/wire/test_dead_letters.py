@@ -75,6 +75,7 @@ def test_reports_are_those_of_memphis() -> None:
         "message": {"data": "6869", "headers": {"k": "v"}, "size": 0},
         "validation_error": "wrong",
         "partition_number": 0,
+        "report_id": "",  # of our own client, to our own broker
     }
     assert json.loads(DeadLetterAck(3, "g").encode()) == {"id": 3, "cg_name": "g"}
 
