@@ -154,11 +154,11 @@ static bool read_error(struct cursor *c, struct mcore_puback *ack)
 
 int mcore_puback_parse(const uint8_t *json, size_t len, struct mcore_puback *ack)
 {
-    if (len > MCORE_MAX_PUBACK)
-        return MCORE_PENDING;
     struct cursor c = {json, json + len};
     bool refused = false;
     *ack = (struct mcore_puback){0};
+    if (len > MCORE_MAX_PUBACK)
+        return MCORE_PENDING;
     if (!take(&c, '{'))
         return MCORE_PENDING;
     while (!take(&c, '}')) {
