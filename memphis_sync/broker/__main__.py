@@ -46,7 +46,13 @@ def _users(names: list[str], file: Optional[Path]) -> dict[str, str]:
             raise ConfigurationError(f"--user {name}: its password is missing; set {password_variable(name)}")
         users[name] = password
     if file is not None:
-        for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except OSError as exc:
+            raise ConfigurationError(f"--users-file {file}: {exc.strerror or exc}") from exc
+        except UnicodeDecodeError as exc:
+            raise ConfigurationError(f"--users-file {file}: it is not UTF-8 text (byte {exc.start})") from exc
+        for number, line in enumerate(text.splitlines(), 1):
             name, colon, password = line.partition(":")
             if line.strip() and not colon:
                 raise ConfigurationError(f"{file}, line {number}: expected NAME:PASSWORD")
@@ -117,7 +123,7 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             port=arguments.port,
             data_dir=arguments.data,
             ephemeral=arguments.ephemeral,
-            nats=arguments.nats or os.environ.get(f"{_PREFIX}NATS"),
+            nats=os.environ.get(f"{_PREFIX}NATS") if arguments.nats is None else arguments.nats,
             root_password=os.environ.get(f"{_PREFIX}ROOT_PASSWORD", DEFAULT_ROOT_PASSWORD),
             users=_users(arguments.user, arguments.users_file),
             token=os.environ.get(f"{_PREFIX}TOKEN"),
@@ -130,7 +136,7 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             tls_ca=arguments.tls_ca,
             sdk_port=arguments.sdk_port,
         )
-    except (ConfigurationError, OSError) as exc:
+    except ConfigurationError as exc:
         parser.error(str(exc))
     return run(options)
 

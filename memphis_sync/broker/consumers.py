@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 from dataclasses import asdict
-from typing import Optional
+from typing import Any, Optional
 
 from nats.aio.client import Client
+from nats.js.errors import APIError
 
 from memphis_sync._wire.control import ConsumerCreate, ConsumerDestroy, ConsumerReply
 from memphis_sync._wire.names import durable_name, lower_name, stream_name
@@ -28,13 +30,15 @@ from memphis_sync._wire.streams import StationSettings, check_start, consumer_co
 from memphis_sync.broker.activity import open_connection_ids
 from memphis_sync.broker.claims import Claims
 from memphis_sync.broker.dead_letter_intake import DeadLetterIntake
-from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, both, first_error
+from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, both, first_error, is_no_room
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schema_store import active_version
 from memphis_sync.broker.state import ConflictError, Row, State, connection_key, key_of, name_of
 from memphis_sync.broker.stations import WAIT_S, Stations, settings_of
 from memphis_sync.broker.users import Users
+
+log = logging.getLogger("memphis_sync.broker")
 
 _TYPES = ("application", "connector")
 _WITH_PARTITIONS = 2  # the first request version whose sender understands partitions
@@ -87,17 +91,47 @@ class Consumers:
         async with self._locks.hold(group_key):
             try:
                 # Side by side, for speed; a row whose station could not be made goes again below.
-                row, _ = await both(
+                row, is_known = await both(
                     self._stations.find_or_create(station),
-                    self._state.members.put(member_key, {**asdict(request), "created": time.time()}),
+                    self._remember(member_key, {**asdict(request), "created": time.time()}),
                 )
                 settings = settings_of(row)
                 await self._wait_until_open(group_key, settings, group)
+                if not is_known:
+                    await self._require_durables(settings, group)
                 await self._make_durables(settings, group, request)
             except BaseException:
                 await self._state.members.purge(member_key)
                 raise
         return ConsumerReply(schema_update=await active_version(self._state, row), partitions=settings.partitions)
+
+    async def _remember(self, key: str, value: dict[str, Any]) -> bool:
+        """
+        Writes a member's row; False when the store is full. A group that is there can be joined all the same, for its
+        members are who makes room: what such a one lacks is the row that keeps the group when all others have left.
+        """
+        try:
+            await self._state.members.put(key, value)
+        except APIError as exc:
+            if not is_no_room(exc):
+                raise
+            log.warning("the store is full: a consumer joins its group without being remembered")
+            return False
+        return True
+
+    async def _require_durables(self, settings: StationSettings, group: str) -> None:
+        """
+        Checks that a group is there on all partitions.
+
+        Raises:
+            Refusal: It would have to be made, with nobody who is remembered as its member.
+        """
+        infos = (
+            self._api.request(f"CONSUMER.INFO.{stream_name(settings.internal, partition)}.{durable_name(group)}")
+            for partition in settings.partitions
+        )
+        if first_error(await asyncio.gather(*infos, return_exceptions=True)) is not None:
+            raise Refusal(f"the broker's store is full: there is no room for the new consumer group {group}")
 
     async def destroy(self, body: bytes) -> None:
         """Serves a destruction: one member of that name on that connection goes."""
@@ -161,6 +195,11 @@ class Consumers:
             except ConflictError:  # another copy closes it, or died at that: look again when it is over
                 await self._wait_until_open(group_key, settings, group)
                 continue
+            except APIError as exc:
+                if not is_no_room(exc):
+                    raise
+                log.warning("the store is full: group %s stays although its last member has gone", group)
+                return
             if await self._has_connected_members(group_key):
                 await self._unmark(group_key, mark)
             else:

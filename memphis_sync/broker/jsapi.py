@@ -11,6 +11,7 @@ from typing import Any, Optional, TypeVar
 
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, NoRespondersError, TimeoutError as NatsTimeoutError
+from nats.js.errors import APIError
 
 TIMEOUT_S = 10.0  # half of what the official clients wait for a creation
 _NS_PER_S = 1_000_000_000
@@ -21,6 +22,7 @@ STREAM_NOT_FOUND = 10059
 STREAM_EXISTS = 10058  # with another configuration
 REPLICAS_WITHOUT_CLUSTER = 10074
 NO_SUITABLE_PEERS = 10005
+NO_ROOM = (10002, 10023, 10028, 10047)  # limits of the account, of the server, of its memory and of its store
 CONSUMER_EXISTS = (10105, 10148)  # in use as another kind; exists with another configuration
 
 
@@ -35,6 +37,11 @@ class JetStreamError(Exception):
     def __init__(self, description: str, err_code: int = 0) -> None:
         super().__init__(f"{description} ({err_code})" if err_code else description)
         self.err_code = err_code
+
+
+def is_no_room(exc: BaseException) -> bool:
+    """Whether JetStream refused to store something because a limit is reached."""
+    return isinstance(exc, (JetStreamError, APIError)) and exc.err_code in NO_ROOM
 
 
 class JetStreamApi:

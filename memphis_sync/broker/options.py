@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
+from urllib.parse import urlsplit
 
 from memphis_sync._url import is_loopback
 from memphis_sync.errors import ConfigurationError, MemphisError
@@ -19,7 +21,29 @@ MAX_PAYLOAD = 8 * 1024 * 1024  # what Memphis' own configuration allows
 DLS_RETENTION_HOURS = 3  # as in Memphis' own configuration
 _MAX_DLS_RETENTION_HOURS = 720  # 30 days
 ROOT = "root"
+_HOST = re.compile(r"[A-Za-z0-9_.:%-]*\Z")
 _USERNAME = re.compile(r"[a-z0-9_.-]{1,60}\Z")
+_NATS_SCHEMES = ("nats", "tls", "ws", "wss")
+
+
+def nats_address(url: str) -> tuple[str, int]:
+    """
+    Host and port of a NATS server's URL, or of the first of several with commas between them, without credentials.
+
+    Raises:
+        ConfigurationError: It is no such URL; the text does not hold it, for it may hold a password.
+    """
+    first = url.partition(",")[0].strip()
+    try:
+        parts = urlsplit(first if "://" in first else f"nats://{first}")
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise ConfigurationError("nats is not a URL as nats://host:4222: its host or port cannot be read") from exc
+    if parts.scheme not in _NATS_SCHEMES:
+        raise ConfigurationError(f"nats has the scheme {parts.scheme!r}; it must be one of {', '.join(_NATS_SCHEMES)}")
+    if not host or port == 0:
+        raise ConfigurationError("nats is not a URL as nats://host:4222: it names no host, or port 0")
+    return host, port or 4222
 
 
 class BrokerError(MemphisError):
@@ -44,7 +68,7 @@ class BrokerOptions:
     How a broker runs.
 
     Attributes:
-        host: Address to listen on; loopback unless told otherwise.
+        host: Address to listen on, IPv4 or IPv6, or a name; loopback unless told otherwise. ``::`` takes both kinds.
         port: Port to listen on; 0 for a free one.
         data_dir: Folder of streams and state; None for the platform's data folder.
         ephemeral: Keep everything in a temporary folder that is removed at the end.
@@ -98,6 +122,12 @@ class BrokerOptions:
             raise ConfigurationError("ephemeral and data_dir exclude each other")
         if self.nats is not None and (self.ephemeral or self.data_dir is not None):
             raise ConfigurationError("nats excludes data_dir and ephemeral: an existing server keeps its own data")
+        if self.nats is not None:
+            for url in self.nats.split(","):
+                nats_address(url)
+        self._check_host()
+        self._check_ready_file()
+        self._check_data_dir()
         self._check_tls()
         for name, password in {ROOT: self.root_password, **self.users}.items():
             _check_user(name, password)
@@ -105,6 +135,44 @@ class BrokerOptions:
             raise ConfigurationError("users holds 'root'; its password is root_password")
         if self.token is not None:
             _check_secret("token", self.token)
+
+    def _check_host(self) -> None:
+        if self.host.startswith("[") and self.host.endswith("]"):  # as in a URL
+            object.__setattr__(self, "host", self.host[1:-1])
+        if not _HOST.match(self.host):
+            raise ConfigurationError(f"host is {self.host!r}; it must be an IP address or a name, without a port")
+        if ":" in self.host:
+            try:
+                ipaddress.IPv6Address(self.host)
+            except ValueError as exc:
+                raise ConfigurationError(
+                    f"host is {self.host!r}, which is no IPv6 address ({exc}); the port is an option of its own"
+                ) from exc
+
+    def _check_ready_file(self) -> None:
+        if self.ready_file is None:
+            return
+        folder = self.ready_file.absolute().parent
+        if not folder.is_dir():
+            raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}; there is no folder {str(folder)!r}")
+        if self.ready_file.is_dir():
+            raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}; that is a folder, and it must be a file")
+        if not os.access(folder, os.W_OK):
+            raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}; nothing can be written in that folder")
+
+    def _check_data_dir(self) -> None:
+        if self.data_dir is None:
+            return
+        what = f"data_dir is {str(self.data_dir)!r}"
+        if self.data_dir.exists() and not self.data_dir.is_dir():
+            raise ConfigurationError(f"{what}; that is no folder")
+        there = next(
+            folder for folder in (self.data_dir.absolute(), *self.data_dir.absolute().parents) if folder.exists()
+        )
+        if not there.is_dir():
+            raise ConfigurationError(f"{what}; {str(there)!r} is no folder")
+        if not os.access(there, os.W_OK):
+            raise ConfigurationError(f"{what}; nothing can be written in {str(there)!r}")
 
     def _check_sdk_port(self) -> None:
         if self.sdk_port is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import quote
 
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
-from memphis_sync.broker.server import CONFIG_FILE, PID_FILE, end
+from memphis_sync.broker.server import CONFIG_FILE, PID_FILE, end, in_url, reachable, wait_for_end
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,7 +30,7 @@ _START = (
 )
 _PACKAGE_ROOT = Path(__file__).absolute().parents[2]
 _POLL_S = 0.005
-_STOP_S = 10.0  # the supervisor gives its nats-server five of them
+_STOP_IDLE_S = 15.0  # how long both processes may do nothing when they are to end; each has a bound of its own
 
 
 class BrokerProcess:
@@ -77,7 +77,7 @@ class BrokerProcess:
         credentials in token mode.
         """
         login = "" if self.token is not None else f"{self.username}:{quote(self.password, safe='')}@"
-        return f"{self._options.scheme}://{login}{self.host}:{self.port}"
+        return f"{self._options.scheme}://{login}{in_url(reachable(self.host))}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -132,10 +132,10 @@ class BrokerProcess:
     def stop(self) -> None:
         """Ends both processes in order (SIGTERM), and removes the temporary folder."""
         if self._child is not None and self._child.poll() is None:
-            self._child.terminate()
-            try:
-                self._child.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
+            child, nats_pid = self._child, self.nats_pid
+            child.terminate()
+            # The supervisor waits for its nats-server for as long as that one gets on; so it is the one to look at.
+            if not wait_for_end(lambda: child.poll() is not None, nats_pid or child.pid, _STOP_IDLE_S):
                 self.kill()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict
+from typing import Any
+
+from nats.js.errors import APIError
 
 from memphis_sync._wire.control import ProducerCreate, ProducerDestroy, ProducerReply
 from memphis_sync._wire.names import lower_name
-from memphis_sync.broker.jsapi import both
+from memphis_sync.broker.jsapi import both, is_no_room
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schema_store import active_version
 from memphis_sync.broker.state import State, connection_key, key_of
 from memphis_sync.broker.stations import Stations, settings_of
 from memphis_sync.broker.users import Users
+
+log = logging.getLogger("memphis_sync.broker")
 
 _TYPES = ("application", "connector")
 _WITH_PARTITIONS = 2  # the first request version whose sender understands partitions
@@ -45,7 +51,7 @@ class Producers:
         try:  # side by side, for speed
             row, _ = await both(
                 self._stations.find_or_create(station),
-                self._state.producers.put(key, {**asdict(request), "created": time.time()}),
+                self._remember(key, {**asdict(request), "created": time.time()}),
             )
         except BaseException:
             await self._state.producers.purge(key)
@@ -57,6 +63,15 @@ class Producers:
             schemaverse_to_dls=settings.dls_schemaverse,
             station_version=row.value["version"],
         )
+
+    async def _remember(self, key: str, value: dict[str, Any]) -> None:
+        """Writes a producer's row; nothing depends on it, so that a full store is left to the messages to report."""
+        try:
+            await self._state.producers.put(key, value)
+        except APIError as exc:
+            if not is_no_room(exc):
+                raise
+            log.warning("the store is full: a producer is not remembered")
 
     async def destroy(self, body: bytes) -> None:
         """Serves a destruction: all rows of that name on that connection go; that there was none is no error."""

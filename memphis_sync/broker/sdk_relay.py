@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import socket
 import ssl
 import sys
 import time
@@ -85,10 +86,21 @@ class SdkRelay:
         """
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(lambda: _Client(self), self._host, self.port)
+            self._listener = await loop.create_server(lambda: _Client(self), sock=await self._socket())
         except OSError as exc:
-            raise BrokerError(f"the port for SDKs, {self._host}:{self.port}, cannot be used: {exc}") from exc
+            raise BrokerError(f"the port for SDKs, {self.port} on {self._host!r}, cannot be used: {exc}") from exc
         self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def _socket(self) -> socket.socket:
+        """
+        A socket bound where a nats-server would listen: one, whatever number of addresses a name has, IPv4 first; all
+        addresses of both kinds for ``::``.
+        """
+        host = self._host or "0.0.0.0"  # noqa: S104  as the user asked for
+        found = await asyncio.get_running_loop().getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=100, dualstack_ipv6=both)
 
     def stop(self) -> None:
         """Takes no more connections and ends the present ones."""

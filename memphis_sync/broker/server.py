@@ -19,6 +19,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -27,14 +28,20 @@ import time
 from pathlib import Path
 from typing import IO, Any, Callable, Optional
 
+from memphis_sync.broker.child_output import ChildOutput
+from memphis_sync.broker.disk import DiskWatch
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
 
 log = logging.getLogger("memphis_sync.broker")
 
 SERVICE_USER = "$memphis-sync"  # not a legal user name, so no user of the broker's can have it
 CONFIG_FILE, PID_FILE = "nats-server.conf", "nats-server.pid"
-STOP_S = 5.0  # how long a nats-server may take to end after SIGTERM; it needs milliseconds
-_ORPHAN_STOP_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
+IDLE_S = 5.0  # a process that is to end, or to start, and does nothing for so long is not going to
+_ORPHAN_IDLE_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
+_LONGEST_STOP_S = 600.0  # however busy it is
+_POLL_S = 0.01
+_LOOK_S = 0.1  # between two looks at what a process does
+_IDLE_TICKS = 25  # hundredths of a second of a core in IDLE_S
 _LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "TMP", "TEMP", "TZ", "SYSTEMROOT")
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -75,10 +82,15 @@ class NatsServer:
         self._config = self.data_dir / CONFIG_FILE
         self._pid_file = self.data_dir / PID_FILE
         self._log_file = self.data_dir / "nats-server.log"
+        self.disk = DiskWatch(self.data_dir)
+        self.output = ChildOutput(self._log_file, lambda: _open_private(self._log_file, os.O_APPEND))
+        self.output.on_line = self.disk.take
         self._ports_dir = self.data_dir / "ports"
         self._program = find_nats_server()
         self._before_exec = _die_with_parent()
         self._process: Optional[subprocess.Popen[bytes]] = None
+        self._limit = 0
+        self.has_listened = False
         self._lock: Optional[IO[str]] = None
 
     @property
@@ -104,21 +116,51 @@ class NatsServer:
         self._end_orphan()
 
     def spawn(self) -> None:
-        """Starts the process; is_up() tells when it listens."""
-        for stale in self._ports_dir.glob("*.ports"):
-            stale.unlink()
-        self._write_config()
-        with _open_private(self._log_file, os.O_APPEND) as output:
+        """
+        Starts the process; is_up() tells when it listens.
+
+        Raises:
+            BrokerError: The data folder or the program cannot be used.
+        """
+        command = [self._program, "-c", str(self._config)]
+        try:
+            for stale in self._ports_dir.glob("*.ports"):
+                stale.unlink()
+            self._write_config()
+        except OSError as exc:
+            if self._process is None:
+                raise BrokerError(f"the data folder {self.data_dir} cannot be used: {exc}") from exc
+            log.warning("nats-server starts with its earlier configuration: %s", exc)  # the disk is full, say
+            command += ["-p", str(self.port)]
+        handle = self.output.for_child()
+        try:
             self._process = subprocess.Popen(  # noqa: S603  our own program, our own arguments
-                [self._program, "-c", str(self._config)],
+                command,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=handle,
+                stderr=handle,
                 cwd=self.data_dir,
                 env=_environment(),
                 start_new_session=True,
-                preexec_fn=self._before_exec,  # noqa: PLW1509  no threads run yet, and it calls one system call
+                preexec_fn=self._before_exec,  # noqa: PLW1509  it calls one system call
             )
+        except OSError as exc:
+            raise BrokerError(f"{self._program} cannot be started: {exc}") from exc
+        finally:
+            os.close(handle)
+
+    def raise_limit(self) -> None:
+        """Gives the store more room when the disk has got some: a reload raises the limit, and never lowers it."""
+        if self.disk.store_limit() > 1.1 * self._limit and hasattr(signal, "SIGHUP"):
+            with contextlib.suppress(OSError):
+                self._write_config()
+                os.kill(self.pid, signal.SIGHUP)
+                log.info("the store's limit is %d bytes now", self._limit)
+
+    def terminate(self) -> None:
+        """Asks the process to end."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
 
     def exit_code(self) -> Optional[int]:
         """The ended process's code; None while it runs."""
@@ -129,15 +171,24 @@ class NatsServer:
         path = self._ports_dir / f"{Path(self._program).name}_{self.pid}.ports"
         try:
             urls = json.loads(path.read_text())["nats"]
-        except (FileNotFoundError, ValueError, KeyError):  # not there yet, or half written
-            return False
+        except (FileNotFoundError, ValueError, KeyError):  # not there yet, half written, or no room for it
+            return self.has_listened and self._answers()
         self.port = int(urls[0].rpartition(":")[2])
+        self.has_listened = True
         return True
+
+    def _answers(self) -> bool:
+        """Whether something listens where the first nats-server did; another program cannot, while that one lives."""
+        try:
+            socket.create_connection((reachable(self._options.host), self.port), 1.0).close()
+        except OSError:
+            return False
+        return self.exit_code() is None
 
     def failure(self) -> str:
         """Why the process ended, in its own words."""
-        lines = self._log_file.read_text(errors="replace").splitlines()
-        telling = [line for line in lines if "[FTL]" in line or line.startswith("nats-server: ")]
+        self.output.read()
+        telling = [line for line in self.output.tail if "[FTL]" in line or line.startswith("nats-server: ")]
         if telling:
             return telling[-1].partition("[FTL] ")[2] or telling[-1]
         return f"exit code {self.exit_code()}; see {self._log_file}"
@@ -166,21 +217,30 @@ class NatsServer:
         return {"tls": context}
 
     def stop(self) -> None:
-        """Ends the process (SIGTERM, SIGKILL after STOP_S) and gives the folder free."""
+        """
+        Ends the process and gives the folder free: with SIGTERM, and with SIGKILL when it has done nothing for IDLE_S.
+        With thousands of streams under load it writes for longer than any constant, and what it writes saves the next
+        start a recovery.
+        """
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                log.warning("nats-server (pid %d) did not end in %.0f s; killing it", self.pid, STOP_S)
+            if not wait_for_end(self._has_ended, self.pid, IDLE_S):
+                log.warning("nats-server (pid %d) is to end, but does nothing any more; killing it", self.pid)
                 self._process.kill()
                 self._process.wait()
+        self.output.read()
+        self.output.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
+    def _has_ended(self) -> bool:
+        self.output.read()  # a full pipe would stop it
+        return self.exit_code() is not None
+
     def _write_config(self) -> None:
         options = self._options
+        self._limit = max(self._limit, self.disk.store_limit())
         lines = [
             "server_name: memphis-0",
             f"host: {_quote(options.host)}",
@@ -188,12 +248,14 @@ class NatsServer:
             f"max_payload: {options.max_payload}",
             f"pid_file: {_quote(str(self._pid_file))}",
             f"ports_file_dir: {_quote(str(self._ports_dir))}",
-            f"jetstream {{ store_dir: {_quote(str(self.data_dir))} }}",
+            f"jetstream {{ store_dir: {_quote(str(self.data_dir))}, max_file_store: {self._limit} }}",
             *self._authorization(),
             *self._tls(),
         ]
-        with _open_private(self._config, os.O_TRUNC) as file:
+        new = self._config.with_suffix(".new")  # a full disk must not leave half a file
+        with _open_private(new, os.O_TRUNC) as file:
             file.write("\n".join(lines) + "\n")
+        new.replace(self._config)
 
     def _tls(self) -> list[str]:
         options = self._options
@@ -304,16 +366,89 @@ def is_running(pid: int, config: Path) -> bool:
 
 def end(pid: int, number: int, config: Path) -> bool:
     """
-    Signals a nats-server that isn't this process's child, and waits up to _ORPHAN_STOP_S for its end.
+    Signals a nats-server that isn't this process's child, and waits for its end for as long as it does something.
 
     Returns:
         Whether it has ended.
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    deadline = time.monotonic() + _ORPHAN_STOP_S
-    while is_running(pid, config):
-        if time.monotonic() > deadline:
+    return wait_for_end(lambda: not is_running(pid, config), pid, _ORPHAN_IDLE_S)
+
+
+def wait_for_end(has_ended: Callable[[], bool], pid: int, idle_s: float) -> bool:
+    """
+    Waits until a process has ended, for as long as it gets on.
+
+    Args:
+        has_ended: Whether it has.
+        pid: The process.
+        idle_s: How long it may do nothing.
+
+    Returns:
+        Whether it has ended; False when it has done nothing for *idle_s*.
+    """
+    begin = time.monotonic()
+    progress = Progress(pid)
+    while not has_ended():
+        if progress.idle_s() > idle_s or time.monotonic() - begin > _LONGEST_STOP_S:
             return False
-        time.sleep(0.01)
+        time.sleep(_POLL_S)
     return True
+
+
+class Progress:
+    """
+    Whether a process does something: it computes, writes, or waits for the disk.
+
+    Args:
+        pid: The process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._last: object = None
+        self._since = time.monotonic()
+        self._looked_at = 0.0
+
+    def idle_s(self) -> float:
+        """For how long it has done nothing, in seconds."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_S:
+            self._looked_at = now
+            is_busy, done = _work_of(self._pid)
+            if is_busy or done != self._last:
+                self._last, self._since = done, now
+        return now - self._since
+
+
+def _work_of(pid: int) -> tuple[bool, object]:
+    """Whether a process waits for the disk, and what it has done so far; the same value again means nothing since."""
+    if Path("/proc/self").exists():
+        states, fields, written = set(), [], ""
+        try:
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                states.add((thread / "stat").read_text().rpartition(")")[2].split()[0])
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            written = Path(f"/proc/{pid}/io").read_text().partition("write_bytes:")[2].split()[0]
+        except (OSError, IndexError):  # not everybody may read all of it, and threads end
+            pass
+        # An idle one computes a little too, for its timers: less than a twentieth of a core is nothing.
+        ticks = int(fields[11]) + int(fields[12]) if fields else 0
+        return bool(states & {"R", "D"}), (ticks // _IDLE_TICKS, written)
+    if sys.platform == "win32":
+        return False, None
+    command = ["/bin/ps", "-o", "state=,time=", "-p", str(pid)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, env={})  # noqa: S603  no user's input
+    state, _, used = listed.stdout.strip().partition(" ")
+    return state.startswith(("U", "D")), used
+
+
+def reachable(host: str) -> str:
+    """Where a listener on *host* is reached from this machine: an address that means "all" through loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+
+
+def in_url(host: str) -> str:
+    """A host as it stands in a URL: an IPv6 address has brackets there."""
+    return f"[{host}]" if ":" in host else host

@@ -22,6 +22,7 @@ from typing import Any, Callable, Optional
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError, NoServersError, TimeoutError as NatsTimeoutError
+from nats.js.errors import APIError
 
 from memphis_sync._wire import subjects
 from memphis_sync._wire.control import GoJsonError, ProducerReply, SchemaActivateReply
@@ -34,7 +35,7 @@ from memphis_sync.broker.dead_letter_intake import DeadLetterIntake
 from memphis_sync.broker.dead_letter_store import DeadLetterStore
 from memphis_sync.broker.dead_letters import DeadLetters
 from memphis_sync.broker.housekeeping import Housekeeping
-from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
+from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError, is_no_room
 from memphis_sync.broker.notifications import Notifications
 from memphis_sync.broker.options import BrokerError, BrokerOptions
 from memphis_sync.broker.producers import Producers
@@ -81,12 +82,16 @@ class Service:
         options: The broker's options.
         url: The NATS server, or several separated by commas.
         login: Arguments of ``nats.connect()`` that log in.
+        trouble: Says what is wrong with the server's disk, for error texts; "" when nothing is.
     """
 
-    def __init__(self, options: BrokerOptions, url: str, login: dict[str, Any]) -> None:
+    def __init__(
+        self, options: BrokerOptions, url: str, login: dict[str, Any], trouble: Callable[[], str] = lambda: ""
+    ) -> None:
         self._options = options
         self._url = url
         self._login = login
+        self._trouble = trouble
         self._id = str(uuid.uuid4())
         self._connection = ServiceConnection()
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
@@ -254,22 +259,34 @@ class Service:
         try:
             result = await asyncio.wait_for(self._handle(handler, message.data), LONGEST_S)
             reply = b"" if result is None else result.encode()
-        except NatsTimeoutError:
-            reply = error_body("timeout: the server did not answer; ask again")
-        except asyncio.TimeoutError:  # clients ask again when they read "timeout"
-            log.warning("a request on %s was not served within %g s", subject, LONGEST_S)
-            reply = error_body(f"timeout: the broker did not serve this request within {LONGEST_S:g} s; ask again")
-        except (GoJsonError, Refusal, NameRuleError, SettingError, JetStreamError) as exc:
-            reply = error_body(str(exc)[:_MAX_TEXT])
-        except Exception as exc:
-            log.exception("a request on %s could not be served", subject)
-            reply = error_body(f"the broker could not serve this request: {type(exc).__name__}"[:_MAX_TEXT])
+        except Exception as exc:  # noqa: BLE001  each becomes an answer
+            reply = error_body(self._error_text(subject, exc)[:_MAX_TEXT])
         if not message.reply:
             return
         try:
             await self._connection.publish(message.reply, reply)
         except (NatsError, ValueError) as exc:  # closed meanwhile, or a reply subject that nothing can be sent to
             self._connection.complain(f"a reply on {subject} could not be sent: {exc}")
+
+    def _error_text(self, subject: str, exc: Exception) -> str:
+        """What the client is told; official ones ask again when they read "timeout"."""
+        if isinstance(exc, (GoJsonError, Refusal, NameRuleError, SettingError)):
+            return str(exc)
+        trouble = self._trouble()
+        if is_no_room(exc):
+            text = f"{exc.description} ({exc.err_code})" if isinstance(exc, APIError) else str(exc)
+            trouble = trouble or "the NATS server's store has reached its limit: consume or remove messages"
+        elif isinstance(exc, JetStreamError):
+            text = str(exc)
+        elif isinstance(exc, NatsTimeoutError):
+            text = "timeout: the NATS server did not answer; ask again"
+        elif isinstance(exc, asyncio.TimeoutError):
+            log.warning("a request on %s was not served within %g s", subject, LONGEST_S)
+            text = f"timeout: the broker did not serve this request within {LONGEST_S:g} s; ask again"
+        else:
+            log.error("a request on %s could not be served", subject, exc_info=exc)
+            text = f"the broker could not serve this request: {type(exc).__name__}"
+        return f"{text}; {trouble}" if trouble else text
 
     async def _on_lost(self) -> None:
         self._is_whole.clear()

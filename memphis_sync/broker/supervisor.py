@@ -20,8 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from memphis_sync.broker.options import DEFAULT_ROOT_PASSWORD, BrokerError, BrokerOptions, default_data_dir
-from memphis_sync.broker.server import NatsServer
+from memphis_sync.broker.options import (
+    DEFAULT_ROOT_PASSWORD,
+    BrokerError,
+    BrokerOptions,
+    default_data_dir,
+    nats_address,
+)
+from memphis_sync.broker.server import IDLE_S, NatsServer, Progress, in_url, reachable
 
 if TYPE_CHECKING:
     from memphis_sync.broker.sdk_relay import SdkRelay
@@ -29,9 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("memphis_sync.broker")
 
-READY_S = 30.0  # how long a nats-server may read its store before it listens
 _POLL_S = 0.002
-_WATCH_S = 0.5  # the longest that a dead nats-server stays unnoticed where no signal tells
+_WATCH_S = 0.5  # the longest that a dead nats-server, or a full disk, stays unnoticed where no signal tells
+_START_IDLE_S = 6 * IDLE_S  # how long a nats-server that is to listen may do nothing; to read its store takes longer
 _SHORT_LIFE_S = 5.0  # a nats-server that ends sooner than this after its start counts as failing
 _MAX_FAILURES = 5  # that many in a row, and the broker gives up
 _INTERRUPTED = 130  # exit code after Ctrl-C
@@ -69,7 +75,10 @@ def _data_dir(options: BrokerOptions) -> Iterator[Optional[Path]]:
     if options.nats is not None:
         yield None
     elif options.ephemeral:
-        folder = tempfile.mkdtemp(prefix="memphis-sync-")
+        try:
+            folder = tempfile.mkdtemp(prefix="memphis-sync-")
+        except OSError as exc:
+            raise BrokerError(f"there is no temporary folder: {exc}; TMPDIR can name one") from exc
         try:
             yield Path(folder)
         finally:
@@ -87,6 +96,7 @@ class _Broker:
         self._stop: asyncio.Event
         self._child_ended: asyncio.Event
         self._exit_code = 0
+        self._is_restart = False  # the nats-server was told to end, and is to come back
         self._relay: Optional[SdkRelay] = None
 
     async def run(self) -> int:
@@ -147,7 +157,7 @@ class _Broker:
             if not await self._listening(self._server):
                 return None
             url, login = _nats_url(self._options.host, self._server.port), self._server.connect_options()
-        service = Service(self._options, url, login)
+        service = Service(self._options, url, login, self._trouble)
         start, stop = asyncio.ensure_future(service.start()), asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -157,6 +167,9 @@ class _Broker:
         await start
         return service
 
+    def _trouble(self) -> str:
+        return "" if self._server is None else self._server.disk.trouble
+
     async def _start_relay(self) -> None:
         """The port for official SDKs, when there is to be one."""
         options, server = self._options, self._server
@@ -165,11 +178,10 @@ class _Broker:
         from memphis_sync.broker.sdk_relay import SdkRelay, server_certificate  # noqa: PLC0415  most brokers have none
 
         if server is None:
-            listed = [_address(url) for url in (options.nats or "").split(",")]
-            servers = [(str(address["host"]), int(str(address["port"]))) for address in listed]
+            servers = [nats_address(url) for url in (options.nats or "").split(",")]
             self._relay = SdkRelay(options.host, options.sdk_port, lambda: servers)
         else:
-            host, certificate = _reachable(options.host).strip("[]"), None
+            host, certificate = reachable(options.host), None
             if options.tls_cert is not None:
                 ca = None if options.tls_ca is None else str(options.tls_ca)
                 certificate = server_certificate(str(options.tls_cert), str(options.tls_key), ca)
@@ -184,32 +196,34 @@ class _Broker:
         log.info("official SDKs find duplicates by their msg_id on port %d", self._relay.port)
 
     async def _listening(self, server: NatsServer) -> bool:
-        """Waits until the nats-server listens; False when the broker was told to stop."""
-        deadline = time.monotonic() + READY_S
+        """Waits until the nats-server listens, for as long as it gets on; False when the broker was told to stop."""
+        progress = Progress(server.pid)
         while not server.is_up():
+            server.output.read()
             if self._stop.is_set():
                 return False
             if server.exit_code() is not None:
                 raise BrokerError(f"nats-server could not start: {server.failure()}")
-            if time.monotonic() > deadline:
-                raise BrokerError(f"nats-server does not listen after {READY_S:g} s; see its log in {server.data_dir}")
+            if progress.idle_s() > _START_IDLE_S:
+                raise BrokerError(f"nats-server does not listen, and does nothing; see its log in {server.data_dir}")
             await asyncio.sleep(_POLL_S)
         return True
 
     async def _supervise(self, server: NatsServer) -> None:
-        """Restarts the nats-server when it ends, until the broker is told to stop."""
+        """Restarts the nats-server when it ends, or its streams need it, until the broker is told to stop."""
         failures, started = 0, time.monotonic()
         while not self._stop.is_set():
             self._child_ended.clear()
             if server.exit_code() is None:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._child_ended.wait(), _WATCH_S)
+                await self._watch(server)
                 continue
-            failures = failures + 1 if time.monotonic() - started < _SHORT_LIFE_S else 1
-            if failures > _MAX_FAILURES:
-                raise BrokerError(f"nats-server ended {failures} times in a row: {server.failure()}")
-            log.error("nats-server (pid %d) ended with code %s; restarting it", server.pid, server.exit_code())
-            await asyncio.sleep(0.1 * (2 ** (failures - 1) - 1))
+            if not self._is_restart:
+                failures = failures + 1 if time.monotonic() - started < _SHORT_LIFE_S else 1
+                if failures > _MAX_FAILURES:
+                    raise BrokerError(f"nats-server ended {failures} times in a row: {server.failure()}")
+                log.error("nats-server (pid %d) ended with code %s; restarting it", server.pid, server.exit_code())
+                await asyncio.sleep(0.1 * (2 ** (failures - 1) - 1))
+            self._is_restart = False
             server.spawn()
             started = time.monotonic()
             with contextlib.suppress(BrokerError):  # it ended again: the next round counts it
@@ -217,28 +231,39 @@ class _Broker:
                     log.info("nats-server is back (pid %d)", server.pid)
                     self._write_ready_file()
 
+    async def _watch(self, server: NatsServer) -> None:
+        """Takes what the nats-server prints, for _WATCH_S or until it ends, and does what that calls for."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._child_ended.wait(), _WATCH_S)
+        server.output.read()
+        if server.disk.is_limited:
+            await asyncio.to_thread(server.raise_limit)
+        if await asyncio.to_thread(server.disk.wants_restart):
+            self._is_restart = True
+            server.terminate()
+
     def _say_ready(self) -> None:
-        self._write_ready_file()
+        self._write_ready_file(is_first=True)
         if self._server is None:
-            address = _address(self._options.nats or "")
-            self._print_url("memphis", "", address["host"], address["port"])
+            address = nats_address(self._options.nats or "")
+            self._print_url("memphis", "", *address)
             log.info("ready, serving an existing NATS server")
             return
         is_default = self._options.token is None and self._options.root_password == DEFAULT_ROOT_PASSWORD
         login = f"root:{DEFAULT_ROOT_PASSWORD}@" if is_default else ""  # any other secret is not printed
-        self._print_url(self._options.scheme, login, self._options.host, self._server.port)
+        self._print_url(self._options.scheme, login, reachable(self._options.host), self._server.port)
         log.info("ready, data in %s", self._server.data_dir)
         if is_default and not self._options.is_loopback:
             log.warning("the broker is open to other machines and root has its default password")
 
     @staticmethod
-    def _print_url(scheme: str, login: str, host: object, port: object) -> None:
+    def _print_url(scheme: str, login: str, host: str, port: int) -> None:
         """The one line on standard output: what a client connects to, to be pasted."""
         with contextlib.suppress(OSError, ValueError):  # nobody has to listen
-            sys.stdout.write(f"{scheme}://{login}{host}:{port}\n")
+            sys.stdout.write(f"{scheme}://{login}{in_url(host)}:{port}\n")
             sys.stdout.flush()
 
-    def _write_ready_file(self) -> None:
+    def _write_ready_file(self, *, is_first: bool = False) -> None:
         """One line of JSON, there at once and complete; no secrets."""
         path = self._options.ready_file
         if path is None:
@@ -246,29 +271,25 @@ class _Broker:
         facts: dict[str, object] = {"url": None, "host": None, "port": None, "pid": os.getpid(), "nats_pid": None}
         facts.update(data_dir=None, sdk_port=None if self._relay is None else self._relay.port)
         if self._server is None:
-            facts.update(_address(self._options.nats or ""))
+            host, port = nats_address(self._options.nats or "")
+            facts.update(host=host, port=port)
         else:
-            facts.update(host=self._options.host, port=self._server.port, nats_pid=self._server.pid)
+            host, port = reachable(self._options.host), self._server.port
+            facts.update(host=self._options.host, port=port, nats_pid=self._server.pid)
             facts["data_dir"] = str(self._server.data_dir)
-        facts["url"] = f"{self._options.scheme}://{facts['host']}:{facts['port']}"
+        facts["url"] = f"{self._options.scheme}://{in_url(host)}:{port}"
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(facts) + "\n")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(facts) + "\n")
+            temporary.replace(path)
+        except OSError as exc:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if is_first:
+                raise BrokerError(f"the ready file {path} cannot be written: {exc.strerror or exc}") from exc
+            log.warning("the ready file %s cannot be written now: %s", path, exc)
 
 
 def _nats_url(host: str, port: int) -> str:
-    """Where the service itself connects: an address that means "all" is reached through loopback."""
-    return f"nats://{_reachable(host)}:{port}"
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
-
-
-def _address(urls: str) -> dict[str, object]:
-    """Host and port of the first of the servers' URLs, without credentials."""
-    from urllib.parse import urlsplit  # noqa: PLC0415
-
-    first = urls.partition(",")[0]
-    parts = urlsplit(first if "://" in first else f"nats://{first}")
-    return {"host": parts.hostname, "port": parts.port or 4222}
+    """Where the service itself connects."""
+    return f"nats://{in_url(reachable(host))}:{port}"

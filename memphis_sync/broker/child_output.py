@@ -1,0 +1,90 @@
+"""
+What nats-server prints: kept in its log, and read here.
+
+It comes through a pipe, not straight into the file: what is said of a full disk must arrive when the log's own disk is
+full. Windows has no pipe that can be read without waiting; there the log is written by the child and read behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from typing import IO, Callable, Optional
+
+_READ_BYTES = 1 << 18
+_TAIL_LINES = 200  # for the reason of an end
+
+
+class ChildOutput:
+    """
+    The output of the present nats-server, and the end of what the earlier ones said.
+
+    Args:
+        path: The log.
+        open_log: Opens it for appending.
+    """
+
+    def __init__(self, path: Path, open_log: Callable[[], IO[str]]) -> None:
+        self._path = path
+        self._open_log = open_log
+        self._pipe: Optional[int] = None
+        self._position = 0
+        self._rest = b""
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.on_line: Callable[[str], None] = lambda _: None
+
+    def for_child(self) -> int:
+        """A descriptor for the next child's output; to be closed by the caller when the child has it."""
+        self.read()
+        self.close()
+        self._rest = b""
+        if sys.platform == "win32":
+            with self._open_log() as file:
+                self._position = self._path.stat().st_size
+                return os.dup(file.fileno())
+        self._pipe, write_end = os.pipe()
+        os.set_blocking(self._pipe, False)
+        return write_end
+
+    def fileno(self) -> Optional[int]:
+        """What becomes readable when there is something to read(); None where nothing does."""
+        return self._pipe
+
+    def read(self) -> None:
+        """Takes what has been printed, without waiting; each whole line goes to ``on_line``."""
+        while True:
+            data = self._read_some()
+            if not data:
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                text = line.decode("utf-8", "replace")
+                self.tail.append(text)
+                self.on_line(text)
+
+    def close(self) -> None:
+        """Reads no more of the present child."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+    def _read_some(self) -> bytes:
+        if sys.platform == "win32":
+            with contextlib.suppress(OSError), self._path.open("rb") as file:
+                file.seek(self._position)
+                data = file.read(_READ_BYTES)
+                self._position += len(data)
+                return data
+            return b""
+        if self._pipe is None:
+            return b""
+        try:
+            data = os.read(self._pipe, _READ_BYTES)
+        except BlockingIOError:
+            return b""
+        with contextlib.suppress(OSError), self._open_log() as log:  # its disk may be full
+            log.write(data.decode("utf-8", "replace"))
+        return data
