@@ -2,26 +2,27 @@
 Avro, through fastavro. Messages travel as JSON text, as in the official clients.
 
 Two forms of that text are taken: plain values, as memphis.py writes them, and Avro's own JSON encoding (a union's value
-as ``{"string": "x"}``, bytes as text), as memphis.js writes them.
+as ``{"string": "x"}``, bytes as text), as memphis.js writes them. JSON has no logical types: a date is its number, a
+decimal its bytes.
 """
 
 from __future__ import annotations
 
-import io
-import json
 from typing import Any
 
 import fastavro
 from fastavro.validation import ValidationError
 
+from memphis_sync._schema.avro_source import AvroSource, plain
+from memphis_sync._schema.avro_values import AvroValues, Form
 from memphis_sync._schema.base import (
     MismatchError,
     Schema,
     guarded,
     json_of,
+    json_source,
     raw_bytes,
     read,
-    source_of,
     text_of,
     unsupported,
     utf8_of,
@@ -38,12 +39,16 @@ class AvroSchema(Schema):
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
-        self._parsed = guarded(lambda: fastavro.parse_schema(json.loads(source_of(info))))
+        source = guarded(lambda: AvroSource(json_source(info, unique_keys=True)))
+        self._parsed = guarded(lambda: fastavro.parse_schema(plain(source.root)))
+        self._values = AvroValues(source.root, source.named)
+        self._is_branching = self._values.is_branching()
+        self._has_rules_of_its_own = self._values.has_rules_of_its_own()
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):
             text, value = json_of(message, self._writer)
-            self._check(value, text)
+            self._check(value)
             return text.encode()
         if isinstance(message, str):
             payload, text = utf8_of(message), message
@@ -52,64 +57,38 @@ class AvroSchema(Schema):
             if given is None:
                 raise unsupported(message, "dict, list, or JSON text as str or bytes")
             payload, text = given, text_of(given, _EXPECTED)
-        self._check(read(text, _EXPECTED), text)
+        self._check(read(text, _EXPECTED))
         return payload
 
     def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
         text = text_of(payload, _EXPECTED)
         value = read(text, _EXPECTED)
-        self._check(value, text)
+        self._check(value)
         return value
 
-    def _check(self, value: Any, text: str) -> None:
+    def _check(self, value: Any) -> None:
         try:
-            _validate(value, self._parsed, disable_tuple_notation=True)
-        except ValidationError as exc:
-            if not self._is_avro_json(text):
-                raise _mismatch(exc) from exc
-        except (TypeError, ValueError, AttributeError, RecursionError) as exc:  # a value of a type it never expects
-            if not self._is_avro_json(text):
-                raise MismatchError(f"it cannot be checked: {exc}") from exc
+            if self._matches(value):
+                return
+            if self._values.of_root(value, Form.AVRO_JSON) is None:
+                return
+            fault = self._values.of_root(value, Form.EXPLAINED)
+        except RecursionError as exc:
+            raise MismatchError("it is nested too deep to be checked") from exc
+        if fault is None:
+            raise MismatchError("it matches neither as plain values nor in Avro's own JSON encoding")
+        raise MismatchError(fault.reason, fault.path)
 
-    def _is_avro_json(self, text: str) -> bool:
-        """Whether the text matches in Avro's own JSON encoding; only looked at when it does not match as it is."""
-        try:
-            (datum,) = fastavro.json_reader(io.StringIO(text), self._parsed)
-            # The reader takes a text for a number and an object for an array without a word, so its result is checked
-            # like any other, and written again to see that it was not made up.
-            _validate(datum, self._parsed, disable_tuple_notation=True)
-            again = io.StringIO()
-            fastavro.json_writer(again, self._parsed, [datum])
-            return _agrees(json.loads(text), json.loads(again.getvalue()))
-        except Exception:  # noqa: BLE001  the reader expects the right form and fails anyhow on others
-            return False
-
-
-def _agrees(given: Any, written: Any) -> bool:
-    """Whether two JSON values say the same; what was written may have more fields, which had defaults."""
-    if isinstance(written, dict):
-        return isinstance(given, dict) and all(_agrees(given[key], written[key]) for key in written if key in given)
-    if isinstance(written, list):
-        return isinstance(given, list) and len(given) == len(written) and all(map(_agrees, given, written))
-    return bool(given == written) and isinstance(given, bool) == isinstance(written, bool)
-
-
-def _mismatch(exc: ValidationError) -> MismatchError:
-    """Path and reason of the first error; all types that the place could have had, but not the value."""
-    first = exc.errors[0]
-    path = str(first.field)
-    wanted = dict.fromkeys(_type_name(error.schema) for error in exc.errors if error.field == first.field)
-    found = "missing or null" if first.datum is None else f"of type {type(first.datum).__name__}"
-    return MismatchError(f"it is {found}, expected {' or '.join(wanted)}", path)
-
-
-def _type_name(schema: Any) -> str:
-    if not isinstance(schema, dict):
-        return str(schema)
-    kind = str(schema.get("logicalType") or schema.get("type"))
-    if kind == "enum":
-        return f"one of {', '.join(schema['symbols'])}"
-    return f"{kind} {schema['name']}" if "name" in schema else kind
+    def _matches(self, value: Any) -> bool:
+        """Whether a plain value matches."""
+        if not self._is_branching:
+            try:
+                _validate(value, self._parsed, disable_tuple_notation=True)
+            except (ValidationError, TypeError, ValueError, AttributeError):  # a value of a type it never expects
+                return False
+            if not self._has_rules_of_its_own:
+                return True
+        return self._values.of_root(value) is None
 
 
 def compile_source(info: SchemaInfo, writer: JsonWriter) -> AvroSchema:

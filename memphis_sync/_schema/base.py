@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
+from memphis_sync._schema import bounds
 from memphis_sync._wire.json_text import JsonWriter, NotJsonError, read_json
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
@@ -149,8 +152,58 @@ def unsupported(message: Any, taken: str) -> MismatchError:
 
 
 def source_of(info: SchemaInfo) -> str:
-    """The source's text, without a byte order mark in front."""
+    """
+    The source's text, without a byte order mark in front.
+
+    Raises:
+        SourceError: It is larger than any that is used.
+    """
+    most = bounds.MAX_GRAPHQL_SOURCE if info.type == "graphql" else bounds.MAX_SOURCE
+    if len(info.content) > most:
+        raise refused(f"it has {len(info.content)} characters, and a {info.type} schema has {most} at most")
     return info.content.removeprefix("\ufeff")
+
+
+def json_source(info: SchemaInfo, *, unique_keys: bool = False) -> Any:
+    """
+    A source that is JSON.
+
+    Raises:
+        SourceError: It is not, is larger or deeper than any that is used, or (with *unique_keys*) has a key twice.
+    """
+    try:
+        value = json.loads(source_of(info), object_pairs_hook=_once if unique_keys else None)
+    except RecursionError as exc:
+        raise _too_deep() from exc
+    level = [value]
+    for _ in range(bounds.MAX_DEPTH):
+        level = [inner for item in level if isinstance(item, (dict, list)) for inner in _inside(item)]
+        if not level:
+            return value
+    raise _too_deep()
+
+
+def _inside(item: Any) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise refused(f"an object has the key {twice!r} twice")
+    return made
+
+
+def _too_deep() -> SourceError:
+    return refused(f"it is nested more than {bounds.MAX_DEPTH} levels deep")
+
+
+def refused(reason: str, path: str = "") -> SourceError:
+    """The error for a source, with the place in it."""
+    text = f"at {path}: {reason}" if path else reason
+    return SourceError(text, reason=text)
 
 
 def guarded(compile_it: Callable[[], Any]) -> Any:

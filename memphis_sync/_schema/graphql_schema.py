@@ -6,6 +6,7 @@ from typing import Any
 
 import graphql
 
+from memphis_sync._schema import bounds
 from memphis_sync._schema.base import (
     MismatchError,
     Schema,
@@ -50,7 +51,7 @@ class GraphQLSchema(Schema):
 
     def _check(self, text: str) -> None:
         try:
-            document = graphql.parse(text)
+            document = graphql.parse(text, max_tokens=bounds.MAX_TOKENS)
             errors = graphql.validate(self._schema, document, max_errors=_MAX_ERRORS)
         except graphql.GraphQLSyntaxError as exc:
             raise MismatchError(f"{_EXPECTED}: {exc.message}", _place(exc)) from exc

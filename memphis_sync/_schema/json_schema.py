@@ -7,27 +7,35 @@ JSON Schema, drafts 4, 6, 7, 2019-09 and 2020-12 (the default), through jsonsche
 from __future__ import annotations
 
 import json
-from typing import Any, Union
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any, Callable, Union
 
 import jsonschema_rs
 
+from memphis_sync._schema import bounds
 from memphis_sync._schema.base import (
     MismatchError,
     Schema,
     guarded,
     json_of,
+    json_source,
     raw_bytes,
     read,
-    source_of,
+    refused,
     text_of,
     unsupported,
     utf8_of,
 )
+from memphis_sync._schema.json_source import COUNTER, JsonSource, at_pointer
 from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Expecting Json format"  # the official clients' words
 _MAX_INT = 2.0**63
+_MAX_REASON = 400  # characters of what the library says of a source
+_MAX_SHOWN = 60  # and of a wrong value in it
+_TYPES = "array, boolean, integer, null, number, object, string"
 _MASK = "the value"  # in the library's texts: a message's content does not belong into logs
 
 
@@ -36,7 +44,13 @@ class JsonSchema(Schema):
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
-        self._validate = guarded(lambda: _validator(source_of(info))).validate
+        definition = guarded(lambda: _definition(info))
+        self._source = guarded(lambda: JsonSource(definition))
+        self._validate = guarded(lambda: _validator(definition)).validate
+        cost = self._source.cost()
+        self._is_branching = cost.is_branching
+        self._uncounted = 0 if cost.is_branching else bounds.MAX_UNCOUNTED // cost.parts  # characters of a text
+        self._counting: Any = None
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):
@@ -60,24 +74,89 @@ class JsonSchema(Schema):
         return value
 
     def _check(self, value: Any, text: str) -> None:
+        validate = self._validate if len(text) <= self._uncounted else self._counted
         try:
             try:
-                self._validate(value)
+                validate(value)
             except jsonschema_rs.ValidationError:
                 raise
             except ValueError:  # older ones hold no integer beyond 64 bits: as a float it is close enough
-                self._validate(json.loads(text, parse_int=_number))
+                validate(json.loads(text, parse_int=_number))
         except jsonschema_rs.ValidationError as exc:
             raise _mismatch(exc) from exc
         except (ValueError, RecursionError) as exc:  # nested too deep
             raise MismatchError(f"it cannot be checked: {exc}") from exc
 
+    def _counted(self, value: Any) -> None:
+        """
+        Checks a value in steps that are counted, and between which other threads run. The library makes an error for
+        each way that fails, so it is not asked for the reason when ways grow with each level.
+        """
+        validator = self._counting
+        if validator is None:  # two threads may both make one
+            try:
+                validator = _validator(self._source.counted(), keywords={COUNTER: _Counter})
+            except TypeError as exc:  # an older jsonschema-rs, which calls nothing of ours
+                raise MismatchError("it is too large to be checked by this schema; a newer jsonschema-rs can") from exc
+            self._counting = validator
+        matches, left = _within(bounds.MAX_STEPS, validator.is_valid, value)
+        if left < 0:  # whatever the outcome is: from there on nothing was checked
+            raise MismatchError(f"it takes more than {bounds.MAX_STEPS} steps to check it by this schema")
+        if not matches:
+            if not self._is_branching:
+                _within(bounds.MAX_STEPS, validator.validate, value)
+            raise MismatchError("it does not match; the schema leaves too many ways to say which one was meant")
 
-def _validator(content: str) -> Any:
-    definition = json.loads(content)
+
+_LEFT: ContextVar[list[int]] = ContextVar("steps that are left to the check at work")
+
+
+def _within(steps: int, check: Callable[[Any], Any], value: Any) -> tuple[Any, int]:
+    """What a check returns, and how many steps it left."""
+    left = [steps]
+    token = _LEFT.set(left)
+    try:
+        return check(value), left[0]
+    except ValueError:
+        if left[0] >= 0:
+            raise
+        return None, left[0]
+    finally:
+        _LEFT.reset(token)
+
+
+class _Counter:
+    """The keyword that counts: jsonschema-rs calls it for each part that a value is checked by."""
+
+    def __init__(self, parent: Any, steps: int, path: Any) -> None:
+        self._steps = steps
+
+    def validate(self, instance: Any) -> None:
+        left = _LEFT.get()
+        left[0] -= self._steps + (len(instance) >> 10 if type(instance) is str else 0)
+        if left[0] < 0:
+            raise ValueError("too many steps")
+
+
+def _definition(info: SchemaInfo) -> Any:
+    definition = json_source(info)
     if not isinstance(definition, (dict, bool)):  # the library would take a text for the schema's source
-        raise TypeError(f"a JSON schema is an object or a boolean, not {type(definition).__name__}")
-    return jsonschema_rs.validator_for(definition, retriever=_refuse, mask=_MASK)
+        raise refused(f"a JSON schema is an object or a boolean, not {type(definition).__name__}")
+    return definition
+
+
+def _validator(definition: Any, **options: Any) -> Any:
+    if hasattr(jsonschema_rs, "FancyRegexOptions"):  # else the library's own bound holds
+        options["pattern_options"] = jsonschema_rs.FancyRegexOptions(backtrack_limit=bounds.MAX_BACKTRACKS)
+    try:
+        return jsonschema_rs.validator_for(definition, retriever=_refuse, mask=_MASK, **options)
+    except jsonschema_rs.ValidationError as exc:
+        path = _pointer(exc.instance_path)
+        reason = exc.message
+        if path.endswith("/type") and "anyOf" in reason:
+            found = json.dumps(at_pointer(definition, path))
+            reason = f"it is {found[:_MAX_SHOWN]}; a type is one of {_TYPES}, or a list of them"
+        raise refused(reason[:_MAX_REASON], path) from exc
 
 
 def _number(text: str) -> Union[int, float]:
@@ -90,8 +169,11 @@ def _refuse(uri: str) -> Any:
 
 
 def _mismatch(exc: Any) -> MismatchError:
-    path = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in exc.instance_path)
-    return MismatchError(exc.message, path)
+    return MismatchError(exc.message, _pointer(exc.instance_path))
+
+
+def _pointer(steps: Iterable[Any]) -> str:
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def compile_source(info: SchemaInfo, writer: JsonWriter) -> JsonSchema:

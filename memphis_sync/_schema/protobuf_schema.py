@@ -16,7 +16,17 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, EncodeError, Message
 
-from memphis_sync._schema.base import MismatchError, Schema, SourceError, guarded, raw_bytes, unsupported
+from memphis_sync._schema import bounds
+from memphis_sync._schema.base import (
+    MismatchError,
+    Schema,
+    SourceError,
+    guarded,
+    raw_bytes,
+    refused,
+    source_of,
+    unsupported,
+)
 from memphis_sync._schema.protobuf_dicts import DictReader
 from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
@@ -34,6 +44,7 @@ class ProtobufSchema(Schema):
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
+        source_of(info)  # which is checked for its size
         files = guarded(lambda: _files_of(info.descriptor))
         self._pool = descriptor_pool.DescriptorPool()
         self._class: Any = guarded(lambda: _message_class(self._pool, files, info.message_struct_name))
@@ -124,6 +135,8 @@ def _below_root(place: str) -> str:
 
 
 def _files_of(descriptor: str) -> list[Any]:
+    if len(descriptor) > bounds.MAX_DESCRIPTOR:
+        raise refused(f"its descriptor has {len(descriptor)} characters, and one has {bounds.MAX_DESCRIPTOR} at most")
     files = descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(descriptor)).file
     if not files:
         raise SourceError("the descriptor set is empty")

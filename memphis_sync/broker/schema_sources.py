@@ -56,7 +56,7 @@ def compiled(name: str, kind: str, version: int, content: str, message_name: str
 
 def _invalid(kind: str, detail: str) -> str:
     if kind == "json":
-        return "your json schema is invalid"
+        return f"your json schema is invalid: {detail}"
     if kind == "graphql":
         return detail
     return f"your {'Proto' if kind == 'protobuf' else 'Avro'} file is invalid: {detail}"

@@ -148,7 +148,7 @@ def test_capitals_in_a_name_are_the_same_schema(control: ControlClient, station_
 
 
 def test_a_schema_too_large_for_a_message_is_refused(control: ControlClient, name: str) -> None:
-    content = json.dumps({"type": "object", "description": "\u00e9" * 2_000_000}, ensure_ascii=False)
+    content = json.dumps({"type": "object", "description": "\U0001f600" * 1_000_000}, ensure_ascii=False)
     assert control.schema(name, "json", content).startswith("your schema content is too large: it takes 1200")
     assert control.activate(name)["error"] == f"Schema {name} does not exist"
 

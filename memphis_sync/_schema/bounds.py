@@ -1,0 +1,32 @@
+"""
+How large a schema, and the check of one message, may become: one set of bounds for clients and the broker.
+
+A schema comes from whoever may create one, and every program that uses its station runs it. So what it costs is bounded
+when it is created, again where it is met, and while a message is checked. Each figure was measured on two cores; what
+real schemas need lies far below.
+"""
+
+from __future__ import annotations
+
+# A source's characters. GraphQL is the slowest to read: its half a megabyte takes as long as another's whole one.
+MAX_SOURCE = 1 << 20
+MAX_GRAPHQL_SOURCE = 1 << 19
+# Base64 digits of a protobuf descriptor set: that of a megabyte of source with all of Google's own files fits.
+MAX_DESCRIPTOR = 4 << 20
+# How deep a JSON or Avro source may be nested. Libraries go down into it by recursion; Python's ends at 1000.
+MAX_DEPTH = 100
+# By how many parts of a JSON schema one and the same value may be checked, all allOf, anyOf and $ref followed.
+MAX_PARTS = 10_000
+# How many $ref, allOf and the like may follow each other before they go into the value: each is recursion in C.
+MAX_CHAIN = 200
+# A message is checked in one go, the interpreter locked meanwhile, when its characters times the schema's parts stay
+# below this: half a second at worst. Beyond it, and by a schema that can come to a part again in several ways, steps
+# are counted, and other threads run in between.
+MAX_UNCOUNTED = 50_000_000
+# Steps of a counted check, one to four microseconds each.
+MAX_STEPS = 2_000_000
+# How often a regular expression may go back; beyond it the text does not match. A third of a millisecond.
+MAX_BACKTRACKS = 10_000
+BACKTRACK_STEPS, BACKTRACK_PARTS = 100, 10_000  # what an expression that can go back counts for
+# Tokens of a GraphQL document. Its fields are compared with each other, so the time grows with the square.
+MAX_TOKENS = 5_000

@@ -1,0 +1,312 @@
+"""
+A JSON schema's parts and what leads from one to the next: where a ``$ref`` leads nowhere, and what a check may cost.
+
+jsonschema-rs compiles any schema at once and follows it for as long as it takes, with the interpreter locked: sixty
+lines of allOf and $ref are enough for years. So the parts are counted first.
+
+Words: a part is an object or boolean that is a schema. An edge leads from a part to another that checks the same value
+(allOf, $ref: in place), or something inside of it (properties, items).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urljoin
+
+from memphis_sync._schema import bounds
+from memphis_sync._schema.base import refused
+
+# Keywords whose value is a schema, a list of them, or an object of them.
+_ONE = frozenset(
+    {
+        "not",
+        "if",
+        "then",
+        "else",
+        "items",
+        "additionalItems",
+        "additionalProperties",
+        "contains",
+        "propertyNames",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    }
+)
+_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
+_OBJECT = frozenset({"dependentSchemas", "dependencies", "properties", "patternProperties"})
+# Those that check the same value.
+_IN_PLACE = frozenset(
+    {"$ref", "not", "if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"}
+)
+_KEPT = ("$defs", "definitions")  # for $ref; they check nothing by themselves
+_UNKNOWN_TARGET = ("$dynamicRef", "$recursiveRef")
+COUNTER = "x-memphis-sync-steps"  # the keyword that counts, see counted()
+_INTO_ALL_OF = re.compile(r"/allOf/([0-9]{1,9})")
+_GOES_BACK = re.compile(r"\\[1-9k]|\(\?(?:[=!>]|<[=!])")
+
+
+class Part(NamedTuple):
+    """A schema in a schema, with its place and the URI that its references go by."""
+
+    node: Any
+    path: str
+    base: str
+
+
+class Cost(NamedTuple):
+    """
+    What a check of one value costs at most.
+
+    Attributes:
+        parts: How many parts check a value and what is inside of it, each way to a part counted.
+        is_branching: A part can be come to again in several ways, so that the cost grows with each level of a value.
+    """
+
+    parts: int
+    is_branching: bool
+
+
+class JsonSource:
+    """
+    Args:
+        definition: The schema as its JSON says it.
+
+    Raises:
+        SourceError: A $ref leads nowhere in the schema, or back to itself without going into the value; or one value is
+            checked by more parts than any schema needs.
+    """
+
+    def __init__(self, definition: Any) -> None:
+        self._root = definition
+        self._resources: dict[str, Any] = {"": definition}
+        self._anchors: dict[str, Any] = {}
+        self._parts: dict[int, Part] = {}  # by the node's place in memory; booleans are no parts here
+        self._find_parts()
+        self._edges = {key: list(self._edges_of(part)) for key, part in list(self._parts.items())}
+        self._check_in_place()
+
+    # ---- parts ------------------------------------------------------------------------------------------------------
+
+    def _find_parts(self) -> None:
+        pending = [Part(self._root, "", "")]
+        while pending:
+            part = pending.pop()
+            if not isinstance(part.node, dict) or id(part.node) in self._parts:
+                continue
+            part = self._with_base(part)
+            self._parts[id(part.node)] = part
+            pending += [Part(node, path, part.base) for node, path, _ in _inside(part, kept=True)]
+
+    def _with_base(self, part: Part) -> Part:
+        node, base = part.node, part.base
+        for key in ("$id", "id"):
+            own = node.get(key)
+            if isinstance(own, str) and not own.startswith("#"):
+                base = urljoin(base, own).rstrip("#")
+                self._resources.setdefault(base, node)
+        for key, prefix in (("$anchor", ""), ("$dynamicAnchor", ""), ("$id", "#"), ("id", "#")):
+            name = node.get(key)
+            if isinstance(name, str) and name.startswith(prefix) and (prefix or name):
+                self._anchors.setdefault(f"{base}#{name.removeprefix('#')}", node)
+        return part._replace(base=base)
+
+    def _edges_of(self, part: Part) -> Iterator[tuple[int, str]]:
+        """Where a part leads to, and by which keyword."""
+        for node, _, keyword in _inside(part, kept=False):
+            if isinstance(node, dict):
+                yield id(node), keyword
+        target = part.node.get("$ref")
+        if isinstance(target, str):
+            node = self._target(part, target)
+            if isinstance(node, dict):
+                if id(node) not in self._parts:  # in a place that no keyword makes a schema of
+                    found = self._parts[id(node)] = Part(node, target, part.base)
+                    self._late(found)
+                yield id(node), "$ref"
+
+    def _late(self, part: Part) -> None:
+        """A part that only a $ref leads to, with what is inside of it."""
+        pending = [part]
+        while pending:
+            item = pending.pop()
+            self._parts[id(item.node)] = item
+            pending += [
+                Part(node, path, item.base)
+                for node, path, _ in _inside(item, kept=True)
+                if isinstance(node, dict) and id(node) not in self._parts
+            ]
+
+    def _target(self, part: Part, reference: str) -> Any:
+        """What a $ref refers to; None for another document, of which the library speaks."""
+        uri, _, fragment = urljoin(part.base, reference).partition("#")
+        root = self._resources.get(uri)
+        if root is None:
+            return None
+        fragment = unquote(fragment)
+        if fragment and not fragment.startswith("/"):
+            found = self._anchors.get(f"{uri}#{fragment}")
+        else:
+            found = at_pointer(root, fragment)
+        if found is None:
+            raise refused(f"there is nothing at {reference!r}", f"{part.path}/$ref")
+        return found
+
+    # ---- costs ------------------------------------------------------------------------------------------------------
+
+    def _check_in_place(self) -> None:
+        """Counts by how many parts one and the same value is checked, and how far they are from the first."""
+        counts: dict[int, int] = {}
+        chains: dict[int, int] = {}
+        for start in list(self._parts):
+            self._walk(start, counts, chains)
+
+    def _walk(self, start: int, counts: dict[int, int], chains: dict[int, int]) -> None:
+        stack: list[tuple[int, Iterator[int]]] = []
+        inside: set[int] = set()
+
+        def enter(key: int) -> None:
+            inside.add(key)
+            stack.append((key, iter([target for target, keyword in self._edges_of_known(key) if keyword in _IN_PLACE])))
+
+        if start not in counts:
+            enter(start)
+        while stack:
+            key, targets = stack[-1]
+            for target in targets:
+                if target in inside:
+                    raise refused("it leads back to itself without going into the value", self._parts[key].path)
+                if target not in counts:
+                    enter(target)
+                    break
+            else:
+                stack.pop()
+                inside.discard(key)
+                onward = [target for target, keyword in self._edges_of_known(key) if keyword in _IN_PLACE]
+                counts[key] = 1 + sum(counts[target] for target in onward)
+                chains[key] = 1 + max((chains[target] for target in onward), default=0)
+                path = self._parts[key].path
+                if counts[key] > bounds.MAX_PARTS:
+                    raise refused(f"a value would be checked by more than {bounds.MAX_PARTS} parts", path)
+                if chains[key] > bounds.MAX_CHAIN:
+                    raise refused(f"more than {bounds.MAX_CHAIN} parts refer to each other in a row", path)
+
+    def _edges_of_known(self, key: int) -> list[tuple[int, str]]:
+        if key not in self._edges:  # found late
+            self._edges[key] = list(self._edges_of(self._parts[key]))
+        return self._edges[key]
+
+    def cost(self) -> Cost:
+        """What a check costs; parts are counted up to ten times the bound of a value."""
+        if any(key in part.node for part in self._parts.values() for key in _UNKNOWN_TARGET):
+            return Cost(1, is_branching=True)
+        limit = 10 * bounds.MAX_PARTS
+        totals: dict[int, int] = {}
+        returns: dict[int, int] = {}  # how many ways lead back to a part that is being looked at
+        stack: list[tuple[int, Iterator[int]]] = []
+        inside: set[int] = set()
+        root = id(self._root)
+        if root not in self._parts:
+            return Cost(1, is_branching=False)
+
+        def enter(key: int) -> None:
+            inside.add(key)
+            stack.append((key, iter([target for target, _ in self._edges_of_known(key)])))
+
+        enter(root)
+        while stack:
+            key, targets = stack[-1]
+            for target in targets:
+                if target not in totals and target not in inside:
+                    enter(target)
+                    break
+            else:
+                stack.pop()
+                edges = self._edges_of_known(key)
+                own = bounds.BACKTRACK_PARTS if _goes_back(self._parts[key].node) else 1
+                totals[key] = min(limit, own + sum(totals.get(target, 1) for target, _ in edges))
+                returns[key] = min(limit, _ways_back(edges, returns))
+                inside.discard(key)
+        return Cost(totals[root], returns[root] > 1 or totals[root] >= limit)
+
+    def counted(self) -> Any:
+        """
+        The schema with a keyword that counts in each part. It stands first in the part's allOf, for what counts is to
+        be looked at before what follows: a keyword that is not the library's own comes after all others.
+        """
+        return self._copied(self._root)
+
+    def _copied(self, node: Any) -> Any:
+        if isinstance(node, list):
+            return [self._copied(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        made = {key: self._copied(value) for key, value in node.items()}
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            made["$ref"] = _INTO_ALL_OF.sub(lambda match: f"/allOf/{int(match[1]) + 1}", reference)
+        elif id(node) in self._parts:
+            steps = bounds.BACKTRACK_STEPS if _goes_back(node) else 1
+            made["allOf"] = [{COUNTER: steps}, *made.get("allOf", [])]
+        return made
+
+
+def _inside(part: Part, *, kept: bool) -> Iterator[tuple[Any, str, str]]:
+    """The schemas right inside of a part: node, place and keyword."""
+    node, path = part.node, part.path
+    for key, value in node.items():
+        if isinstance(value, (dict, bool)) and key in _ONE:
+            yield value, f"{path}/{key}", key
+        elif isinstance(value, list) and key in _LIST:
+            for place, item in enumerate(value):
+                yield item, f"{path}/{key}/{place}", "prefixItems" if key == "items" else key
+        elif isinstance(value, dict) and (key in _OBJECT or (kept and key in _KEPT)):
+            for name, item in value.items():
+                if isinstance(item, (dict, bool)):  # a list in "dependencies" has names only
+                    yield item, f"{path}/{key}/{_escaped(name)}", key
+
+
+def _ways_back(edges: list[tuple[int, str]], returns: dict[int, int]) -> int:
+    """
+    In how many ways a part that is being looked at can be come to again with the same value inside of this part's. One
+    that is being looked at is one way; properties of different names, objects and arrays have different values.
+    """
+    ways: dict[str, int] = {}
+    for target, keyword in edges:
+        count = returns.get(target, 1)
+        apart = keyword in ("properties", "prefixItems")
+        ways[keyword] = max(ways.get(keyword, 0), count) if apart else ways.get(keyword, 0) + count
+
+    def of(*keywords: str) -> int:
+        return sum(ways.get(keyword, 0) for keyword in keywords)
+
+    objects = max(of("properties"), of("additionalProperties"))
+    objects += of("patternProperties", "unevaluatedProperties", "propertyNames")
+    arrays = max(of("prefixItems"), of("items", "additionalItems")) + of("contains", "unevaluatedItems")
+    return of(*_IN_PLACE) + max(objects, arrays)
+
+
+def at_pointer(root: Any, pointer: str) -> Any:
+    """What a JSON pointer leads to; None for nothing."""
+    node = root
+    for step in pointer.split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, dict):
+            node = node.get(name)
+        elif isinstance(node, list) and name.isdigit() and len(name) < 10 and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            return None
+    return node
+
+
+def _goes_back(node: dict[str, Any]) -> bool:
+    """Whether a regular expression in a part can go back: others take time by the length of the text only."""
+    by_name = node.get("patternProperties")
+    patterns = [node.get("pattern"), *(by_name if isinstance(by_name, dict) else ())]
+    return any(isinstance(pattern, str) and _GOES_BACK.search(pattern) for pattern in patterns)
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")

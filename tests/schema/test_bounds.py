@@ -1,0 +1,271 @@
+"""Schemas and messages made to take for ever: refused when created and when met, and a check always ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+
+import pytest
+
+from memphis_sync._schema import FAILED, SourceError, bounds, compile_schema
+from memphis_sync._schema.base import MismatchError
+from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.schema_sources import compiled
+from memphis_sync.errors import SchemaError
+from memphis_sync.types import SchemaInfo
+
+ENDS_S = 30.0  # of a machine that is busy; without the bounds it is years, or all of the memory
+
+
+def schema_of(kind, definition):
+    text = definition if isinstance(definition, str) else json.dumps(definition)
+    return compile_schema(SchemaInfo("s", kind, 1, text))
+
+
+def doubling(levels, keyword, link=lambda reference: reference):
+    """A schema where each level leads to the next one twice."""
+    parts = {f"a{n}": {keyword: [link({"$ref": f"#/$defs/a{n + 1}"})] * 2} for n in range(levels)}
+    return {"$defs": {**parts, f"a{levels}": {"type": "integer"}}, "$ref": "#/$defs/a0"}
+
+
+def inside(reference):
+    return {"properties": {"x": reference}}
+
+
+def nested(levels, leaf):
+    value = leaf
+    for _ in range(levels):
+        value = {"x": value}
+    return value
+
+
+def deep(levels):
+    value: object = {}
+    for _ in range(levels):
+        value = {"not": value}
+    return value
+
+
+CHAIN = {"$defs": {**{f"b{n}": {"$ref": f"#/$defs/b{n + 1}"} for n in range(250)}, "b250": {}}, "$ref": "#/$defs/b0"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "said"),
+    [
+        ("json", doubling(30, "allOf"), "a value would be checked by more than 10000 parts"),
+        ("json", doubling(30, "anyOf"), "a value would be checked by more than 10000 parts"),
+        ("json", doubling(30, "oneOf", lambda reference: {"not": reference}), "by more than 10000 parts"),
+        ("json", {"anyOf": [{"const": n} for n in range(10_001)]}, "a value would be checked by more than 10000 parts"),
+        ("json", {"$ref": "#"}, "it leads back to itself without going into the value"),
+        ("json", {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, "it leads back to itself without going into the value"),
+        ("json", CHAIN, "more than 200 parts refer to each other in a row"),
+        ("json", deep(150), "it is nested more than 100 levels deep"),
+        ("json", "[" * 100_000, "it is nested more than 100 levels deep"),
+        (
+            "json",
+            json.dumps({"const": "x" * bounds.MAX_SOURCE}),
+            f"characters, and a json schema has {bounds.MAX_SOURCE} at most",
+        ),
+        ("avro", '{"type": "array", "items":' * 150 + '"int"' + "}" * 150, "it is nested more than 100 levels deep"),
+        ("avro", {"type": "int", "doc": "x" * bounds.MAX_SOURCE}, "characters, and a avro schema has"),
+        (
+            "graphql",
+            "type Query { " + "x" * 7_000_000 + ": Int }",
+            "it has 7000020 characters, and a graphql",
+        ),
+        ("graphql", "type Query { a: " + "[" * 5000 + "Int" + "]" * 5000 + " }", ""),
+    ],
+    ids=range(14),
+)
+def test_a_source_beyond_the_bounds_is_refused_by_client_and_broker(kind, source, said) -> None:
+    text = source if isinstance(source, str) else json.dumps(source)
+    start = time.monotonic()
+    with pytest.raises(SourceError) as caught:
+        schema_of(kind, text)
+    assert said in caught.value.reason
+    with pytest.raises(Refusal, match=r"^your (json schema|Avro file) is invalid: |Syntax Error|it has 7000020"):
+        compiled("s", kind, 1, text)
+    assert time.monotonic() - start < ENDS_S
+
+
+def test_a_descriptor_beyond_the_bounds_is_refused() -> None:
+    for info in (
+        SchemaInfo("s", "protobuf", 1, "", "A" * (bounds.MAX_DESCRIPTOR + 1), "M"),
+        SchemaInfo("s", "protobuf", 1, "x" * (bounds.MAX_SOURCE + 1), "", "M"),
+    ):
+        with pytest.raises(SourceError, match="characters"):
+            compile_schema(info)
+
+
+TREE = {
+    "$defs": {
+        "n": {
+            "anyOf": [inside({"$ref": "#/$defs/n"}) | {"required": ["x"]}, inside({"$ref": "#/$defs/n"}), {"const": 1}],
+            "type": ["object", "integer"],
+        }
+    },
+    "$ref": "#/$defs/n",
+}
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        (doubling(30, "anyOf", inside), nested(30, "x")),
+        (doubling(30, "oneOf", inside), nested(30, 1)),
+        (doubling(30, "allOf", lambda reference: {"additionalProperties": reference}), nested(30, "x")),
+        (doubling(30, "anyOf", lambda reference: {"not": inside(reference)}), nested(30, "x")),
+        (doubling(30, "anyOf", lambda reference: {"patternProperties": {"x": reference}}), nested(30, "x")),
+        (TREE, nested(100, "x")),
+        ({"items": {"pattern": r"^(?=a)(a|aa)+\\1$"}}, ["a" * 60 + "b"] * 20_000),
+        ({"items": {"pattern": r"^(a+)+$"}}, ["a" * 60 + "b"] * 20_000),
+        ({"items": {"anyOf": [{"const": n} for n in range(5000)]}}, [6000] * 20_000),
+    ],
+    ids=range(9),
+)
+def test_the_check_of_a_message_ends_and_lets_others_run(definition, message) -> None:
+    schema = schema_of("json", definition)
+    gaps: list[float] = []
+    over = threading.Event()
+
+    def tick() -> None:
+        last = time.monotonic()
+        while not over.wait(0.01):
+            gaps.append(time.monotonic() - last)
+            last = time.monotonic()
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(SchemaError, match=f"^{FAILED}"):
+            schema.encode(message)
+    finally:
+        over.set()
+        ticking.join()
+    assert time.monotonic() - start < ENDS_S
+    assert max(gaps, default=0) < 5, "the interpreter was held"
+
+
+WHOLE = {"type": "integer"}
+
+
+def tree(levels):
+    return {"left": tree(levels - 1), "right": tree(levels - 1)} if levels else 1
+
+
+@pytest.mark.parametrize(
+    ("definition", "good", "bad", "path"),
+    [
+        # a tree, each node checked once: the reason has its place
+        (
+            {"properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}, "type": ["object", "integer"]},
+            tree(10),
+            {"left": {"right": "x"}},
+            "/left/right",
+        ),
+        # any JSON, nothing of it a text
+        (
+            {"additionalProperties": {"$ref": "#"}, "items": {"$ref": "#"}, "not": {"type": "string"}},
+            {"a": [1, {"b": [[]]}]},
+            {"a": [1, {"b": ["x"]}]},
+            "/a/1/b/0",
+        ),
+        # several ways to a part, which are tried in counted steps
+        (TREE, nested(100, 1), "x", ""),
+        ({"$defs": {"a/b": {"type": "integer"}}, "items": {"$ref": "#/$defs/a~1b"}}, [1], ["x"], "/0"),
+        ({"$defs": {"a": {"$anchor": "here", "type": "integer"}}, "items": {"$ref": "#here"}}, [1], ["x"], "/0"),
+        (
+            {"$id": "http://x/y", "$defs": {"a": {"$id": "z", "type": "integer"}}, "items": {"$ref": "z"}},
+            [1],
+            ["x"],
+            "/0",
+        ),
+        (
+            {"properties": {"a": {"type": "integer"}}, "additionalProperties": {"$ref": "#/properties/a"}},
+            {"b": 1},
+            {"b": ""},
+            "/b",
+        ),
+        (
+            {"allOf": [{"type": "array"}, {"items": {"$ref": "#/allOf/2"}}, {"type": ["array", "integer"]}]},
+            [1],
+            ["x"],
+            "/0",
+        ),
+        ({"x-own": {"a": {"type": "integer"}}, "items": {"$ref": "#/x-own/a"}}, [1], ["x"], "/0"),
+        (True, [1], None, ""),
+    ],
+    ids=range(10),
+)
+def test_what_real_schemas_do_stays_as_it_is(definition, good, bad, path) -> None:
+    """Also when steps are counted: that schema is another one."""
+    schema = schema_of("json", definition)
+    text = json.dumps(good)
+    assert schema.encode(text) == text.encode()
+    schema._counted(good)
+    if bad is None:
+        return
+    with pytest.raises(SchemaError) as caught:
+        schema.encode(json.dumps(bad))
+    assert caught.value.path == path
+    with pytest.raises(ValueError if not schema._is_branching else MismatchError):
+        schema._counted(bad)
+
+
+def test_a_large_message_is_checked_in_counted_steps_with_the_same_reason(monkeypatch) -> None:
+    definition = {"items": {"properties": {"id": {"type": "integer", "maximum": 9}}}}
+    schema = schema_of("json", definition)
+    monkeypatch.setattr(schema, "_uncounted", 0)
+    assert schema.encode([{"id": 1}] * 100)
+    with pytest.raises(SchemaError, match="the value is greater than the maximum of 9") as caught:
+        schema.encode([{"id": 1}] * 50 + [{"id": 10}])
+    assert caught.value.path == "/50/id"
+
+
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        (
+            {"properties": {"a": {"type": "strin"}}},
+            'at /properties/a/type: it is "strin"; a type is one of array, bool',
+        ),
+        ({"properties": {"a": {"type": []}}}, "at /properties/a/type: it is []; a type is one of array"),
+        ({"properties": {"a": {"minimum": "x"}}}, 'at /properties/a/minimum: the value is not of type "number"'),
+        ({"properties": {"a/b": {"pattern": "("}}}, "at /properties/a~1b/pattern: "),
+        ({"required": "a"}, 'at /required: the value is not of type "array"'),
+        ({"properties": {"a": {"$ref": "#/$defs/nope"}}}, "at /properties/a/$ref: there is nothing at '#/$defs/nope'"),
+        (
+            {"$defs": {"a": {"items": {"$ref": "#/definitions/a"}}}},
+            "at /$defs/a/items/$ref: there is nothing at '#/def",
+        ),
+        ({"anyOf": [{}, {"$ref": "#nope"}]}, "at /anyOf/1/$ref: there is nothing at '#nope'"),
+        ('{"type": "object",}', "property name enclosed in double quotes: line 1 column 1"),
+        ('{\n "type": object}', "Expecting value: line 2 column 10"),
+        ("[]", "a JSON schema is an object or a boolean, not list"),
+    ],
+)
+def test_an_invalid_json_schema_says_where_and_why(definition, said) -> None:
+    text = definition if isinstance(definition, str) else json.dumps(definition)
+    with pytest.raises(Refusal) as caught:
+        compiled("s", "json", 1, text)
+    assert str(caught.value).startswith("your json schema is invalid: ")
+    assert said in str(caught.value)
+
+
+def test_the_check_of_a_graphql_document_ends() -> None:
+    schema = schema_of("graphql", "type Query { a: Query b: Int }")
+    fragments = "".join(f"fragment F{n} on Query {{ a {{ ...F{n + 1} ...F{n + 1} }} }} " for n in range(100))
+    for document in (
+        "{ " + "b " * 6000 + "}",
+        "{ " + "b " * 4990 + "}",
+        "{ " + "a{" * 3000 + "b" + "}" * 3000 + " }",
+        "{ " + " ".join(f"a {{ b x{n}: b }}" for n in range(600)) + " }",
+        "{ ...F0 } " + fragments + "fragment F100 on Query { b }",
+    ):
+        start = time.monotonic()
+        with contextlib.suppress(SchemaError):
+            schema.encode(document)
+        assert time.monotonic() - start < ENDS_S
