@@ -278,7 +278,7 @@ def weather(
 @pytest.mark.parametrize("retention", RETENTIONS)
 def test_dead_letters_under_kills_are_there_once(fresh_broker: Fresh, tmp_path: Path, retention: Retention) -> None:
     broker = fresh_broker(data_dir=tmp_path / "data")
-    weather(broker, "st", retention, messages=400, hits=3, calm_s=(0.3, 2.0))
+    weather(broker, "st", retention, messages=400, hits=3, calm_s=(0.5, 4.0))
 
 
 @pytest.mark.large

@@ -10,6 +10,7 @@ from control_client import ControlClient
 from fix_sdk import SdkClient, SdkError
 
 from memphis_sync import Memphis
+from memphis_sync._requests import give_back
 from memphis_sync._wire.partitions import partition_for_key
 
 
@@ -148,6 +149,32 @@ def test_acknowledged_messages_do_not_come_back_and_others_do(
         (again,) = consumer.fetch(3)
         assert texts([again]) == [text]
         again.ack()
+
+
+def test_what_a_member_of_ours_gave_back_untouched_comes_to_it(
+    memphis_py: SdkClient, memphis: Memphis, control: ControlClient, station_name: str, until: Callable[..., Any]
+) -> None:
+    """It is no dead letter, although JetStream has delivered it as often as it may; it is answered as one."""
+    fill(memphis, station_name, {1: ["a"]})
+    ours = memphis.consumer(station_name, "ours", "g", max_msg_deliveries=1)
+    theirs = memphis_py.consumer(station_name, "c", consumer_group="g", max_msg_deliveries=1)
+    (message,) = ours.fetch(timeout_s=10)
+    assert ours._deafen is not None
+    ours._deafen()
+    runtime = memphis._runtime
+    runtime.call(give_back(runtime.control, station_name, "g", [(1, message.sequence or 0, 1)], [], 5), 5, "give_back")
+    message.nack()
+    (again,) = until(lambda: theirs.fetch(1))
+    assert texts([again]) == ["a"]
+    again.ack()
+
+    def is_owed() -> bool:
+        pattern = f"memphis_dead_letters.owed.{station_name}.>"
+        info = control.jetstream("STREAM.INFO.memphis_dead_letters", {"subjects_filter": pattern})
+        return bool(info["state"].get("subjects"))
+
+    until(lambda: not is_owed())
+    assert memphis.dls(station_name).list() == []
 
 
 def test_a_delayed_message_comes_again_later(memphis_py: SdkClient, memphis: Memphis, station_name: str) -> None:
