@@ -477,11 +477,11 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         self._consumers.clear()
 
 
-@hint_function
 def _check_wait(batch_max_time_to_wait_ms: int) -> int:
     return max(100, opt.check_int("batch_max_time_to_wait_ms", batch_max_time_to_wait_ms, 0, opt.MAX_TIME_MS))
 
 
+@hint_function
 def connect(
     host: Optional[str] = None,
     username: Optional[str] = None,
