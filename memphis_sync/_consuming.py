@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._logs import Log
+from memphis_sync._portion import Portion
 from memphis_sync._runtime import primitives
 from memphis_sync._threads import Latch
 from memphis_sync.errors import MemphisError, StationNotFoundError
@@ -22,7 +23,6 @@ LONG_POLL_S = 2.0  # how long one look for messages takes; a stop ends it early
 OUTAGE_S = 0.5  # so long without a connection is an error for the callback
 OUTAGE_PAUSE_S = 0.2
 GONE_PAUSE_S = 1.0  # until a station that is gone is looked for again: it may be made anew
-QUICK = 0.1  # share of the ack time: a batch that was handled in less lets the next one be fetched meanwhile
 
 
 class Consuming:
@@ -44,8 +44,6 @@ class Consuming:
         self._lock = primitives.Lock()  # guards the next two, which the workers share
         self._is_failing = False
         self._pause_until = 0.0
-        self._is_more = False  # whether the last batch said that more is waiting
-        self._took_s = float("inf")  # how long the callback last took; the first time nobody knows
         self._workers = workers
         self._threads: list[primitives.Thread] = []
         self._is_started = False
@@ -84,6 +82,13 @@ class Consuming:
         return self._stop.is_set() or consumer.is_destroyed or consumer.runtime.is_ending
 
     def _run(self) -> None:
+        reading = self._consumer._begin_reading()
+        try:
+            self._hand_out_portions()
+        finally:
+            self._consumer._end_reading(reading)
+
+    def _hand_out_portions(self) -> None:
         consumer = self._consumer
         while True:
             try:
@@ -96,20 +101,14 @@ class Consuming:
 
     def _read_and_hand_out(self) -> None:
         consumer = self._consumer
+        portion = Portion(consumer.batch_size, consumer.ack_time_s)
         while not self.is_over():
             pause_s = self._pause_until - time.monotonic()
             if pause_s > 0:
                 self._stop.wait(min(pause_s, LONG_POLL_S))
                 continue
             try:
-                messages = consumer.read(
-                    self._only,
-                    consumer.batch_size,
-                    LONG_POLL_S,
-                    self._is_quick(),
-                    outage_s=OUTAGE_S,
-                    is_over=self.is_over,
-                )
+                messages = consumer.take_portion(portion, self._only, outage_s=OUTAGE_S, is_over=self.is_over)
             except MemphisError as exc:
                 if self.is_over():
                     break
@@ -119,23 +118,27 @@ class Consuming:
             if not messages:
                 continue
             # After an empty batch the long poll was the pause.
-            self._is_more = len(messages) >= consumer.batch_size or _is_more_behind(messages)
-            if not self._is_more and consumer.pull_interval_ms:
+            is_more = portion.is_held or consumer.holds_more or self._is_more_behind(messages, portion.size)
+            if not is_more and consumer.pull_interval_ms:
                 self._pause_until = time.monotonic() + consumer.pull_interval_ms / 1000
                 consumer.rest(is_idle=True)
             started = time.monotonic()
             self._hand_out(messages, None)
-            self._took_s = time.monotonic() - started
-        consumer.rest()
+            portion.handled(len(messages), time.monotonic() - started)
 
-    def _is_quick(self) -> bool:
-        """
-        Whether the next batch is fetched while this one is handled: not when handling takes a good part of the ack
-        time, nor when a pause may follow, in which another member could have the messages.
-        """
-        consumer = self._consumer
-        is_pause_near = not self._is_more and consumer.pull_interval_ms > 0
-        return self._took_s < QUICK * consumer.ack_time_s and not is_pause_near
+    def _is_more_behind(self, messages: list[Message], asked_for: int) -> bool:
+        """Whether a partition had more when it delivered its last one of these, or was not asked for lack of room."""
+        if len(messages) >= self._consumer.batch_size:
+            return True
+        seen = set()
+        for message in reversed(messages):
+            meta = message.metadata
+            if meta is not None and meta.stream not in seen:
+                seen.add(meta.stream)
+                if meta.pending:
+                    return True
+        partitions = 1 if self._only is not None else len(self._consumer._view.partitions)
+        return len(messages) >= asked_for and len(seen) < partitions
 
     def _fail(self, error: MemphisError) -> None:
         with self._lock:
@@ -156,15 +159,3 @@ class Consuming:
             failure = MemphisError(f"the callback of {consumer!r} failed: {type(raised).__name__}")
             failure.__cause__ = raised
             self._hand_out(Messages(), failure)
-
-
-def _is_more_behind(messages: list[Message]) -> bool:
-    """Whether a partition had more messages for the group when it delivered its last one of these."""
-    seen = set()
-    for message in reversed(messages):
-        meta = message.metadata
-        if meta is not None and meta.stream not in seen:
-            seen.add(meta.stream)
-            if meta.pending:
-                return True
-    return False

@@ -16,10 +16,13 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
-from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, QUICK, Consuming, Handler
+from memphis_sync._codec import fork_generation
+from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, Consuming, Handler
+from memphis_sync._give_back import GIVE_BACK_S, nack, return_untouched
 from memphis_sync._hints import hint_keywords
 from memphis_sync._link import Binding, PullSession
 from memphis_sync._logs import Log
+from memphis_sync._portion import LULL_S, Portion
 from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import JS_S
 from memphis_sync._runtime import Runtime, primitives, waiting
@@ -37,7 +40,7 @@ from memphis_sync.errors import (
 )
 from memphis_sync.message import Message, Messages, Source
 from memphis_sync.options import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
-from memphis_sync.resent import ResentBox, ResentMessage
+from memphis_sync.resent import MAX_MESSAGES as MAX_RESENT, ResentBox, ResentMessage
 from memphis_sync.types import StationView
 
 if TYPE_CHECKING:
@@ -51,6 +54,10 @@ log = Log("memphis_sync.consume")
 MIN_WAIT_S = 0.1  # the floor of memphis.py's batch_max_time_to_wait_ms
 MAX_WORKERS = 256
 _STOP_S = 5.0
+_END_S = 0.08  # how long an end waits for messages on their way, when it is to be quick
+_RENEW_AT = 0.1  # share of the ack time after which what waits for its turn is looked at again
+_LOOKED_THROUGH = 32  # messages; of more than that only the first is looked at for having been delivered before
+_UNHEARD_S = 10.0  # for so long a broker that could not be told is not asked again before each message
 _LOOK_S = 2.0  # for the question whether a group is still there
 
 
@@ -116,11 +123,14 @@ class Consumer(NotCopied, NotAwaited):
             look_for=functools.partial(_look_for, self._source),
         )
         self._dead_letters = ResentBox(self._source, self._session.wake)
+        client._runtime.readers.add(self)
         # Messages that an iteration has fetched and not handed out yet, and until when they need no second look.
         self._buffer: deque[Message] = deque()
         self._fresh_until = 0.0
         self._deafen: Optional[weakref.finalize[[Subscription], Consumer]] = None  # ends the hearing of dead letters
         self._iterations_ended = False
+        self._readings: set[object] = set()  # one for each iteration and each worker of consume() that is not over
+        self._keep_until = 0.0
         self._consuming: Optional[Consuming] = None
         self._consuming_lock = primitives.RLock()  # guards _consuming; held for no more than a look
 
@@ -179,8 +189,9 @@ class Consumer(NotCopied, NotAwaited):
         """
         Messages from all partitions, for ever: ends at stop_consume(), destroy() or the client's close().
 
-        Outages are waited out. Messages that were fetched and not handed out when the loop was left are the first ones
-        of the next iteration or fetch().
+        Takes messages in portions that fit the loop: one to begin with, then as many as it handles in a tenth of a
+        second, ``batch_size`` at most. When the loop is left, those that it has not seen go back to the group at once.
+        Outages are waited out.
 
         Raises:
             StationNotFoundError: The station or the group was destroyed by somebody else.
@@ -189,7 +200,9 @@ class Consumer(NotCopied, NotAwaited):
         self.check_open()
         self._iterations_ended = False
         runtime, buffer = self.runtime, self._buffer
-        handed_out_at = float("-inf")  # as if long ago: how quickly messages are handled here is not known yet
+        portion = Portion(self.batch_size, self.ack_time_s)
+        taken, taken_at = 0, 0.0
+        reading = self._begin_reading()
         try:
             while not (self._iterations_ended or runtime._is_ending):
                 if buffer:
@@ -202,12 +215,14 @@ class Consumer(NotCopied, NotAwaited):
                         continue
                     self._refresh()
                     continue
-                is_quick = time.monotonic() - handed_out_at < QUICK * self.ack_time_s
-                if not self._fill(is_quick):
+                if taken:
+                    portion.handled(taken, time.monotonic() - taken_at)
+                filled = self._fill(portion)
+                if filled is None:
                     return
-                handed_out_at = time.monotonic()
+                taken, taken_at = filled, time.monotonic()
         finally:
-            self._session.rest()
+            self._end_reading(reading)
 
     def consume(
         self,
@@ -220,6 +235,10 @@ class Consumer(NotCopied, NotAwaited):
     ) -> None:
         """
         Calls ``callback(messages, error, context)`` for each batch, on threads of its own, until stop_consume().
+
+        A batch is a portion that fits the callback: one message to begin with, then as many as it handles in a tenth of
+        a second, ``batch_size`` at most; one again after a pause. So a program that dies costs few messages one of
+        their deliveries. A program that needs full batches, whatever they take, reads them with fetch().
 
         Args:
             callback: A plain function. *messages* holds 1 to ``batch_size`` messages and *error* is None, or *messages*
@@ -254,7 +273,8 @@ class Consumer(NotCopied, NotAwaited):
 
     def stop_consume(self, timeout_s: float = _STOP_S) -> bool:
         """
-        Ends consume() and iterations after the message or batch at hand. Called by the callback it does not wait.
+        Ends consume() and iterations after the message or batch at hand; messages that nobody has seen go back to the
+        group at once. Called by the callback it does not wait.
 
         Args:
             timeout_s: How long to wait for the callback to return on all its threads, in seconds.
@@ -270,7 +290,10 @@ class Consumer(NotCopied, NotAwaited):
             if consuming is not None:
                 consuming.tell_to_stop()
         self._session.wake()
-        return consuming is None or consuming.join(timeout_s)
+        has_ended = consuming is None or consuming.join(timeout_s)
+        if not self._readings and not self.is_destroyed and not self.runtime.is_ending:
+            self._return_untouched(time.monotonic() + _END_S)
+        return has_ended
 
     def stop(self, timeout_s: float = _STOP_S) -> bool:
         """The same as stop_consume()."""
@@ -304,7 +327,7 @@ class Consumer(NotCopied, NotAwaited):
             return
         self.check_open()
         self.stop_consume()
-        self._return_buffered()
+        self._return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True)
         self._client._destroy_consumer(self, timeout_retries)
 
     def __enter__(self) -> Self:
@@ -315,7 +338,7 @@ class Consumer(NotCopied, NotAwaited):
     ) -> None:
         self.stop_consume()
         if not self.is_destroyed and not self.runtime.is_closing:
-            self._return_buffered()
+            self._return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True)
 
     def __repr__(self) -> str:
         return repr(self._source)
@@ -370,11 +393,11 @@ class Consumer(NotCopied, NotAwaited):
             MemphisError: As fetch().
         """
         waiting.forbid_on_own_thread("fetch()")
-        letters = self._dead_letters
+        letters, runtime = self._dead_letters, self.runtime
         deadline = time.monotonic() + wait_s
 
         def is_enough() -> bool:
-            return bool(letters) or self.is_destroyed or is_over()
+            return bool(letters) or self.is_destroyed or runtime.is_ending or is_over()
 
         while True:
             if letters:
@@ -397,6 +420,8 @@ class Consumer(NotCopied, NotAwaited):
             if received or is_over() or (not letters and time.monotonic() >= deadline):
                 return received  # type: ignore[return-value]  # of the kind that the session was given
             self.check_open()
+            if runtime.is_ending:
+                raise ClosedError(f"{self!r}: the client is being closed")
 
     def rest(self, *, is_idle: bool = False) -> None:
         """Asks for nothing ahead any more; *is_idle*: the partitions had nothing more."""
@@ -437,22 +462,87 @@ class Consumer(NotCopied, NotAwaited):
             return partition_for_key(key, partitions) if partitions else None
         return None if number == -1 else check_partition(number, partitions, self.station_name)
 
-    def _fill(self, ahead: bool) -> bool:
-        """Fetches into the buffer; False when the iteration has ended."""
+    @property
+    def holds_more(self) -> bool:
+        """Whether messages were received that wait for the next portion."""
+        return bool(self._session.holds or self._dead_letters)
+
+    def take_portion(
+        self,
+        portion: Portion,
+        only: Optional[int],
+        *,
+        outage_s: float = float("inf"),
+        is_over: Callable[[], bool],
+    ) -> list[Message]:
+        """
+        What a handler gets next; [] when there was nothing for a while. For the package's own use, as those above.
+
+        Args:
+            portion: Its portion.
+            only: The one partition to read; None for all.
+            outage_s: As read().
+            is_over: As read().
+
+        Raises:
+            MemphisError: As fetch().
+        """
+        wait_s = LULL_S if portion.size > 1 else LONG_POLL_S
         try:
-            batch = self.read(None, self.batch_size, LONG_POLL_S, ahead, is_over=lambda: self._iterations_ended)
+            found = self.read(only, portion.size, wait_s, portion.is_ahead, outage_s=outage_s, is_over=is_over)
+        except ConnectionLostError:
+            if portion.size == 1:
+                raise
+            found = []  # an outage is a pause; the next look waits for its end
+        if not found:
+            if portion.is_ahead:
+                self._session.rest(is_idle=True)
+            portion.rest()
+            return found
+        looked_at = found if len(found) <= _LOOKED_THROUGH else found[:1]
+        for at, message in enumerate(looked_at):
+            if message.delivered > 1:
+                return self._part(found, max(at, 1), portion)
+        return found
+
+    def _part(self, found: list[Message], count: int, portion: Portion) -> list[Message]:
+        """
+        A message that was delivered before may be the one that its handler died with, so it is handed out with no other
+        one in hand: should the program die again, that costs nobody else a delivery.
+        """
+        is_alone = len(found) == 1 and not portion.is_ahead and not self._session.holds
+        portion.hold()
+        link = self._client._data_link()
+        if is_alone or link.is_memphis or time.monotonic() < self._keep_until:
+            return found
+        others = [*found[count:], *self._session.take_untouched(time.monotonic() + GIVE_BACK_S)]
+        try:
+            work = return_untouched(self._source, link, others, is_free_only=True)  # type: ignore[arg-type]  # as read()
+            are_returned = not others or self.runtime.call(work, GIVE_BACK_S, "reading")
+        except MemphisError as exc:
+            log.debug("%r: %s", self, exc)
+            are_returned = False
+        if not are_returned:
+            self._keep_until = time.monotonic() + _UNHEARD_S
+            self._session.put_back(others)
+        return found[:count]
+
+    def _fill(self, portion: Portion) -> Optional[int]:
+        """Takes a portion into the buffer and returns its size; None when the iteration has ended."""
+        try:
+            batch = self.take_portion(portion, None, is_over=lambda: self._iterations_ended)
         except ClosedError:
-            return False
+            return None
         except (ConnectionLostError, DeadlineError) as exc:
             log.debug("%r: %s", self, exc)
             time.sleep(OUTAGE_PAUSE_S)
-            return True
+            return 0
         self._fresh_until = min(self._fresh_until if self._buffer else float("inf"), self._next_look())
         self._buffer.extend(batch)
-        return True
+        return len(batch)
 
     def _next_look(self) -> float:
-        return time.monotonic() + QUICK * self.ack_time_s
+        return time.monotonic() + _RENEW_AT * self.ack_time_s
 
     def _refresh(self) -> None:
         """Lets go of what the buffer held for too long, and gives the rest its ack time anew."""
@@ -469,15 +559,68 @@ class Consumer(NotCopied, NotAwaited):
                 break
         return self._session.fresh(found)
 
-    def _return_buffered(self) -> None:
-        """Gives messages that nobody has seen back to the group, for another member at once."""
-        for message in self._take_buffered(len(self._buffer)):
-            try:
-                if not message.is_dead_letter:
-                    message.nack()
-            except MemphisError as exc:
-                log.debug("%r: giving a message back: %s", self, exc)  # it comes back after its ack time anyway
-        self._session.close()
+    # ---- giving back ------------------------------------------------------------------------------------------------
+
+    def _begin_reading(self) -> object:
+        """An iteration, or a worker of consume(), begins; what is returned is for _end_reading()."""
+        reading = object()
+        self._readings.add(reading)
+        return reading
+
+    def _end_reading(self, reading: object) -> None:
+        """It has ended; the last one gives back what it has left. Also on the way out of a destructor."""
+        self._readings.discard(reading)
+        if not self._readings and not self.is_destroyed:
+            is_hurried = self._iterations_ended or self.runtime.is_ending
+            self._return_untouched(time.monotonic() + (_END_S if is_hurried else GIVE_BACK_S))
+
+    def _return_untouched(self, deadline: float, *, is_waiting: bool = False, is_last: bool = False) -> None:
+        """
+        Gives messages that nobody has seen back to the group, for another member at once.
+
+        Args:
+            deadline: For what is on its way, by ``time.monotonic()``.
+            is_waiting: Return when the broker has them.
+            is_last: Dead letters too, which else wait for the next one who reads.
+        """
+        runtime = self.runtime
+        if fork_generation() != runtime.generation:
+            return  # they are the parent's
+        messages: list[Message] = []
+        try:
+            messages = self._take_buffered(len(self._buffer))
+            letters = [message for message in messages if isinstance(message, ResentMessage)]
+            if is_last:
+                messages += self._dead_letters.take(MAX_RESENT)
+            else:
+                messages = [message for message in messages if not message.is_dead_letter]
+                self._dead_letters.put_back(letters)
+            messages += self._session.take_untouched(deadline)  # type: ignore[arg-type]  # as read()
+            if not messages:
+                return
+            link = self._client._data_link()
+
+            async def work() -> None:
+                await return_untouched(self._source, link, messages)
+
+            if is_waiting:
+                runtime.call(work(), GIVE_BACK_S, "giving messages back")
+            else:
+                runtime.spawn(work, is_awaited=True)
+        except DeadlineError as exc:
+            log.debug("%r: %s", self, exc)
+        except MemphisError as exc:  # the client's threads have ended, or it is one of them that asks
+            log.debug("%r: %s", self, exc)
+            nack(messages)
+
+    def _wake(self) -> None:
+        self._session.wake()
+
+    def _end(self, deadline: float) -> None:
+        if self._deafen is not None:
+            self._deafen()  # nothing more comes after what is given back
+        if not self.is_destroyed:
+            self._return_untouched(deadline, is_last=True)
 
     def _mark_destroyed(self) -> None:
         self._source.is_destroyed = True

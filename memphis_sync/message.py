@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = Log("memphis_sync.consume")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_ACK, _NAK, _TERM, _WORKING = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
+_ACK, NAK, _TERM, _WORKING = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
 _NO_RESPONDERS = 503
 DEAD_LETTER_S = 20.0  # as a creation: a broker that is restarted is back by then
 CONFIRM_S = 5.0
@@ -238,7 +238,7 @@ class Message(NotCopied, RawMessage):
 
     def nack(self) -> None:
         """The message could not be used; the group gets it again at once. Does not wait. Raises as ack()."""
-        self._respond("nack", _NAK)
+        self._respond("nack", NAK)
 
     def delay(self, delay: Optional[float] = None, *, delay_ms: Optional[int] = None) -> None:
         """
@@ -253,7 +253,7 @@ class Message(NotCopied, RawMessage):
             UsageError: It was answered before, or not exactly one of the two is given.
             ConnectionLostError, ClosedError, ForkedError: As ack().
         """
-        self._respond("delay", b'%s {"delay": %d}' % (_NAK, delay_ns(delay, delay_ms)))
+        self._respond("delay", b'%s {"delay": %d}' % (NAK, delay_ns(delay, delay_ms)))
 
     def in_progress(self) -> None:
         """Still at work: the ack time starts anew. May be called again and again. Raises as ack()."""

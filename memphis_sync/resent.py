@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from memphis_sync._codec import encode_headers
@@ -282,6 +282,12 @@ class ResentBox:
             self._taken.append(letter.payload_len)
             taken.append(letter)
         return taken
+
+    def put_back(self, letters: Sequence[ResentMessage]) -> None:
+        """Takes in again what take() gave away and nobody has seen."""
+        with self._lock:
+            self._letters.extendleft(reversed(letters))
+            self._bytes += sum(letter.payload_len for letter in letters)
 
     def __len__(self) -> int:
         return len(self._letters)

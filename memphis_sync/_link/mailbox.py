@@ -88,7 +88,9 @@ class Mailbox:
         # By stream: the binding, the request's number, and how many messages it asked for.
         self._open: dict[str, tuple[Binding, str, int]] = {}
         self._missing: dict[str, int] = {}  # by stream: how many messages its request may still bring
-        self._ahead: set[str] = set()  # streams whose open request was made ahead
+        # Streams whose open request is no hindrance: it was made ahead, or waits for nothing and so ends by itself. To
+        # end that one would be to end it while it brings messages.
+        self._staying: set[str] = set()
         self._brought_at = 0.0  # when the last messages were taken
         self._messages = 0  # taken so far, as the inbox counts
         self._statuses = 0
@@ -117,8 +119,8 @@ class Mailbox:
             frames.append(encode_pub(subject, body, self._subject + number))
             self._open[binding.stream] = binding, number.decode(), share
             self._missing[binding.stream] = share
-            if ahead:
-                self._ahead.add(binding.stream)
+            if ahead or expires_s is None:
+                self._staying.add(binding.stream)
             self._due.setdefault(binding.stream, due)
         self.inbox.expect(self._messages + sum(self._missing.values()), self._max_bytes * self._partitions)
         self._core.write(b"".join(frames))
@@ -134,8 +136,8 @@ class Mailbox:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no request is open but those for the next fetch."""
-        return len(self._open) == len(self._ahead)
+        """Whether no request is open but those that may stay for the next fetch."""
+        return len(self._open) == len(self._staying)
 
     @property
     def is_empty(self) -> bool:
@@ -177,7 +179,7 @@ class Mailbox:
                 self._due.pop(stream, None)
             self._missing.clear()
             self._open.clear()
-            self._ahead.clear()
+            self._staying.clear()
             return
         if len(self._missing) == 1:
             counts = {next(iter(self._missing)): len(messages)}
@@ -211,7 +213,7 @@ class Mailbox:
     def _close(self, stream: str) -> None:
         self._open.pop(stream, None)
         self._missing.pop(stream, None)
-        self._ahead.discard(stream)
+        self._staying.discard(stream)
 
     # ---- ending -----------------------------------------------------------------------------------------------------
 

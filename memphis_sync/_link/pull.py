@@ -56,7 +56,7 @@ ELECTION_S = 0.1  # pause until a group without a leader is asked again
 SILENCE_S = 5.0  # a broker that has a group and answers no pull for so long hangs
 PORTION_S = 0.002  # how long a first message waits for others that are known to follow it
 IDLE_S = 0.05  # requests that have brought nothing for so long are waiting for messages
-CLOSE_S = 1.0  # how long close() waits for messages on their way, to give them back
+CLOSE_S = 1.0  # how long the end waits for messages on their way, to give them back
 RENEW_AT, DROP_AT = 0.1, 0.8  # shares of the ack time: see this module's text
 _CLOSED = -11  # MCORE_E_CLOSED
 _NOTHING_THERE = (404, 408)
@@ -202,22 +202,37 @@ class PullSession:
             finally:
                 self._lock.release()
 
-    def close(self) -> None:
-        """Gives what was received and not handed out back to the group, for another member at once."""
-        if self._lock.is_mine or not self._lock.acquire(timeout=CLOSE_S):
-            return  # a fetch is under way and takes care of what comes
+    @property
+    def holds(self) -> int:
+        """How many messages were received and wait for a fetch."""
+        return len(self._surplus)
+
+    def take_untouched(self, deadline: float) -> list[RawMessage]:
+        """
+        Asks for nothing any more, and takes what was received and not handed out, to be given back to the group.
+
+        Args:
+            deadline: By ``time.monotonic()``; what is on its way then is left to a later call.
+        """
+        if self._lock.is_mine or not self._lock.acquire(timeout=max(0.0, min(CLOSE_S, deadline - time.monotonic()))):
+            return []  # a fetch is under way and takes care of what comes
         try:
-            self._let_come(time.monotonic() + CLOSE_S)
+            mailbox = self._mailbox
+            if mailbox is not None and not mailbox.is_idle(IDLE_S):
+                self._let_come(min(deadline, time.monotonic() + CLOSE_S))
             self._withdraw(always=True)
             if not self._link.is_up():
-                return  # the broker delivers them again when their ack time is over
-            self._take_retired(time.monotonic() + CLOSE_S)
+                return []  # the broker delivers them again when their ack time is over
+            self._take_retired(min(deadline, time.monotonic() + CLOSE_S))
             surplus, self._surplus = self._surplus, []
-            with contextlib.suppress(ConnectionLostError):  # as above
-                for message in surplus:
-                    message.respond(b"-NAK")
+            return self.fresh(surplus)
         finally:
             self._lock.release()
+
+    def put_back(self, messages: list[RawMessage]) -> None:
+        """Keeps messages for the next fetch, before all others."""
+        with self._lock:
+            self._surplus = messages + self._surplus
 
     def __del__(self) -> None:
         mailbox = getattr(self, "_mailbox", None)
@@ -496,6 +511,7 @@ class PullSession:
             if silent_s > SILENCE_S:
                 self._due.clear()
                 self._silent_from = now
+                self._withdraw(always=True)
                 raise DeadlineError(
                     f"the broker has not answered a pull for {silent_s:.1f} s: it hangs, or the station or the "
                     "consumer group is gone",

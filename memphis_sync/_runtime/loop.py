@@ -116,7 +116,9 @@ class LoopThread:
         self._failed = failed
         self._is_stopping = False
         self._loop = PrivateLoop()
-        self._spawned: set[asyncio.Task[None]] = set()  # on the loop: a task that nobody refers to may be collected
+        # On the loop: a task that nobody refers to may be collected. Those of the second set are waited for at the end.
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._awaited: set[asyncio.Task[None]] = set()
         self._loop.set_exception_handler(self._on_error)
         self.name = f"memphis-loop-{number}"
         self._thread = primitives.start_thread(self.name, self._run)
@@ -165,25 +167,37 @@ class LoopThread:
         """Runs a plain function on the loop soon; from any thread, also from a destructor."""
         self._post(work, *args)
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], *, is_awaited: bool = False) -> None:
         """
         Runs the coroutine that *work* makes, with nobody waiting for it; from any thread, also from a destructor. What
         it raises is logged.
 
+        Args:
+            work: Called on the loop.
+            is_awaited: drain() waits for it.
+
         Raises:
             ClosedError: The loop has ended.
         """
-        self._post(self._spawn, work)
+        self._post(self._spawn, work, is_awaited)
 
-    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]], is_awaited: bool) -> None:
         task = asyncio.get_running_loop().create_task(work())
         self._spawned.add(task)
+        if is_awaited:
+            self._awaited.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._spawned.discard(task)
+        self._awaited.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a task on %s failed", self.name, exc_info=task.exception())
+
+    async def drain(self) -> None:
+        """Waits for what spawn() was told to await."""
+        while self._awaited:
+            await asyncio.wait(set(self._awaited))
 
     def stop(self, timeout_s: float = _STOP_S) -> bool:
         """

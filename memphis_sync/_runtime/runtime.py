@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import time
 import uuid
+import weakref
 from collections.abc import Coroutine
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from memphis_sync._control import ControlLink
 from memphis_sync._link import Callbacks, Change, DataLink, Outages
@@ -30,10 +31,21 @@ log = Log("memphis_sync.control")
 T = TypeVar("T")
 _CONTROL_CLOSE_S = 2.0
 _REPORTS_S = 1.0  # for what waits to be reported when a client is closed: a round trip
+_GIVE_BACK_S = 2.0  # for messages that nobody has looked at: a round trip or two
 _CALLBACKS_S = 5.0  # for a callback that is running
 _LOOP_S = 2.0
 _LATE_S = 0.09  # how much longer than its time a close() takes at most, on a machine that is not busy
 _GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a little later, as a second net
+
+
+class Reader(Protocol):
+    """What the end of a client asks of its consumers."""
+
+    def _wake(self) -> None:
+        """Makes what waits for messages ask whether it is over."""
+
+    def _end(self, deadline: float) -> None:
+        """Begins to give back what nobody has looked at; by *deadline* on the monotonic clock."""
 
 
 class Runtime:
@@ -68,6 +80,7 @@ class Runtime:
         self._data: Optional[DataLink] = None
         self._opening = Section("the opening of the data link")  # guards opening _data, which is done once
         self._ending = Section("close()")  # guards the steps of close(); each can be repeated
+        self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # consumers that are not forgotten
         self._threads: list[primitives.Thread] = []  # only appended to; close() joins them
         self._is_ending = False
         self._is_closing = False
@@ -245,10 +258,13 @@ class Runtime:
             raise
         return self.loop.call(work, None if timeout_s is None else timeout_s + _GRACE_S, what)
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Starts a coroutine on the loop that nobody waits for; see LoopThread.spawn. Raises as check()."""
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], *, is_awaited: bool = False) -> None:
+        """
+        Starts a coroutine on the loop that nobody waits for, but close(), when *is_awaited*; see LoopThread.spawn.
+        Raises as check().
+        """
         self.check()
-        self.loop.spawn(work)
+        self.loop.spawn(work, is_awaited=is_awaited)
 
     def start_thread(self, kind: str, run: Callable[..., Any], *args: Any) -> primitives.Thread:
         """A daemon thread ``memphis-<kind>-<N>`` for blocking work that ends soon once is_ending says so."""
@@ -301,13 +317,17 @@ class Runtime:
     def _close_steps(self, deadline: float) -> None:
         """Each step gets what is left of the time; all together a little more, for a time that is very short."""
         if not self._is_closing:
+            for reader in list(self.readers):
+                reader._wake()
             self._join_threads(deadline)
-        self._is_closing = True
         last = max(deadline, time.monotonic()) + _LATE_S
 
         def left_s(at_most: float) -> float:
             return max(0.0, min(at_most, last - time.monotonic()))
 
+        if not self._is_closing:
+            self._end_readers(min(deadline, time.monotonic() + _GIVE_BACK_S), left_s)
+        self._is_closing = True
         if self._data is not None:
             try:
                 self._data.close(max(0.0, deadline - time.monotonic()), last)
@@ -326,6 +346,16 @@ class Runtime:
         self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
         exit_drain.unregister(self)
         self._is_closed = True
+
+    def _end_readers(self, deadline: float, left_s: Callable[[float], float]) -> None:
+        """What was fetched and nobody has looked at goes back to its group."""
+        for reader in list(self.readers):
+            reader._end(deadline)
+        if self.loop.is_alive():
+            try:
+                self.loop.call(self.loop.drain(), left_s(_GIVE_BACK_S) / 2, "close()")
+            except (MemphisError, ForkedError) as exc:
+                log.debug("%r: giving messages back: %s", self.label, exc)  # they come back after their ack time
 
     def _join_threads(self, deadline: float) -> None:
         me = primitives.current_thread_id()

@@ -27,6 +27,8 @@ ROWS = [
         "producer",
         "consumer",
         "_consuming",
+        "_give_back",
+        "_portion",
         "message",
         "dead_letters",
         "resent",

@@ -1,0 +1,73 @@
+"""
+Messages that were received and that no handler has looked at, on their way back to their group.
+
+Our broker is told of them first, so that they use no delivery up; then each is given back to the server, which delivers
+it at once to another member. A Memphis broker knows no difference, and counts the delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memphis_sync._logs import Log
+from memphis_sync._requests import give_back
+from memphis_sync._wire.names import split_stream
+from memphis_sync.errors import MemphisError
+from memphis_sync.message import NAK, Message, Source, parse_ack_subject
+from memphis_sync.resent import ResentMessage
+
+if TYPE_CHECKING:
+    from memphis_sync._link import DataLink
+
+log = Log("memphis_sync.consume")
+
+GIVE_BACK_S = 1.0  # for the broker's word; a message that goes back without it uses a delivery up
+
+
+async def return_untouched(
+    source: Source, link: DataLink, messages: Sequence[Message], *, is_free_only: bool = False
+) -> bool:
+    """
+    Gives messages back that nobody has looked at.
+
+    Args:
+        source: Their consumer.
+        link: Its data link.
+        messages: Dead letters that were sent again among them; those go to another member.
+        is_free_only: Keep them when it would cost each a delivery.
+
+    Returns:
+        Whether they were given back; False only with *is_free_only*.
+    """
+    is_free = not link.is_memphis
+    letters = [message.id for message in messages if isinstance(message, ResentMessage)]
+    others = [message for message in messages if not isinstance(message, ResentMessage)]
+    if is_free:
+        try:
+            deliveries = [_delivery(message) for message in others]
+            await give_back(
+                source.runtime.control, source.view.internal, source.consumer_group, deliveries, letters, GIVE_BACK_S
+            )
+        except MemphisError as exc:
+            log.debug("%r: the broker does not know of %d messages that go back: %s", source, len(messages), exc)
+            is_free = False
+    if is_free or not is_free_only:
+        nack(others)
+        return True
+    return False
+
+
+def nack(messages: Sequence[Message]) -> None:
+    """Gives messages back to the server without a word to the broker; without a connection they come back by time."""
+    try:
+        for message in messages:
+            if not message.is_dead_letter:
+                message.respond(NAK)
+    except MemphisError as exc:
+        log.debug("giving %d messages back: %s", len(messages), exc)
+
+
+def _delivery(message: Message) -> tuple[int, int, int]:
+    meta = parse_ack_subject(message.reply)
+    return split_stream(meta.stream)[1], meta.sequence, meta.delivered
