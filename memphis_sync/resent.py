@@ -244,7 +244,7 @@ class ResentBox:
         # No lock: the loop would wait for it, and whoever holds it may have been interrupted by a signal handler.
         self._letters: deque[ResentMessage] = deque()
         self._bytes = 0  # of the letters, as the loop knows
-        self._taken: deque[int] = deque()  # bytes of those that were taken since it last looked
+        self._taken: deque[int] = deque()  # bytes of those that were taken since it last looked; less than 0: put back
         self._refused = 0
         self._log_at = 0.0
 
@@ -285,9 +285,8 @@ class ResentBox:
 
     def put_back(self, letters: Sequence[ResentMessage]) -> None:
         """Takes in again what take() gave away and nobody has seen."""
-        with self._lock:
-            self._letters.extendleft(reversed(letters))
-            self._bytes += sum(letter.payload_len for letter in letters)
+        self._letters.extendleft(reversed(letters))
+        self._taken.extend(-letter.payload_len for letter in letters)
 
     def __len__(self) -> int:
         return len(self._letters)

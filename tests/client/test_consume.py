@@ -72,7 +72,7 @@ def test_an_exception_in_the_callback_is_reported_and_survived(memphis, filled, 
     with memphis.consumer(filled, "c", batch_size=10, pull_interval_ms=0) as consumer:
         consumer.consume(callback)
         until(lambda: len(seen) == 100)
-    assert 2 <= len(errors) <= 4
+    assert len(errors) >= 2
     assert all(isinstance(e, MemphisError) and isinstance(e.__cause__, ZeroDivisionError) for e in errors)
     assert [r for r in caplog.records if r.name == "memphis_sync.consume" and r.exc_info]
 
