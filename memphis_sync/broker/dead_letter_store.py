@@ -32,7 +32,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Optional
 
@@ -301,6 +301,20 @@ class DeadLetterStore:
     async def purge(self, station: str) -> None:
         """Removes all dead letters of a station."""
         await self._purge(f"*.{key_of(station)}.>")
+
+    async def forget_places(self, station: str, partitions: Collection[int]) -> None:
+        """
+        The messages of some partitions are gone, and others will have their sequences. Their dead letters stay, but
+        stand for no sequence any more; what is owed of them cannot be given.
+        """
+        key = key_of(station)
+        for _, group, dead_letter_id in await self.all_owed(f"{key}.*.*"):
+            owed = await self.owed(station, group, dead_letter_id)
+            if owed is not None and owed.partition in partitions:
+                await self.settle_owed(owed)
+        for partition in partitions:
+            await self._purge(f"at.{key}.{partition}.*")
+            await self._purge(f"back.{key}.*.{partition}.*")
 
     # ---- what was given back ----------------------------------------------------------------------------------------
 

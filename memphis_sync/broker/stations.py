@@ -204,6 +204,7 @@ class Stations:
         if row is None or row.value["status"] != READY:  # another copy destroyed it meanwhile
             await asyncio.gather(*(self._api.delete_stream(config["name"]) for config in configs))
             return
+        await self._dead_letters.forget_places(name, made)  # before there are groups that new messages can reach
         await add_groups(settings, made)
         updates = (self._api.request(f"STREAM.UPDATE.{config['name']}", config) for config in configs)
         if configs[0]["retention"] != "limits":

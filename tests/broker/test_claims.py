@@ -142,6 +142,34 @@ def test_waiting_for_a_living_copy_ends_with_an_error_that_clients_ask_again_aft
     release_station(control, station_name)
 
 
+@pytest.mark.slow
+def test_requests_that_wait_for_something_that_never_comes_hold_no_slot_for_ever(
+    control: ControlClient, other: ControlClient, station_name: str
+) -> None:
+    """More of them than there are slots; each waits behind the others for the lock of one station."""
+    claim_station(other, station_name, "creating", "other-copy")
+    assert control.connection is not None
+    connection = control.connection
+    station = StationCreate(name=station_name, username="root").encode()
+    free = StationCreate(name=f"{station_name}-free", username="root").encode()
+
+    async def ask() -> tuple[float, list[bytes]]:
+        stuck = [
+            asyncio.ensure_future(connection.request("$memphis_station_creations", station, timeout=100))
+            for _ in range(300)
+        ]
+        await asyncio.sleep(0)
+        begin = time.monotonic()
+        assert (await connection.request("$memphis_station_creations", free, timeout=60)).data == b""
+        took = time.monotonic() - begin
+        return took, [reply.data for reply in await asyncio.gather(*stuck)]
+
+    took, replies = control.run(ask())
+    assert took < 40
+    assert {reply[:8] for reply in replies} == {b"timeout:"}
+    release_station(control, station_name)
+
+
 def test_a_living_copy_is_waited_for(control: ControlClient, other: ControlClient, station_name: str) -> None:
     claim_station(other, station_name, "deleting", "other-copy")
     begin = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 from control_client import ControlClient
+from dead_letter_client import DeadLetterClient
 
 import memphis_sync
 from memphis_sync import Storage
@@ -135,6 +136,24 @@ def test_a_partition_that_is_lost_with_the_disk_is_made_again_at_the_start(
     with ControlClient(broker) as client:
         states = [state_of(client, f"st${partition}") for partition in (1, 2, 3)]
         assert [state and state["messages"] for state in states] == [1, 0, 1]
+
+
+def test_dead_letters_of_lost_messages_stay_and_do_not_swallow_those_of_new_ones(fresh_broker: StartBroker) -> None:
+    """The new stream counts from 1 again, and a dead letter is known by its message's place in the stream."""
+    broker = fresh_broker()
+    with DeadLetterClient(broker) as client:
+        assert client.station("st", storage_type="memory") == ""
+        assert client.consumer("st", "g").startswith("{")
+        client.nack("st", client.produce("st", b"old"), error="first")
+        client.wait_for("st", 1)
+    restart(broker)
+    with DeadLetterClient(broker) as client:
+        assert client.station("st") == ""
+        assert client.produce("st", b"new") == 1
+        client.nack("st", 1, error="second")
+        rows = client.wait_for("st", 2)
+        assert [row.error for row in rows] == ["first", "second"]
+        assert [row.sequence for row in rows] == [1, 1]
 
 
 def test_a_destroyed_station_is_not_made_again(fresh_broker: StartBroker, until: Callable[..., Any]) -> None:
