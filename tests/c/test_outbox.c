@@ -618,9 +618,10 @@ static void test_a_flush_waits_for_what_was_accepted_before_it(void)
         pthread_create(&threads[i], NULL, wait_for_marks, &waits[i]);
     pthread_join(threads[2], NULL);
     CHECK(waits[2].left == 0);
-    ack(outbox, 5, "{\"seq\":1}");
-    ack(outbox, 1, "{\"seq\":2}");
-    ack(outbox, 0, "{\"seq\":3}");
+    CHECK(send_all(outbox) == 13);
+    ack(outbox, 5, "{\"stream\":\"st$1\",\"seq\":1}");
+    ack(outbox, 1, "{\"stream\":\"st$1\",\"seq\":2}");
+    ack(outbox, 0, "{\"stream\":\"st$1\",\"seq\":3}");
     CHECK(mcore_outbox_wait_marks(outbox, -1, waits[0].marks, 0) == 1);
     mcore_outbox_settle(outbox, 2, MCORE_REFUSED, 0, 0, 500, 1, "", 0);
     for (int i = 0; i < 2; i++) {
