@@ -277,7 +277,7 @@ class ControlLink:
         if self._lost_at is None:
             return  # connect()
         down_s = time.monotonic() - self._lost_at
-        pause_s = self._outages.pause_s(self._tries, down_s, self._lost_at - self._up_since)
+        pause_s = self._outages.pause_s("control", self._tries, down_s, self._lost_at - self._up_since)
         self._tries += 1
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wake.wait(), pause_s)

@@ -464,7 +464,7 @@ class DataLink:
         was_up_s = self._lost_at - self._up_since
         while options.max_reconnect < 0 or self._attempts < options.max_reconnect:
             down_s = time.monotonic() - self._lost_at
-            self._wake.wait(self._outages.pause_s(self._attempts, down_s, was_up_s))
+            self._wake.wait(self._outages.pause_s("data", self._attempts, down_s, was_up_s))
             self._wake.clear()
             if self._is_over():
                 return self._give_up(self._end_reason or "closed")

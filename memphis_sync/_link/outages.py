@@ -2,7 +2,7 @@
 What the two links of one client share about an outage: how long to wait between tries, who says what, and the end.
 
 Rules
-* The link that gets through first wakes the other one.
+* The link that gets through first wakes the other one. While both are down, the data link does most of the trying.
 * One outage of the client is one line in the log when it begins and one when it is over, however many links it hit.
 * When one link has ended for good, so has the other: a client works as a whole or not at all.
 * In its first minute a client tries at least twice a second, so that it is back within a second of its broker; a try at
@@ -23,6 +23,7 @@ LinkName = Literal["control", "data"]
 QUICK_S = 60.0  # how long an outage counts as short
 QUICK_PAUSE_S = 0.5  # the longest pause within it
 TOGETHER_S = 1.0  # a link that is lost so soon after the other one was is part of the same outage
+SCOUTED = 4  # so much longer the control link waits while the data link, whose tries cost a tenth, tries as well
 SHORT_LIFE_S = 1.0  # a connection that ends sooner was no success: the next try is not made at once
 
 
@@ -83,11 +84,12 @@ class Outages:
             wake()
         return INFO if is_over else DEBUG
 
-    def pause_s(self, tries: int, down_s: float, was_up_s: float) -> float:
+    def pause_s(self, link: LinkName, tries: int, down_s: float, was_up_s: float) -> float:
         """
         How long to wait before the next try, in seconds.
 
         Args:
+            link: Who asks.
             tries: How many there were in this outage.
             down_s: For how long it has lasted.
             was_up_s: How long the connection before it had lived.
@@ -95,6 +97,8 @@ class Outages:
         if tries == 0 and was_up_s >= SHORT_LIFE_S:
             return 0.0
         longest_s = self._interval_s if down_s >= QUICK_S else min(self._interval_s, QUICK_PAUSE_S)
+        if link == "control" and "data" in self._down:
+            longest_s *= SCOUTED
         return longest_s * random.uniform(0.5, 1.0)  # noqa: S311  spreading, not a secret
 
     def end(self, link: LinkName, reason: str) -> bool:

@@ -115,7 +115,7 @@ class Runtime:
             except AuthenticationError:
                 raise
             except ConnectError as exc:
-                pause_s = self.outages.pause_s(1, 0.0, 0.0)
+                pause_s = self.outages.pause_s("control", 1, 0.0, 0.0)
                 if time.monotonic() + pause_s >= until:
                     raise
                 level = DEBUG if is_waiting else INFO

@@ -357,7 +357,7 @@ def test_a_link_that_gets_through_wakes_the_other_one(reached, station_name: str
         client._runtime.outages._interval_s = 300.0
         producer = client.producer(station_name, "p")
         producer.produce(b"1")
-        client._runtime.outages.pause_s = lambda tries, _d, _u: 0.0 if tries == 0 else 300.0
+        client._runtime.outages.pause_s = lambda _l, tries, _d, _u: 0.0 if tries == 0 else 300.0
         door.treatments.extend([says(), says()])
         seen = door.visits
         door.cut()

@@ -93,6 +93,15 @@ def test_an_idle_client_is_measured() -> None:
     assert report["percent_of_a_core"] > 0
 
 
+def test_the_return_of_clients_is_measured() -> None:
+    args = ["--clients", "3", "--outages", "0.5"]
+    done = run_python(BENCH / "reconnect_after_outage.py", *args, env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == "reconnect_after_outage"
+    assert report["max_s"] >= report["p50_s"] > 0
+    assert b"3 clients back" in done.stderr
+
+
 def test_the_replay_sends_the_very_bytes_of_our_client(broker: Any, station_name: str) -> None:
     """The template is taken off the client's connection, and gives back the frame it was taken from."""
     program = """
