@@ -59,10 +59,12 @@ class _Transport(TcpTransport):
             writer.transport.abort()
             writer.close()  # before Python 3.11 a transport under TLS forgets that it was aborted
 
-    async def greeted(self, server: Srv, limit_s: float) -> _Transport:
-        """Connects and reads the INFO."""
+    async def greeted(self, server: Srv) -> _Transport:
+        """Connects and reads the INFO; the caller keeps the time, with no task more for each try."""
         try:
-            await self.connect(server.uri, _LINE_BYTES, limit_s)  # type: ignore[arg-type]  # it takes any number
+            reader, writer = await asyncio.open_connection(server.uri.hostname, server.uri.port, limit=_LINE_BYTES)
+            self._bare_io_reader = self._io_reader = reader
+            self._bare_io_writer = self._io_writer = writer
             line = await self._line()
             if line[:4].upper() != b"INFO":
                 raise NotMemphisError(f"it began with {line[:32]!r} instead of INFO")
@@ -272,7 +274,7 @@ async def _first_greeting(server: Srv, limit_s: float, again_s: float) -> _Trans
             for stale in tries[1:]:
                 _drop(stale)
             del tries[1:]
-            tries.append(asyncio.ensure_future(_Transport().greeted(server, left_s)))
+            tries.append(asyncio.ensure_future(_Transport().greeted(server)))
             await asyncio.wait(tries, timeout=min(again_s, left_s), return_when=asyncio.FIRST_COMPLETED)
             for one in tries:
                 if one.done():
