@@ -20,17 +20,35 @@ def payload_of(message: Any, json_text: JsonWriter = PLAIN) -> Any:
     """
     if isinstance(message, (bytes, bytearray)):
         return message
-    if isinstance(message, memoryview):
-        return message if message.c_contiguous else message.tobytes()
     if isinstance(message, str):
         return message.encode("utf-8")
-    if isinstance(message, (dict, list)):
-        try:
+    try:
+        if isinstance(message, memoryview):
+            return _bytes_of(message)
+        if isinstance(message, (dict, list)):
             return json_text.write(message).encode()
-        except NotJsonError as exc:
-            raise ConfigurationError(
-                f"message is a {type(message).__name__} that cannot be written as JSON: {exc}"
-            ) from exc.__cause__
+        return _document_of(message)
+    except NotJsonError as exc:
+        raise ConfigurationError(
+            f"message is a {type(message).__name__} that cannot be written as JSON: {exc}"
+        ) from exc.__cause__
+    except ConfigurationError:
+        raise
+    except Exception as exc:  # of an object that is not what it seems; a memoryview that was released
+        raise ConfigurationError(
+            f"message is a {type(message).__name__} that cannot be read: {type(exc).__name__}: {exc}"
+        ) from exc
+
+
+def _bytes_of(message: memoryview) -> Any:
+    """A view of single bytes without gaps: the C core takes no other."""
+    if not message.c_contiguous:
+        return message.tobytes()
+    return message if message.format == "B" and message.ndim == 1 else message.cast("B")
+
+
+def _document_of(message: Any) -> bytes:
+    """A protobuf message or a GraphQL document, by its own shape: no library needs to be installed."""
     serialize = getattr(message, "SerializeToString", None)
     if callable(serialize):
         try:
@@ -38,7 +56,7 @@ def payload_of(message: Any, json_text: JsonWriter = PLAIN) -> Any:
         except Exception as exc:  # protobuf's EncodeError, which is not imported for this
             raise ConfigurationError(f"message is a {type(message).__name__} that cannot be written: {exc}") from exc
     source = getattr(getattr(getattr(message, "loc", None), "source", None), "body", None)
-    if isinstance(source, str):  # a GraphQL document, by its own shape: the library need not be installed
+    if isinstance(source, str):
         return source.encode("utf-8")
     raise ConfigurationError(unsupported(message))
 

@@ -24,7 +24,14 @@ from memphis_sync._runtime import Runtime, waiting
 from memphis_sync._runtime.schemas import decoded
 from memphis_sync._wire.json_text import NotJsonError, read_json
 from memphis_sync._wire.names import durable_name, split_stream
-from memphis_sync.errors import ClosedError, ConnectionLostError, MemphisError, StationNotFoundError, UsageError
+from memphis_sync.errors import (
+    ClosedError,
+    ConnectionLostError,
+    HeaderError,
+    MemphisError,
+    StationNotFoundError,
+    UsageError,
+)
 from memphis_sync.headers import is_own
 from memphis_sync.options import MAX_TIME_MS, check_int, check_seconds, check_str
 from memphis_sync.types import StationView
@@ -142,7 +149,12 @@ class Message(NotCopied, RawMessage):
         return decoded(self.owner.view.live.codec, self.payload, as_dict=as_dict)
 
     def get_headers(self) -> Optional[dict[str, str]]:
-        """All headers, those of client and broker included; None without any. The first value of a name counts."""
+        """
+        All headers, those of client and broker included; None without any. The first value of a name counts.
+
+        Raises:
+            HeaderError: What came in their place is not a header block; no official client sends such.
+        """
         block = self.header_block
         if not block:
             return None
@@ -153,7 +165,7 @@ class Message(NotCopied, RawMessage):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the producer's program put on the message; empty without any."""
+        """What the producer's program put on the message; empty without any. Raises as get_headers()."""
         return {name: value for name, value in (self.get_headers() or {}).items() if not is_own(name)}
 
     # ---- where it comes from ----------------------------------------------------------------------------------------
@@ -388,8 +400,8 @@ class Messages(NotAwaited, list[Message]):
 
         Returns:
             Keys ``station``, ``partition``, ``sequence``, ``time`` (the last three may be None on a message that was
-            sent again, see ResentMessage), ``headers`` (the user's) and ``data``: what the payload says as JSON; else
-            its text, else, not being UTF-8, its bytes.
+            sent again, see ResentMessage), ``headers`` (the user's; empty where they cannot be read) and ``data``:
+            what the payload says as JSON; else its text, else, not being UTF-8, its bytes. No message makes it fail.
         """
         return [
             {
@@ -397,11 +409,19 @@ class Messages(NotAwaited, list[Message]):
                 "partition": message.partition,
                 "sequence": message.sequence,
                 "time": message.timesent,
-                "headers": message.headers,
+                "headers": readable_headers(message) or {},
                 "data": _readable(message.payload),
             }
             for message in self
         ]
+
+
+def readable_headers(message: Message) -> Optional[dict[str, str]]:
+    """The user's headers; None when the block is not what NATS calls one: a message of any client may have such."""
+    try:
+        return message.headers
+    except HeaderError:
+        return None
 
 
 def _readable(payload: bytes) -> Any:

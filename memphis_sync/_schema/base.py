@@ -78,6 +78,8 @@ class Schema:
             return self._encode(message)
         except MismatchError as exc:
             raise exc.public(FAILED, self.info) from exc.__cause__
+        except Exception as exc:  # of an object that is not what it seems, or deep in a library
+            raise MismatchError(_unreadable(exc)).public(FAILED, self.info) from exc
 
     def decode(self, payload: bytes, *, as_dict: bool = False) -> Any:
         """
@@ -94,6 +96,8 @@ class Schema:
             return self._decode(payload, as_dict=as_dict)
         except MismatchError as exc:
             raise exc.public(MISALIGNED, self.info) from exc.__cause__
+        except Exception as exc:
+            raise MismatchError(_unreadable(exc)).public(MISALIGNED, self.info) from exc
 
     def _encode(self, message: Any) -> bytes:
         raise NotImplementedError
@@ -123,6 +127,12 @@ def utf8_of(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise MismatchError(f"the text cannot be written as UTF-8: {exc.reason} at character {exc.start}") from exc
+
+
+def _unreadable(exc: Exception) -> str:
+    if isinstance(exc, RecursionError):
+        return "it is nested too deep"
+    return f"it cannot be read: {type(exc).__name__}: {exc}"
 
 
 def json_of(message: Any, writer: JsonWriter) -> tuple[str, Any]:

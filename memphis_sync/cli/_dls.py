@@ -133,4 +133,4 @@ def _json_line(letter: DeadLetter) -> bytes:
         record["data"] = letter.data.decode()
     except UnicodeDecodeError:
         record["data_base64"] = base64.b64encode(letter.data).decode()
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -95,16 +95,21 @@ def _reader_is_gone() -> bool:
 
 
 def _json_line(message: Message) -> bytes:
-    sent = message.timesent
+    from memphis_sync.message import readable_headers
+
+    sent, headers = message.timesent, readable_headers(message)
     record: dict[str, Any] = {
         "station": message.station,
         "partition": message.partition,
         "sequence": message.sequence,
         "time": None if sent is None else sent.isoformat(),
-        "headers": message.headers,
+        "headers": headers or {},
     }
+    if headers is None:  # not what NATS calls headers
+        record["headers_base64"] = base64.b64encode(message.header_block).decode()
     try:
         record["data"] = message.data.decode()
     except UnicodeDecodeError:
         record["data_base64"] = base64.b64encode(message.data).decode()
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + os.linesep.encode()
+    # A header's bytes that are not UTF-8 are half surrogates in it: as escapes the line is JSON all the same.
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + os.linesep.encode()

@@ -220,3 +220,38 @@ def test_a_misspelt_station_is_an_error_of_sub_and_makes_none(
     assert memphis_sync("sub", station_name, "--end").returncode == 1, "the first call has created nothing"
     assert memphis_sync("sub", station_name, "--end", "--create").returncode == 0
     assert memphis_sync("sub", station_name, "--end").returncode == 0
+
+
+def test_no_odd_message_costs_the_lines_of_the_others(memphis_sync: Any, broker: Any, station_name: str) -> None:
+    """Deep JSON, bytes that are not UTF-8, headers that are none: each is a line of JSON."""
+    import socket
+
+    memphis_sync("pub", station_name, "first")
+    subject = f"{station_name}$1.final".encode()
+    odd = [
+        (b"", b"[" * 100_000),
+        (b"NATS/1.0\r\nname: \xff\r\n\r\n", b"\xff"),
+        (b"NATS/1.0\r\nnonsense\r\n\r\n", b"x"),
+        (b"NATS/1.0", b"y"),
+    ]
+    with socket.create_connection((broker.host, broker.port), 10) as sock:
+        login = {"user": "root$1", "pass": broker.password, "name": "odd::root", "headers": True, "verbose": False}
+        sock.sendall(b"CONNECT %b\r\n" % json.dumps(login).encode())
+        for head, body in odd:
+            size = len(head)
+            line = b"HPUB %b %d %d" % (subject, size, size + len(body)) if head else b"PUB %b %d" % (subject, len(body))
+            sock.sendall(b"%b\r\n%b%b\r\n" % (line, head, body))
+        sock.sendall(b"PING\r\n")
+        said = b""
+        while b"PONG\r\n" not in said:
+            piece = sock.recv(4096)
+            assert piece, said
+            said += piece
+    memphis_sync("pub", station_name, "last")
+    done = memphis_sync("--json", "sub", station_name, "--end")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line.decode()) for line in done.stdout.splitlines()]
+    assert [records[0]["data"], records[-1]["data"]] == ["first", "last"]
+    assert [record.get("data") for record in records[1:3]] == ["[" * 100_000, None]
+    assert records[2]["headers"] == {"name": "\udcff"}
+    assert all(isinstance(record["headers"], dict) for record in records)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import datetime as dt
 import decimal
+import json
+import socket
 
 import pytest
 
@@ -65,3 +68,129 @@ def test_a_text_with_nan_is_not_json(memphis, station_name, read_all):
     memphis.produce(station_name, "p", "NaN")
     batch = read_all(memphis.consumer(station_name, "c"), 2)
     assert [row["data"] for row in memphis_sync.message.Messages(batch).to_dicts()] == ['{"a": NaN}', "NaN"]
+
+
+DEEP = b"[" * 100_000
+ODD_PAYLOADS = [b"first", DEEP, b"\xff\xfe", b"", b"\x00", b'{"a":' * 2000, b"1" * 5000, b'"\\ud800"', b"last"]
+ODD_HEADERS = [
+    b"x",
+    b"NATS/1.0",
+    b"NATS/1.0\r\n",
+    b"NATS/1.0 503 \xff\r\n\r\n",
+    b"NATS/1.0\r\na: \xff\r\n\r\n",
+    b"NATS/1.0\r\n: \r\n\r\n",
+    b"NATS/1.0\r\nnonsense\r\n\r\n",
+    b"NATS/1.0\r\n\r\n",
+]
+SOURCES = {
+    "json": '{"maxItems": 1}',
+    "avro": '"long"',
+    "protobuf": 'syntax = "proto3"; message M { bytes b = 1; }',
+    "graphql": "type Query { a: Int }",
+}
+
+
+@pytest.fixture
+def odd_station(memphis, broker, station_name):
+    """A station with what its own clients would never send, and its count of messages."""
+    memphis.station(station_name)
+    for payload in ODD_PAYLOADS:
+        memphis.produce(station_name, "p", payload)
+    subject = f"{station_name}$1.final".encode()
+    frames = [b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, len(head), len(head) + 4, head, b"body") for head in ODD_HEADERS]
+    login = {"user": "root$1", "pass": broker.password, "name": "odd::root", "headers": True, "verbose": False}
+    with socket.create_connection((broker.host, broker.port), 10) as sock:
+        sock.sendall(b"CONNECT %b\r\n%bPING\r\n" % (json.dumps(login).encode(), b"".join(frames)))
+        said = b""
+        while b"PONG\r\n" not in said:
+            piece = sock.recv(4096)
+            assert piece, said
+            said += piece
+    state = memphis._runtime.call(memphis._runtime.control.js_api(f"STREAM.INFO.{station_name}$1", None, 5), 5, "info")
+    return station_name, state["state"]["messages"]
+
+
+def test_no_odd_message_costs_the_batch(memphis, odd_station, read_all):
+    name, count = odd_station
+    assert count >= len(ODD_PAYLOADS) + 4, "the server refuses some of the headers"
+    batch = read_all(memphis.consumer(name, "c"), count)
+    rows = memphis_sync.message.Messages(batch).to_dicts()
+    assert len(rows) == count
+    assert [row["data"] for row in rows[: len(ODD_PAYLOADS)]] == [
+        "first",
+        "[" * 100_000,
+        b"\xff\xfe",
+        "",
+        "\x00",
+        '{"a":' * 2000,
+        rows[6]["data"],
+        "\ud800",
+        "last",
+    ]
+    assert rows[6]["data"] == "1" * 5000 or rows[6]["data"] > 0, "by the version of Python"
+    assert all(isinstance(row["headers"], dict) for row in rows)
+    assert {type(message.get_data_deserialized()) for message in batch} == {bytearray}
+
+
+@pytest.mark.parametrize("kind", list(SOURCES))
+def test_an_odd_message_is_a_schema_error_and_nothing_else(memphis, odd_station, read_all, kind):
+    name, count = odd_station
+    memphis.create_schema(f"s-{name}", kind, schema_content=SOURCES[kind])
+    memphis.enforce_schema(f"s-{name}", name)
+    refused = 0
+    for message in read_all(memphis.consumer(name, "c"), count):
+        for options in ({}, {"as_dict": True}):
+            try:
+                message.get_data_deserialized(**options)
+            except SchemaError:
+                refused += 1
+    assert refused >= 4
+
+
+class Odd:
+    """An object whose every attribute is an error."""
+
+    def __getattr__(self, name):
+        raise LookupError(name)
+
+
+def released():
+    view = memoryview(b"abc")
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize("kind", [None, *SOURCES])
+def test_no_message_makes_produce_raise_what_it_does_not_document(memphis, station_name, kind):
+    if kind is not None:
+        memphis.create_schema(f"s-{station_name}", kind, schema_content=SOURCES[kind])
+    memphis.station(station_name, schema_name="" if kind is None else f"s-{station_name}")
+    producer = memphis.producer(station_name, "p")
+    never = [
+        {"a": float("nan")},
+        {1: {2}},
+        {(1,): 1},
+        object(),
+        Odd(),
+        5,
+        None,
+        released(),
+        "\ud800",
+        1j,
+        print,
+        [Odd()],
+    ]
+    for message in never:
+        for nonblocking in (False, True):
+            with pytest.raises((ConfigurationError, SchemaError)):
+                producer.produce(message, nonblocking=nonblocking)
+    assert memphis.stats().accepted == 0
+
+
+def test_views_of_any_form_are_their_bytes(memphis, station_name, read_all):
+    numbers = array.array("i", [1, 2])
+    views = [memoryview(numbers), memoryview(b"abcdef").cast("B", (2, 3)), memoryview(b"a-b-")[::2], memoryview(b"")]
+    for view in views:
+        memphis.produce(station_name, "p", view)
+    found = [message.data for message in read_all(memphis.consumer(station_name, "c"), 4)]
+    assert found == [numbers.tobytes(), b"abcdef", b"ab", b""]
