@@ -148,6 +148,7 @@ class Callbacks:
         self._is_retiring = True
         thread = self._thread
         if thread is None:
+            self._source = None  # nobody watches anything; a log line may start the thread still
             return
         self._wake_up()
         if thread is not threading.current_thread() and not self._is_drained.wait(timeout_s):
