@@ -11,7 +11,10 @@ holds a lock of ours. So a lock here is either never waited for by such code, or
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Callable, Optional
@@ -65,6 +68,63 @@ def forbid_on_own_thread(what: str) -> None:
             f"{what} was called on a thread of the client's own, where it would wait for itself; "
             "call it from a callback of produce or consume, or from a thread of yours"
         )
+
+
+# CPython 3.12.0 to 3.12.2 start no thread any more once the main thread has ended, though other threads of the program
+# go on; so some are started beforehand and wait for their work. Source: cpython issue 113964.
+_PARKS = sys.implementation.name == "cpython" and (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 2)
+_RESERVE = 8  # two clients: loop, sender, reader, callbacks
+
+
+class _Parked(threading.Thread):
+    """A thread that gets its work after it was started."""
+
+    def __init__(self) -> None:
+        super().__init__(name="memphis-spare", daemon=True)
+        self._work: Callable[[], object] = lambda: None
+        self._go = threading.Lock()
+        self._go.acquire()
+
+    def take(self, name: str, work: Callable[[], object]) -> None:
+        """Runs *work*, once, under that name."""
+        self.name = name
+        self._work = work
+        self._go.release()
+
+    def run(self) -> None:
+        self._go.acquire()
+        self._work()
+
+
+_parked: deque[_Parked] = deque()
+if _PARKS:
+    os.register_at_fork(after_in_child=_parked.clear)
+
+
+def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
+    """
+    Starts a daemon thread: the exit drain, not the interpreter, decides how long to wait for it.
+
+    Raises:
+        RuntimeError: The interpreter is ending and starts no thread any more.
+    """
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        try:
+            spare = _parked.popleft()
+        except IndexError:
+            spare = None
+        if spare is None:
+            raise
+        spare.take(name, work)
+        return spare
+    while _PARKS and len(_parked) < _RESERVE:
+        spare = _Parked()
+        spare.start()
+        _parked.append(spare)
+    return thread
 
 
 class Section:

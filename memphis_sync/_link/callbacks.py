@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
+import time
 import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional
 
 from memphis_sync._logs import Log, show_error
+from memphis_sync._threads import start_thread
 from memphis_sync.types import ConnectOptions, LinkEvent
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ logger = Log("memphis_sync.produce")
 
 REPORT_WAIT_NS = 500_000_000  # a wake-up that comes just before the wait is made good after so long
 JOIN_S = 5.0  # how long the end waits for a callback that is running
+STARTING_S = 1.0  # how long a thread may take to start
 FAILED_PAUSE_S = 0.5  # after an error of our own, so that one that lasts does not keep a processor busy
 Change = Literal["disconnect", "reconnect", "error"]
 
@@ -69,11 +72,9 @@ class Callbacks:
             self._may_start.pop()
         except IndexError:
             return
-        thread = self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
-            thread.start()
+            self._thread = start_thread(self._name, self._run)
         except RuntimeError:  # the interpreter ends and takes no new threads
-            self._thread = None
             self._may_start.append(True)
 
     def tell(self, change: Change, event: Callable[[], LinkEvent]) -> None:
@@ -89,7 +90,7 @@ class Callbacks:
         self._jobs.append((fn, argument))
         self.start()
         self._wake_up()
-        return self._thread is not None
+        return self._thread is not None or not self._may_start
 
     def call(
         self,
@@ -146,7 +147,7 @@ class Callbacks:
     def retire(self, timeout_s: float = JOIN_S) -> None:
         """The data link has ended: waits until its reports were handed out, or a callback takes too long for that."""
         self._is_retiring = True
-        thread = self._thread
+        thread = self._started()
         if thread is None:
             self._source = None  # nobody watches anything; a log line may start the thread still
             return
@@ -157,7 +158,7 @@ class Callbacks:
     def close(self, timeout_s: float = JOIN_S) -> None:
         """Hands out what is left and ends the thread; a callback that does not return is left behind."""
         self._is_closing = True
-        thread = self._thread
+        thread = self._started()
         self._wake_up()
         if thread is None or thread is threading.current_thread():
             return
@@ -166,6 +167,13 @@ class Callbacks:
             logger.warning("%s did not stop within %.1f s", thread.name, timeout_s)
         else:
             self._run_jobs()  # what came while it ended
+
+    def _started(self) -> Optional[threading.Thread]:
+        """The thread; one that is being started at this moment is waited for."""
+        until = time.monotonic() + STARTING_S
+        while self._thread is None and not self._may_start and time.monotonic() < until:
+            time.sleep(0.001)
+        return self._thread
 
     def _wake_up(self) -> None:
         with contextlib.suppress(RuntimeError):  # it is awake, or will be

@@ -25,7 +25,7 @@ from memphis_sync._link.outages import Outages
 from memphis_sync._link.replies import Replies
 from memphis_sync._link.secure import END_TLS, Stream, read_loop, send_loop
 from memphis_sync._logs import DEBUG, ERROR, WARNING, Log
-from memphis_sync._threads import handing_over, own_thread
+from memphis_sync._threads import handing_over, own_thread, start_thread
 from memphis_sync._wire.server_errors import REFUSALS, Refusals
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError, DeadlineError
 from memphis_sync.types import FlushResult, LinkEvent, ServerAddress, Stats
@@ -317,17 +317,12 @@ class DataLink:
 
     # ---- threads -----------------------------------------------------------------------------------------------
 
-    def _thread(self, part: str, target: Callable[[], None]) -> threading.Thread:
+    def _start(self, part: str, target: Callable[[], None]) -> None:
         def run() -> None:
             with own_thread(self._callbacks.post):
                 target()
 
-        return threading.Thread(target=run, name=f"memphis-{part}-{self._number}", daemon=True)
-
-    def _start(self, part: str, target: Callable[[], None]) -> None:
-        thread = self._thread(part, target)
-        self._threads.append(thread)
-        thread.start()
+        self._threads.append(start_thread(f"memphis-{part}-{self._number}", run))
 
     def _send(self) -> None:
         while True:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 import threading
 from typing import Any, Callable
 
+from memphis_sync import _threads
 from memphis_sync.errors import ConfigurationError
 
 Lock = threading.Lock
@@ -50,7 +52,5 @@ def next_number() -> int:
 
 
 def start_thread(name: str, run: Callable[..., Any], *args: Any) -> Thread:
-    """Starts a daemon thread: the exit drain, not the interpreter, decides how long to wait for it."""
-    thread = Thread(target=run, args=args, name=name, daemon=True)
-    thread.start()
-    return thread
+    """As _threads.start_thread(), for a callable with arguments."""
+    return _threads.start_thread(name, functools.partial(run, *args))

@@ -7,6 +7,7 @@ Lives on the loop; the values that it changes (StationLive, the functions dict) 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
@@ -135,7 +136,9 @@ class StationRegistry:
         elif present is None or present.info != schema or present.has_failed:  # else it is compiled already
             codec = StationCodec(schema, internal, self._json_writer)
             entry.live.codec = codec
-            asyncio.get_running_loop().run_in_executor(None, codec.prepare)
+            # Not once the main thread has ended: then the first message compiles it.
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().run_in_executor(None, codec.prepare)
 
     @staticmethod
     def _on_functions(entry: StationEntry, body: bytes) -> None:
