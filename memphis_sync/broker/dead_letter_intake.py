@@ -366,7 +366,7 @@ class DeadLetterIntake:
         group = external_name(ack.cg_name).lower()
         await self._store.remove_group(row, group, drop_empty=True, before=math.inf)
         if ack.id > 0:
-            await self._redelivery.answered(group, ack.id)
+            await self._redelivery.answered(lower_name("Consumer", group), ack.id)
 
     async def _group_gone(self, message: Msg) -> None:
         """Dead letters of a group that is gone stay, but not as that group's."""

@@ -31,6 +31,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -50,6 +51,7 @@ _NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the strea
 _NS_PER_S = 1_000_000_000
 _MARGIN_S = 60  # the stream keeps everything a little longer than the rows count, so that no row is without data
 _OWED_FIELDS = ("partition", "sequence", "left", "sent", "by", "stored")
+_NOTE = re.compile(r"([0-9]+)-([0-9]+)-[0-9a-f]{16}\Z")  # the last word of what was given back
 _NOTES = 64  # of what was given back, to remember: each holds a batch at most
 _RENEW = 1 / 6  # of the retention: a group that comes later than that writes the data again
 
@@ -339,8 +341,8 @@ class DeadLetterStore:
         """How many deliveries of a message the group has given back."""
         found: set[int] = set()
         for subject in await self._subjects(f"{STREAM}.back.{key_of(station)}.{key_of(group)}.{partition}.*"):
-            first, last, _ = subject.rpartition(".")[2].split("-")
-            if int(first) <= sequence <= int(last):
+            span = _NOTE.match(subject.rpartition(".")[2])
+            if span is not None and int(span.group(1)) <= sequence <= int(span.group(2)):
                 found.update(delivery for place, delivery in await self._noted(subject) if place == sequence)
         return len(found)
 
@@ -349,7 +351,10 @@ class DeadLetterStore:
         known = self._notes.get(subject)
         if known is None:
             message = await self._last(subject)
-            known = [] if message is None else [(place, delivery) for place, delivery in json.loads(_body(message))]
+            try:
+                known = [(int(place), int(delivery)) for place, delivery in json.loads(_body(message or {}))]
+            except (ValueError, TypeError):  # it has gone, or somebody else has written it
+                known = []
             if len(self._notes) >= _NOTES:
                 self._notes.clear()
             self._notes[subject] = known
@@ -382,7 +387,9 @@ class DeadLetterStore:
     async def all_owed(self, pattern: str = "*.*.*") -> list[tuple[str, str, int]]:
         """Station, group and id of all messages that are owed; *pattern* stands for keys of the three."""
         found = (subject.split(".")[2:] for subject in await self._subjects(f"{STREAM}.owed.{pattern}"))
-        return [(name_of(station), name_of(group), int(number)) for station, group, number in found]
+        return [
+            (name_of(station), name_of(group), int(number)) for station, group, number in found if number.isdecimal()
+        ]
 
     async def update_owed(self, owed: Owed) -> Owed:
         """

@@ -51,6 +51,8 @@ _LIST_S = 60.0  # until everything is listed again: what another copy wrote whil
 _NO_MESSAGE = 10037
 _NS_PER_S = 1_000_000_000
 
+_WORDS = 3  # of a key
+
 _Key = tuple[str, str, int]  # station, group, id
 
 
@@ -123,10 +125,10 @@ class Redelivery:
 
     async def _hear(self, message: Msg) -> None:
         """Any copy has written something: it is looked at now."""
-        station, group, number = message.subject.split(".")[2:]
-        key = (name_of(station), name_of(group), int(number))
-        self._due[key] = 0.0
-        self._changed.set()
+        words = message.subject.split(".")[2:]
+        if len(words) == _WORDS and words[2].isdecimal():  # else somebody else has published it
+            self._due[name_of(words[0]), name_of(words[1]), int(words[2])] = 0.0
+            self._changed.set()
 
     def _look(self, station: str, group: str) -> None:
         """A group may have another one."""
@@ -151,6 +153,8 @@ class Redelivery:
             except (NatsError, JetStreamError, OSError) as exc:
                 log.debug("what is owed cannot be listed now: %s", exc)
                 list_at = now() + _FAILED_S
+            except Exception:  # it must go on, whatever somebody has published
+                log.exception("what is owed cannot be listed now")
             wait_s = max(0.0, min(list_at, *self._due.values()) - now()) if self._due else list_at - now()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait_s)

@@ -306,3 +306,21 @@ def test_what_cannot_be_noted_is_refused(client: DeadLetterClient, station_name:
     assert "equally many" in ask(GivenBack.of(station_name, "g", [], [1] * 5001))
     assert ask(GivenBack.of(station_name, "g", [], [])) == ""
     assert ask(GivenBack.of(station_name, "g", [(1, n, 1) for n in range(1, 5001)], [])) == ""
+
+
+def test_hostile_words_about_what_is_owed_stop_nothing(client: DeadLetterClient, station_name: str) -> None:
+    heard = Heard(client, station_name)
+    prepare(client, station_name, deliveries=1)
+    for subject in ("owed.a", "owed.a.b.c", "owed.a.b.1", f"back.{station_name}.g.1.x", "done.a.b.c"):
+        client.tell(f"memphis_dead_letters.{subject}", b"no JSON")
+    client.tell(f"memphis_dead_letters.back.{station_name}.g.1.0-9-{'0' * 16}", b'[[1,"x"],5]')
+    exhaust(client, station_name, deliveries=1, given_back=1)
+    ((_, number, _),) = heard.wait_for(1)
+    for group in ("", "*", ">", "a b", "g.*", "\0", "ü"):
+        client.acknowledge(number, group)
+    client.wait_until_idle()
+    assert len(owed(client, station_name)) == 1
+    client.acknowledge(number)
+    wait_until_owed(client, 0, station_name)
+    assert client.letters(station_name) == []
+    assert client.jetstream("STREAM.PURGE.memphis_dead_letters", {"filter": "memphis_dead_letters.owed.a.>"})["success"]

@@ -200,6 +200,11 @@ class Storm:
         self._thread = threading.Thread(target=self._run, name="test-storm", daemon=True)
         self.hits: Counter[str] = Counter()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended by itself: the broker did not come back."""
+        return not self._thread.is_alive()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -246,6 +251,7 @@ def letters_of(broker: BrokerProcess, station: str) -> Counter[bytes]:
 def weather(
     broker: BrokerProcess, station: str, retention: Retention, *, messages: int, hits: int, calm_s: tuple[float, float]
 ) -> None:
+    broker._timeout_s = 120.0  # of a start: it has this machine for itself in no run of the suite
     confirmed: set[bytes] = set()
     failed: Counter[str] = Counter()
 
@@ -265,7 +271,7 @@ def weather(
         with Storm(broker, 7, calm_s) as storm:
             consumer.consume(handle, workers=8)
             deadline = time.monotonic() + 0.1 * messages + 240
-            while len(confirmed) < messages or storm.hits.total() < hits:
+            while (len(confirmed) < messages or storm.hits.total() < hits) and not storm.is_over:
                 assert time.monotonic() < deadline, (len(confirmed), storm.hits, failed)
                 time.sleep(0.05)
         consumer.stop(60)
