@@ -25,6 +25,11 @@ class ChildOutput:
     Args:
         path: The log.
         open_log: Opens it for appending.
+
+    Attributes:
+        has_ended: Whether the present child has closed its end.
+        tail: The last lines.
+        on_line: Called with each line.
     """
 
     def __init__(self, path: Path, open_log: Callable[[], IO[str]]) -> None:
@@ -33,6 +38,7 @@ class ChildOutput:
         self._pipe: Optional[int] = None
         self._position = 0
         self._rest = b""
+        self.has_ended = False
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.on_line: Callable[[str], None] = lambda _: None
 
@@ -45,6 +51,7 @@ class ChildOutput:
             with self._open_log() as file:
                 self._position = self._path.stat().st_size
                 return os.dup(file.fileno())
+        self.has_ended = False
         self._pipe, write_end = os.pipe()
         os.set_blocking(self._pipe, False)
         return write_end
@@ -85,6 +92,7 @@ class ChildOutput:
             data = os.read(self._pipe, _READ_BYTES)
         except BlockingIOError:
             return b""
+        self.has_ended = not data
         with contextlib.suppress(OSError), self._open_log() as log:  # its disk may be full
             log.write(data.decode("utf-8", "replace"))
         return data

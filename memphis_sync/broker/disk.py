@@ -23,6 +23,7 @@ from typing import Optional
 log = logging.getLogger("memphis_sync.broker")
 
 _NO_ROOM = re.compile(r"no space left on device|disk quota exceeded|not enough space on the disk", re.IGNORECASE)
+_HARMLESS = re.compile(r"ports file|pid file", re.IGNORECASE)  # files that nobody needs once it listens
 _DISABLED = re.compile(r"JetStream out of .*resources, will be DISABLED")
 _LIMIT = re.compile(r"JetStream file resource limits exceeded")
 _TROUBLE = ("[ERR]", "[WRN]", "[FTL]")
@@ -37,11 +38,14 @@ class DiskWatch:
 
     Args:
         folder: The data folder.
+
+    Attributes:
+        is_full: Whether something could not be written, and nats-server has not been started since.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._is_full = False
+        self.is_full = False
         self._limited_at: Optional[float] = None
         self._pause_s = _FIRST_PAUSE_S
         self._not_before = 0.0
@@ -50,7 +54,7 @@ class DiskWatch:
     @property
     def trouble(self) -> str:
         """For error texts; "" when there is none."""
-        if self._is_full:
+        if self.is_full:
             return f"the broker's disk is full (data folder {self._folder}): make room, and it goes on by itself"
         if self.is_limited:
             return "the broker's store has reached its limit: consume or remove messages, or give it a larger disk"
@@ -65,7 +69,7 @@ class DiskWatch:
         """Reads a line of nats-server's."""
         if not any(word in line for word in _TROUBLE):
             return
-        if _NO_ROOM.search(line) or _DISABLED.search(line):
+        if (_NO_ROOM.search(line) and not _HARMLESS.search(line)) or _DISABLED.search(line):
             self._meet_full_disk(line)
         elif _LIMIT.search(line):
             if not self.is_limited:
@@ -75,12 +79,12 @@ class DiskWatch:
     def wants_restart(self) -> bool:
         """Whether the disk was full and has room again, so that a start of nats-server makes its streams live."""
         now = time.monotonic()
-        if not self._is_full or now < self._not_before:
+        if not self.is_full or now < self._not_before:
             return False
         if not self._has_room():
             self._not_before = now + _FIRST_PAUSE_S
             return False
-        self._is_full, self._restarted_at = False, now
+        self.is_full, self._restarted_at = False, now
         log.warning("the disk of %s has room again: restarting nats-server, so that its streams live", self._folder)
         return True
 
@@ -99,12 +103,12 @@ class DiskWatch:
         return max(1, (used + shutil.disk_usage(self._folder).free) * 3 // 4)
 
     def _meet_full_disk(self, line: str) -> None:
-        if self._is_full:
+        if self.is_full:
             return
         now = time.monotonic()
         was_no_help = now - self._restarted_at < 2 * _MAX_PAUSE_S
         self._pause_s = min(_MAX_PAUSE_S, 2 * self._pause_s) if was_no_help else _FIRST_PAUSE_S
-        self._is_full, self._not_before = True, now + self._pause_s
+        self.is_full, self._not_before = True, now + self._pause_s
         log.error(
             "the disk of %s is full, and stations there take no messages until there is room: %s", self._folder, line
         )

@@ -212,24 +212,63 @@ class _Broker:
     async def _supervise(self, server: NatsServer) -> None:
         """Restarts the nats-server when it ends, or its streams need it, until the broker is told to stop."""
         failures, started = 0, time.monotonic()
+        self._follow_output(server)
         while not self._stop.is_set():
             self._child_ended.clear()
             if server.exit_code() is None:
                 await self._watch(server)
                 continue
-            if not self._is_restart:
+            server.output.read()
+            if server.disk.is_full:  # without room it would end again
+                await self._wait_for_room(server)
+                failures = 0
+            elif not self._is_restart:
                 failures = failures + 1 if time.monotonic() - started < _SHORT_LIFE_S else 1
                 if failures > _MAX_FAILURES:
                     raise BrokerError(f"nats-server ended {failures} times in a row: {server.failure()}")
                 log.error("nats-server (pid %d) ended with code %s; restarting it", server.pid, server.exit_code())
                 await asyncio.sleep(0.1 * (2 ** (failures - 1) - 1))
             self._is_restart = False
+            if self._stop.is_set():
+                return
+            self._ignore_output(server)
             server.spawn()
+            self._follow_output(server)
             started = time.monotonic()
             with contextlib.suppress(BrokerError):  # it ended again: the next round counts it
                 if await self._listening(server):
                     log.info("nats-server is back (pid %d)", server.pid)
                     self._write_ready_file()
+
+    async def _wait_for_room(self, server: NatsServer) -> None:
+        """Waits until the disk has room, or the broker is told to stop."""
+        log.error(
+            "nats-server (pid %d) ended, for its disk is full; it is started again when there is room", server.pid
+        )
+        while not self._stop.is_set() and not await asyncio.to_thread(server.disk.wants_restart):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _WATCH_S)
+
+    def _follow_output(self, server: NatsServer) -> None:
+        """Reads what the nats-server prints as it comes: a full pipe would stop it."""
+        handle, loop = server.output.fileno(), asyncio.get_running_loop()
+        if handle is None:
+            return
+
+        def take() -> None:
+            server.output.read()
+            if server.output.has_ended:
+                loop.remove_reader(handle)
+
+        with contextlib.suppress(NotImplementedError):
+            loop.add_reader(handle, take)
+
+    @staticmethod
+    def _ignore_output(server: NatsServer) -> None:
+        handle = server.output.fileno()
+        if handle is not None:
+            with contextlib.suppress(NotImplementedError):
+                asyncio.get_running_loop().remove_reader(handle)
 
     async def _watch(self, server: NatsServer) -> None:
         """Takes what the nats-server prints, for _WATCH_S or until it ends, and does what that calls for."""
@@ -238,7 +277,7 @@ class _Broker:
         server.output.read()
         if server.disk.is_limited:
             await asyncio.to_thread(server.raise_limit)
-        if await asyncio.to_thread(server.disk.wants_restart):
+        if server.disk.is_full and await asyncio.to_thread(server.disk.wants_restart):
             self._is_restart = True
             server.terminate()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 from control_client import ControlClient
-from nats.errors import TimeoutError as NatsTimeoutError
+from nats.errors import Error as NatsError, TimeoutError as NatsTimeoutError
 
 import memphis_sync
 from memphis_sync.broker import BrokerProcess
@@ -175,3 +178,43 @@ def test_a_store_that_is_half_full_takes_messages_after_a_restart(
     with ControlClient(broker) as client:
         assert store(client, "st$1.final", MIB) is None
         assert client.station("new") == ""
+
+
+def test_a_server_that_is_killed_while_its_disk_is_full_is_back_when_there_is_room(
+    fresh_broker: StartBroker, small_disk: SmallDisk, until: Callable[..., Any]
+) -> None:
+    broker = fresh_broker(data_dir=small_disk.folder / "data")
+    with ControlClient(broker) as client:
+        assert client.station("st") == ""
+        assert store(client, "st$1.final", 1000) is None
+    pid, port = broker.pid, broker.port
+    small_disk.leave(0)
+    os.kill(broker.nats_pid, signal.SIGKILL)
+    until(lambda: "ended with code -9" in broker.output())
+    time.sleep(3)  # for whatever it does without room
+    small_disk.empty()
+
+    def lives() -> bool:
+        try:
+            with ControlClient(broker) as again:
+                info = again.jetstream("STREAM.INFO.st$1")
+                return again.station("st") == "" and store(again, "st$1.final", MIB) is None and "state" in info
+        except (OSError, NatsError):
+            return False
+
+    until(lives, 60)
+    assert (broker.pid, broker.port) == (pid, port)
+    assert broker.output().count("ended with code -9; restarting it") == 1
+
+
+def test_a_server_that_prints_more_than_a_pipe_holds_goes_on(fresh_broker: StartBroker) -> None:
+    broker = fresh_broker()
+    for _ in range(400):
+        with socket.create_connection((broker.host, broker.port), 30) as connection:
+            connection.sendall(b'CONNECT {"user": "nobody", "pass": "' + b"x" * 100 + b'"}\r\nPING\r\n')
+            while connection.recv(4096):
+                pass
+    with ControlClient(broker) as client:
+        assert client.station("st") == ""
+    assert broker.data_dir is not None
+    assert (broker.data_dir / "nats-server.log").read_text().count("authentication error") == 400
