@@ -64,8 +64,24 @@ struct mcore_log {
     uint64_t tail_pos;  /* first byte free */
 };
 
+/* A held message; it lives as long as its ticket. outbox->lock guards it. */
+struct mcore_held {
+    struct mcore_held *prev;
+    struct mcore_held *next;
+    struct mcore_ticket *ticket;
+    uint64_t number; /* under which it is reported, also when it has become a frame */
+    int64_t deadline_ns;
+    size_t bytes;
+    uint32_t owner;
+    uint32_t thread;
+    bool waits;    /* it is on the outbox's list, unsettled */
+    bool has_room; /* its bytes count against the outbox's bounds */
+    bool report;
+};
+
 struct mcore_owner {
     uint64_t outstanding;
+    bool holds_no_more;
     uint64_t wake_at; /* the highest count that a waiter wants it down to, now or earlier; 0 is always of interest */
     uint64_t failed;  /* failed or abandoned */
     uint64_t failed_taken;
@@ -159,7 +175,15 @@ struct mcore_outbox {
     struct mcore_stats stats;
     struct mcore_owner *owners;
     size_t owner_count;
-    uint32_t thread_backlog[MCORE_THREADS]; /* unsettled in the bulk lane, by the thread that produced them */
+    uint32_t thread_backlog[MCORE_THREADS]; /* unsettled in the bulk lane or held, by the thread that produced them */
+
+    struct mcore_held *held_first;
+    struct mcore_held *held_last;
+    uint64_t held_count; /* since the outbox was made */
+    uint64_t held_messages;
+    uint64_t held_bytes;
+    unsigned held_waiters; /* on `drained`, for held messages to become frames */
+    int64_t held_due_ns; /* no deadline of theirs lies before it, or it is not looked at before */
 
     uint64_t *reported;
     size_t reported_len;
@@ -308,6 +332,21 @@ void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);
 /* A slot of an owner was settled: whoever waits for it counts it off. */
 void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_lane *lane, uint64_t slot,
                                    uint32_t owner);
+void mcore_outbox_tell_ticket_locked(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int outcome,
+                                     uint64_t sequence, int duplicate, int code, int err_code, const char *text,
+                                     size_t text_len, unsigned flags);
+void mcore_outbox_note_report_locked(struct mcore_outbox *outbox, uint64_t number);
+void mcore_outbox_note_unseen_locked(struct mcore_outbox *outbox, int outcome);
+void mcore_outbox_count_locked(struct mcore_outbox *outbox, int outcome, int duplicate);
+/* An owner has one unsettled message less; MCORE_PENDING: it was not settled. */
+void mcore_outbox_owner_less_locked(struct mcore_outbox *outbox, uint32_t owner, int outcome);
+/* Small numbers for threads, in the order in which they first produce; a number is never given twice. */
+uint32_t mcore_thread_number(void);
+
+/* held.c, lock held. MCORE_OK, or which bound what is held leaves no room for. */
+int mcore_outbox_room_beside_held_locked(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t messages);
+uint64_t mcore_outbox_abandon_held_locked(struct mcore_outbox *outbox);
+void mcore_held_release_locked(struct mcore_outbox *outbox, struct mcore_held *held);
 
 /* group.c: a ticket of a group was settled; the outbox's lock held. Does not touch the ticket. */
 void mcore_group_settled(struct mcore_group_node *node);

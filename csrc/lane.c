@@ -191,8 +191,10 @@ int mcore_lane_check(const struct mcore_lane *lane, const struct mcore_route *co
         pos = place_for(log, pos, len) + len;
         fits = fits && pos - log->head_pos <= log->max_bytes;
     }
-    if (all > log->max_bytes || count > log->max_messages)
+    if (all > log->max_bytes)
         return MCORE_E_TOO_LARGE;
+    if (count > log->max_messages)
+        return MCORE_E_TOO_MANY;
     if (log->tail_slot - log->head_slot + count > log->max_messages)
         return MCORE_E_FULL_MESSAGES;
     return fits ? MCORE_OK : MCORE_E_FULL_BYTES;

@@ -37,7 +37,9 @@ enum mcore_error {
     MCORE_E_TOO_LARGE = -10,     /* outbox: the frame is larger than the whole outbox */
     MCORE_E_CLOSED = -11,        /* the outbox or link takes nothing any more */
     MCORE_E_MEMORY = -12,        /* the system gave no memory */
-    MCORE_E_TIMEOUT = -13        /* a wait ended at its limit */
+    MCORE_E_TIMEOUT = -13,       /* a wait ended at its limit */
+    MCORE_E_TOO_MANY = -14,      /* outbox: more messages at once than it ever takes */
+    MCORE_E_ENDED = -15          /* outbox: the message, or the holding of messages, has ended */
 };
 
 enum mcore_limit {
@@ -206,8 +208,11 @@ enum mcore_outcome {
     MCORE_NO_RESPONDERS = 3, /* nothing listens on the subject: the station is gone */
     MCORE_EXPIRED = 4,       /* its deadline passed */
     MCORE_ABANDONED = 5,     /* given up when the client closed */
-    MCORE_UNKNOWN = 6        /* refused, or nothing listened, but an earlier writing of it had no answer */
+    MCORE_UNKNOWN = 6,       /* refused, or nothing listened, but an earlier writing of it had no answer */
+    MCORE_UNSENT = 7         /* a held message could not become a frame; the text says why */
 };
+
+struct mcore_held;
 
 /* How one message ended. The binding owns it; the outbox writes it once, `outcome` last (release order). */
 struct mcore_ticket {
@@ -223,6 +228,7 @@ struct mcore_ticket {
     char *text;          /* refused, unknown: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
     void *waiters;       /* threads that wait for it alone */
     void *groups;        /* groups that wait for it among others */
+    struct mcore_held *held; /* NULL: its message was never held; freed by mcore_ticket_release */
 };
 
 /* The constant parts of a frame to one subject. The bytes belong to the caller and outlive the route's use. */
@@ -294,11 +300,47 @@ size_t mcore_outbox_frame_size(const struct mcore_outbox *outbox, const struct m
 
 /*
  * Appends the message once for each route, all of them or none. tickets[i] may be NULL: nobody will ask.
- * Returns the slot of the first (the others follow it), MCORE_E_FULL_BYTES, MCORE_E_FULL_MESSAGES, MCORE_E_TOO_LARGE or
- * MCORE_E_CLOSED. Copies everything: nothing given is referenced after the return, tickets aside.
+ * Returns the slot of the first (the others follow it), MCORE_E_FULL_BYTES, MCORE_E_FULL_MESSAGES, MCORE_E_TOO_LARGE,
+ * MCORE_E_TOO_MANY or MCORE_E_CLOSED. Copies everything: nothing given is referenced after the return, tickets aside.
  */
 int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
                             const struct mcore_message *message, struct mcore_ticket *const *tickets);
+
+/*
+ * Held messages: taken while their producer is being registered, so that nothing is known yet of their frames. The caller
+ * keeps what they consist of. They count as queued, with `bytes` each, and within the outbox's bounds.
+ *
+ * Holds one message for each ticket, all or none, for an owner of its own. Returns MCORE_OK, an error as of
+ * mcore_outbox_append(), MCORE_E_MEMORY, or MCORE_E_ENDED once mcore_outbox_end_holding() has ended it.
+ */
+int mcore_outbox_hold(struct mcore_outbox *outbox, uint32_t owner, size_t count, size_t bytes, int64_t timeout_ns,
+                      struct mcore_ticket *const *tickets);
+
+/*
+ * Appends held messages as mcore_outbox_append() does, with the deadline, thread and ticket that they have. Also of a closed
+ * outbox. MCORE_E_ENDED: they were settled meanwhile, and their room is given back. After any other error they wait on.
+ */
+int64_t mcore_outbox_unhold(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
+                            const struct mcore_message *message, struct mcore_ticket *const *tickets);
+
+/* Settles a held message and gives its room back. Returns 1 when this call settled it. */
+int mcore_outbox_settle_held(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int outcome, const char *text,
+                             size_t text_len);
+
+/* Ends the holding of an owner's messages, if none is held. Returns 1 when it has ended: who tries later sends himself. */
+int mcore_outbox_end_holding(struct mcore_outbox *outbox, uint32_t owner);
+
+/* Fails the held messages that are past their deadline at now_ns. Returns how many. */
+uint64_t mcore_outbox_expire_held(struct mcore_outbox *outbox, int64_t now_ns);
+
+/* How many messages were held until now, for the next. */
+uint64_t mcore_outbox_held_mark(struct mcore_outbox *outbox);
+
+/* Waits until none of those that were held before the mark is held. Returns how many are. */
+uint64_t mcore_outbox_wait_held(struct mcore_outbox *outbox, uint64_t mark, int64_t timeout_ns);
+
+/* Under which number mcore_outbox_wait_reports() hands out a ticket: its slot, or what that was when it was held. */
+uint64_t mcore_ticket_number(const struct mcore_ticket *ticket);
 
 /* Settles a slot; a slot that is settled or unknown is left alone. Returns 1 when this call settled it. */
 int mcore_outbox_settle(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,

@@ -33,6 +33,7 @@ struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, ui
     }
     outbox->window = window;
     outbox->next_deadline_ns = MCORE_NEVER;
+    outbox->held_due_ns = MCORE_NEVER;
     outbox->room_wanted = UINT64_MAX;
     outbox->stats.max_bytes = max_bytes;
     outbox->stats.max_messages = max_messages;
@@ -96,8 +97,7 @@ struct mcore_lane *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot)
 
 /* ---- append ------------------------------------------------------------------------------------------------------- */
 
-/* Small numbers for threads, in the order in which they first produce; a number is never given twice. */
-static uint32_t thread_number(void)
+uint32_t mcore_thread_number(void)
 {
     static uint32_t next;
     static _Thread_local uint32_t mine;
@@ -117,6 +117,10 @@ static struct mcore_lane *lane_for(struct mcore_outbox *outbox, const struct mco
     }
     struct mcore_lane *bulk = &outbox->lanes[MCORE_BULK];
     *error = mcore_lane_check(bulk, routes, count, message);
+    if (*error == MCORE_OK && outbox->held_messages > 0) {
+        size_t bytes = mcore_lane_frame_size(bulk, routes[0], message, MCORE_MAX_U64_DIGITS);
+        *error = mcore_outbox_room_beside_held_locked(outbox, bytes * count, count);
+    }
     return bulk;
 }
 
@@ -128,7 +132,7 @@ int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_rout
     if (message->payload_len > UINT32_MAX / 2 || message->headers_len > UINT32_MAX / 4)
         return MCORE_E_TOO_LARGE;
     int64_t deadline_ns = mcore_deadline_after(message->timeout_ns);
-    uint32_t thread = thread_number();
+    uint32_t thread = mcore_thread_number();
     pthread_mutex_lock(&outbox->lock);
     int error = MCORE_E_CLOSED;
     struct mcore_lane *lane = outbox->closed ? NULL : lane_for(outbox, routes, count, message, thread, &error);
@@ -216,8 +220,9 @@ uint64_t mcore_outbox_rewind_locked(struct mcore_outbox *outbox)
 
 /* ---- settling ----------------------------------------------------------------------------------------------------- */
 
-static void count_outcome(struct mcore_stats *stats, int outcome, int duplicate)
+void mcore_outbox_count_locked(struct mcore_outbox *outbox, int outcome, int duplicate)
 {
+    struct mcore_stats *stats = &outbox->stats;
     if (outcome == MCORE_DELIVERED) {
         stats->delivered++;
         stats->duplicates += duplicate ? 1 : 0;
@@ -226,6 +231,17 @@ static void count_outcome(struct mcore_stats *stats, int outcome, int duplicate)
     } else {
         stats->failed++;
     }
+}
+
+void mcore_outbox_owner_less_locked(struct mcore_outbox *outbox, uint32_t owner, int outcome)
+{
+    if (owner >= outbox->owner_count)
+        return;
+    struct mcore_owner *its = &outbox->owners[owner];
+    if (outcome != MCORE_DELIVERED && outcome != MCORE_PENDING)
+        its->failed++;
+    if (--its->outstanding <= its->wake_at && outbox->drain_waiters > 0)
+        pthread_cond_broadcast(&outbox->drained);
 }
 
 static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outcome, uint64_t sequence, int duplicate,
@@ -249,16 +265,10 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
         outbox->stats.in_flight--;
     }
     entry->state = MCORE_SLOT_SETTLED;
-    count_outcome(&outbox->stats, outcome, duplicate);
+    mcore_outbox_count_locked(outbox, outcome, duplicate);
     if (lane->tag == 0)
         outbox->thread_backlog[entry->thread]--;
-    if (entry->owner < outbox->owner_count) {
-        struct mcore_owner *owner = &outbox->owners[entry->owner];
-        if (outcome != MCORE_DELIVERED)
-            owner->failed++;
-        if (--owner->outstanding <= owner->wake_at && outbox->drain_waiters > 0)
-            pthread_cond_broadcast(&outbox->drained);
-    }
+    mcore_outbox_owner_less_locked(outbox, entry->owner, outcome);
     if (outbox->flushes != NULL)
         mcore_outbox_count_off_locked(outbox, lane, slot, entry->owner);
     mcore_outbox_tell_locked(outbox, lane, slot, outcome, sequence, duplicate, code, err_code, text, text_len,
@@ -466,8 +476,8 @@ uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
 
 uint64_t mcore_outbox_abandon(struct mcore_outbox *outbox)
 {
-    uint64_t count = 0;
     pthread_mutex_lock(&outbox->lock);
+    uint64_t count = mcore_outbox_abandon_held_locked(outbox);
     for (int i = 0; i < MCORE_LANES; i++) {
         struct mcore_lane *lane = &outbox->lanes[i];
         uint64_t tail = lane->log->tail_slot;

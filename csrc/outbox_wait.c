@@ -69,7 +69,7 @@ static char *copy_text(const char *text, size_t len)
 static void note_unseen(struct mcore_outbox *outbox, int outcome, const char *text, size_t len)
 {
     static const char *const plain[] = {"", "", "refused", "no responders: the station is gone", "not confirmed in time",
-                                        "abandoned at close", "no responders, but it was sent before: it may be stored"};
+                                        "abandoned at close", "no responders, but it was sent before: it may be stored", "it could not be sent"};
     if (len == 0) {
         text = plain[outcome];
         len = strlen(text);
@@ -110,7 +110,7 @@ void mcore_outbox_unlock(struct mcore_outbox *outbox)
     }
 }
 
-static void report_locked(struct mcore_outbox *outbox, uint64_t slot)
+void mcore_outbox_note_report_locked(struct mcore_outbox *outbox, uint64_t number)
 {
     if (outbox->reported_len == outbox->reported_cap) {
         size_t cap = outbox->reported_cap == 0 ? 64 : outbox->reported_cap * 2;
@@ -120,9 +120,37 @@ static void report_locked(struct mcore_outbox *outbox, uint64_t slot)
         outbox->reported = grown;
         outbox->reported_cap = cap;
     }
-    outbox->reported[outbox->reported_len++] = slot;
+    outbox->reported[outbox->reported_len++] = number;
     if (outbox->report_waiters > 0)
         pthread_cond_signal(&outbox->reports);
+}
+
+void mcore_outbox_note_unseen_locked(struct mcore_outbox *outbox, int outcome)
+{
+    note_unseen(outbox, outcome, NULL, 0);
+}
+
+void mcore_outbox_tell_ticket_locked(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int outcome,
+                                     uint64_t sequence, int duplicate, int code, int err_code, const char *text,
+                                     size_t text_len, unsigned flags)
+{
+    ticket->sequence = sequence;
+    ticket->duplicate = duplicate;
+    ticket->was_written = (flags & MCORE_FLAG_WRITTEN) != 0;
+    ticket->code = code;
+    ticket->err_code = err_code;
+    ticket->text = copy_text(text, text_len);
+    ticket->attached = 0;
+    take_waiters(outbox, ticket);
+    struct mcore_group_node *node = ticket->groups;
+    ticket->groups = NULL;
+    /* Last: from here on the ticket's owner may free it without the lock. */
+    __atomic_store_n(&ticket->outcome, outcome, __ATOMIC_RELEASE);
+    while (node != NULL) {
+        struct mcore_group_node *next = node->next; /* the group may be gone once it knows */
+        mcore_group_settled(node);
+        node = next;
+    }
 }
 
 void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t slot, int outcome,
@@ -132,31 +160,20 @@ void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *la
     bool wants_report = (flags & MCORE_FLAG_REPORT) != 0;
     struct mcore_ticket **place = &lane->tickets[slot % lane->log->max_messages];
     struct mcore_ticket *ticket = *place;
+    uint64_t number = ticket == NULL ? slot | lane->tag : mcore_ticket_number(ticket);
     *place = NULL;
-    if (ticket == NULL) {
-        if (outcome != MCORE_DELIVERED && !wants_report)
-            note_unseen(outbox, outcome, text, text_len);
-    } else {
-        ticket->sequence = sequence;
-        ticket->duplicate = duplicate;
-        ticket->was_written = (flags & MCORE_FLAG_WRITTEN) != 0;
-        ticket->code = code;
-        ticket->err_code = err_code;
-        ticket->text = copy_text(text, text_len);
-        ticket->attached = 0;
-        take_waiters(outbox, ticket);
-        struct mcore_group_node *node = ticket->groups;
-        ticket->groups = NULL;
-        /* Last: from here on the ticket's owner may free it without the lock. */
-        __atomic_store_n(&ticket->outcome, outcome, __ATOMIC_RELEASE);
-        while (node != NULL) {
-            struct mcore_group_node *next = node->next; /* the group may be gone once it knows */
-            mcore_group_settled(node);
-            node = next;
-        }
-    }
+    if (ticket != NULL)
+        mcore_outbox_tell_ticket_locked(outbox, ticket, outcome, sequence, duplicate, code, err_code, text, text_len,
+                                        flags);
+    else if (outcome != MCORE_DELIVERED && !wants_report)
+        note_unseen(outbox, outcome, text, text_len);
     if (wants_report)
-        report_locked(outbox, slot | lane->tag);
+        mcore_outbox_note_report_locked(outbox, number);
+}
+
+uint64_t mcore_ticket_number(const struct mcore_ticket *ticket)
+{
+    return ticket->held == NULL ? ticket->slot : ticket->held->number;
 }
 
 int mcore_ticket_outcome(const struct mcore_ticket *ticket)
@@ -226,6 +243,8 @@ void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *tick
     if (outcome != MCORE_DELIVERED) {
         pthread_mutex_lock(&outbox->lock);
         outcome = ticket->outcome;
+        if (ticket->held != NULL)
+            mcore_held_release_locked(outbox, ticket->held);
         if (ticket->attached) {
             struct mcore_lane *lane = mcore_outbox_lane(outbox, ticket->slot);
             lane->tickets[(ticket->slot & ~lane->tag) % lane->log->max_messages] = NULL;
@@ -238,6 +257,8 @@ void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *tick
     }
     free(ticket->text);
     ticket->text = NULL;
+    free(ticket->held);
+    ticket->held = NULL;
 }
 
 /* ---- reports ------------------------------------------------------------------------------------------------------ */
@@ -246,7 +267,10 @@ int mcore_outbox_report(struct mcore_outbox *outbox, struct mcore_ticket *ticket
 {
     pthread_mutex_lock(&outbox->lock);
     int wanted = 0;
-    if (ticket->attached) {
+    if (ticket->held != NULL && ticket->held->waits) {
+        ticket->held->report = true;
+        wanted = 1;
+    } else if (ticket->attached) {
         const struct mcore_lane *lane = mcore_outbox_lane(outbox, ticket->slot);
         mcore_lane_slot(lane, ticket->slot & ~lane->tag)->flags |= MCORE_FLAG_REPORT;
         wanted = 1;
@@ -332,8 +356,10 @@ static uint64_t outstanding_locked(const struct mcore_outbox *outbox, long owner
 static bool has_room(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t slots)
 {
     const struct mcore_log *log = outbox->lanes[MCORE_BULK].log;
-    if (log->head_slot == log->tail_slot)
+    if (log->head_slot == log->tail_slot && outbox->held_messages == 0)
         return true;
+    if (outbox->held_messages > 0)
+        return mcore_outbox_room_beside_held_locked(outbox, bytes, slots) == MCORE_OK;
     return log->max_bytes - (log->tail_pos - log->head_pos) >= bytes &&
            log->max_messages - (log->tail_slot - log->head_slot) >= slots;
 }

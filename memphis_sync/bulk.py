@@ -261,7 +261,7 @@ class Bulk:
                 self._fail(first + step * at, tickets[at], error_of(tickets[at]))
                 self._at += 1
 
-    def _fail(self, index: int, delivery: Delivery, error: ProduceError) -> None:
+    def _fail(self, index: int, delivery: Delivery, error: Union[ProduceError, SchemaError]) -> None:
         self._failed.append(Failure(index, delivery.station, error))
 
     def _settle(self) -> None:

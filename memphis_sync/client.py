@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Hashable, Mapping
 from typing import Any, Callable, Optional, Union
 
 from memphis_sync import options as opt
@@ -24,6 +25,7 @@ from memphis_sync._arguments import (
 )
 from memphis_sync._hints import hint_function, hint_keywords
 from memphis_sync._refusals import NotAwaited, NotCopied
+from memphis_sync._registration import Ended, Registration
 from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
 from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
@@ -35,9 +37,11 @@ from memphis_sync.delivery import Delivery
 from memphis_sync.errors import StationNotFoundError
 from memphis_sync.headers import Headers
 from memphis_sync.message import Messages
-from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer
+from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer, ack_wait_ns
 from memphis_sync.station import Station
 from memphis_sync.types import LinkEvent, Retention, RetryPolicy, Storage
+
+ProducerKey = tuple[tuple[str, ...], str, bool, bool, Optional[float]]
 
 
 @hint_keywords(but={"produce"})
@@ -57,7 +61,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
 
     def __init__(self) -> None:
         super().__init__()
-        self._producers: OncePerKey[Producer] = OncePerKey("the registration of a producer")
+        self._producers: dict[Hashable, Union[Producer, Registration]] = {}  # each step on it is atomic
         self._consumers: OncePerKey[Consumer] = OncePerKey("the registration of a consumer")
 
     # ---- stations ---------------------------------------------------------------------------------------------------
@@ -244,30 +248,92 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         Raises:
             MemphisError: As producer() and Producer.produce().
         """
+        if async_produce:
+            warnings.warn("async_produce is deprecated; use nonblocking", DeprecationWarning, stacklevel=2)
+        nonblocking = nonblocking or async_produce
         stations = tuple(check_station_names(station_name))
         name = check_name("producer_name", "Producer", producer_name)
         key = (stations, name, generate_random_suffix, idempotent, block_on_full_s)
-        producer = self._producers.get(
-            key,
-            lambda: self.producer(
+        while True:
+            producer = self._producers.get(key)
+            if not isinstance(producer, Producer):
+                try:
+                    return self._hold(
+                        producer or self._registration(key),
+                        message,
+                        ack_wait_sec,
+                        headers,
+                        nonblocking,
+                        msg_id,
+                        producer_partition_key,
+                        producer_partition_number,
+                        on_delivery,
+                    )
+                except Ended:
+                    continue  # the producer is there, or the next registration is due
+                except StationNotFoundError:
+                    self._discard_producer(self._producers.get(key))
+                    raise
+            try:
+                return producer.produce(
+                    message,
+                    ack_wait_sec,
+                    headers,
+                    None,
+                    nonblocking,
+                    msg_id,
+                    producer_partition_key=producer_partition_key,
+                    producer_partition_number=producer_partition_number,
+                    on_delivery=on_delivery,
+                )
+            except StationNotFoundError:
+                self._discard_producer(producer)  # the next call registers anew, which creates the station again
+                raise
+
+    def _registration(self, key: ProducerKey) -> Registration:
+        """The registration of a producer, begun by the first call that needs it."""
+        stations, name, generate_random_suffix, idempotent, block_on_full_s = key
+        opt.check_bool("idempotent", idempotent)
+        opt.check_bool("generate_random_suffix", generate_random_suffix)
+        if block_on_full_s is not None:
+            opt.check_seconds("block_on_full_s", block_on_full_s)
+        self._runtime.check()
+
+        def register() -> Producer:
+            return self.producer(
                 list(stations), name, generate_random_suffix, idempotent=idempotent, block_on_full_s=block_on_full_s
-            ),
-        )
-        try:
-            return producer.produce(
-                message,
-                ack_wait_sec,
-                headers,
-                async_produce or None,  # memphis.py's default here is False, and to say so is no use of the old name
-                nonblocking,
-                msg_id,
-                producer_partition_key=producer_partition_key,
-                producer_partition_number=producer_partition_number,
-                on_delivery=on_delivery,
             )
-        except StationNotFoundError:
-            self._producers.discard(producer)  # the next call registers anew, which creates the station again
-            raise
+
+        def ended(registration: Registration, producer: Optional[Producer]) -> None:
+            if self._producers.get(key) is registration:
+                if producer is None:
+                    self._producers.pop(key, None)
+                else:
+                    self._producers[key] = producer
+
+        made = Registration(self._runtime, stations, register, ended, block_on_full_s)
+        registered = self._producers.setdefault(key, made)
+        if registered is made:
+            made.start()
+        elif isinstance(registered, Producer):
+            raise Ended
+        return registered
+
+    @staticmethod
+    def _hold(
+        registration: Registration,
+        message: Any,
+        ack_wait_sec: float,
+        headers: Union[Headers, Mapping[str, str], None],
+        nonblocking: bool,
+        *options: Any,
+    ) -> Any:
+        return registration.produce(message, ack_wait_ns(ack_wait_sec), headers, *options, nonblocking=nonblocking)
+
+    def _discard_producer(self, producer: Union[Producer, Registration, None]) -> None:
+        for key, found in list(self._producers.items()):
+            if found is producer:
+                self._producers.pop(key, None)
 
     # ---- consumers --------------------------------------------------------------------------------------------------
 
@@ -461,13 +527,13 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         if isinstance(thing, Consumer):
             self._consumers.discard(thing)
         else:
-            self._producers.discard(thing)
+            self._discard_producer(thing)
 
     def _forget_station(self, internal: str) -> None:
         """Drops what is cached for exactly this station; runs on the loop too."""
-        for producer in self._producers.values():
-            if any(view.internal == internal for view in producer._views):
-                self._producers.discard(producer)
+        for producer in list(self._producers.values()):
+            if isinstance(producer, Producer) and any(view.internal == internal for view in producer._views):
+                self._discard_producer(producer)
         for consumer in self._consumers.values():
             if consumer._view.internal == internal:
                 self._consumers.discard(consumer)

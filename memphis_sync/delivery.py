@@ -22,11 +22,14 @@ from memphis_sync._runtime import waiting
 from memphis_sync.errors import (
     AckTimeoutError,
     DeadlineError,
+    MemphisError,
     MultiStationError,
     Outcome,
     ProduceError,
     RejectedError,
+    SchemaError,
     StationGoneError,
+    _rebuild,
 )
 from memphis_sync.options import check_callable
 from memphis_sync.types import PubAck, PubAcks
@@ -42,8 +45,8 @@ SLICE_NS = 200_000_000  # waits are cut so that Ctrl-C is served
 _SEVERAL = 2
 _NO_RESPONDERS_CODE = 503
 _new_tuple = tuple.__new__
-PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED, UNKNOWN = range(7)
-_OUTCOMES = ("pending", "delivered", "refused", "no responders", "expired", "abandoned", "unknown")
+PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED, UNKNOWN, UNSENT = range(8)
+_OUTCOMES = ("pending", "delivered", "refused", "no responders", "expired", "abandoned", "unknown", "unsent")
 
 
 class Target(NamedTuple):
@@ -55,6 +58,7 @@ class Target(NamedTuple):
     link: DataLink
     of_partitions: int = 0  # how many the station has
     of_stations: int = 1  # how many the producer has
+    reason: Optional[tuple[type[MemphisError], tuple[Any, ...], dict[str, Any]]] = None  # parts of an error: why unsent
 
 
 class Delivery(NotCopied, Ticket):
@@ -107,6 +111,7 @@ class Delivery(NotCopied, Ticket):
         Raises:
             DeadlineError: Not known within *timeout*; the message is still on its way.
             ProduceError: It ended otherwise; ``outcome`` says whether it may be stored.
+            SchemaError: It was produced before its producer was registered, and does not match the station's schema.
             OwnThreadError: Called on one of the client's own threads.
         """
         error = self.exception(timeout)
@@ -114,7 +119,7 @@ class Delivery(NotCopied, Ticket):
             raise error
         return pub_ack(self)
 
-    def exception(self, timeout: Optional[float] = None) -> Optional[ProduceError]:
+    def exception(self, timeout: Optional[float] = None) -> Optional[Union[ProduceError, SchemaError]]:
         """
         Waits as result() does; returns the error that it would raise, None for a delivered message.
 
@@ -222,11 +227,11 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
     def exception(self, timeout: Optional[float] = None) -> Optional[MultiStationError]:
         """Waits as result() does; returns the error that it would raise, None when all confirmed."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        results: dict[str, Union[PubAck, ProduceError]] = {}
+        results: dict[str, Union[PubAck, ProduceError, SchemaError]] = {}
         for station, delivery in self._each.items():
             error = delivery.exception(None if deadline is None else max(deadline - time.monotonic(), 0.0))
             results[station] = pub_ack(delivery) if error is None else error
-        failed = {station: error for station, error in results.items() if isinstance(error, ProduceError)}
+        failed = {station: error for station, error in results.items() if not isinstance(error, PubAck)}
         if not failed:
             return None
         outcomes = {error.outcome for error in failed.values()}
@@ -266,18 +271,32 @@ def _target(ticket: Ticket) -> Target:
 
 def pub_ack(ticket: Ticket) -> PubAck:
     """The confirmation of a delivered message."""
-    station, partition, stream, _link, _partitions, _stations = ticket.route.target
+    station, partition, stream, *_ = ticket.route.target
     # A named tuple's own __new__ is a Python function, which would take longer than all else here.
     return _new_tuple(PubAck, (station, partition, ticket.sequence, ticket.duplicate, stream))
 
 
-def error_of(ticket: Ticket) -> ProduceError:
+def reason_of(ticket: Ticket) -> MemphisError:
+    """Why a message is unsent: the error of its producer's registration, or of the message itself."""
+    reason = _target(ticket).reason
+    assert reason is not None, "it is unsent"
+    return _rebuild(*reason)
+
+
+def error_of(ticket: Ticket) -> Union[ProduceError, SchemaError]:
     """The error that a settled message ended with."""
     target = _target(ticket)
     station, partition = target.station, target.partition
     where = f"station {station!r}" if partition == 0 else f"station {station!r}, partition {partition}"
     message_id: Optional[str] = ticket.message_id
     outcome = ticket.outcome
+    if outcome == UNSENT:
+        reason = reason_of(ticket)
+        if isinstance(reason, (ProduceError, SchemaError)):
+            return reason
+        error = ProduceError(f"the message was never sent to {where}: {reason}", message_id=message_id)
+        error.__cause__ = reason
+        return error
     if outcome == REFUSED:
         text = _unescaped(ticket.text)
         return RejectedError(
@@ -296,6 +315,8 @@ def error_of(ticket: Ticket) -> ProduceError:
         )
     sent: Outcome = "unknown" if ticket.was_written else "not_sent"
     fate = f"it may be stored; {advice(ticket)}" if ticket.was_written else "it was never sent"
+    if not target.stream:
+        fate += ", for its producer was not registered by then"
     if outcome == UNKNOWN:
         what = (
             "does not answer"

@@ -233,7 +233,12 @@ class SchemaError(MemphisError):
         path: Where in the message: a JSON pointer (JSON), a dotted name (Avro, protobuf), line:column (GraphQL); ""
             for the message as a whole.
         reason: What is wrong there. Values are left out, but protobuf's own texts may quote one.
+        outcome: ``not_sent``, as of a ProduceError.
+        message_id: None, as of a ProduceError.
     """
+
+    outcome: Outcome = "not_sent"
+    message_id: Optional[str] = None
 
     def __init__(self, message: str = "", *, path: str = "", reason: str = "") -> None:
         super().__init__(message)

@@ -43,6 +43,7 @@ from memphis_sync.types import FlushResult, PubAck
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from memphis_sync._registration import Held
     from memphis_sync.client import Memphis
     from memphis_sync.types import StationView
 
@@ -234,7 +235,7 @@ class Producer(NotCopied, NotAwaited):
                 raise  # else it waits for room below, like any other
         if self._is_closed:
             raise ClosedError(f"{self!r} is destroyed; the message was not taken")
-        timeout_ns = self._timeout_ns if ack_wait_sec is DEFAULT_ACK_WAIT_S else _timeout_ns(ack_wait_sec)
+        timeout_ns = self._timeout_ns if ack_wait_sec is DEFAULT_ACK_WAIT_S else ack_wait_ns(ack_wait_sec)
         lines = b"" if headers is None else encode_user_headers(headers)
         id_bytes = b"" if msg_id is None else message_id(msg_id)
         if nonblocking:
@@ -439,6 +440,21 @@ class Producer(NotCopied, NotAwaited):
                 raise
             return self._when_room(append, routes, payload, lines, id_bytes, wait_s)
 
+    def _send_held(self, held: Held) -> None:
+        """Sends what was accepted before this producer was registered; waits for room as long as the message may."""
+        routes = self._choose_all(held.key, held.number, held.msg_id)
+        try:
+            payload = encode_all(self._client._runtime, self.name, self._views, held.message, held.headers, routes)
+        except UnicodeEncodeError as exc:
+            raise not_utf8(exc) from exc
+        while True:
+            try:
+                self._link.core.unhold(routes, payload, held.lines, held.msg_id, held.tickets)
+            except BufferFullError:
+                self._link.core.wait_room(1, SLICE_NS)
+            else:
+                return
+
     def _wait_below(self, limit: int) -> None:
         if len(self) < limit:
             return
@@ -536,7 +552,8 @@ def _confirmed(ticket: Delivery) -> PubAck:
     raise error_of(ticket)
 
 
-def _timeout_ns(ack_wait_sec: float) -> int:
+def ack_wait_ns(ack_wait_sec: float) -> int:
+    """A caller's *ack_wait_sec*, checked, in nanoseconds."""
     return int(check_seconds("ack_wait_sec", ack_wait_sec, allow_zero=False) * 1_000_000_000)
 
 

@@ -12,6 +12,7 @@ two calls must stand on single operations of dict and list, which are atomic; se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
@@ -412,10 +413,106 @@ class Link:
 
     # ---- reports -----------------------------------------------------------------------------------------------
 
+    def hold(
+        self, routes: list[Route], size: int, msg_id: bytes, timeout_ns: int, kind: type[AnyTicket]
+    ) -> Optional[list[AnyTicket]]:
+        """
+        Takes one message for each route (at most 64), all or none, of which nothing is known yet but its size.
+
+        Args:
+            routes: Of one owner of their own; for the reader of a ticket, until unhold() gives it another.
+            size: Bytes that one of them counts with.
+            msg_id, timeout_ns, kind: As of Route.send().
+
+        Returns:
+            The tickets in the order of the routes; None once end_holding() has ended it.
+
+        Raises:
+            BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
+        """
+        if not 1 <= len(routes) <= MAX_ROUTES:
+            raise ConfigurationError(f"a producer takes 1 to {MAX_ROUTES} stations at once, not {len(routes)}")
+        self._check()
+        tickets = [ticket_of(kind, route, msg_id) for route in routes]
+        slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket for ticket in tickets])
+        owner = routes[0]._route.owner
+        error = int(lib.mcore_outbox_hold(self._outbox, owner, len(routes), size, timeout_ns, slots))
+        if error == lib.MCORE_E_ENDED:
+            return None
+        if error < 0:
+            routes[0]._raise_full(error, len(routes), size)
+        return tickets
+
+    def unhold(
+        self,
+        routes: list[Route],
+        payload: Union[Payload, list[bytes]],
+        headers: bytes,
+        msg_id: bytes,
+        tickets: Sequence[Ticket],
+    ) -> bool:
+        """
+        Appends held messages, as send_all() does, with the tickets and the deadline that they have.
+
+        Returns:
+            False: they were settled meanwhile.
+
+        Raises:
+            BufferFullError, PayloadTooLargeError, ForkedError: As send_all(); they are still held.
+        """
+        if not 1 <= len(routes) <= MAX_ROUTES or len(tickets) != len(routes):
+            raise ConfigurationError(f"{len(tickets)} held messages for {len(routes)} routes")
+        sizes = ffi.NULL
+        if isinstance(payload, list):
+            if len(payload) != len(routes):
+                raise ConfigurationError(f"{len(payload)} payloads for {len(routes)} stations")
+            sizes = ffi.new("size_t[]", [len(part) for part in payload])
+            payload = b"".join(payload)
+        before = [ticket._route for ticket in tickets]
+        for ticket, route in zip(tickets, routes):
+            ticket._route = route  # before it can be settled: its reader asks the route where it went
+        parts = ffi.new("struct mcore_route *[]", [route._route for route in routes])
+        slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket for ticket in tickets])
+        try:
+            return routes[0]._append(parts, payload, headers, msg_id, 0, slots, sizes=sizes, held=True) >= 0
+        except BaseException:
+            for ticket, route in zip(tickets, before):
+                ticket._route = route
+            raise
+
+    def fail_held(self, ticket: Ticket, route: Route, text: str) -> bool:
+        """Ends a held message as unsent, with a route whose target says why. False: it was settled before."""
+        self._check()
+        if lib.mcore_ticket_outcome(ticket._ticket) != 0:
+            return False
+        encoded = text.encode("utf-8", "replace")
+        ticket._route = route
+        return bool(lib.mcore_outbox_settle_held(self._outbox, ticket._ticket, lib.MCORE_UNSENT, encoded, len(encoded)))
+
+    def held_mark(self) -> int:
+        """How many messages were held until now, for ``wait_held``."""
+        self._check()
+        return int(lib.mcore_outbox_held_mark(self._outbox))
+
+    def wait_held(self, mark: int, timeout_ns: int) -> int:
+        """Waits until none of what was held at the mark is held; returns how many are."""
+        self._check()
+        return int(lib.mcore_outbox_wait_held(self._outbox, mark, timeout_ns))
+
+    def end_holding(self, owner: int) -> bool:
+        """Ends the holding for an owner, if nothing is held. Whether it has ended."""
+        self._check()
+        return bool(lib.mcore_outbox_end_holding(self._outbox, owner))
+
+    def expire_held(self) -> None:
+        """Fails held messages whose time is over."""
+        self._check()
+        lib.mcore_outbox_expire_held(self._outbox, lib.mcore_now_ns())
+
     def watch(self, ticket: Ticket, callback: Callback) -> bool:
         """Has ``wait_reports`` hand out *ticket* with *callback* once it is settled. False: it is settled already."""
         self._check()
-        slot = ticket.slot
+        slot = int(lib.mcore_ticket_number(ticket._ticket))
         watcher = Watcher(ticket, callback)
         self._watchers.add(slot, watcher)
         if lib.mcore_outbox_report(self._outbox, ticket._ticket):

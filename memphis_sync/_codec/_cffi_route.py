@@ -43,6 +43,7 @@ class Ticket:
             link = route.link
             if link._freed:  # both in one cycle of garbage: no outbox any more to tell
                 lib.mcore_free(self._ticket.text)
+                lib.mcore_free(self._ticket.held)
             else:
                 lib.mcore_ticket_release(link._outbox, self._ticket)
 
@@ -58,7 +59,7 @@ class Ticket:
 
     @property
     def outcome(self) -> int:
-        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned, 6 unknown."""
+        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned, 6 unknown, 7 unsent."""
         self._route.link._check()
         return int(lib.mcore_ticket_outcome(self._ticket))
 
@@ -197,7 +198,8 @@ class Route:
         report: bool = False,
         urgent: bool = False,
         sizes: Any = ffi.NULL,
-    ) -> None:
+        held: bool = False,
+    ) -> int:
         self.link._check()
         checked_bytes(headers=headers, msg_id=msg_id)
         data: Any = payload.encode() if type(payload) is str else payload
@@ -211,9 +213,11 @@ class Route:
             message.urgent = urgent
             message.parts = sizes
             self._check_size(message, len(view) if sizes == ffi.NULL else max(sizes))
-            slot = lib.mcore_outbox_append(self.link._outbox, parts, len(parts), message, slots)
-            if slot < 0:
-                self._raise_full(slot, message)
+            append = lib.mcore_outbox_unhold if held else lib.mcore_outbox_append
+            slot = int(append(self.link._outbox, parts, len(parts), message, slots))
+            if slot < 0 and not (held and slot == lib.MCORE_E_ENDED):
+                self._raise_full(slot, len(parts), message.payload_len)
+            return slot
 
     def _check_size(self, message: Any, size: int) -> None:
         # 12: NATS/1.0, its line end and the empty line; 26: the line of an automatic id with the longest slot number.
@@ -228,15 +232,22 @@ class Route:
                 f"max_payload={self.link.max_payload} bytes for both"
             )
 
-    def _raise_full(self, error: int, message: Any) -> NoReturn:
+    def _raise_full(self, error: int, count: int, size: int) -> NoReturn:
         if error == lib.MCORE_E_CLOSED:
             raise ClosedError("the client is closed; the message was not taken")
         stats = self.link.stats()
         if error == lib.MCORE_E_TOO_LARGE:
             raise PayloadTooLargeError(
-                f"message of {message.payload_len} bytes: its frame is larger than the whole outbox "
+                f"message of {size} bytes: its frame is larger than the whole outbox "
                 f"(outbox_max_bytes={stats['max_bytes']})"
             )
+        if error == lib.MCORE_E_TOO_MANY:
+            raise BufferFullError(
+                f"a message for {count} stations is {count} messages, and the outbox takes "
+                f"outbox_max_messages={stats['max_messages']}; raise this option of connect()"
+            )
+        if error == lib.MCORE_E_MEMORY:
+            raise MemoryError("no memory for another message")
         if error in (lib.MCORE_E_FULL_BYTES, lib.MCORE_E_FULL_MESSAGES):
             raise BufferFullError(
                 f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it "

@@ -388,12 +388,134 @@ cdef class Link:
             route._append(parts, count, payload, headers, msg_id, timeout_ns, False, urgent, slots)
         return tickets
 
+    # ---- held messages -----------------------------------------------------------------------------------------
+
+    def hold(self, list routes not None, size_t size, bytes msg_id not None, int64_t timeout_ns, type kind not None):
+        """
+        Takes one message for each route (at most 64), all or none, of which nothing is known yet but its size.
+
+        Args:
+            routes: Of one owner of their own; for the reader of a ticket, until unhold() gives it another.
+            size: Bytes that one of them counts with.
+            msg_id, timeout_ns, kind: As of Route.send().
+
+        Returns:
+            The tickets in the order of the routes; None once end_holding() has ended it.
+
+        Raises:
+            BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
+        """
+        cdef mcore_ticket *slots[64]
+        cdef mcore_message message
+        cdef Route route
+        cdef Ticket ticket
+        cdef size_t i
+        cdef size_t count = len(routes)
+        if not 1 <= count <= 64:
+            raise ConfigurationError(f"a producer takes 1 to 64 stations at once, not {count}")
+        self._check()
+        tickets = []
+        for i in range(count):
+            ticket = <Ticket>new_off_list(kind)
+            ticket._route = routes[i]
+            ticket._msg_id = msg_id
+            slots[i] = &ticket._ticket
+            tickets.append(ticket)
+        route = routes[0]
+        cdef int error = mcore_outbox_hold(self._outbox, route._route.owner, count, size, timeout_ns, slots)
+        if error == MCORE_E_ENDED:
+            return None
+        if error < 0:
+            memset(&message, 0, sizeof(message))
+            message.payload_len = size
+            route._raise_full(error, count, &message)
+        return tickets
+
+    def unhold(self, list routes not None, payload, bytes headers not None, bytes msg_id not None,
+               list tickets not None):
+        """
+        Appends held messages, as send_all() does, with the tickets and the deadline that they have.
+
+        Returns:
+            False: they were settled meanwhile.
+
+        Raises:
+            BufferFullError, PayloadTooLargeError, ForkedError: As send_all(); they are still held.
+        """
+        cdef const mcore_route *parts[64]
+        cdef size_t sizes[64]
+        cdef mcore_ticket *slots[64]
+        cdef Route route
+        cdef Ticket ticket
+        cdef size_t count = len(routes)
+        cdef size_t i
+        cdef int64_t slot
+        if not 1 <= count <= 64 or len(tickets) != count:
+            raise ConfigurationError(f"{len(tickets)} held messages for {count} routes")
+        before = [(<Ticket>held)._route for held in tickets]
+        for i in range(count):
+            route = routes[i]
+            ticket = tickets[i]
+            ticket._route = route  # before it can be settled: its reader asks the route where it went
+            parts[i] = &route._route
+            slots[i] = &ticket._ticket
+        route = routes[0]
+        try:
+            if type(payload) is list:
+                if len(payload) != count:
+                    raise ConfigurationError(f"{len(payload)} payloads for {count} stations")
+                for i in range(count):
+                    sizes[i] = len(payload[i])
+                slot = route._append(parts, count, b"".join(payload), headers, msg_id, 0, False, False, slots, sizes,
+                                     True)
+            else:
+                slot = route._append(parts, count, payload, headers, msg_id, 0, False, False, slots, NULL, True)
+        except BaseException:
+            for i in range(count):
+                ticket = tickets[i]
+                ticket._route = before[i]
+            raise
+        return slot >= 0
+
+    def fail_held(self, Ticket ticket not None, Route route not None, str text not None):
+        """Ends a held message as unsent, with a route whose target says why. False: it was settled before."""
+        self._check()
+        cdef bytes encoded = text.encode("utf-8", "replace")
+        if mcore_ticket_outcome(&ticket._ticket) != 0:
+            return False
+        ticket._route = route
+        return mcore_outbox_settle_held(self._outbox, &ticket._ticket, MCORE_UNSENT, PyBytes_AS_STRING(encoded),
+                                        <size_t>len(encoded)) != 0
+
+    def held_mark(self):
+        """How many messages were held until now, for ``wait_held``."""
+        self._check()
+        return mcore_outbox_held_mark(self._outbox)
+
+    def wait_held(self, uint64_t mark, int64_t timeout_ns):
+        """Waits until none of what was held at the mark is held; returns how many are."""
+        self._check()
+        cdef uint64_t count
+        with nogil:
+            count = mcore_outbox_wait_held(self._outbox, mark, timeout_ns)
+        return count
+
+    def end_holding(self, uint32_t owner):
+        """Ends the holding for an owner, if nothing is held. Whether it has ended."""
+        self._check()
+        return mcore_outbox_end_holding(self._outbox, owner) != 0
+
+    def expire_held(self):
+        """Fails held messages whose time is over."""
+        self._check()
+        mcore_outbox_expire_held(self._outbox, mcore_now_ns())
+
     # ---- reports -----------------------------------------------------------------------------------------------
 
     def watch(self, Ticket ticket not None, callback):
         """Has ``wait_reports`` hand out *ticket* with *callback* once it is settled. False: it is settled already."""
         self._check()
-        cdef uint64_t slot = ticket._ticket.slot
+        cdef uint64_t slot = mcore_ticket_number(&ticket._ticket)
         entry = (ticket, callback)
         self._watched.setdefault(slot, []).append(entry)
         if mcore_outbox_report(self._outbox, &ticket._ticket):
@@ -475,7 +597,7 @@ cdef class Route:
 
     cdef int64_t _append(self, const mcore_route *const *routes, size_t count, payload, bytes headers, bytes msg_id,
                          int64_t timeout_ns, bint report, bint urgent, mcore_ticket *const *tickets,
-                         const size_t *parts=NULL) except -1:
+                         const size_t *parts=NULL, bint held=False) except -1:
         cdef mcore_message message
         cdef Py_buffer view
         cdef Py_ssize_t size = 0
@@ -492,22 +614,22 @@ cdef class Route:
         if PyBytes_CheckExact(payload):
             message.payload = <const uint8_t *>PyBytes_AS_STRING(payload)
             message.payload_len = <size_t>PyBytes_GET_SIZE(payload)
-            return self._append_message(routes, count, &message, tickets)
+            return self._append_message(routes, count, &message, tickets, held)
         if PyUnicode_CheckExact(payload):
             message.payload = <const uint8_t *>PyUnicode_AsUTF8AndSize(payload, &size)
             message.payload_len = <size_t>size
-            return self._append_message(routes, count, &message, tickets)
+            return self._append_message(routes, count, &message, tickets, held)
         PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
         try:
             message.payload = <const uint8_t *>view.buf
             message.payload_len = <size_t>view.len
-            slot = self._append_message(routes, count, &message, tickets)
+            slot = self._append_message(routes, count, &message, tickets, held)
         finally:
             PyBuffer_Release(&view)
         return slot
 
     cdef int64_t _append_message(self, const mcore_route *const *routes, size_t count, const mcore_message *message,
-                                 mcore_ticket *const *tickets) except -1:
+                                 mcore_ticket *const *tickets, bint held) except -1:
         cdef int64_t slot
         # 12: NATS/1.0, its line end and the empty line; 26: the line of an automatic id with the longest slot number.
         cdef size_t block = 12 + self._route.fixed_len + message.headers_len
@@ -525,12 +647,17 @@ cdef class Route:
             raise PayloadTooLargeError(
                 f"message of {size} bytes with {block} bytes of headers: the broker takes at most "
                 f"max_payload={self.link.max_payload} bytes for both")
-        slot = mcore_outbox_append(self.link._outbox, routes, count, message, tickets)
+        if held:
+            slot = mcore_outbox_unhold(self.link._outbox, routes, count, message, tickets)
+            if slot == MCORE_E_ENDED:
+                return slot
+        else:
+            slot = mcore_outbox_append(self.link._outbox, routes, count, message, tickets)
         if slot < 0:
-            self._raise_full(<int>slot, message)
+            self._raise_full(<int>slot, count, message)
         return slot
 
-    cdef int _raise_full(self, int error, const mcore_message *message) except -1:
+    cdef int _raise_full(self, int error, size_t count, const mcore_message *message) except -1:
         if error == MCORE_E_CLOSED:
             raise ClosedError("the client is closed; the message was not taken")
         cdef mcore_stats stats
@@ -539,6 +666,12 @@ cdef class Route:
             raise PayloadTooLargeError(
                 f"message of {message.payload_len} bytes: its frame is larger than the whole outbox "
                 f"(outbox_max_bytes={stats.max_bytes})")
+        if error == MCORE_E_TOO_MANY:
+            raise BufferFullError(
+                f"a message for {count} stations is {count} messages, and the outbox takes "
+                f"outbox_max_messages={stats.max_messages}; raise this option of connect()")
+        if error == MCORE_E_MEMORY:
+            raise MemoryError("no memory for another message")
         if error == MCORE_E_FULL_BYTES or error == MCORE_E_FULL_MESSAGES:
             raise BufferFullError(
                 f"the outbox is full: {stats.queued + stats.in_flight} messages wait for the broker, and it takes "
@@ -806,7 +939,7 @@ cdef class Ticket:
 
     @property
     def outcome(self):
-        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned, 6 unknown."""
+        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned, 6 unknown, 7 unsent."""
         self._route.link._check()
         return mcore_ticket_outcome(&self._ticket)
 

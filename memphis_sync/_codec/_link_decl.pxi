@@ -10,6 +10,9 @@ cdef extern from "memphis_core.h" nogil:
         MCORE_E_CLOSED
         MCORE_E_MEMORY
         MCORE_E_TIMEOUT
+        MCORE_E_TOO_MANY
+        MCORE_E_ENDED
+        MCORE_UNSENT
         MCORE_DELIVERED
         MCORE_EXPRESS_BIT
         MCORE_LINK_GOES_ON
@@ -91,6 +94,15 @@ cdef extern from "memphis_core.h" nogil:
     size_t mcore_outbox_frame_size(const mcore_outbox *, const mcore_route *, const mcore_message *)
     int64_t mcore_outbox_append(mcore_outbox *, const mcore_route *const *, size_t, const mcore_message *,
                                 mcore_ticket *const *)
+    int mcore_outbox_hold(mcore_outbox *, uint32_t, size_t, size_t, int64_t, mcore_ticket *const *)
+    int64_t mcore_outbox_unhold(mcore_outbox *, const mcore_route *const *, size_t, const mcore_message *,
+                                mcore_ticket *const *)
+    int mcore_outbox_settle_held(mcore_outbox *, mcore_ticket *, int, const char *, size_t)
+    int mcore_outbox_end_holding(mcore_outbox *, uint32_t)
+    uint64_t mcore_outbox_expire_held(mcore_outbox *, int64_t)
+    uint64_t mcore_outbox_held_mark(mcore_outbox *)
+    uint64_t mcore_outbox_wait_held(mcore_outbox *, uint64_t, int64_t)
+    uint64_t mcore_ticket_number(const mcore_ticket *)
     void mcore_outbox_close(mcore_outbox *)
     uint64_t mcore_outbox_abandon(mcore_outbox *)
     void mcore_outbox_stats(mcore_outbox *, mcore_stats *)

@@ -2,8 +2,8 @@
 The data link of one client: its connection, its threads, its outbox.
 
 State: ``closed`` until open(), then ``up`` and ``down`` in turn, and ``ended`` after close() or when reconnecting was
-given up. Messages are taken in ``up`` and ``down``; the outbox keeps them, and the C core sends again whatever had no
-ack when the connection ended.
+given up. In ``closed`` messages are only held. Messages are taken in ``up`` and ``down``; the outbox keeps them, and
+the C core sends again whatever had no ack when the connection ended.
 """
 
 from __future__ import annotations
@@ -85,7 +85,20 @@ class DataLink:
         self._attempts = 0  # in the present outage
         self._end_reason = ""  # of the client as a whole
         self._is_refused = False  # whether the last round of tries has made the verdict final
-        self.core: Link
+        token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
+        retry = options.no_responders_retry
+        self.core = Link(
+            token,
+            options.outbox_max_bytes,
+            options.outbox_max_messages,
+            options.max_in_flight,
+            0,  # known with the connection
+            int(options.ping_interval_s * 1e9),
+            retry.attempts if retry else 0,
+            retry.pause_ms * 1_000_000 if retry else 0,
+            sans_io=options.tls is not None,
+        )
+        self.is_open = False
         self.replies = Replies(self)
         self.max_payload = 0
         self.is_memphis = False
@@ -105,28 +118,14 @@ class DataLink:
         """
         watch_forks()
         connected = self._connect_within(deadline)
-        token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
-        options = self._options
-        retry = options.no_responders_retry
         try:
-            self.core = Link(
-                token,
-                options.outbox_max_bytes,
-                options.outbox_max_messages,
-                options.max_in_flight,
-                connected.max_payload,
-                int(options.ping_interval_s * 1e9),
-                retry.attempts if retry else 0,
-                retry.pause_ms * 1_000_000 if retry else 0,
-                sans_io=options.tls is not None,
-            )
             self.max_payload = connected.max_payload
             self.is_memphis = connected.is_memphis
-            self._attach(connected)
+            if not self._attach(connected):
+                raise ClosedError("the client is closed")
         except BaseException:
             connected.sock.close()
             raise
-        self._callbacks.attach(self.core)
         try:
             self._start("sender", self._send)
             self._start("reader", self._read)
@@ -135,6 +134,7 @@ class DataLink:
             self._close_socket()
             raise
         self._outages.join("data", self._wake.set, self.end)
+        self.is_open = True
 
     def close(self, timeout_s: float, last: Optional[float] = None) -> int:
         """
@@ -149,8 +149,11 @@ class DataLink:
             How many messages were given up: they may be stored all the same.
         """
         with self._state:
-            if self._phase in ("closed", "ended"):
+            if self._phase == "ended":
                 return 0
+            was_open = self._phase != "closed"
+        if not was_open:
+            return self._end("ended", last)  # what is held has nowhere to go
         deadline = time.monotonic() + timeout_s
         self.core.close()
         try:
@@ -223,6 +226,11 @@ class DataLink:
             timeout_s=timeout_s,
         )
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it takes no messages any more."""
+        return self._phase == "ended"
+
     def is_up(self) -> bool:
         """Whether there is a connection now."""
         return self._phase == "up" and bool(self.core.is_up())
@@ -269,12 +277,25 @@ class DataLink:
             owner: Whose messages; -1: everybody's.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        marks = self.core.marks()
+        marks, held = self.core.marks(), self.core.held_mark()
+        while owner < 0:  # what is held becomes frames first; no producer has it as its own before
+            left_s = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
+            if self.core.wait_held(held, int(left_s * 1e9)) == 0:
+                marks = self.core.marks() if held else marks
+                break
+            if deadline is not None and time.monotonic() >= deadline:
+                return FlushResult(self.core.outstanding(-1), self.core.take_failed(owner))
         while True:
             left_s = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
             count = self.core.wait_marks(owner, marks, int(left_s * 1e9))
             if count == 0 or (deadline is not None and time.monotonic() >= deadline):
                 return FlushResult(count, self.core.take_failed(owner))
+
+    def wait_held(self, deadline: float) -> None:
+        """Waits until every message that is held has become a frame, or has ended."""
+        left_s = deadline - time.monotonic()
+        while self.core.wait_held(self.core.held_mark(), int(max(min(left_s, SLICE_S), 0) * 1e9)) and left_s > 0:
+            left_s = deadline - time.monotonic()
 
     def unseen(self) -> int:
         """How many messages failed without anybody having asked about them."""

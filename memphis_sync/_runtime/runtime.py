@@ -78,10 +78,12 @@ class Runtime:
         self._control: Optional[ControlLink] = None
         self._stations: Optional[StationRegistry] = None
         self._data: Optional[DataLink] = None
+        self._made: dict[str, DataLink] = {}  # has _data as its one value: setdefault() makes it once, without a lock
         self._opening = Section("the opening of the data link")  # guards opening _data, which is done once
         self._ending = Section("close()")  # guards the steps of close(); each can be repeated
         self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # consumers that are not forgotten
         self._threads: list[primitives.Thread] = []  # only appended to; close() joins them
+        self._registrations: list[primitives.Thread] = []  # changed on the loop alone
         self._is_ending = False
         self._is_closing = False
         self._is_closed = False
@@ -169,32 +171,55 @@ class Runtime:
         """
         self.check()
         link = self._data
-        if link is not None:
+        if link is not None and link.is_open:
             return link
         waiting.forbid_on_own_thread("opening the data link")
         with self._opening, handing_over(self.callbacks.post):
             self.check()
             if self.outages.end_reason:
                 raise ClosedError(f"the client {self.label!r} has ended ({self.outages.end_reason}); open a new one")
-            if self._data is None:
-                # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
-                link = DataLink(
-                    self.options,
-                    link_id=str(uuid.uuid4()),
-                    label=self.label,
-                    callbacks=self.callbacks,
-                    outages=self.outages,
-                )
+            link = self.outbox()
+            if not link.is_open:
                 until = time.monotonic() + self.options.timeout_ms / 1000
-                link.open(until if deadline is None else min(until, deadline))
-                self._data = link
-            return self._data
+                try:
+                    link.open(until if deadline is None else min(until, deadline))
+                except BaseException:
+                    if (
+                        link.has_ended and not self._is_closing
+                    ):  # interrupted between two steps: the next call begins with another
+                        self._made.clear()
+                        self._data = None
+                    raise
+            return link
+
+    def outbox(self) -> DataLink:
+        """
+        The data link, open or not: it can hold messages. Waits for nothing, and takes no lock.
+
+        Raises:
+            ClosedError, ForkedError: As check().
+        """
+        self.check()
+        link = self._data
+        if link is None:
+            # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
+            made = DataLink(
+                self.options,
+                link_id=str(uuid.uuid4()),
+                label=self.label,
+                callbacks=self.callbacks,
+                outages=self.outages,
+            )
+            link = self._made.setdefault("data", made)
+            self.callbacks.attach(link.core)
+            self._data = link
+        return link
 
     @property
     def is_connected(self) -> bool:
         """Whether both links are up, or the control link while there is no data link yet."""
         data = self._data
-        return self.control.is_connected and (data is None or data.is_up())
+        return self.control.is_connected and (data is None or not data.is_open or data.is_up())
 
     @property
     def state(self) -> str:
@@ -208,7 +233,11 @@ class Runtime:
         deadline = time.monotonic() + timeout_s
         took_s = self.call(self.control.ping(timeout_s), timeout_s, "ping()")
         data = self._data
-        return took_s if data is None else max(took_s, data.ping(max(deadline - time.monotonic(), 0.001)))
+        return (
+            took_s
+            if data is None or not data.is_open
+            else max(took_s, data.ping(max(deadline - time.monotonic(), 0.001)))
+        )
 
     # ---- using ------------------------------------------------------------------------------------------------------
 
@@ -272,6 +301,12 @@ class Runtime:
         self._threads = [*(other for other in self._threads if other.is_alive()), thread]
         return thread
 
+    def start_registration(self, run: Callable[[], None]) -> None:
+        """A daemon thread that registers a producer; on the loop. Closing waits for it, and for what it hands over."""
+        number = primitives.next_number()
+        thread = primitives.start_thread(f"memphis-register-{number}", run)
+        self._registrations = [*(other for other in self._registrations if other.is_alive()), thread]
+
     def stats(self) -> Stats:
         """Counters; no IO."""
         link = self._data
@@ -320,6 +355,8 @@ class Runtime:
             for reader in list(self.readers):
                 reader._wake()
             self._join_threads(deadline)
+            if self._data is not None:
+                self._data.wait_held(deadline)
         last = max(deadline, time.monotonic()) + _LATE_S
 
         def left_s(at_most: float) -> float:
@@ -344,6 +381,7 @@ class Runtime:
                 log.debug("%r: closing the control link: %s", self.label, exc)
         self.callbacks.close(left_s(_CALLBACKS_S))
         self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
+        self._wait_registered(last)  # what it waits for has ended
         exit_drain.unregister(self)
         self._is_closed = True
 
@@ -356,6 +394,14 @@ class Runtime:
                 self.loop.call(self.loop.drain(), left_s(_GIVE_BACK_S) / 2, "close()")
             except (MemphisError, ForkedError) as exc:
                 log.debug("%r: giving messages back: %s", self.label, exc)  # they come back after their ack time
+
+    def _wait_registered(self, deadline: float) -> None:
+        for thread in self._registrations:
+            while thread.is_alive() and thread.ident != primitives.current_thread_id():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return
+                thread.join(min(left_s, waiting.SLICE_S))
 
     def _join_threads(self, deadline: float) -> None:
         me = primitives.current_thread_id()

@@ -596,6 +596,72 @@ static void *wait_for_marks(void *given)
     return NULL;
 }
 
+static void test_held_messages_count_expire_and_become_frames(void)
+{
+    struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 4096, 8, 8);
+    struct mcore_ticket tickets[9];
+    struct mcore_ticket *each[9];
+    struct mcore_route route = route_of(1);
+    const struct mcore_route *routes[] = {&route, &route};
+    struct mcore_message message = message_of("held");
+    struct mcore_stats stats;
+    memset(tickets, 0, sizeof(tickets));
+    for (int i = 0; i < 9; i++)
+        each[i] = &tickets[i];
+    route.owner = (uint32_t)mcore_outbox_owner_new(outbox);
+    uint32_t owner = (uint32_t)mcore_outbox_owner_new(outbox);
+    CHECK(mcore_outbox_hold(outbox, owner, 9, 10, SECOND, each) == MCORE_E_TOO_MANY);
+    CHECK(mcore_outbox_hold(outbox, owner, 1, 5000, SECOND, each) == MCORE_E_TOO_LARGE);
+    for (int i = 0; i < 9; i++) {
+        mcore_ticket_release(outbox, &tickets[i]);
+        memset(&tickets[i], 0, sizeof(tickets[i]));
+    }
+    CHECK(mcore_outbox_hold(outbox, owner, 2, 100, 60 * SECOND, each) == MCORE_OK);
+    CHECK(mcore_outbox_hold(outbox, owner, 1, 100, SECOND, each + 2) == MCORE_OK);
+    CHECK(mcore_outbox_hold(outbox, owner, 1, 100, 60 * SECOND, each + 3) == MCORE_OK);
+    CHECK(mcore_outbox_hold(outbox, owner, 1, 100, 60 * SECOND, each + 4) == MCORE_OK);
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.accepted == 5 && stats.queued == 5 && stats.queued_bytes == 500 && is_consistent(outbox));
+    CHECK(mcore_outbox_outstanding(outbox, owner) == 5 && mcore_outbox_end_holding(outbox, owner) == 0);
+    CHECK(mcore_outbox_wait_held(outbox, mcore_outbox_held_mark(outbox), 0) == 5);
+    for (int i = 0; i < 3; i++)
+        CHECK(append(outbox, "m", 0, NULL) == i);
+    CHECK(append(outbox, "m", 0, NULL) == MCORE_E_FULL_MESSAGES); /* what is held has its room */
+    CHECK(mcore_outbox_expire_held(outbox, mcore_now_ns()) == 0);
+    CHECK(mcore_outbox_expire_held(outbox, mcore_now_ns() + 2 * SECOND) == 1);
+    CHECK(mcore_ticket_outcome(&tickets[2]) == MCORE_EXPIRED && !tickets[2].was_written);
+    CHECK(mcore_outbox_unhold(outbox, routes, 1, &message, each + 2) == MCORE_E_ENDED);
+    CHECK(mcore_outbox_report(outbox, &tickets[0]) == 1);
+    uint64_t number = mcore_ticket_number(&tickets[0]);
+    CHECK(mcore_outbox_unhold(outbox, routes, 2, &message, each) == 3);
+    CHECK(tickets[0].slot == 3 && tickets[1].slot == 4 && mcore_ticket_number(&tickets[0]) == number);
+    CHECK(is_consistent(outbox) && mcore_outbox_outstanding(outbox, route.owner) == 5);
+    CHECK(send_all(outbox) == 5);
+    ack(outbox, 3, "{\"stream\":\"st$1\",\"seq\":7}");
+    uint64_t reported[4];
+    CHECK(mcore_ticket_outcome(&tickets[0]) == MCORE_DELIVERED && tickets[0].sequence == 7);
+    CHECK(mcore_outbox_wait_reports(outbox, reported, 4, 0) == 1 && reported[0] == number);
+    CHECK(mcore_outbox_settle_held(outbox, &tickets[3], MCORE_UNSENT, "why", 3) == 1);
+    CHECK(mcore_outbox_settle_held(outbox, &tickets[3], MCORE_UNSENT, "again", 5) == 0);
+    CHECK(mcore_ticket_outcome(&tickets[3]) == MCORE_UNSENT && strcmp(tickets[3].text, "why") == 0);
+    mcore_ticket_release(outbox, &tickets[4]); /* nobody has it in hand: it cannot be sent any more */
+    mcore_outbox_stats(outbox, &stats);
+    CHECK(stats.abandoned == 1 && stats.failed == 2 && is_consistent(outbox));
+    CHECK(mcore_outbox_end_holding(outbox, owner) == 1);
+    CHECK(mcore_outbox_hold(outbox, owner, 1, 100, SECOND, each + 5) == MCORE_E_ENDED);
+    uint32_t second = (uint32_t)mcore_outbox_owner_new(outbox);
+    CHECK(mcore_outbox_hold(outbox, second, 1, 100, INT64_MAX, each + 6) == MCORE_OK);
+    mcore_outbox_close(outbox);
+    CHECK(mcore_outbox_hold(outbox, second, 1, 100, SECOND, each + 7) == MCORE_E_CLOSED);
+    CHECK(mcore_outbox_abandon(outbox) == 5 && mcore_ticket_outcome(&tickets[6]) == MCORE_ABANDONED);
+    CHECK(mcore_outbox_outstanding(outbox, -1) == 0 && is_consistent(outbox));
+    for (int i = 0; i < 9; i++)
+        if (i != 4)
+            mcore_ticket_release(outbox, &tickets[i]);
+    CHECK(mcore_outbox_release(outbox) == 1);
+    mcore_outbox_free(outbox);
+}
+
 static void test_a_flush_waits_for_what_was_accepted_before_it(void)
 {
     struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 65536, 64, 64);
@@ -1677,6 +1743,7 @@ int main(void)
     RUN(test_a_group_hands_out_each_settled_ticket_once);
     RUN(test_groups_come_and_go_while_tickets_are_settled);
     RUN(test_unseen_failures_are_counted_once);
+    RUN(test_held_messages_count_expire_and_become_frames);
     RUN(test_a_flush_waits_for_what_was_accepted_before_it);
     RUN(test_deadlines_end_only_what_is_due);
     RUN(test_rewind_sends_the_unsettled_again_in_order);
