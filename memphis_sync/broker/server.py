@@ -39,6 +39,7 @@ CONFIG_FILE, PID_FILE = "nats-server.conf", "nats-server.pid"
 IDLE_S = 5.0  # a process that is to end, or to start, and does nothing for so long is not going to
 _ORPHAN_IDLE_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
 _LONGEST_STOP_S = 600.0  # however busy it is
+_LOGIN_S = 15  # how long a login may take; nats-server's own 2 s are too few for a network that stalls
 _POLL_S = 0.01
 _LOOK_S = 0.1  # between two looks at what a process does
 _IDLE_TICKS = 25  # hundredths of a second of a core in IDLE_S
@@ -262,18 +263,19 @@ class NatsServer:
         if options.tls_cert is None:
             return []
         lines = [f"  cert_file: {_file(options.tls_cert)}", f"  key_file: {_file(options.tls_key)}"]
+        lines += [f"  timeout: {_LOGIN_S}"]
         if options.tls_ca is not None:
             lines += [f"  ca_file: {_file(options.tls_ca)}", "  verify: true"]
         return ["tls {", *lines, "}"]
 
     def _authorization(self) -> list[str]:
         if self._options.token is not None:
-            return [f"authorization {{ token: {_quote(self._options.token)} }}"]
+            return [f"authorization {{ timeout: {_LOGIN_S}, token: {_quote(self._options.token)} }}"]
         users = {SERVICE_USER: self.service_password}
         for name, password in {ROOT: self._options.root_password, **self._options.users}.items():
             users[name] = users[f"{name}$1"] = password  # clients of Memphis add the account id, plain NATS ones don't
         rows = [f"  {{ user: {_quote(name)}, password: {_quote(password)} }}" for name, password in users.items()]
-        return ["authorization { users: [", *rows, "] }"]
+        return [f"authorization {{ timeout: {_LOGIN_S}, users: [", *rows, "] }"]
 
     def _end_orphan(self) -> None:
         """Ends the nats-server of an earlier supervisor that was killed; it would hold the port and the store."""

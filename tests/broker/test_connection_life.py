@@ -26,7 +26,7 @@ WORDS = [
     "no such word",
 ]
 ODD = {
-    "late": comes_late(to_server_s=3.0),
+    "late": comes_late(to_server_s=30.0),
     "closes": says(),
     "deep greeting": says(b'INFO {"a":' + b"[" * 20_000 + b"\r\n"),
     "max_payload is a text": says(b'INFO {"max_payload":"x"}\r\n'),

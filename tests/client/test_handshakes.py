@@ -126,9 +126,11 @@ def test_an_address_that_refuses_does_not_hide_one_that_accepts(broker, reached)
         assert client.ping(10) < 10
 
 
-def test_a_greeting_that_is_three_seconds_late(reached, station_name: str) -> None:
+@pytest.mark.parametrize("late", [held_back(3.0), comes_late(to_client_s=3.0), comes_late(to_server_s=3.0)])
+def test_a_handshake_that_is_three_seconds_late(reached, late: Treatment, station_name: str) -> None:
+    """Each time: the broker waits for a login longer than a nats-server would by itself."""
     door, connect = reached
-    door.usual = held_back(3.0)
+    door.usual = late
     with connect(timeout_ms=20_000) as client:
         assert client.produce(station_name, "p", b"x").sequence == 1
 

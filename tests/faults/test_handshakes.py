@@ -25,7 +25,7 @@ WEATHER: list[tuple[int, Treatment]] = [
     (6, comes_late(to_client_s=0.3)),
     (6, comes_late(to_server_s=0.3)),
     (6, held_back(0.3)),
-    (2, comes_late(to_server_s=2.5)),  # the server's patience with a login is 2 s
+    (2, comes_late(to_server_s=4.0)),  # the clients' patience ends before
     (6, is_silent),
     (6, says()),
     (6, says(INFO)),
