@@ -228,6 +228,8 @@ class LoopThread:
         try:
             self._loop.call_soon_threadsafe(work, *args)
         except RuntimeError as exc:
+            if not self._loop.is_closed():
+                raise  # of a signal handler that came in between
             raise ClosedError("the client is closed") from exc
 
     def _run(self) -> None:

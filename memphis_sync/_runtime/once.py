@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Callable, Generic, Optional, TypeVar
 
+from memphis_sync._runtime import fork
 from memphis_sync._threads import Section, forbid_on_own_thread
 
 V = TypeVar("V")
@@ -26,6 +27,7 @@ class OncePerKey(Generic[V]):
 
     def __init__(self, what: str = "the making of a value") -> None:
         self._what = what
+        self._generation = fork.fork_generation()
         self._slots: dict[Hashable, _Slot[V]] = {}
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
@@ -40,6 +42,9 @@ class OncePerKey(Generic[V]):
         slot = self._slots.get(key)
         if slot is not None and slot.value is not None:
             return slot.value
+        if fork.fork_generation() != self._generation:  # who was making one does not exist in this process
+            self._slots = {}
+            self._generation = fork.fork_generation()
         forbid_on_own_thread(self._what)
         slot = self._slots.setdefault(key, _Slot(self._what))
         with slot.section:

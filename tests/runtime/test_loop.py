@@ -13,7 +13,7 @@ import pytest
 
 from memphis_sync._runtime import waiting
 from memphis_sync._runtime.loop import LoopThread, PrivateLoop
-from memphis_sync.errors import ClosedError, DeadlineError, OwnThreadError
+from memphis_sync.errors import ClosedError, DeadlineError, OwnThreadError, UsageError
 
 
 @pytest.fixture
@@ -158,3 +158,13 @@ def test_a_wait_ends_when_nobody_is_left():
 def test_a_released_ticket_is_seen_at_a_past_deadline():
     ticket = threading.Lock()
     assert waiting.wait(ticket, time.monotonic() - 1, lambda: True)
+
+
+def test_an_error_of_a_signal_handler_is_not_taken_for_the_end_of_the_loop(loop, monkeypatch):
+    def interrupted(*_):
+        raise UsageError("of a handler")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._loop, "call_soon_threadsafe", interrupted)
+        with pytest.raises(UsageError, match="of a handler"):
+            loop.post(print)

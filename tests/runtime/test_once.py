@@ -65,3 +65,33 @@ def test_what_is_discarded_is_made_anew():
     assert cache.get("key", object) is not first
     cache.clear()
     assert cache.values() == []
+
+
+FORKED = """
+import os, threading
+from memphis_sync._runtime import fork
+from memphis_sync._runtime.once import OncePerKey
+fork.watch_forks()
+cache = OncePerKey()
+cache.get("there", lambda: "made by the parent")
+making, release = threading.Event(), threading.Event()
+def make():
+    making.set()
+    release.wait(60)
+    return "late"
+thread = threading.Thread(target=cache.get, args=("key", make))
+thread.start()
+making.wait(60)
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if cache.get("key", lambda: "made by the child") == "made by the child" else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+release.set()
+thread.join()
+print(status, cache.get("key", object))
+"""
+
+
+def test_a_child_does_not_wait_for_a_maker_that_stayed_with_the_parent(run_python):
+    done = run_python("-W", "ignore", "-c", FORKED, timeout_s=30)
+    assert done.stdout == b"0 late\n"
