@@ -6,6 +6,7 @@ The loop never holds more than what the outbox holds: settled messages are taken
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from memphis_sync._codec import count_delivered
 from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, advice, error_of
-from memphis_sync.errors import BufferFullError, DeadlineError, Outcome, ProduceError, SchemaError
+from memphis_sync.errors import (
+    BufferFullError,
+    ConfigurationError,
+    DeadlineError,
+    MemphisError,
+    Outcome,
+    ProduceError,
+    SchemaError,
+    TransportError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from memphis_sync.headers import Headers
@@ -51,8 +62,9 @@ class Failure:
     Attributes:
         index: Its place in the iterable, from 0.
         station: Where it should have gone; all of them, separated by commas, when no station got it because its
-            schema, or another's, refused it.
-        error: What happened. A SchemaError: it was never taken.
+            schema, or another's, refused it, or because it could not be sent at all.
+        error: What happened. A SchemaError: it was never accepted. What an item's own methods raised is its
+            ``__cause__``.
     """
 
     index: int
@@ -123,6 +135,10 @@ class BulkSchemaError(BulkError, SchemaError):
         self.reason = reason
 
 
+class BulkItemError(BulkError, ConfigurationError):
+    """produce_many() met an item that cannot be sent at all: of a wrong type or size, with a bad header or option."""
+
+
 class _Stretch(NamedTuple):
     """Messages that were taken one after the other: the first index, the step from one to the next, and themselves."""
 
@@ -145,6 +161,7 @@ class Bulk:
         self._delivered = 0
         self._duplicates = 0
         self._failed: list[Failure] = []
+        self._bad: set[int] = set()  # of items that could not be sent at all
         self._started = time.monotonic()
         self._deadline = None if timeout_s is None else self._started + timeout_s
 
@@ -163,6 +180,7 @@ class Bulk:
             time.monotonic() - self._started,
         )
         if stopped is not None and not isinstance(stopped, _Stop):
+            _explain(stopped, result)
             raise stopped
         if self._is_late() and (self._failed or stopped is not None):
             raise BulkDeadlineError(
@@ -172,12 +190,16 @@ class Bulk:
             )
         if self._failed and self._stop_at_failure:
             first = result.failed[0]
-            text = f"message {first.index} failed, and {len(self._failed) - 1} more: {first.error}"
+            text = (
+                f"message {first.index} failed, and {len(self._failed) - 1} more; {self._delivered} are stored: "
+                f"{first.error}"
+            )
             if isinstance(first.error, SchemaError):
                 raise BulkSchemaError(
                     text, result=result, path=first.error.path, reason=first.error.reason
                 ) from first.error
-            raise BulkError(text, outcome=first.error.outcome, result=result) from first.error
+            kind = BulkItemError if first.index in self._bad else BulkError
+            raise kind(text, outcome=first.error.outcome, result=result) from first.error
         return result
 
     def _take(self, iterable: Iterable[Any]) -> None:
@@ -207,13 +229,26 @@ class Bulk:
         """A message that has options or takes a look at its schema, or there was no room for it."""
         try:
             sent = self._send(item)
+        except (_Stop, UsageError, TransportError, MemoryError):
+            raise  # not of this item: none of them could be sent
         except SchemaError as exc:
-            self._failed.append(Failure(index, ", ".join(self._producer.stations), exc))
-            if self._stop_at_failure:
-                raise _Stop from None
+            self._refuse(index, exc)
+        except ProduceError as exc:
+            self._bad.add(index)
+            self._refuse(index, exc)
+        except Exception as exc:  # noqa: BLE001  of a bad argument, or of the item's own methods
+            error = ProduceError(str(exc) if isinstance(exc, MemphisError) else f"{type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+            self._bad.add(index)
+            self._refuse(index, error)
         else:
             deliveries = list(sent.values()) if isinstance(sent, Deliveries) else [sent]
             self._pending.append(_Stretch(index, 0, deliveries))
+
+    def _refuse(self, index: int, error: Union[ProduceError, SchemaError]) -> None:
+        self._failed.append(Failure(index, ", ".join(self._producer.stations), error))
+        if self._stop_at_failure:
+            raise _Stop from None
 
     def _send(self, item: Any) -> Union[Delivery, Deliveries]:
         options: dict[str, Any] = {}
@@ -289,3 +324,39 @@ class Bulk:
 
 class _Stop(Exception):  # noqa: N818  control flow inside this module
     """Ends the taking; what happened is in the counts."""
+
+
+def check_iterable(iterable: object) -> None:
+    """
+    Refuses what can be iterated over, but does not yield messages.
+
+    Raises:
+        ConfigurationError: The text says what to write instead.
+    """
+    kind = type(iterable).__name__
+    if isinstance(iterable, str):
+        instead = "for one message produce(text), for its lines produce_many(text.splitlines())"
+    elif isinstance(iterable, (bytes, bytearray, memoryview)):
+        instead = "for one message produce(data), for several produce_many([data, ...])"
+    elif isinstance(iterable, Item):
+        instead = "produce_many([item])"
+    elif isinstance(iterable, Mapping):
+        instead = "for one message produce(message), for its values produce_many(mapping.values())"
+    elif callable(getattr(iterable, "itertuples", None)) and callable(getattr(iterable, "to_dict", None)):
+        instead = 'for a message each row produce_many(frame.to_dict("records"))'
+    elif callable(getattr(iterable, "SerializeToString", None)):
+        instead = "produce_many([message])"
+    elif not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+        instead = "produce_many([message, ...])"
+    else:
+        return
+    raise ConfigurationError(f"iterable is of type {kind}, which does not yield messages; {instead}")
+
+
+def _explain(error: Exception, result: BulkResult) -> None:
+    """Makes what happened before an error that is not the client's reachable from it."""
+    with contextlib.suppress(AttributeError, TypeError):  # it has slots of its own
+        error.result = result  # type: ignore[attr-defined]
+    note = getattr(error, "add_note", None)  # Python 3.11 shows it below the traceback
+    if note is not None:
+        note(f"produce_many(): {result.delivered} messages before it are stored, {len(result.failed)} failed")

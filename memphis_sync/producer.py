@@ -24,7 +24,7 @@ from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._runtime import waiting
 from memphis_sync._wire.names import publish_subject, stream_name
 from memphis_sync._wire.partitions import check_partition, partition_for_key
-from memphis_sync.bulk import Bulk, BulkResult, Item
+from memphis_sync.bulk import Bulk, BulkResult, Item, check_iterable
 from memphis_sync.delivery import (
     DELIVERED,
     PENDING,
@@ -312,16 +312,21 @@ class Producer(NotCopied, NotAwaited):
             Counts, failures and the time it took.
 
         Raises:
-            BulkError: With ``raise``: a message failed; ``result`` says what became of all that was taken. A
-                BulkSchemaError, which is a SchemaError too, when it did not match its station's schema.
+            BulkError: With ``raise``: a message failed; the text has its index and how many are stored, and ``result``
+                says what became of all that was taken. A BulkSchemaError, which is a SchemaError too, when it did not
+                match its station's schema; a BulkItemError, which is a ConfigurationError too, when it could not be
+                sent at all: of a wrong type, too large, with a bad header or partition.
             DeadlineError: *timeout_s* is over; ``result`` likewise, the unconfirmed among the failures.
-            ConfigurationError: A bad argument or item, raised where it is met, after what was taken before it is
-                confirmed.
+            ConfigurationError: A bad argument, also an *iterable* that yields no messages: a str, bytes, a dict, a
+                DataFrame, one Item. Nothing was taken.
+            Exception: Whatever *iterable* raises, after what was taken before it is confirmed; that is its ``result``
+                then.
         """
         if on_error not in ("raise", "collect"):
             raise ConfigurationError(f"on_error is {on_error!r}; it must be 'raise' or 'collect'")
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s, allow_zero=False)
+        check_iterable(iterable)
         waiting.forbid_on_own_thread("produce_many()")
         return Bulk(self, timeout_s, stop_at_failure=on_error == "raise").run(iterable)
 

@@ -242,7 +242,7 @@ class Route:
                 f"(outbox_max_bytes={stats['max_bytes']})"
             )
         if error == lib.MCORE_E_TOO_MANY:
-            raise BufferFullError(
+            raise ConfigurationError(
                 f"a message for {count} stations is {count} messages, and the outbox takes "
                 f"outbox_max_messages={stats['max_messages']}; raise this option of connect()"
             )

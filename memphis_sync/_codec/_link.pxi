@@ -667,7 +667,7 @@ cdef class Route:
                 f"message of {message.payload_len} bytes: its frame is larger than the whole outbox "
                 f"(outbox_max_bytes={stats.max_bytes})")
         if error == MCORE_E_TOO_MANY:
-            raise BufferFullError(
+            raise ConfigurationError(
                 f"a message for {count} stations is {count} messages, and the outbox takes "
                 f"outbox_max_messages={stats.max_messages}; raise this option of connect()")
         if error == MCORE_E_MEMORY:

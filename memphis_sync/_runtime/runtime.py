@@ -184,9 +184,8 @@ class Runtime:
                 try:
                     link.open(until if deadline is None else min(until, deadline))
                 except BaseException:
-                    if (
-                        link.has_ended and not self._is_closing
-                    ):  # interrupted between two steps: the next call begins with another
+                    # Interrupted between two steps: the next call begins with another one.
+                    if link.has_ended and not self._is_closing:
                         self._made.clear()
                         self._data = None
                     raise

@@ -147,3 +147,93 @@ def test_several_threads_share_a_producer(memphis: Memphis, station_name: str, h
         for partition in (1, 2):
             mine = [int(d.split(b":")[1]) for p, d in stored if p == partition and d.startswith(b"%d:" % t)]
             assert mine == sorted(mine)
+
+
+class Frame:
+    """Has the two methods of a pandas DataFrame by which one is told."""
+
+    def __iter__(self):
+        return iter(["column"])
+
+    def itertuples(self):
+        return iter([("row",)])
+
+    def to_dict(self, orient: str) -> list[dict[str, int]]:
+        return [{"column": 1}] if orient == "records" else []
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        ("hello", r"type str.*produce\(text\).*splitlines"),
+        (b"hello", r"type bytes.*produce\(data\)"),
+        (bytearray(b"hello"), r"type bytearray.*produce\(data\)"),
+        (memoryview(b"hello"), r"type memoryview.*produce\(data\)"),
+        ({"a": 1}, r"type dict.*produce\(message\).*mapping\.values\(\)"),
+        (Item(b"x"), r"type Item.*produce_many\(\[item\]\)"),
+        (Frame(), r'type Frame.*to_dict\("records"\)'),
+        (7, r"type int.*produce_many\(\[message, \.\.\.\]\)"),
+        (None, r"type NoneType"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_yields_no_messages_is_refused_with_what_to_write(memphis: Memphis, station_name, given, instead) -> None:
+    producer = memphis.producer(station_name, "p")
+    for on_error in ("raise", "collect"):
+        with pytest.raises(ConfigurationError, match=instead):
+            producer.produce_many(given, on_error=on_error)
+    assert memphis.stats().accepted == 0
+
+
+class Raising(dict):
+    """A message whose own method fails when it is written as JSON."""
+
+    def items(self):
+        raise ValueError("its own")
+
+    def __iter__(self):
+        raise ValueError("its own")
+
+
+BAD = {
+    "too-large": (lambda: b"x" * 9_000_000, "max_payload"),
+    "type": (lambda: 7, "message is of type int"),
+    "item-type": (lambda: Item(object()), "message is of type object"),
+    "text": (lambda: "\ud800", "cannot be written as UTF-8"),
+    "header": (lambda: Item(b"x", headers={"$memphis_x": "y"}), "reserved"),
+    "header-type": (lambda: Item(b"x", headers=7), "headers are of type int"),
+    "id": (lambda: Item(b"x", msg_id="a\nb"), "msg_id is"),
+    "partition": (lambda: Item(b"x", partition=9), "out of range: 9"),
+    "key-and-partition": (lambda: Item(b"x", partition=1, key="k"), "both partition number and partition key"),
+    "key": (lambda: Item(b"x", key=7), "producer_partition_key is of type int"),
+    "own-error": (lambda: Raising(a=1), "its own"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_one_bad_item_is_collected_or_raised_with_its_index(memphis: Memphis, station_name: str, holds, bad) -> None:
+    make, text = BAD[bad]
+    producer = memphis.producer(station_name, "p")
+    result = producer.produce_many([b"a", b"b", make(), b"c"], on_error="collect")
+    assert (result.delivered, [failure.index for failure in result.failed]) == (3, [2])
+    (failure,) = result.failed
+    assert (text in str(failure.error), failure.error.outcome, failure.station) == (True, "not_sent", station_name)
+    with pytest.raises(memphis_sync.BulkItemError, match="message 2 failed, and 0 more; 2 are stored") as caught:
+        producer.produce_many([b"d", b"e", make(), b"f"])
+    assert text in str(caught.value)
+    assert isinstance(caught.value, (ConfigurationError, memphis_sync.BulkError))
+    assert (caught.value.outcome, caught.value.result.delivered) == ("not_sent", 2)
+    assert [data for _, data in holds(station_name)] == [b"a", b"b", b"c", b"d", b"e"]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+def test_an_error_of_the_iterable_has_the_result(memphis: Memphis, station_name: str, holds, on_error) -> None:
+    def rows():
+        yield b"a"
+        yield Item(b"b", headers={"k": "v"})
+        raise LookupError("the file is broken")
+
+    with pytest.raises(LookupError, match="the file is broken") as caught:
+        memphis.producer(station_name, "p").produce_many(rows(), on_error=on_error)
+    assert caught.value.result.delivered == 2
+    assert [data for _, data in holds(station_name)] == [b"a", b"b"]
