@@ -236,7 +236,7 @@ def read_station(broker: BrokerProcess, station: str, **options: object) -> Stor
     stored: Stored = []
     with memphis_sync.connect(broker.url, name="reader", timeout_ms=20_000, **options) as client:
         consumer = client.consumer(station, f"reader-{time.monotonic_ns()}")
-        while batch := consumer.fetch(5000, timeout_s=0.05):
+        while batch := consumer.fetch(5000, timeout_s=1.0):  # a busy broker is not an empty station
             for message in batch:
                 stored.append((message.partition, message.sequence, message.data))
                 message.ack()

@@ -255,3 +255,12 @@ def test_no_odd_message_costs_the_lines_of_the_others(memphis_sync: Any, broker:
     assert [record.get("data") for record in records[1:3]] == ["[" * 100_000, None]
     assert records[2]["headers"] == {"name": "\udcff"}
     assert all(isinstance(record["headers"], dict) for record in records)
+
+
+def test_a_line_that_is_too_large_is_counted_and_the_others_are_stored(memphis_sync: Any, station_name: str) -> None:
+    done = memphis_sync("--json", "pub", station_name, input=b"a\nb\n" + b"x" * 9_000_000 + b"\nc\n")
+    assert done.returncode == 4, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["delivered"], summary["failed"]) == (3, 1)
+    assert b"max_payload" in done.stderr
+    assert memphis_sync("sub", station_name, "--end").stdout == b"a\nb\nc\n"
