@@ -73,7 +73,7 @@ def forbid_on_own_thread(what: str) -> None:
 # CPython 3.12.0 to 3.12.2 start no thread any more once the main thread has ended, though other threads of the program
 # go on; so some are started beforehand and wait for their work. Source: cpython issue 113964.
 _PARKS = sys.implementation.name == "cpython" and (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 2)
-_RESERVE = 8  # two clients: loop, sender, reader, callbacks
+_RESERVE = 16  # two clients: loop, sender, reader, callbacks, registration, and a few for consume()
 
 
 class _Parked(threading.Thread):
