@@ -25,9 +25,7 @@ log = Log("memphis_sync.consume")
 GIVE_BACK_S = 1.0  # for the broker's word; a message that goes back without it uses a delivery up
 
 
-async def return_untouched(
-    source: Source, link: DataLink, messages: Sequence[Message], *, is_free_only: bool = False
-) -> bool:
+async def return_untouched(source: Source, link: DataLink, messages: Sequence[Message]) -> None:
     """
     Gives messages back that nobody has looked at.
 
@@ -35,27 +33,25 @@ async def return_untouched(
         source: Their consumer.
         link: Its data link.
         messages: Dead letters that were sent again among them; those go to another member.
-        is_free_only: Keep them when it would cost each a delivery.
-
-    Returns:
-        Whether they were given back; False only with *is_free_only*.
     """
-    is_free = not link.is_memphis
+    await tell_untouched(source, link, messages)
+    nack(messages)
+
+
+async def tell_untouched(source: Source, link: DataLink, messages: Sequence[Message]) -> bool:
+    """Tells our broker of messages that nobody has looked at yet; False when it does not know of them."""
+    if link.is_memphis:
+        return False
     letters = [message.id for message in messages if isinstance(message, ResentMessage)]
-    others = [message for message in messages if not isinstance(message, ResentMessage)]
-    if is_free:
-        try:
-            deliveries = [_delivery(message) for message in others]
-            await give_back(
-                source.runtime.control, source.view.internal, source.consumer_group, deliveries, letters, GIVE_BACK_S
-            )
-        except MemphisError as exc:
-            log.debug("%r: the broker does not know of %d messages that go back: %s", source, len(messages), exc)
-            is_free = False
-    if is_free or not is_free_only:
-        nack(others)
-        return True
-    return False
+    deliveries = [_delivery(message) for message in messages if not isinstance(message, ResentMessage)]
+    try:
+        await give_back(
+            source.runtime.control, source.view.internal, source.consumer_group, deliveries, letters, GIVE_BACK_S
+        )
+    except MemphisError as exc:
+        log.debug("%r: the broker does not know of %d messages that go back: %s", source, len(messages), exc)
+        return False
+    return True
 
 
 def nack(messages: Sequence[Message]) -> None:

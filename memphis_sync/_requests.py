@@ -17,7 +17,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from memphis_sync._codec import fork_generation
 from memphis_sync._control import ControlLink, Subscription
@@ -58,6 +58,7 @@ CREATE_S = 20.0  # as the official SDKs
 DESTROY_S = 5.0
 JS_S = 5.0
 _NO_RESPONDERS = 503
+_AT_ONCE = 100  # questions on their way at the same time
 _NOT_NOW = "timeout"  # how the texts of our broker begin that are no verdict
 _PROTO_ASIDE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)  # comments and texts
 _FIRST_MESSAGE = re.compile(r"\bmessage\s+([A-Za-z_]\w*)\s*\{")
@@ -440,6 +441,68 @@ async def acknowledge_dead_letter(control: ControlLink, body: bytes, timeout_s: 
         await control.publish(subjects.DEAD_LETTER_ACKS, body, timeout_s)
     else:
         await store(control, subjects.DEAD_LETTER_ACKS, body, timeout_s, "ack()")
+
+
+class GroupProgress(NamedTuple):
+    """
+    How far a consumer group is in one partition.
+
+    Attributes:
+        delivered: Highest sequence that a member was given.
+        acked: All sequences up to this one are acknowledged.
+        pending: How many messages no member was given yet.
+        unanswered: How many were given to members and not acknowledged.
+    """
+
+    delivered: int
+    acked: int
+    pending: int
+    unanswered: int
+
+
+async def last_sequences(control: ControlLink, streams: Sequence[str], timeout_s: float) -> dict[str, int]:
+    """
+    The last sequence of each stream; 0 when it never held a message.
+
+    Raises:
+        StationNotFoundError: A stream is gone.
+        MemphisError: Else as ControlLink.js_api().
+    """
+    found = await _ask_each(control, [f"STREAM.INFO.{stream}" for stream in streams], timeout_s)
+    return {stream: int(info.get("state", {}).get("last_seq", 0)) for stream, info in zip(streams, found)}
+
+
+async def group_progress(
+    control: ControlLink, durables: Sequence[tuple[str, str]], timeout_s: float
+) -> dict[str, GroupProgress]:
+    """
+    How far a group is, by stream; *durables* are pairs of a stream and the group's durable on it.
+
+    Raises:
+        StationNotFoundError: A stream or durable is gone.
+        MemphisError: Else as ControlLink.js_api().
+    """
+    calls = [f"CONSUMER.INFO.{stream}.{durable}" for stream, durable in durables]
+    found = await _ask_each(control, calls, timeout_s)
+    return {
+        stream: GroupProgress(
+            int(info.get("delivered", {}).get("stream_seq", 0)),
+            int(info.get("ack_floor", {}).get("stream_seq", 0)),
+            int(info.get("num_pending", 0)),
+            int(info.get("num_ack_pending", 0)),
+        )
+        for (stream, _), info in zip(durables, found)
+    }
+
+
+async def _ask_each(control: ControlLink, calls: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
+    """JetStream's answers to several calls, some at once."""
+    deadline = time.monotonic() + timeout_s
+    found: list[dict[str, Any]] = []
+    for at in range(0, len(calls), _AT_ONCE):
+        left_s = max(0.001, deadline - time.monotonic())
+        found += await asyncio.gather(*(control.js_api(call, None, left_s) for call in calls[at : at + _AT_ONCE]))
+    return found
 
 
 async def give_back(

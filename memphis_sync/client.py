@@ -11,7 +11,7 @@ import os
 import ssl
 import time
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Callable, Optional, Union
 
 from memphis_sync import options as opt
@@ -31,12 +31,12 @@ from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
 from memphis_sync._wire.control import ConsumerCreate
 from memphis_sync._wire.names import internal_name
-from memphis_sync.consumer import Consumer
+from memphis_sync.consumer import READ_ALL_S, Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Delivery
 from memphis_sync.errors import StationNotFoundError
 from memphis_sync.headers import Headers
-from memphis_sync.message import Messages
+from memphis_sync.message import Message, Messages
 from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer, ack_wait_ns
 from memphis_sync.station import Station
 from memphis_sync.types import LinkEvent, Retention, RetryPolicy, Storage
@@ -449,6 +449,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         prefetch: bool = False,
         *,
         timeout_s: Optional[float] = None,
+        until_end: bool = False,
     ) -> Messages:
         """
         Fetches messages with a consumer that is made once, for each set of arguments that make one, and kept.
@@ -456,8 +457,13 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         ``batch_size``, ``consumer_partition_key``, ``consumer_partition_number``, ``prefetch`` and ``timeout_s`` are
         those of Consumer.fetch(), the others those of consumer().
 
+        Args:
+            until_end: Fetch all that the station holds for the group, as Consumer.read_all() does, instead of one
+                batch; ``batch_size`` and ``prefetch`` have no meaning then, and ``timeout_s`` is that of read_all().
+                It all stands in memory, and its ack time runs: read_all() hands out one message after the other.
+
         Returns:
-            As Consumer.fetch().
+            As Consumer.fetch(); with *until_end* each message once.
 
         Raises:
             DeadlineError: Also when the consumer was not registered within ``timeout_s``, where that is given; the call
@@ -493,9 +499,13 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
                 deadline=deadline,
             ),
         )
-        if deadline is not None:
-            timeout_s = max(deadline - time.monotonic(), 0.0)
         try:
+            if opt.check_bool("until_end", until_end):
+                limit_s = READ_ALL_S if timeout_s is None else timeout_s
+                found = consumer.read_all(consumer_partition_key, consumer_partition_number, timeout_s=limit_s)
+                return _each_once(found)
+            if deadline is not None:
+                timeout_s = max(deadline - time.monotonic(), 0.0)
             return consumer.fetch(
                 batch_size, consumer_partition_key, consumer_partition_number, prefetch, timeout_s=timeout_s
             )
@@ -541,6 +551,18 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
     def _forget_all(self) -> None:
         self._producers.clear()
         self._consumers.clear()
+
+
+def _each_once(messages: Iterable[Message]) -> Messages:
+    """Without those that came once more, because their ack time ended before all had come."""
+    seen: set[tuple[Optional[int], Optional[int]]] = set()
+    found = Messages()
+    for message in messages:
+        place = message.partition, message.sequence
+        if message.is_dead_letter or place not in seen:
+            seen.add(place)
+            found.append(message)
+    return found
 
 
 def _check_wait(batch_max_time_to_wait_ms: int) -> int:

@@ -1,9 +1,9 @@
 """
 A consumer: takes messages from all partitions of a station for its group.
 
-Three ways to read, which may be mixed: fetch() returns a batch, ``for message in consumer:`` never ends by itself, and
-consume() calls a function on threads of its own. Dead letters that somebody resends to the group come among the
-messages.
+Four ways to read, which may be mixed: fetch() returns a batch, ``for message in consumer:`` never ends by itself,
+read_all() ends with what the station holds, and consume() calls a function on threads of its own. Dead letters that
+somebody resends to the group come among the messages.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from memphis_sync._codec import fork_generation
 from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, Consuming, Handler
-from memphis_sync._give_back import GIVE_BACK_S, nack, return_untouched
+from memphis_sync._give_back import GIVE_BACK_S, nack, return_untouched, tell_untouched
 from memphis_sync._hints import hint_keywords
 from memphis_sync._link import Binding, PullSession
 from memphis_sync._logs import Log
 from memphis_sync._portion import LULL_S, Portion
+from memphis_sync._read_to_end import ReadToEnd
 from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import JS_S
 from memphis_sync._runtime import Runtime, primitives, waiting
@@ -54,6 +55,9 @@ log = Log("memphis_sync.consume")
 MIN_WAIT_S = 0.1  # the floor of memphis.py's batch_max_time_to_wait_ms
 MAX_WORKERS = 256
 _STOP_S = 5.0
+READ_ALL_BATCH = 500
+READ_ALL_S = 30.0
+_TO_END_S = 0.1  # how long read_all() waits for a message before it asks whether this is the end
 _END_S = 0.08  # how long an end waits for messages on their way, when it is to be quick
 _RENEW_AT = 0.1  # share of the ack time after which what waits for its turn is looked at again
 _LOOKED_THROUGH = 32  # messages; of more than that only the first is looked at for having been delivered before
@@ -113,10 +117,12 @@ class Consumer(NotCopied, NotAwaited):
         self.max_msg_deliveries = max_msg_deliveries
         self.context: Any = {}
         durable = durable_name(group)
-        bindings = [Binding(number, stream_name(view.internal, number), durable) for number in view.partitions or (0,)]
+        self._bindings = [
+            Binding(number, stream_name(view.internal, number), durable) for number in view.partitions or (0,)
+        ]
         self._session = PullSession(
             client._data_link(),
-            bindings,
+            self._bindings,
             Message,
             self._source,
             ack_time_s=self.ack_time_s,
@@ -223,6 +229,93 @@ class Consumer(NotCopied, NotAwaited):
                 taken, taken_at = filled, time.monotonic()
         finally:
             self._end_reading(reading)
+
+    def read_all(
+        self,
+        consumer_partition_key: Optional[str] = None,
+        consumer_partition_number: int = -1,
+        *,
+        batch_size: int = READ_ALL_BATCH,
+        timeout_s: float = READ_ALL_S,
+    ) -> Iterator[Message]:
+        """
+        Reads all that the station holds for the group at this call, and then ends.
+
+        ::
+
+            for message in consumer.read_all():
+                handle(message.data)
+                message.ack()
+
+        What arrives meanwhile may come as well. It ends by what
+        the broker says of the group, and never because nothing came for a while. What another member has in hand counts
+        as read once that one has answered it; should it have died, the message comes here after its ack time. It takes
+        messages in portions, and gives back what it has not handed out, as iteration does.
+
+        Args:
+            consumer_partition_key: Read only the partition that this key belongs to.
+            consumer_partition_number: Read only this partition; -1 for all.
+            batch_size: How many messages it takes at once at most, 1 to 5000.
+            timeout_s: How long the broker may bring nothing, though it holds more, before DeadlineError; in seconds,
+                above 0. Outages are waited out within it.
+
+        Returns:
+            An iterator; it asks the broker with the first message. stop_consume(), destroy() and the client's close()
+            end it before the end.
+
+        Raises:
+            ConfigurationError: An argument is out of its bounds, or key and number are both given.
+            DeadlineError, ConnectionLostError: Not read to the end: nothing came for *timeout_s*.
+            StationNotFoundError: The station or the group was destroyed.
+            ClosedError, ForkedError: As fetch().
+        """
+        check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
+        check_seconds("timeout_s", timeout_s, allow_zero=False)
+        only = self._choose(consumer_partition_key, consumer_partition_number)
+        self.check_open()
+        return self._read_all(only, batch_size, timeout_s)
+
+    def _read_all(self, only: Optional[int], batch_size: int, timeout_s: float) -> Iterator[Message]:
+        self._iterations_ended = False
+        bindings = [binding for binding in self._bindings if only in (None, binding.partition)]
+        to_end = ReadToEnd(self.runtime, bindings, self.ack_time_s, timeout_s)
+        portion = Portion(batch_size, self.ack_time_s)
+        reading = self._begin_reading()
+        try:
+            while not self._is_to_end_iterations():
+                try:
+                    found = self.take_portion(portion, only, wait_s=_TO_END_S, is_over=self._is_to_end_iterations)
+                except (ConnectionLostError, DeadlineError) as exc:
+                    to_end.check_time(str(exc))
+                    time.sleep(OUTAGE_PAUSE_S)
+                    continue
+                if not found:
+                    if to_end.is_reached():
+                        return
+                    continue
+                started = time.monotonic()
+                self._fresh_until = min(self._fresh_until if self._buffer else float("inf"), self._next_look())
+                self._buffer.extend(found)
+                while self._buffer and not self._is_to_end_iterations():
+                    if time.monotonic() >= self._fresh_until:
+                        self._refresh()
+                        continue
+                    try:
+                        message = self._buffer.popleft()
+                    except IndexError:  # another thread was faster
+                        continue
+                    to_end.hand_out(message)
+                    yield message
+                portion.handled(len(found), time.monotonic() - started)
+                if to_end.is_reached_meanwhile():
+                    return
+                if to_end.is_near:
+                    portion.rest()
+        finally:
+            self._end_reading(reading)
+
+    def _is_to_end_iterations(self) -> bool:
+        return self._iterations_ended or self.runtime.is_ending
 
     def consume(
         self,
@@ -472,6 +565,7 @@ class Consumer(NotCopied, NotAwaited):
         portion: Portion,
         only: Optional[int],
         *,
+        wait_s: Optional[float] = None,
         outage_s: float = float("inf"),
         is_over: Callable[[], bool],
     ) -> list[Message]:
@@ -481,13 +575,15 @@ class Consumer(NotCopied, NotAwaited):
         Args:
             portion: Its portion.
             only: The one partition to read; None for all.
+            wait_s: How long to wait for a first one; None: for long, or a short while if there were some just now.
             outage_s: As read().
             is_over: As read().
 
         Raises:
             MemphisError: As fetch().
         """
-        wait_s = LULL_S if portion.size > 1 else LONG_POLL_S
+        if wait_s is None:
+            wait_s = LULL_S if portion.size > 1 else LONG_POLL_S
         try:
             found = self.read(only, portion.size, wait_s, portion.is_ahead, outage_s=outage_s, is_over=is_over)
         except ConnectionLostError:
@@ -515,16 +611,20 @@ class Consumer(NotCopied, NotAwaited):
         link = self._client._data_link()
         if is_alone or link.is_memphis or time.monotonic() < self._keep_until:
             return found
-        others = [*found[count:], *self._session.take_untouched(time.monotonic() + GIVE_BACK_S)]
+        others: list[Message] = found[count:]
+        others += self._session.take_untouched(time.monotonic() + GIVE_BACK_S)  # type: ignore[arg-type]  # as read()
         try:
-            work = return_untouched(self._source, link, others, is_free_only=True)  # type: ignore[arg-type]  # as read()
-            are_returned = not others or self.runtime.call(work, GIVE_BACK_S, "reading")
+            work = tell_untouched(self._source, link, others)
+            is_told = not others or self.runtime.call(work, GIVE_BACK_S, "reading")
         except MemphisError as exc:
             log.debug("%r: %s", self, exc)
-            are_returned = False
-        if not are_returned:
+            is_told = False
+        if not is_told:
             self._keep_until = time.monotonic() + _UNHEARD_S
-            self._session.put_back(others)
+        # A last delivery would be the end of it for the server; what was told makes good for it.
+        last = self.max_msg_deliveries if is_told else 1
+        nack([message for message in others if message.delivered < last])
+        self._session.put_back([message for message in others if message.delivered >= last])
         return found[:count]
 
     def _fill(self, portion: Portion) -> Optional[int]:

@@ -229,10 +229,10 @@ class PullSession:
         finally:
             self._lock.release()
 
-    def put_back(self, messages: list[RawMessage]) -> None:
+    def put_back(self, messages: Sequence[RawMessage]) -> None:
         """Keeps messages for the next fetch, before all others."""
         with self._lock:
-            self._surplus = messages + self._surplus
+            self._surplus = [*messages, *self._surplus]
 
     def __del__(self) -> None:
         mailbox = getattr(self, "_mailbox", None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import select
 import sys
+import time
 import uuid
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -19,10 +21,13 @@ from ._app import Settings, need_output
 from ._streams import forget_stdout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from memphis_sync import Consumer, Message
 
 _BATCH = 500
-_WAIT_MS = 1000  # how long a fetch waits; with --end, nothing for so long is the end
+_WAIT_MS = 1000  # how long a fetch waits
+_MOMENT_S = 0.05
 _ENDS = {"line": b"\n", "nul": b"\0", "none": b""}
 
 
@@ -30,7 +35,7 @@ _ENDS = {"line": b"\n", "nul": b"\0", "none": b""}
 @click.argument("station")
 @click.option("--group", help="Consumer group that goes on where it stopped; without it all messages, and no trace.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many.")
-@click.option("--end", is_flag=True, help=f"Stop when nothing has come for {_WAIT_MS / 1000:g} s.")
+@click.option("--end", is_flag=True, help="Stop at the end of what STATION holds now.")
 @click.option(
     "--split",
     type=click.Choice(sorted(_ENDS)),
@@ -70,19 +75,37 @@ def command(
 def _copy(settings: Settings, consumer: Consumer, count: Optional[int], *, end: bool, after: bytes, ack: bool) -> None:
     """Writes and flushes a batch, then acknowledges it: a message that was not written will come again."""
     out = sys.stdout.buffer
-    left = count
-    while left is None or left > 0:
-        messages = consumer.fetch(_BATCH if left is None else min(_BATCH, left))
-        if not messages and (end or _reader_is_gone()):
-            return
+    for messages in _to_end(consumer, count) if end else _for_ever(consumer, count):
         for message in messages:
             out.write(_json_line(message) if settings.json else message.data + after)
         out.flush()
         if ack:
             for message in messages:
                 message.ack()
+
+
+def _for_ever(consumer: Consumer, count: Optional[int]) -> Iterator[list[Message]]:
+    left = count
+    while left is None or left > 0:
+        messages = consumer.fetch(_BATCH if left is None else min(_BATCH, left))
+        if not messages and _reader_is_gone():
+            return
+        yield messages
         if left is not None:
             left -= len(messages)
+
+
+def _to_end(consumer: Consumer, count: Optional[int]) -> Iterator[list[Message]]:
+    """Together what came within a moment: an ack that waits keeps nothing from being read."""
+    batch: list[Message] = []
+    started = time.monotonic()
+    for message in itertools.islice(consumer.read_all(), count):
+        batch.append(message)
+        now = time.monotonic()
+        if len(batch) >= _BATCH or now - started > _MOMENT_S:
+            yield batch
+            batch, started = [], now
+    yield batch
 
 
 def _reader_is_gone() -> bool:

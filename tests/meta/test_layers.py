@@ -29,6 +29,7 @@ ROWS = [
         "_consuming",
         "_give_back",
         "_portion",
+        "_read_to_end",
         "_registration",
         "message",
         "dead_letters",
