@@ -105,6 +105,7 @@ class Runtime:
         except BaseException:
             self._is_closed = True
             self.loop.stop()
+            self.callbacks.close(_REPORTS_S)  # started by a log line, if there was one
             raise
         exit_drain.register(self)
 

@@ -464,8 +464,11 @@ def test_ctrl_c_while_connecting_leaves_no_thread_and_no_descriptor(tmp_path) ->
     run_python("-W", "error", program, timeout_s=60)
 
 
-def test_many_threads_do_not_stay_behind(reached) -> None:
+def test_a_connect_that_fails_leaves_no_thread_also_when_it_had_something_to_log(
+    reached, caplog: pytest.LogCaptureFixture
+) -> None:
     door, connect = reached
+    caplog.set_level(logging.DEBUG)
     before = {thread.name for thread in threading.enumerate() if thread.name.startswith("memphis-")}
     door.usual = is_silent
     with pytest.raises(ConnectError, match="no Memphis broker answered"):
