@@ -47,8 +47,8 @@ class AvroSchema(Schema):
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):
-            text, value = json_of(message, self._writer)
-            self._check(value)
+            text = json_of(message, self._writer)
+            self._check(read(text, _EXPECTED))
             return text.encode()
         if isinstance(message, str):
             payload, text = utf8_of(message), message

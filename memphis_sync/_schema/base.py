@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
@@ -135,14 +136,22 @@ def _unreadable(exc: Exception) -> str:
     return f"it cannot be read: {type(exc).__name__}: {exc}"
 
 
-def json_of(message: Any, writer: JsonWriter) -> tuple[str, Any]:
+def is_plain(value: Any) -> bool:
     """
-    A dict or list as the JSON text that is sent, and what that text says: a subclass may say something else of itself,
-    and the text is what the others get.
+    Whether a value is made of Python's own types only, so that its JSON says just what it says itself. marshal, in C,
+    takes no subclass of them, which may say something else of itself.
     """
     try:
-        text = writer.write(message)
-        return text, read_json(text)
+        marshal.dumps(value)
+    except ValueError:
+        return False
+    return True
+
+
+def json_of(message: Any, writer: JsonWriter) -> str:
+    """A dict or list as the JSON text that is sent, and that is to be checked: others get nothing else."""
+    try:
+        return writer.write(message)
     except NotJsonError as exc:
         reason = f"a {type(message).__name__} that cannot be written as JSON: {exc.reason}"
         raise MismatchError(reason, exc.path) from exc.__cause__

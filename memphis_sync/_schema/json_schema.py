@@ -18,6 +18,7 @@ from memphis_sync._schema.base import (
     MismatchError,
     Schema,
     guarded,
+    is_plain,
     json_of,
     json_source,
     raw_bytes,
@@ -54,8 +55,17 @@ class JsonSchema(Schema):
 
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):
-            text, value = json_of(message, self._writer)
-            self._check(value, text)
+            text = json_of(message, self._writer)
+            if len(text) <= self._uncounted and is_plain(message):
+                try:
+                    self._validate(message)  # the same, without reading the text
+                except jsonschema_rs.ValidationError as exc:
+                    raise _mismatch(exc) from exc
+                except ValueError:  # keys that JSON turns into text, and the like
+                    pass
+                else:
+                    return text.encode()
+            self._check(read(text, _EXPECTED), text)
             return text.encode()
         if isinstance(message, str):
             payload, text = utf8_of(message), message

@@ -296,3 +296,10 @@ def test_what_goes_in_comes_out(value) -> None:
 @given(st.binary(max_size=40))
 def test_any_bytes_are_taken_or_refused(taken_or_refused, data) -> None:
     taken_or_refused(SCHEMA, data)
+
+
+def test_keys_that_become_the_same_text_are_checked_as_they_are_read() -> None:
+    schema = json_schema({"properties": {"1": {"type": "string"}}})
+    assert schema.encode({1: 5, "1": "x"}) == b'{"1": 5, "1": "x"}'
+    with pytest.raises(SchemaError):
+        schema.encode({"1": "x", 1: 5})
