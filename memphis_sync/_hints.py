@@ -49,25 +49,29 @@ def nearest(name: str, known: Collection[str]) -> str:
     return found[0] if found else ""
 
 
-def unexpected(call: str, names: Iterable[str], known: Collection[str]) -> TypeError:
-    """The error of a call with keywords that it does not have."""
-    name = min(names)
+def wrong_keyword(function: Callable[..., object], names: Iterable[str], owner: str = "") -> TypeError:
+    """The error of a call with keywords that the function does not have; *owner* stands before its name."""
+    known = _keywords(function)
+    name = min(set(names).difference(known))
     near = nearest(name, known)
     hint = f"did you mean {near!r}?" if near else f"the known ones are {', '.join(sorted(known))}"
-    return TypeError(f"{call} got an unexpected keyword argument {name!r}; {hint}")
+    return TypeError(f"{owner}{function.__name__}() got an unexpected keyword argument {name!r}; {hint}")
+
+
+def _keywords(function: Callable[..., object]) -> frozenset[str]:
+    """What can be given by name."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}) - {"self"}
 
 
 def _with_hint(function: Callable[..., T]) -> Callable[..., T]:
-    parameters = inspect.signature(function).parameters.values()
-    names = [p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
-    is_method = names[:1] == ["self"]
-    known = frozenset(names[1:] if is_method else names)
+    known = _keywords(function)
+    is_method = "self" in inspect.signature(function).parameters
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> T:
         if not known.issuperset(kwargs):
-            owner = f"{type(args[0]).__name__}." if is_method else ""
-            raise unexpected(f"{owner}{function.__name__}()", kwargs.keys() - known, known)
+            raise wrong_keyword(function, kwargs, f"{type(args[0]).__name__}." if is_method else "")
         return function(*args, **kwargs)
 
     return checked
@@ -83,7 +87,8 @@ def hint_keywords(*, but: Collection[str] = ()) -> Callable[[type[T]], type[T]]:
     Lets the public methods of a class suggest the nearest parameter for a wrong keyword.
 
     Args:
-        but: Methods that are called for each message, where a Python call more would show.
+        but: Methods that are called for each message, where a Python call more would show: those that have keywords
+            take ``**unexpected`` and raise wrong_keyword() themselves.
     """
 
     def wrap(cls: type[T]) -> type[T]:

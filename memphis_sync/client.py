@@ -12,7 +12,7 @@ import ssl
 import time
 import warnings
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, NoReturn, Optional, Union
 
 from memphis_sync import options as opt
 from memphis_sync._arguments import (
@@ -23,7 +23,7 @@ from memphis_sync._arguments import (
     station_request,
     with_suffix,
 )
-from memphis_sync._hints import hint_function, hint_keywords
+from memphis_sync._hints import hint_function, hint_keywords, wrong_keyword
 from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._registration import Ended, Registration
 from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
@@ -235,6 +235,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         idempotent: bool = True,
         on_delivery: Optional[Callable[..., object]] = None,
         block_on_full_s: Optional[float] = None,
+        **unexpected: NoReturn,
     ) -> Any:
         """
         Produces a message with a producer that is made once and kept.
@@ -248,6 +249,8 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         Raises:
             MemphisError: As producer() and Producer.produce().
         """
+        if unexpected:
+            raise wrong_keyword(Memphis.produce, unexpected, "Memphis.")
         if async_produce:
             warnings.warn("async_produce is deprecated; use nonblocking", DeprecationWarning, stacklevel=2)
         nonblocking = nonblocking or async_produce

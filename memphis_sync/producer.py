@@ -14,10 +14,10 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Literal, NoReturn, Optional, TypeVar, Union
 
 from memphis_sync._codec import Route, Turn, Turns, encode_header
-from memphis_sync._hints import hint_keywords
+from memphis_sync._hints import hint_keywords, wrong_keyword
 from memphis_sync._matching import encode_all, encode_one
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._refusals import NotAwaited, NotCopied
@@ -163,6 +163,7 @@ class Producer(NotCopied, NotAwaited):
         producer_partition_number: int = -1,
         *,
         on_delivery: Optional[Callable[[Delivery], object]] = None,
+        **unexpected: NoReturn,
     ) -> Any:
         """
         Produces a message.
@@ -208,6 +209,8 @@ class Producer(NotCopied, NotAwaited):
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
             ClosedError, ForkedError: The producer was destroyed, the client closed, or it is the parent process's.
         """
+        if unexpected:
+            raise wrong_keyword(Producer.produce, unexpected, "Producer.")
         if async_produce is not None:
             warnings.warn("async_produce is deprecated; use nonblocking", DeprecationWarning, stacklevel=2)
             nonblocking = nonblocking or async_produce

@@ -27,6 +27,11 @@ from memphis_sync._hints import hint_keywords, nearest
         (Memphis.close, "timeout", "timeout_s"),
         (Memphis.create_schema, "content", "schema_content"),
         (Memphis.enforce_schema, "station", "station_name"),
+        (Producer.produce, "key", "producer_partition_key"),
+        (Producer.produce, "partition", "producer_partition_number"),
+        (Producer.produce, "timeout", "ack_wait_sec"),
+        (Memphis.produce, "key", "producer_partition_key"),
+        (Memphis.produce, "header", "headers"),
         (Producer.flush, "timeout", "timeout_s"),
         (Consumer.fetch, "partition", "consumer_partition_number"),
         (Consumer.consume, "worker", "workers"),
@@ -41,8 +46,9 @@ from memphis_sync._hints import hint_keywords, nearest
     ],
 )
 def test_a_wrong_keyword_names_the_nearest_parameter(call, keyword, meant):
+    needed = [p for p in inspect.signature(call).parameters.values() if p.default is p.empty and p.kind < p.VAR_KEYWORD]
     with pytest.raises(TypeError) as caught:
-        call(*[object()] * ("self" in inspect.signature(call).parameters), **{keyword: 1})
+        call(*needed, **{keyword: 1})
     hint = f"did you mean {meant!r}?" if meant else "the known ones are "
     assert f"unexpected keyword argument {keyword!r}; {hint}" in str(caught.value)
 
