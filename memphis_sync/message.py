@@ -460,5 +460,8 @@ def parse_ack_subject(reply: str) -> Metadata:
     first = 4 if len(tokens) >= 11 else 2  # with domain and account before the stream
     if len(tokens) < 9 or tokens[:2] != ["$JS", "ACK"]:
         raise UsageError(f"{reply!r} is no ack subject; the message does not come from a station")
-    stream, _, delivered, sequence, _, time_ns, pending = tokens[first : first + 7]
-    return Metadata(stream, int(delivered), int(sequence), int(time_ns), int(pending))
+    stream, _, *numbers = tokens[first : first + 7]
+    if not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"{reply!r} is no ack subject: it has no numbers where they belong")
+    delivered, sequence, _, time_ns, pending = map(int, numbers)
+    return Metadata(stream, delivered, sequence, time_ns, pending)

@@ -78,7 +78,8 @@ class Proxy:
 
     ``stall()`` stops reading in both directions, so that the peers' buffers fill up; ``go_on()`` ends that.
     ``chunk`` and ``pause_s`` cut the stream into pieces of that many bytes with a pause between (0: as it comes).
-    ``drop_answers`` throws away what the server says.
+    ``drop_answers`` throws away what the server says. ``alter`` is given what passes, with the connection and whether
+    it goes to the server, and returns what is to pass instead.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -86,6 +87,7 @@ class Proxy:
         self.chunk = 0
         self.pause_s = 0.0
         self.drop_answers = False
+        self.alter: Optional[Callable[[Pair, bool, bytes], bytes]] = None
         self.accepted = 0
         self._flowing = threading.Event()
         self._flowing.set()
@@ -153,6 +155,8 @@ class Proxy:
 
     def _forward(self, pair: Pair, sink: socket.socket, data: bytes) -> None:
         burns = False
+        if self.alter is not None:
+            data = self.alter(pair, sink is pair.far, data)
         with self._lock:
             if self._fuse is not None and self._fuse[0] == (sink is pair.far):
                 left = self._fuse[1]

@@ -55,7 +55,8 @@ def pending_behind(message: RawMessage) -> int:
     the ninth token, or the eleventh on a server with a domain.
     """
     tokens = message.reply.split(".")
-    return int(tokens[10 if len(tokens) > 9 else 8]) if len(tokens) > 8 else 0
+    pending = tokens[10 if len(tokens) > 10 else 8] if len(tokens) > 8 else ""
+    return int(pending) if pending.isdecimal() else 0
 
 
 class Mailbox:

@@ -147,7 +147,8 @@ def test_ack_subjects_of_both_forms():
     long = "$JS.ACK.domain.hash.orders#eu$2.group.3.17.18.1700000000000000123.4.random"
     assert parse_ack_subject(plain) == parse_ack_subject(long)
     assert parse_ack_subject(plain) == Metadata("orders#eu$2", 3, 17, 1700000000000000123, 4)
-    for other in ("", "_INBOX.x.1", "$JS.ACK.a.b"):
+    damaged = [plain.replace(".3.", text) for text in (".\ufffd.", ".-3.", "..", ".3")]
+    for other in ("", "_INBOX.x.1", "$JS.ACK.a.b", *damaged):
         with pytest.raises(UsageError, match="no ack subject"):
             parse_ack_subject(other)
 
