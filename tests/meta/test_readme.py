@@ -49,6 +49,7 @@ START = [block for block in BLOCKS if block.language == "sh" and not block.headi
 COMMANDS = [block for block in BLOCKS if block.language == "sh" and block.heading]
 (SCRIPT,) = (block.code for block in PYTHON if block.heading == "A script")
 (FLASK,) = (block.code for block in PYTHON if block.heading == "A Flask view")
+(SUPERVISED,) = (block.code for block in PYTHON if block.heading == "Consuming")
 (NOTEBOOK,) = (block.code for block in PYTHON if block.heading == "A notebook cell")
 
 
@@ -153,6 +154,11 @@ def test_requests_do_not_queue_behind_a_broker_that_is_away(monkeypatch: pytest.
         assert time.monotonic() - start < 12
         assert codes[0] == 500
         assert codes.count(503) >= 5
+
+
+def test_one_bad_message_among_thirty(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(SUPERVISED, "README.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out == "29 handled, dead letters: [b'0']\n"
 
 
 def test_the_notebook_cell(capsys: pytest.CaptureFixture[str]) -> None:
