@@ -291,5 +291,5 @@ def test_dead_letters_under_kills_are_there_once(fresh_broker: Fresh, tmp_path: 
 @pytest.mark.timeout(1500)
 def test_twenty_thousand_dead_letters_under_kills_are_there_once(fresh_broker: Fresh, tmp_path: Path) -> None:
     broker = fresh_broker(data_dir=tmp_path / "data")
-    weather(broker, "limits", RETENTIONS[0], messages=10_000, hits=20, calm_s=(1.0, 6.0))
-    weather(broker, "acked", RETENTIONS[1], messages=10_000, hits=20, calm_s=(1.0, 6.0))
+    weather(broker, "limits", RETENTIONS[0], messages=10_000, hits=20, calm_s=(2.0, 10.0))
+    weather(broker, "acked", RETENTIONS[1], messages=10_000, hits=20, calm_s=(2.0, 10.0))
