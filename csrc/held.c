@@ -70,7 +70,8 @@ int mcore_outbox_hold(struct mcore_outbox *outbox, uint32_t owner, size_t count,
     int64_t deadline_ns = mcore_deadline_after(timeout_ns);
     uint32_t thread = mcore_thread_number();
     for (size_t i = 0; i < count; i++) {
-        tickets[i]->held = calloc(1, sizeof(struct mcore_held));
+        if (tickets[i]->held == NULL) /* else it is from a call that was refused */
+            tickets[i]->held = calloc(1, sizeof(struct mcore_held));
         if (tickets[i]->held == NULL)
             return MCORE_E_MEMORY; /* what there is goes with its ticket */
     }
