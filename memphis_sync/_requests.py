@@ -252,6 +252,8 @@ class Requests:
         """Registers a consumer; the broker creates its group's durables first."""
         station = request.station_name
         internal = internal_name(station)
+        if request.last_messages > 0:
+            request = await self._with_known_start(request)
         entry = await self._runtime.stations.acquire(internal)
         try:
             seen = entry.schema_updates
@@ -273,6 +275,30 @@ class Requests:
             await self._runtime.stations.release(internal)
             raise
         return view
+
+    async def _with_known_start(self, request: ConsumerCreate) -> ConsumerCreate:
+        """
+        Memphis 1.4 forgets last_messages on a station without partitions, and begins at the start: there the place is
+        computed here, once, because it cannot be changed for a group that is there already.
+        """
+        internal, durable = internal_name(request.station_name), durable_name(request.consumers_group or request.name)
+        try:
+            await self._control.js_api(f"STREAM.INFO.{stream_name(internal, 1)}", None, JS_S)
+        except StationNotFoundError:
+            pass
+        else:
+            return request
+        try:
+            info = await self._control.js_api(f"STREAM.INFO.{internal}", None, JS_S)
+        except StationNotFoundError:
+            return request  # it is created now, with partitions
+        try:
+            group = await self._control.js_api(f"CONSUMER.INFO.{internal}.{durable}", None, JS_S)
+        except StationNotFoundError:
+            start = int(info.get("state", {}).get("last_seq", 0)) - request.last_messages + 1
+        else:
+            start = int(group.get("config", {}).get("opt_start_seq", 1))
+        return dataclasses.replace(request, start_consume_from_sequence=max(1, start), last_messages=-1)
 
     async def _complete_durable(self, view: StationView, request: ConsumerCreate) -> None:
         """Memphis 1.4 reports success, but creates no durable for last_messages on a station of one partition."""

@@ -158,7 +158,8 @@ class Consumer(NotCopied, NotAwaited):
         Args:
             batch_size: At most so many messages, 1 to 5000.
             consumer_partition_key: Read only the partition that this key belongs to.
-            consumer_partition_number: Read only this partition; -1 for all.
+            consumer_partition_number: Read only this partition; 0 and less for all. A station of one partition takes
+                any number.
             prefetch: Ask for the next batch, of the same size, before returning, so that the next call finds it here. A
                 message that waited for long in between gets its ack time anew when it is returned; one whose time is
                 nearly over is not returned at all: the broker delivers it again.
@@ -254,7 +255,8 @@ class Consumer(NotCopied, NotAwaited):
 
         Args:
             consumer_partition_key: Read only the partition that this key belongs to.
-            consumer_partition_number: Read only this partition; -1 for all.
+            consumer_partition_number: Read only this partition; 0 and less for all. A station of one partition takes
+                any number.
             batch_size: How many messages it takes at once at most, 1 to 5000.
             timeout_s: How long the broker may bring nothing, though it holds more, before DeadlineError; in seconds,
                 above 0. Outages are waited out within it.
@@ -340,7 +342,8 @@ class Consumer(NotCopied, NotAwaited):
                 on. It may block, and may call anything, close() included.
                 What it has not answered in its ack time is delivered again.
             consumer_partition_key: Read only the partition that this key belongs to.
-            consumer_partition_number: Read only this partition; -1 for all.
+            consumer_partition_number: Read only this partition; 0 and less for all. A station of one partition takes
+                any number.
             context: As set_context(), when it is not None.
             workers: How many threads call it, 1 to 256; each has one batch at a time, so at most so many are under way.
                 With 1 the messages of a partition come in its order; with more, batches are handled side by side, and
@@ -544,16 +547,15 @@ class Consumer(NotCopied, NotAwaited):
             raise ConfigurationError(
                 f"consumer_partition_key is of type {type(key).__name__}; it must be a str or None"
             )
-        number = check_int("consumer_partition_number", number, -1)
-        if key is not None and number != -1:
+        partitions = self._view.partitions
+        chosen = check_int("consumer_partition_number", number, -(2**63))
+        partition = check_partition(chosen, partitions, self.station_name)
+        if key is not None and partition is not None:
             raise ConfigurationError(
                 f"Can not use both partition number and partition key: consumer_partition_number is {number} and "
                 "consumer_partition_key is given"
             )
-        partitions = self._view.partitions
-        if key is not None:
-            return partition_for_key(key, partitions) if partitions else None
-        return None if number == -1 else check_partition(number, partitions, self.station_name)
+        return partition_for_key(key, partitions) if key is not None and partitions else partition
 
     @property
     def holds_more(self) -> bool:

@@ -185,7 +185,8 @@ class Producer(NotCopied, NotAwaited):
             concurrent_task_limit: With *nonblocking*: when so many messages of this producer are unconfirmed, wait
                 until half of them are.
             producer_partition_key: Messages of one key go to one partition.
-            producer_partition_number: The partition itself; -1: by key or *msg_id*, and without both round robin.
+            producer_partition_number: The partition itself; 0 and less: by key or *msg_id*, and without both round
+                robin. A station of one partition takes any number.
             on_delivery: With *nonblocking*: called once with the Delivery when its outcome is known, on the callbacks
                 thread; once for each station. Not given, the producer's own.
 
@@ -343,28 +344,27 @@ class Producer(NotCopied, NotAwaited):
         A broker knows the ids of each partition apart, so the same id has to go to the same partition whoever sends it.
         """
         view = self._views[index]
-        if key is not None:
-            if number != -1:
-                raise ConfigurationError(
-                    "Can not use both partition number and partition key: producer_partition_number is "
-                    f"{number!r} and producer_partition_key is given"
-                )
-            if not isinstance(key, (str, bytes)):
-                raise ConfigurationError(
-                    f"producer_partition_key is of type {type(key).__name__}; it must be a str or None"
-                )
-            partition = partition_for_key(key, view.partitions) if view.partitions else 0
+        chosen = as_int(number)
+        if chosen is None:
+            raise ConfigurationError(
+                f"producer_partition_number is of type {type(number).__name__}; it must be an int: a partition from 1, "
+                "or -1 for none"
+            )
+        if key is not None and not isinstance(key, (str, bytes)):
+            raise ConfigurationError(
+                f"producer_partition_key is of type {type(key).__name__}; it must be a str or None"
+            )
+        partition = check_partition(chosen, view.partitions, view.name)
+        if partition is not None and key is not None:
+            raise ConfigurationError(
+                f"Can not use both partition number and partition key: producer_partition_number is {number!r} and "
+                "producer_partition_key is given"
+            )
+        name = key if key is not None else msg_id
+        if partition is not None:
             route = self._routes[index][partition]
-        elif number != -1:
-            chosen = as_int(number)
-            if chosen is None:
-                raise ConfigurationError(
-                    f"producer_partition_number is of type {type(number).__name__}; it must be an int from 1 to "
-                    f"{max(view.partitions, default=0)}, or -1"
-                )
-            route = self._routes[index][check_partition(chosen, view.partitions, view.name)]
-        elif msg_id and view.partitions:
-            route = self._routes[index][partition_for_key(msg_id, view.partitions)]
+        elif view.partitions and (name or key is not None):
+            route = self._routes[index][partition_for_key(name, view.partitions)]
         else:
             route = next(self._turns[index])
         functions = view.functions

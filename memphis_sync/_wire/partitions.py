@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
+from typing import Optional, Union
 
 from memphis_sync._codec import murmur3_x86_32
 from memphis_sync.errors import ConfigurationError
@@ -35,23 +35,28 @@ def partition_for_key(key: Union[str, bytes], partitions: Sequence[int]) -> int:
     return partitions[murmur3_x86_32(key, PARTITION_SEED) % len(partitions)]
 
 
-def check_partition(number: int, partitions: Sequence[int], station: str) -> int:
+def check_partition(number: int, partitions: Sequence[int], station: str) -> Optional[int]:
     """
-    Checks a partition number that the user chose.
+    The partition that a number names, by the rules of the official SDKs.
 
     Args:
-        number: One of *partitions*, which may have gaps.
-        partitions: The station's partition numbers.
+        number: One of *partitions*, which may have gaps; 0 and less: none is named.
+        partitions: The station's partition numbers; empty on a station without partitions.
         station: For the error text.
 
     Returns:
-        *number*.
+        *number*; None when it names none, or when there is no choice: a station of one partition, or without
+        partitions, takes any number.
 
     Raises:
         ConfigurationError: The station has no such partition; the text gives number and bounds.
+
+    Source: memphis.py 1.3.1.
     """
-    last = max(partitions, default=0)
-    if not 1 <= number <= last:
+    if number <= 0 or len(partitions) <= 1:
+        return None
+    last = max(partitions)
+    if number > last:
         raise ConfigurationError(
             f"Partition number is out of range: {number} (station {station} has partitions 1 to {last})"
         )

@@ -284,7 +284,7 @@ def test_one_partition_by_number_and_key(memphis, station_name):
     assert [m.data for m in consumer.fetch(10, consumer_partition_number=3)] == [b"3"]
     assert [m.data for m in consumer.fetch(10, consumer_partition_key="a")] == [b"1", b"keyed"]
     assert [m.data for m in consumer.fetch(10)] == [b"2"]
-    for number in (0, 4, -2):
+    for number in (4, 99):
         with pytest.raises(ConfigurationError, match=str(number)):
             consumer.fetch(consumer_partition_number=number)
     with pytest.raises(ConfigurationError, match="both partition number and partition key"):

@@ -252,6 +252,7 @@ def test_stop_ends_it_before_the_end(memphis: Memphis, station_name: str) -> Non
 
 
 def test_bad_arguments_are_refused_at_the_call(memphis: Memphis, station_name: str) -> None:
+    memphis.station(station_name, partitions_number=2)
     consumer = memphis.consumer(station_name, "c")
     for given in ({"batch_size": 0}, {"timeout_s": 0}, {"timeout_s": -1}, {"consumer_partition_number": 99}):
         with pytest.raises(ConfigurationError):

@@ -383,11 +383,31 @@ def test_a_result_that_is_not_there_yet_is_no_failure(through_proxy, station_nam
     assert delivery.result(10).sequence == 1
 
 
+@pytest.mark.parametrize("number", [0, -1, -2])
+def test_no_partition_number_means_in_turn(memphis: Memphis, station_name: str, number: int) -> None:
+    memphis.station(station_name, partitions_number=2)
+    producer = memphis.producer(station_name, "p")
+    acks = [producer.produce(b"m", producer_partition_number=number) for _ in range(4)]
+    assert sorted(ack.partition for ack in acks) == [1, 1, 2, 2]
+    same = [producer.produce(b"m", producer_partition_number=number, producer_partition_key="k") for _ in range(3)]
+    assert len({ack.partition for ack in same}) == 1
+    messages = memphis.consumer(station_name, "c").read_all(consumer_partition_number=number)
+    assert len(list(messages)) == 7
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 99, -3])
+def test_a_station_of_one_partition_takes_any_number_and_key(memphis: Memphis, station_name: str, number: int) -> None:
+    memphis.station(station_name)
+    producer, consumer = memphis.producer(station_name, "p"), memphis.consumer(station_name, "c")
+    assert producer.produce(b"m", producer_partition_number=number).partition == 1
+    assert producer.produce(b"m", producer_partition_number=number, producer_partition_key="k").partition == 1
+    assert consumer.fetch(1, consumer_partition_number=number, timeout_s=10)
+    assert consumer.fetch(1, "k", number, timeout_s=10)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"producer_partition_number": 0}, r"out of range: 0 .*1 to 2"),
-        ({"producer_partition_number": -2}, r"out of range: -2 .*1 to 2"),
         ({"producer_partition_number": 3}, r"out of range: 3 .*1 to 2"),
         ({"producer_partition_number": True}, r"producer_partition_number is of type bool"),
         ({"producer_partition_number": 1, "producer_partition_key": "k"}, r"both partition number and partition key"),

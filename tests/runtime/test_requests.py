@@ -207,16 +207,30 @@ def test_errors_of_a_consumer_in_either_shape(reply, text):
 def test_a_missing_durable_for_last_messages_is_made():
     """Memphis 1.4 reports success without one, on stations of one partition."""
     request = ConsumerCreate(name="c", station_name="s", last_messages=4, max_ack_time_ms=7000, max_msg_deliveries=3)
-    script = Script(GOOD_CONSUMER, js=[MISSING, {"state": {"last_seq": 10}}, {}])
+    script = Script(GOOD_CONSUMER, js=[{}, MISSING, {"state": {"last_seq": 10}}, {}])
     run(script, lambda r: r.create_consumer(request, 0))
     call, body = script.js_asked[-1]
     assert call == "CONSUMER.DURABLE.CREATE.s$1.c"
     config = body["config"]
     assert (config["deliver_policy"], config["opt_start_seq"]) == ("by_start_sequence", 7)
     assert (config["ack_wait"], config["max_deliver"], config["filter_subject"]) == (7_000_000_000, 3, "s$1.final")
-    script = Script(GOOD_CONSUMER, js=[{}])
+    script = Script(GOOD_CONSUMER, js=[{}, {}])
     run(script, lambda r: r.create_consumer(request, 0))
-    assert [call for call, _ in script.js_asked] == ["CONSUMER.INFO.s$1.c"]
+    assert [call for call, _ in script.js_asked] == ["STREAM.INFO.s$1", "CONSUMER.INFO.s$1.c"]
+
+
+@pytest.mark.parametrize(
+    ("last_sequence", "durable", "start"),
+    [(10, MISSING, 7), (2, MISSING, 1), (90, {"config": {"opt_start_seq": 7}}, 7), (90, {"config": {}}, 1)],
+)
+def test_last_messages_of_a_station_without_partitions(last_sequence, durable, start):
+    """Memphis 1.4 begins at the start there; and it refuses another start for a group that exists."""
+    request = ConsumerCreate(name="c", station_name="s", last_messages=4)
+    script = Script(ConsumerReply().encode(), js=[MISSING, {"state": {"last_seq": last_sequence}}, durable])
+    run(script, lambda r: r.create_consumer(request, 0))
+    assert [call for call, _ in script.js_asked] == ["STREAM.INFO.s$1", "STREAM.INFO.s", "CONSUMER.INFO.s.c"]
+    (sent,) = [body for subject, body, _ in script.asked if subject.endswith("consumer_creations")]
+    assert (sent["start_consume_from_sequence"], sent["last_messages"]) == (start, -1)
 
 
 def test_what_was_registered_is_taken_back_when_another_station_fails():

@@ -46,11 +46,17 @@ def test_a_key_without_a_utf_8_form() -> None:
 
 @given(st.integers(-5, 10))
 def test_partition_numbers(number: int) -> None:
-    if 1 <= number <= 3:
-        assert check_partition(number, [1, 2, 3], "st") == number
+    if number <= 3:
+        assert check_partition(number, [1, 2, 3], "st") == (number if number > 0 else None)
     else:
         with pytest.raises(ConfigurationError, match=f"Partition number is out of range: {number} .*1 to 3"):
             check_partition(number, [1, 2, 3], "st")
+
+
+@pytest.mark.parametrize("partitions", [[], [1], [4]])
+@given(st.integers(-5, 10))
+def test_where_there_is_no_choice_any_number_is_fine(partitions: list[int], number: int) -> None:
+    assert check_partition(number, partitions, "st") is None
 
 
 def test_a_partition_that_is_missing_in_between() -> None:
