@@ -24,21 +24,22 @@ from memphis_sync.errors import OwnThreadError, UsageError
 # Takes a call that is to be made soon on a thread that nobody waits for; False when there is no such thread any more.
 Sink = Callable[[Callable[[Any], object], object], bool]
 
-# By ident, changed by the threads themselves. An ident is given to another thread once its own has ended.
-_own_threads: set[int] = set()
-_sinks: dict[int, Sink] = {}
+# By ident, with the process, changed by the threads themselves. An ident is given to another thread once its own has
+# ended, and a forked child, in which no thread of the parent's runs, may give it at once.
+_own_threads: dict[int, int] = {}
+_sinks: dict[int, tuple[int, Sink]] = {}
 
 
 @contextlib.contextmanager
 def own_thread(sink: Optional[Sink] = None) -> Iterator[None]:
     """In the block the calling thread is one that may not wait; *sink* takes what it logs."""
     ident = threading.get_ident()
-    _own_threads.add(ident)
+    _own_threads[ident] = os.getpid()
     try:
         with handing_over(sink) if sink is not None else contextlib.nullcontext():
             yield
     finally:
-        _own_threads.discard(ident)
+        _own_threads.pop(ident, None)
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def handing_over(sink: Sink) -> Iterator[None]:
     """In the block the calling thread hands to *sink* what it logs: for a caller that holds a lock meanwhile."""
     ident = threading.get_ident()
     outer = _sinks.get(ident)
-    _sinks[ident] = sink
+    _sinks[ident] = (os.getpid(), sink)
     try:
         yield
     finally:
@@ -58,12 +59,13 @@ def handing_over(sink: Sink) -> Iterator[None]:
 
 def sink() -> Optional[Sink]:
     """Where the calling thread hands its log lines; None: it may call the program's handlers itself."""
-    return _sinks.get(threading.get_ident())
+    found = _sinks.get(threading.get_ident())
+    return found[1] if found is not None and found[0] == os.getpid() else None
 
 
 def forbid_on_own_thread(what: str) -> None:
     """Raises OwnThreadError when the calling thread is one of the client's own that may not wait."""
-    if threading.get_ident() in _own_threads:
+    if _own_threads.get(threading.get_ident()) == os.getpid():
         raise OwnThreadError(
             f"{what} was called on a thread of the client's own, where it would wait for itself; "
             "call it from a callback of produce or consume, or from a thread of yours"
