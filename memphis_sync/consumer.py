@@ -58,7 +58,7 @@ _STOP_S = 5.0
 READ_ALL_BATCH = 500
 READ_ALL_S = 30.0
 _TO_END_S = 0.1  # how long read_all() waits for a message before it asks whether this is the end
-_END_S = 0.08  # how long an end waits for messages on their way, when it is to be quick
+_END_S = 0.05  # how long an end waits for messages on their way, when it is to be quick
 _RENEW_AT = 0.1  # share of the ack time after which what waits for its turn is looked at again
 _LOOKED_THROUGH = 32  # messages; of more than that only the first is looked at for having been delivered before
 _UNHEARD_S = 10.0  # for so long a broker that could not be told is not asked again before each message
@@ -383,12 +383,13 @@ class Consumer(NotCopied, NotAwaited):
         self._iterations_ended = True
         with self._consuming_lock:
             consuming = self._consuming
+            was_running = consuming is not None and consuming.is_running
             if consuming is not None:
                 consuming.tell_to_stop()
         self._session.wake()
         has_ended = consuming is None or consuming.join(timeout_s)
-        if not self._readings and not self.is_destroyed and not self.runtime.is_ending:
-            self._return_untouched(time.monotonic() + _END_S)
+        if not was_running and not self._readings and not self.is_destroyed and not self.runtime.is_ending:
+            self._return_untouched(time.monotonic() + _END_S)  # else who was reading does so
         return has_ended
 
     def stop(self, timeout_s: float = _STOP_S) -> bool:
