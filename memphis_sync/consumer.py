@@ -8,6 +8,7 @@ somebody resends to the group come among the messages.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import weakref
@@ -612,6 +613,8 @@ class Consumer(NotCopied, NotAwaited):
         is_alone = len(found) == 1 and not portion.is_ahead and not self._session.holds
         portion.hold()
         link = self._client._data_link()
+        with contextlib.suppress(ConnectionLostError):  # the acks of those before it are not to die with it either
+            link.core.wait_pong(link.core.ping(), int(LULL_S * 1e9))
         if is_alone or link.is_memphis or time.monotonic() < self._keep_until:
             return found
         others: list[Message] = found[count:]
