@@ -135,8 +135,8 @@ def test_mutable_payloads_are_copied(memphis, attached, station_name, read_all):
 
 def test_an_official_argument_error_comes_before_the_schema(attached):
     producer = attached("json", JSON_A)
-    with pytest.raises(ConfigurationError, match="Partition number is out of range"):
-        producer.produce({}, producer_partition_number=9)
+    with pytest.raises(ConfigurationError, match="ack_wait_sec is 0"):
+        producer.produce({}, ack_wait_sec=0)
     with pytest.raises(memphis_sync.HeaderError):
         producer.produce({}, headers={"$memphis_x": "y"})
 

@@ -173,7 +173,7 @@ def test_produce_many_keeps_its_own_limit(full, station_name: str) -> None:
     ("options", "text"),
     [
         ({"block_on_full_s": -1}, "block_on_full_s is -1; it must be a number of seconds from 0 to 86400"),
-        ({"block_on_full_s": "1"}, "block_on_full_s is '1'; it must be a number of seconds from 0 to 86400"),
+        ({"block_on_full_s": "1"}, "block_on_full_s is a str; it must be a number of seconds from 0 to 86400"),
         ({"ack_timeout_s": 0}, "ack_timeout_s is 0; it must be a number of seconds above 0 to 86400"),
         ({"on_delivery": 7}, "on_delivery is 7; it must be callable or None"),
     ],
