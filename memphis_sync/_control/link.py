@@ -175,9 +175,7 @@ class ControlLink:
                 self._nc = nc
                 self._mark_up()
                 post = functools.partial(_post, asyncio.get_running_loop())
-                self._outages.join(
-                    "control", functools.partial(post, self._wake.set), functools.partial(post, self._end)
-                )
+                self._outages.join("control", functools.partial(post, self._hurry), functools.partial(post, self._end))
                 log.info("%r connected to %s", self._options.name, self.address, extra=self._extra())
                 return
             before = error = connect_errors(failed) if before is None else next_error(before, connect_errors(failed))
@@ -283,6 +281,13 @@ class ControlLink:
             await asyncio.wait_for(self._wake.wait(), pause_s)
         self._wake.clear()
 
+    def _hurry(self, address: str) -> None:
+        """The data link is through at *address*: that is the next try, and now."""
+        nc = self._nc
+        if nc is not None and self._lost_at is not None:
+            self._wake.set()
+            nc.hurry(address)
+
     def _end(self, reason: str) -> None:
         """The client has ended for good because its other link has."""
         nc = self._nc
@@ -330,7 +335,7 @@ class ControlLink:
         seconds, reason = time.monotonic() - lost_at, self._reason
         self._mark_up()
         log.log(
-            self._outages.back("control"),
+            self._outages.back("control", self.address),
             "%r reconnected to %s after %d attempts in %.1f s",
             self._options.name,
             self.address,

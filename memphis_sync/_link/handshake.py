@@ -18,7 +18,7 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -33,7 +33,7 @@ from memphis_sync.types import Credentials, ServerAddress
 READ_BYTES = 65536
 MAX_HANDSHAKE_BYTES = 1024 * 1024  # INFO of the largest cluster is a few thousand
 CLIENT_VERSION = "0.1.0"  # what the server shows in its list of connections
-AGAIN_S = 0.5  # a peer that is silent for so long is asked on a second connection too, while the first one waits
+AGAIN_S = 0.5  # a peer that is silent for so long may still answer, while the next one is asked, and then it again
 SLICE_S = 0.2  # waits are cut so that a closed client is noticed
 NOT_MEMPHIS = "this is not a Memphis broker"
 CLOSED_EARLY = "the server closed the connection during the handshake"
@@ -155,7 +155,6 @@ def open_connection(
     deadline: float,
     context: Optional[ssl.SSLContext] = None,
     *,
-    again_s: Optional[float] = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Connected:
     """
@@ -167,9 +166,6 @@ def open_connection(
         connection_name: Goes into CONNECT.
         deadline: By ``time.monotonic()``; for TCP and the handshake together.
         context: For TLS; None for a plain connection.
-        again_s: A peer may swallow what was sent before it came back to life, and then never answer on that connection.
-            So one that is silent for so long is asked anew, again and again; the first connection is kept beside the
-            newest one, for a peer that is just slow. None: asked once.
         is_stopped: Asked a few times a second; True ends the try.
 
     Raises:
@@ -177,29 +173,90 @@ def open_connection(
             only, or a certificate that was refused. HandshakeError where it had been reached.
         AuthenticationError: The credentials were refused.
     """
-    request = connect_request(credentials, connection_name)
-    tries: list[_Handshake] = []
-    ask_at = time.monotonic()
+    one = _Handshake(address, deadline, context, connect_request(credentials, connection_name))
     try:
         while True:
-            now = time.monotonic()
-            if now >= ask_at:
-                for stale in tries[1:]:
-                    stale.close()
-                del tries[1:]
-                tries.append(_Handshake(address, deadline, context, request))
-                ask_at = float("inf") if again_s is None else now + again_s
-            until = min(now + SLICE_S, deadline, ask_at)
-            for one in _ready(tries, until):
-                connected = one.go_on(in_time=time.monotonic() < deadline)
+            for ready in _ready([one], min(time.monotonic() + SLICE_S, deadline)):
+                connected = ready.go_on(in_time=time.monotonic() < deadline)
                 if connected is not None:
-                    tries.remove(one)
+                    one.sock = None  # it is the connection's now
                     return connected
             if is_stopped():
                 raise ConnectError(f"{address}: the client is closed")
     finally:
-        for one in tries:
-            one.close()
+        one.close()
+
+
+def reopen_connection(
+    order: Sequence[ServerAddress],
+    credentials: Credentials,
+    connection_name: str,
+    deadline: float,
+    context: Optional[ssl.SSLContext] = None,
+    *,
+    is_stopped: Callable[[], bool],
+    on_failed: Callable[[ServerAddress, ConnectError], None],
+) -> tuple[ServerAddress, Connected]:
+    """
+    Connects again after an outage, to the first of several addresses that answers.
+
+    A peer may swallow what was sent before it came back to life, and then never answer on that connection. So an
+    address that is silent for AGAIN_S keeps nobody waiting: the next one is asked, and once each was, all of them anew,
+    again and again. The first connection to each is kept beside the newest one, for a peer that is just slow.
+
+    Args:
+        order: The addresses, the first one to be asked first.
+        credentials: As open_connection(), and so are the next three.
+        connection_name: See there.
+        deadline: See there.
+        context: See there.
+        is_stopped: See there.
+        on_failed: Called with each address that gave no connection and why.
+
+    Raises:
+        ConnectError, AuthenticationError: As open_connection(), when no address is left that may still answer.
+    """
+    request = connect_request(credentials, connection_name)
+    tries: dict[ServerAddress, list[_Handshake]] = {address: [] for address in order}
+    failed: dict[ServerAddress, ConnectError] = {}
+    unasked, ask_at = list(order), time.monotonic()
+    try:
+        while True:
+            now = time.monotonic()
+            if ask_at <= now < deadline:
+                for address in [unasked.pop(0)] if unasked else order:
+                    if isinstance(failed.get(address), AuthenticationError):
+                        continue  # the next word on that in the next try
+                    for stale in tries[address][1:]:
+                        stale.close()
+                    tries[address][1:] = [_Handshake(address, deadline, context, request)]
+                ask_at = now + AGAIN_S
+            under_way = [one for each in tries.values() for one in each]
+            for one in _ready(under_way, min(now + SLICE_S, deadline, ask_at)):
+                if one not in tries[one.address]:
+                    continue  # another try of the address has just failed
+                try:
+                    connected = one.go_on(in_time=time.monotonic() < deadline)
+                except ConnectError as exc:
+                    for other in tries[one.address]:  # whatever ends one of them decides
+                        other.close()
+                    tries[one.address] = []
+                    failed[one.address] = exc
+                    on_failed(one.address, exc)
+                    continue
+                if connected is not None:
+                    one.sock = None  # it is the connection's now
+                    return one.address, connected
+            if not any(tries.values()):
+                if not unasked or time.monotonic() >= deadline:
+                    raise connect_errors(list(failed.values()))
+                ask_at = time.monotonic()
+            if is_stopped():
+                raise ConnectError(f"{order[0]}: the client is closed")
+    finally:
+        for each in tries.values():
+            for one in each:
+                one.close()
 
 
 def _ready(tries: list[_Handshake], until: float) -> list[_Handshake]:
@@ -223,6 +280,7 @@ class _Handshake:
     INFO comes in plain text and says whether the server wants TLS. Source: NATS client protocol.
 
     Attributes:
+        address: Where to.
         sock: None before the first step.
         waits_for: What of the socket, as selectors has it; 0 for nothing.
         until: When it goes on even so, by ``time.monotonic()``.
@@ -236,7 +294,7 @@ class _Handshake:
         self.until = deadline
         self._context = context
         self._tls: Optional[Tls] = None
-        self._address = address
+        self.address = address
         self._deadline = deadline
         self._parser = Parser()
         self._seen = b""
@@ -281,7 +339,7 @@ class _Handshake:
             if event.kind == "PING":
                 yield from self._write(PONG)
             elif event.kind == "-ERR":
-                raise refused(self._address, event.payload.decode("utf-8", "replace"))
+                raise refused(self.address, event.payload.decode("utf-8", "replace"))
         else:
             raise self._error(f"{NOT_MEMPHIS}: it sent {MAX_FRAMES} frames and no answer to the login")
         # No subscription exists yet, so what else has come can only be PING or INFO.
@@ -293,7 +351,7 @@ class _Handshake:
 
     def _reach(self) -> _Steps:
         """TCP, to the first of the host's addresses that takes it; each has its share of the time."""
-        host = self._address
+        host = self.address
         try:
             found = socket.getaddrinfo(host.host, host.port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as exc:
@@ -332,7 +390,7 @@ class _Handshake:
             # Somebody on the way may have put them there, to be taken for what comes under TLS.
             raise self._error("the server sent more than its INFO before TLS")
         self._seen = b""
-        tls = Tls(context, self._address.host)
+        tls = Tls(context, self.address.host)
         try:
             while not tls.negotiate():
                 yield from self._send(tls.take())
@@ -366,7 +424,7 @@ class _Handshake:
     def _read_info(self) -> _Steps:
         event: Event = yield from self._next()
         if event.kind == "-ERR":
-            raise refused(self._address, event.payload.decode("utf-8", "replace"))
+            raise refused(self.address, event.payload.decode("utf-8", "replace"))
         if event.kind != "INFO":
             raise self._error(f"{NOT_MEMPHIS}: it began with {event.kind} instead of INFO")
         try:
@@ -415,12 +473,12 @@ class _Handshake:
         return self._events.pop(0)
 
     def _error(self, reason: str, *, is_passing: bool = False) -> HandshakeError:
-        return HandshakeError(f"cannot connect to {self._address}: {reason}", is_passing=is_passing)
+        return HandshakeError(f"cannot connect to {self.address}: {reason}", is_passing=is_passing)
 
     def _broken(self, exc: OSError) -> HandshakeError:
         return self._error(f"{CLOSED_EARLY} ({exc.strerror or exc})", is_passing=True)
 
     def _late(self) -> HandshakeError:
         return HandshakeError(
-            f"cannot connect to {self._address}: connected, but no Memphis broker answered in time", is_late=True
+            f"cannot connect to {self.address}: connected, but no Memphis broker answered in time", is_late=True
         )

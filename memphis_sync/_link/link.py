@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._codec import Inbox, Link, Ticket, encode_sub, watch_forks
 from memphis_sync._link.callbacks import Callbacks, Change
-from memphis_sync._link.handshake import AGAIN_S, Connected, connect_errors, is_passing, next_error, open_connection
+from memphis_sync._link.handshake import (
+    Connected,
+    connect_errors,
+    is_passing,
+    next_error,
+    open_connection,
+    reopen_connection,
+)
 from memphis_sync._link.outages import Outages
 from memphis_sync._link.replies import Replies
 from memphis_sync._link.secure import END_TLS, Stream, read_loop, send_loop
@@ -133,7 +140,7 @@ class DataLink:
             self._end("ended")
             self._close_socket()
             raise
-        self._outages.join("data", self._wake.set, self.end)
+        self._outages.join("data", lambda _: self._wake.set(), self.end)
         self.is_open = True
 
     def close(self, timeout_s: float, last: Optional[float] = None) -> int:
@@ -486,7 +493,7 @@ class DataLink:
                 return self._give_up(self._end_reason or "closed")
             self._attempts += 1
             try:
-                connected = self._connect_any(order, time.monotonic() + options.timeout_ms / 1000, is_again=True)
+                connected = self._connect_again(order, time.monotonic() + options.timeout_ms / 1000)
             except ConnectError as exc:
                 logger.debug("%r: attempt %d: %s", self._label, self._attempts, exc)
                 if self._is_refused:
@@ -508,7 +515,7 @@ class DataLink:
         self._reconnects += 1
         attempts, seconds = self._attempts, time.monotonic() - self._lost_at
         logger.log(
-            self._outages.back("data"),
+            self._outages.back("data", str(self._address)),
             "%r reconnected to %s after %d attempts in %.1f s; %d messages sent again",
             self._label,
             self._address,
@@ -529,7 +536,7 @@ class DataLink:
         before: Optional[ConnectError] = None
         while True:
             try:
-                return self._connect_any(self._options.addresses, deadline, is_again=False)
+                return self._connect_any(self._options.addresses, deadline)
             except ConnectError as exc:
                 before = error = exc if before is None else next_error(before, exc)
                 logger.debug("%r: %s", self._label, exc)
@@ -537,38 +544,40 @@ class DataLink:
                 raise error
             time.sleep(SLICE_S)
 
-    def _connect_any(self, order: Sequence[ServerAddress], deadline: float, *, is_again: bool) -> Connected:
+    def _connect_any(self, order: Sequence[ServerAddress], deadline: float) -> Connected:
         """
-        Tries each address once.
+        Tries each address once, for open().
 
         Raises:
             AuthenticationError: One of them refused the credentials, and none gave a connection.
             ConnectError: None gave a connection; `is_passing` says whether that may pass by itself.
         """
+        options = self._options
         failed: list[ConnectError] = []
-        self._is_refused = False
         for i, address in enumerate(order):
-            left = deadline - time.monotonic()
-            share = time.monotonic() + left / (len(order) - i)
+            share = time.monotonic() + (deadline - time.monotonic()) / (len(order) - i)
+            login = (address, options.credentials, self._link_id, share, options.tls)
             try:
-                connected = open_connection(
-                    address,
-                    self._options.credentials,
-                    self._link_id,
-                    share,
-                    self._options.tls,
-                    again_s=AGAIN_S if is_again else None,
-                    is_stopped=self._is_over,
-                )
+                connected = open_connection(*login, is_stopped=self._is_over)
             except ConnectError as exc:
                 failed.append(exc)
-                if is_again and isinstance(exc, AuthenticationError):
-                    self._is_refused = self._refusals.add(str(address))
                 continue
             self._address = address
-            self._refusals.clear()
             return connected
         raise connect_errors(failed)
+
+    def _connect_again(self, order: Sequence[ServerAddress], deadline: float) -> Connected:
+        """One try after a loss; raises as _connect_any()."""
+        options = self._options
+        self._is_refused = False
+        login = (order, options.credentials, self._link_id, deadline, options.tls)
+        self._address, connected = reopen_connection(*login, is_stopped=self._is_over, on_failed=self._on_failed)
+        self._refusals.clear()
+        return connected
+
+    def _on_failed(self, address: ServerAddress, error: ConnectError) -> None:
+        if isinstance(error, AuthenticationError):
+            self._is_refused = self._refusals.add(str(address))
 
     def _attach(self, connected: Connected) -> bool:
         first = connected.first + encode_sub(b"_INBOX.%s.*" % self.core.token, ACK_SID)

@@ -2,7 +2,8 @@
 What the two links of one client share about an outage: how long to wait between tries, who says what, and the end.
 
 Rules
-* The link that gets through first wakes the other one. While both are down, the data link does most of the trying.
+* The link that gets through first wakes the other one and tells it where. While both are down, the data link does most
+  of the trying.
 * One outage of the client is one line in the log when it begins and one when it is over, however many links it hit.
 * When one link has ended for good, so has the other: a client works as a whole or not at all.
 * In its first minute a client tries at least twice a second, so that it is back within a second of its broker; a try at
@@ -42,17 +43,17 @@ class Outages:
         self._members: set[LinkName] = set()  # of the present outage, or the last one
         self._began = float("-inf")
         self._is_reported_over = True
-        self._wake: dict[LinkName, Callable[[], None]] = {}
+        self._wake: dict[LinkName, Callable[[str], None]] = {}
         self._end: dict[LinkName, Callable[[str], None]] = {}
         self.end_reason = ""
 
-    def join(self, link: LinkName, wake: Callable[[], None], end: Callable[[str], None]) -> None:
+    def join(self, link: LinkName, wake: Callable[[str], None], end: Callable[[str], None]) -> None:
         """
         A link is there.
 
         Args:
             link: Which one.
-            wake: Called, on any thread, when it should try at once.
+            wake: Called, on any thread, with the ``host:port`` that answers, when it should try at once.
             end: Called, on any thread, with the reason when the client has ended for good.
         """
         with self._lock:
@@ -72,8 +73,8 @@ class Outages:
             self._began, self._members, self._is_reported_over = now, {link}, False
             return WARNING
 
-    def back(self, link: LinkName) -> int:
-        """A link is up again; gives the level of the log line that says so."""
+    def back(self, link: LinkName, address: str) -> int:
+        """A link is up again, at that ``host:port``; gives the level of the log line that says so."""
         now = time.monotonic()
         with self._lock:
             lost_at = self._down.pop(link, now)
@@ -81,7 +82,7 @@ class Outages:
             is_over = not self._down and (not self._is_reported_over or now - lost_at >= TOGETHER_S)
             self._is_reported_over = self._is_reported_over or is_over
         for wake in wakes:
-            wake()
+            wake(address)
         return INFO if is_over else DEBUG
 
     def pause_s(self, link: LinkName, tries: int, down_s: float, was_up_s: float) -> float:

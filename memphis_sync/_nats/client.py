@@ -127,6 +127,10 @@ class HardenedClient(Client):
         self._refusals = Refusals(addresses)
         self._pause = pause
         self._has_been_up = False
+        self._asked: Optional[Srv] = None  # whose greeting or login is under way
+        self._greeted_at = 0.0
+        self._is_logged_in = False
+        self._tries: list[asyncio.Task[_Transport]] = []
         self.refusal = ""
 
     @property
@@ -140,6 +144,22 @@ class HardenedClient(Client):
         if isinstance(self._transport, _Transport):
             self._transport.abort()
 
+    def hurry(self, address: str) -> None:
+        """
+        Goes on at *address*, ``host:port``, which has answered somebody else just now, and leaves a server that has not
+        answered here. Only in an outage.
+        """
+        if self._is_logged_in:
+            return
+        self._server_pool.sort(key=lambda server: _address(server) != address)
+        if self._asked is not None and _address(self._asked) == address:
+            is_greeting = bool(self._tries)  # which is asked for anew by itself
+            if is_greeting or time.monotonic() - self._greeted_at < AGAIN_S:
+                return
+        for one in self._tries:
+            one.cancel()
+        self.abort()
+
     # ---- connecting -------------------------------------------------------------------------------------------------
 
     async def _select_next_server(self) -> None:
@@ -151,6 +171,7 @@ class HardenedClient(Client):
             if limit > 0 and server.reconnects > limit:
                 continue
             self._server_pool.append(server)
+            self._asked = server
             try:
                 await self._connect_to_server(server)
             except ServerSaidError as exc:
@@ -165,6 +186,7 @@ class HardenedClient(Client):
         raise NoServersError
 
     async def _failed(self, server: Srv, exc: Exception) -> None:
+        self._asked = None
         server.last_attempt = time.monotonic()
         server.reconnects += 1
         self._err = exc
@@ -173,10 +195,12 @@ class HardenedClient(Client):
     async def _connect_to_server(self, s: Srv) -> None:
         self._leave()
         limit_s = float(self.options["connect_timeout"])
-        self._transport = await _first_greeting(s, limit_s, AGAIN_S if self._has_been_up else limit_s)
+        self._transport = await _first_greeting(s, limit_s, AGAIN_S if self._has_been_up else limit_s, self._tries)
+        self._greeted_at = time.monotonic()
 
     def _leave(self) -> None:
         """Nothing of an earlier connection may read from the next one."""
+        self._is_logged_in = False
         self.abort()
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
             if task is not None and not task.done():
@@ -187,6 +211,7 @@ class HardenedClient(Client):
         try:
             await asyncio.wait_for(super()._process_connect_init(), float(self.options["connect_timeout"]))
         except BaseException as exc:
+            self._asked = None
             self.abort()
             if isinstance(exc, ServerSaidError) and server is not None:
                 self._count_refusal(server, exc)
@@ -194,7 +219,7 @@ class HardenedClient(Client):
                 raise
             raise NotMemphisError(f"its handshake cannot be understood: {exc!r}") from exc
         self._refusals.clear()
-        self._has_been_up = True
+        self._has_been_up = self._is_logged_in = True
 
     def _count_refusal(self, server: Srv, exc: ServerSaidError) -> None:
         """Ends reconnecting (that is what NoServersError does to nats-py) once the verdict is final."""
@@ -253,19 +278,21 @@ class HardenedClient(Client):
 
 
 def _address(server: Any) -> str:
-    return f"{server.uri.hostname}:{server.uri.port}"
+    """As it was given, upper case and brackets included."""
+    return str(server.uri.netloc.rpartition("@")[2])
 
 
-async def _first_greeting(server: Srv, limit_s: float, again_s: float) -> _Transport:
+async def _first_greeting(
+    server: Srv, limit_s: float, again_s: float, tries: list[asyncio.Task[_Transport]]
+) -> _Transport:
     """
     Connects and waits for the INFO.
 
     A peer may swallow what was sent before it came back to life, and then never answer on that connection: so one that
     is silent is asked anew again and again. The first connection is kept beside the newest one, for a peer that is just
-    slow. Whatever ends one of the two decides.
+    slow. Whatever ends one of the two decides, and so does a cancel() of one of *tries*, where both are to be found.
     """
     deadline = time.monotonic() + limit_s
-    tries: list[asyncio.Task[_Transport]] = []
     try:
         while True:
             left_s = deadline - time.monotonic()
@@ -279,10 +306,13 @@ async def _first_greeting(server: Srv, limit_s: float, again_s: float) -> _Trans
             for one in tries:
                 if one.done():
                     tries.remove(one)
+                    if one.cancelled():
+                        raise asyncio.TimeoutError
                     return one.result()
     finally:
         for other in tries:
             _drop(other)
+        tries.clear()
 
 
 def _drop(task: asyncio.Task[_Transport]) -> None:

@@ -353,6 +353,32 @@ def test_both_links_are_back_soon_after_a_peer_that_swallowed_everything(reached
         assert producer.produce(b"2", ack_wait_sec=5).sequence == 2
 
 
+@pytest.mark.parametrize("others", ["silent", "silent, silent", "refused, silent", "silent when greeted, silent"])
+def test_both_links_are_back_soon_beside_addresses_that_never_answer(
+    broker, door_to, refused_address, deaf_address, others: str, station_name: str, until
+) -> None:
+    """An address that takes a connection and says nothing does not keep the next one waiting."""
+    good, greets = door_to(broker.host, broker.port), door_to(broker.host, broker.port)
+    greets.usual = keeps_saying(INFO, b"", pause_s=0.1)
+    ports = {"refused": refused_address[1], "silent": deaf_address[1], "silent when greeted": greets.port}
+    hosts = [good.port, *(ports[name] for name in others.split(", "))]
+    url = f"memphis://root:memphis@{','.join(f'127.0.0.1:{port}' for port in hosts)}"
+    with memphis_sync.connect(url, timeout_ms=60_000) as client:
+        producer = client.producer(station_name, "p")
+        producer.produce(b"1")
+        good.usual = says()
+        good.cut()
+        seen = good.visits
+        until(lambda: good.visits >= seen + 3)
+        good.usual = passes
+        start = time.monotonic()
+        until(client.is_connected, 50)
+        took_s = time.monotonic() - start
+        print(f"back after {took_s:.3f} s")
+        assert took_s < 10
+        assert producer.produce(b"2", ack_wait_sec=5).sequence == 2
+
+
 def test_a_link_that_gets_through_wakes_the_other_one(reached, station_name: str, until) -> None:
     door, connect = reached
     with connect(reconnect_interval_ms=300_000) as client:
@@ -364,7 +390,7 @@ def test_a_link_that_gets_through_wakes_the_other_one(reached, station_name: str
         seen = door.visits
         door.cut()
         until(lambda: door.visits >= seen + 2)
-        client._runtime.outages._wake["data"]()
+        client._runtime.outages._wake["data"](str(door.port))
         until(client.is_connected, 20)
         assert producer.produce(b"2", ack_wait_sec=5).sequence == 2
 
@@ -397,14 +423,14 @@ def test_a_thread_that_meets_the_unforeseen_goes_on(
         producer = client.producer(station_name, "p")
         producer.produce(b"1")
         link = client._data_link()
-        real, broken = link._connect_any, iter([True, True, True])
+        real, broken = link._connect_again, iter([True, True, True])
 
         def unforeseen(*args, **options):
             if next(broken, False):
                 raise RuntimeError("nobody thought of this")
             return real(*args, **options)
 
-        monkeypatch.setattr(link, "_connect_any", unforeseen)
+        monkeypatch.setattr(link, "_connect_again", unforeseen)
         door.cut()
         assert producer.produce(b"2", ack_wait_sec=30).sequence == 2
         until(lambda: len([event for event in events if "nobody thought of this" in event.reason]) == 3)
