@@ -3,7 +3,8 @@ When a reader has read a station to its end.
 
 The end is what each partition held when the reading began. It is reached when the group has been given all of that, or
 what is left of it, and nothing of it is on its way any more: neither to this reader nor to a member that may have died
-with it, whose messages come again after their ack time. What the broker says of the group decides, and never a silence.
+with it, whose messages come again after their ack time. What the group gave back and is to have again belongs to it.
+What the broker says of the group decides, and never a silence.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from memphis_sync._link import Binding
-from memphis_sync._requests import group_progress, last_sequences
-from memphis_sync._runtime import Runtime
-from memphis_sync.errors import ConnectionLostError, DeadlineError
-from memphis_sync.message import Message, parse_ack_subject
+from memphis_sync._requests import GroupProgress, count_owed, group_progress, last_sequences
+from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError
+from memphis_sync.message import Message, Source, parse_ack_subject
+from memphis_sync.resent import ResentMessage
 
 ASK_S = 5.0  # for what the broker says of partitions and group
 _MAX_OPEN = 100_000  # messages without an answer that are kept in mind as such; more are only counted
 _ASK_EVERY_S = 0.25  # while messages come
 _PAUSE_S = 0.2  # until the broker is asked again after an outage
+_SHORT_S = 0.1  # the least time for a question
+_NO_RESPONDERS = 503
 _SLACK_S = 1.0  # how much later than its ack time a message may come again
 
 
@@ -30,7 +33,7 @@ class ReadToEnd:
     One reading to the end, from its beginning.
 
     Args:
-        runtime: The client's.
+        source: The consumer.
         bindings: The partitions that are read.
         ack_time_s: The group's.
         timeout_s: How long nothing may come while there is more.
@@ -39,24 +42,31 @@ class ReadToEnd:
         MemphisError: The broker did not say what the partitions hold.
     """
 
-    def __init__(self, runtime: Runtime, bindings: Sequence[Binding], ack_time_s: float, timeout_s: float) -> None:
-        self._runtime = runtime
+    def __init__(self, source: Source, bindings: Sequence[Binding], ack_time_s: float, timeout_s: float) -> None:
+        self._source = source
+        self._runtime = runtime = source.runtime
         self._ack_time_s = ack_time_s
         self._timeout_s = timeout_s
-        work = last_sequences(runtime.control, [binding.stream for binding in bindings], ASK_S)
-        last = runtime.call(work, ASK_S, "read_all()")
+        ask_s = min(ASK_S, timeout_s)
+        work = last_sequences(runtime.control, [binding.stream for binding in bindings], ask_s)
+        last = runtime.call(work, ask_s, "read_all()")
         self._last = {binding: last[binding.stream] for binding in bindings if last[binding.stream]}
         self._open: deque[Message] = deque()
+        self._open_owed: list[ResentMessage] = []
         self._counted: Counter[str] = Counter()  # by stream: those without an answer that are no more in _open
         self._came_at = time.monotonic()
         self._given = -1
         self._ask_at = self._came_at + _ASK_EVERY_S
         self.is_near = False  # only what is on its way is missing
         self._others_until = float("inf")  # how long what is with other members is waited for
+        self._owed = -1
+        self._owed_until = 0.0  # the same for what the group is owed
 
     def hand_out(self, message: Message) -> None:
         """A message goes to the program."""
-        if message.is_dead_letter:
+        if isinstance(message, ResentMessage):
+            if message.is_owed:
+                self._open_owed = [each for each in self._open_owed if not each.is_answered] + [message]
             return
         while self._open and self._open[0].is_answered:
             self._open.popleft()
@@ -93,9 +103,9 @@ class ReadToEnd:
             DeadlineError: The broker holds more, or cannot be asked, and nothing has come for too long.
             MemphisError: A partition is gone, or the client was closed.
         """
-        pairs = [(binding.stream, binding.durable) for binding in self._last]
+        ask_s = max(_SHORT_S, min(ASK_S, self._came_at + self._timeout_s - time.monotonic()))
         try:
-            progress = self._runtime.call(group_progress(self._runtime.control, pairs, ASK_S), ASK_S, "read_all()")
+            progress, owed = self._runtime.call(self._ask(ask_s), ask_s, "read_all()")
         except (ConnectionLostError, DeadlineError) as exc:
             self.check_time(str(exc))
             time.sleep(_PAUSE_S)
@@ -121,7 +131,27 @@ class ReadToEnd:
         )
         now = time.monotonic()
         self._others_until = min(self._others_until, now + self._ack_time_s + _SLACK_S)
-        return not is_with_others or now >= self._others_until
+        if owed != self._owed:
+            self._owed = owed
+            self._owed_until = now + self._ack_time_s + _SLACK_S
+        is_owed_more = owed > sum(not message.is_answered for message in self._open_owed)
+        return (not is_with_others or now >= self._others_until) and (not is_owed_more or now >= self._owed_until)
+
+    async def _ask(self, timeout_s: float) -> tuple[dict[str, GroupProgress], int]:
+        """How far the group is in each partition, and then how many it is owed: they leave the one for the other."""
+        deadline = time.monotonic() + timeout_s
+        source, control = self._source, self._runtime.control
+        pairs = [(binding.stream, binding.durable) for binding in self._last]
+        progress = await group_progress(control, pairs, timeout_s)
+        if not pairs or control.is_memphis:
+            return progress, 0
+        left_s = max(0.001, deadline - time.monotonic())
+        try:
+            return progress, await count_owed(control, source.view.internal, source.consumer_group, left_s)
+        except ServerError as exc:
+            if exc.code != _NO_RESPONDERS:
+                raise
+            raise ConnectionLostError(f"the broker is away, which knows what comes again: {exc}") from exc
 
 
 def _stream(message: Message) -> str:

@@ -37,7 +37,7 @@ from memphis_sync._wire.control import (
     StationCreate,
     StationDestroy,
 )
-from memphis_sync._wire.dead_letters import MAX_GIVEN_BACK, GivenBack
+from memphis_sync._wire.dead_letters import MAX_GIVEN_BACK, CountOwed, DeadLetterCountReply, GivenBack
 from memphis_sync._wire.names import durable_name, internal_name, stream_name
 from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
 from memphis_sync._wire.streams import consumer_config
@@ -564,6 +564,22 @@ async def give_back(
         error = parse_plain_reply(await control.request(subjects.GIVEN_BACK, request.encode(), left_s))
         if error:
             raise server_error(error, "giving messages back")
+
+
+async def count_owed(control: ControlLink, station: str, group: str, timeout_s: float) -> int:
+    """
+    How many messages our broker sends to a group again that are no dead letters yet: members had them and gave them
+    back. Those that a member has in hand count until it has answered. A Memphis broker must not be asked.
+
+    Raises:
+        ServerError: The broker refused.
+        DeadlineError, ConnectionLostError, ClosedError: As ControlLink.request(); restarts are waited out.
+    """
+    body = CountOwed(station, group).encode()
+    reply = DeadLetterCountReply.decode(await control.request(subjects.OWED, body, timeout_s, may_be_starting=True))
+    if reply.error:
+        raise server_error(reply.error, "reading to the end")
+    return reply.count
 
 
 def _check_first(message_name: str, content: str) -> None:

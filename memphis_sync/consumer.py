@@ -281,9 +281,9 @@ class Consumer(NotCopied, NotAwaited):
     def _read_all(self, only: Optional[int], batch_size: int, timeout_s: float) -> Iterator[Message]:
         self._iterations_ended = False
         bindings = [binding for binding in self._bindings if only in (None, binding.partition)]
-        to_end = ReadToEnd(self.runtime, bindings, self.ack_time_s, timeout_s)
+        to_end = ReadToEnd(self._source, bindings, self.ack_time_s, timeout_s)
         portion = Portion(batch_size, self.ack_time_s)
-        reading = self._begin_reading()
+        reading, is_failed = self._begin_reading(), False
         try:
             while not self._is_to_end_iterations():
                 try:
@@ -314,8 +314,11 @@ class Consumer(NotCopied, NotAwaited):
                     return
                 if to_end.is_near:
                     portion.rest()
+        except (ConnectionLostError, DeadlineError):
+            is_failed = True
+            raise
         finally:
-            self._end_reading(reading)
+            self._end_reading(reading, is_hurried=is_failed)
 
     def _is_to_end_iterations(self) -> bool:
         return self._iterations_ended or self.runtime.is_ending
@@ -673,11 +676,11 @@ class Consumer(NotCopied, NotAwaited):
         self._readings.add(reading)
         return reading
 
-    def _end_reading(self, reading: object) -> None:
+    def _end_reading(self, reading: object, *, is_hurried: bool = False) -> None:
         """It has ended; the last one gives back what it has left. Also on the way out of a destructor."""
         self._readings.discard(reading)
         if not self._readings and not self.is_destroyed:
-            is_hurried = self._iterations_ended or self.runtime.is_ending
+            is_hurried = is_hurried or self._iterations_ended or self.runtime.is_ending
             self._return_untouched(time.monotonic() + (_END_S if is_hurried else GIVE_BACK_S))
 
     def _return_untouched(self, deadline: float, *, is_waiting: bool = False, is_last: bool = False) -> None:

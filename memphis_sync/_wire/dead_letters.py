@@ -159,6 +159,16 @@ class GivenBack(_Request):
         return cls(station, group, partitions, sequences, deliveries, tuple(resent))
 
 
+@dataclass(frozen=True)
+class CountOwed(_Request):
+    """``$memphis_sync_owed``: how many messages a group is owed; answered with a DeadLetterCountReply."""
+
+    STRUCT: ClassVar[str] = "CountOwed"
+
+    station_name: str = _key("string")
+    cg_name: str = _key("string")
+
+
 def payload_of(digits: str) -> bytes:
     """
     The payload in a report's ``data``.
@@ -424,7 +434,7 @@ class DeadLetterDataReply:
 @dataclass(frozen=True)
 class DeadLetterCountReply:
     """
-    How many dead letters of a page were sent or dropped.
+    How many dead letters of a page were sent or dropped, or how many messages a group is owed.
 
     Attributes:
         after_id: What the next page begins after; 0 when this was the last.

@@ -31,6 +31,7 @@ DEAD_LETTER_DATA = "$memphis_sync_dls_data"
 DEAD_LETTER_RESEND = "$memphis_sync_dls_resend"
 DEAD_LETTER_DROP = "$memphis_sync_dls_drop"
 GIVEN_BACK = "$memphis_sync_given_back"  # what a member of a group gives back without having looked at it
+OWED = "$memphis_sync_owed"  # how many messages come to a group again that are no dead letters yet
 DEAD_LETTER_GROUP_GONE = "$memphis_sync_dls_group_gone"
 
 MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"  # a stream and a durable follow

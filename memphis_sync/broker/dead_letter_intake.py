@@ -37,7 +37,9 @@ from memphis_sync._wire.dead_letters import (
     PRODUCED_BY,
     RESENT,
     SCHEMA,
+    CountOwed,
     DeadLetterAck,
+    DeadLetterCountReply,
     GivenBack,
     GroupGone,
     MaxDeliveries,
@@ -51,6 +53,7 @@ from memphis_sync._wire.dead_letters import (
 )
 from memphis_sync._wire.names import (
     NameRuleError,
+    durable_name,
     external_name,
     internal_name,
     lower_name,
@@ -287,6 +290,23 @@ class DeadLetterIntake:
             *(self._store.note_given_back(station, group, partition, each) for partition, each in found.items()),
             *(self._redelivery.given_back(station, group, dead_letter_id) for dead_letter_id in request.resent),
         )
+
+    async def owed(self, body: bytes) -> DeadLetterCountReply:
+        """Says how many messages come to a group again; those of which it is not decided yet count."""
+        request = CountOwed.decode(body)
+        station = lower_name("Station", external_name(request.station_name))
+        group = lower_name("Consumer", external_name(request.cg_name))
+        settings = await self._station(station)
+        # First what waits to be decided: it stays there until it is written that it is owed.
+        pattern = f"{subjects.MAX_DELIVERIES}.*.{durable_name(group)}"
+        info = await self._api.request(f"STREAM.INFO.{STREAM}", {"subjects_filter": pattern})
+        counts = info["state"].get("subjects") or {}
+        waiting = sum(
+            counts.get(pattern.replace("*", stream_name(settings.internal, partition)), 0)
+            for partition in settings.partitions
+        )
+        owed = await self._store.all_owed(f"{key_of(station)}.{key_of(group)}.*")
+        return DeadLetterCountReply(waiting + len(owed))
 
     async def _nacked(self, message: Msg) -> None:
         """A consumer says that it can't use a message."""

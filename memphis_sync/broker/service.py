@@ -228,6 +228,7 @@ class Service:
             subjects.SCHEMA_ACTIVATE: (schemas.activate, _activation_error),
             subjects.DEAD_LETTER_REPORT: (intake.report, _plain),
             subjects.GIVEN_BACK: (intake.given_back, _plain),
+            subjects.OWED: (intake.owed, _json_error),
             subjects.DEAD_LETTER_LIST: (dead_letters.list_page, _json_error),
             subjects.DEAD_LETTER_DATA: (dead_letters.data_piece, _json_error),
             subjects.DEAD_LETTER_RESEND: (dead_letters.resend, _json_error),

@@ -14,7 +14,7 @@ import pytest
 from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery
 
 from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import GivenBack, MaxDeliveries
+from memphis_sync._wire.dead_letters import CountOwed, DeadLetterCountReply, GivenBack, MaxDeliveries
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.server import NatsServer
 
@@ -291,6 +291,23 @@ def test_a_group_that_is_gone_is_owed_nothing(client: DeadLetterClient, station_
     client.wait_for(station_name, 1)
     assert client.destroy_station(station_name) == ""
     wait_until_owed(client, 0, station_name)
+
+
+def test_it_says_how_many_a_group_is_owed(client: DeadLetterClient, station_name: str) -> None:
+    def ask(station: str, group: str) -> DeadLetterCountReply:
+        return DeadLetterCountReply.decode(client.raw(subjects.OWED, CountOwed(station, group).encode()))
+
+    assert "does not exist" in ask(station_name, "g").error
+    heard = Heard(client, station_name)
+    prepare(client, station_name, messages=3)
+    assert ask(station_name, "g") == DeadLetterCountReply(0)
+    exhaust(client, station_name, messages=3, deliveries=2, given_back=2)
+    assert ask(station_name, "g").count == 3, "from when JetStream has given it up, also while nothing is written yet"
+    assert ask(station_name, "other").count == 0
+    for done in range(3):
+        client.acknowledge(heard.wait_for(done + 1)[done][1])
+    wait_until_owed(client, 0, station_name)
+    assert ask(station_name, "g").count == 0
 
 
 def test_what_cannot_be_noted_is_refused(client: DeadLetterClient, station_name: str) -> None:

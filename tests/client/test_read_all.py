@@ -231,6 +231,28 @@ def test_dead_letters_do_not_hold_it_up(memphis: Memphis, station_name: str, unt
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("deliveries", [1, 2])
+def test_what_was_given_back_is_read_though_it_has_no_delivery_left(
+    memphis: Memphis, station_name: str, partitions: int, deliveries: int
+) -> None:
+    """Our broker sends it again by itself; until then no partition has it."""
+    fill(memphis, station_name, 200, partitions)
+    consumer = memphis.consumer(station_name, "c", max_ack_time_ms=5000, max_msg_deliveries=deliveries)
+    seen = []
+    for _ in range(deliveries):
+        for message in consumer.read_all():
+            seen.append(int(message.data))
+            message.ack()
+            if len(seen) % 40 == 0:
+                break
+    for message in consumer.read_all():
+        seen.append(int(message.data))
+        message.ack()
+    assert sorted(seen) == list(range(200))
+    assert list(memphis.dls(station_name)) == []
+
+
 def test_a_destroyed_station_is_an_error(memphis: Memphis, station_name: str) -> None:
     fill(memphis, station_name, 100)
     reading = memphis.consumer(station_name, "c").read_all()

@@ -74,6 +74,8 @@ class Calls:
         assert self.producer.produce_many([b"1", b"2"]).delivered == 2
         self.consumer: Consumer = client.consumer(station, "c")
         self.message = self.consumer.fetch(1, timeout_s=10)[0]
+        self.reading = client.consumer(station, "r").read_all(timeout_s=TIMEOUT_S)
+        next(self.reading)
 
     def fetch(self) -> None:
         for _ in range(3):  # the second one meets what the first has left behind
@@ -89,6 +91,10 @@ class Calls:
     def fetch_messages(self) -> None:
         with pytest.raises(NO_ANSWER, match="registered"):
             self.client.fetch_messages(self.station, "other", timeout_s=TIMEOUT_S)
+
+    def read_all(self) -> None:
+        with pytest.raises(NO_ANSWER, match="not read to the end"):
+            list(self.reading)
 
     def flush(self) -> None:
         self.producer.produce(b"3", nonblocking=True)

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from memphis_sync._codec import parse_headers
 from memphis_sync._wire import subjects
 from memphis_sync._wire.dead_letters import (
+    CountOwed,
     DeadLetterAck,
     DeadLetterCountReply,
     DeadLetterData,
@@ -50,6 +51,7 @@ ROW = DeadLetterRow(7, "a.b", "poison", 2, 9, "p", ("g", "h"), "why", 123, 5, 2,
         GroupGone("st", "g", 5),
         GivenBack.of("st", "g", [(1, 7, 1), (2, 9, 2)], [5]),
         GivenBack.of("st", "g", [], []),
+        CountOwed("st", "g"),
         DeadLetterList("st", "root", "poison", (1, 2**63 - 1), 3, 4, with_data=True),
         DeadLetterData("st", "root", 5, 6),
         DeadLetterResend("st", "root", (1,), 2),
