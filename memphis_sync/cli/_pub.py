@@ -101,6 +101,8 @@ def command(
 
     if body is not None and source is not None:
         raise click.UsageError("BODY and --file exclude each other")
+    if key is not None and partition is not None:
+        raise click.UsageError("--key and --partition exclude each other")
     stream = None if body is not None else source or need_input()
     payloads: Iterable[bytes] = [os.fsencode(body or "")] if stream is None else pieces(stream, split)
     single = body is not None or split == "none"

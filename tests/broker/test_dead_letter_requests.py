@@ -57,7 +57,10 @@ def test_the_whole_cycle(client: DeadLetterClient, station_name: str) -> None:
     internal = f"dl#{station_name}"
     ((data, resent),) = client.received(f"$memphis_dls_{internal}.g#1", 1, lambda: client.resend(station))
     expected = {"$memphis_producedBy": "$memphis_dls", "$memphis_pm_id": str(row.id), "$memphis_pm_cg_name": "g.1"}
-    assert (data, resent) == (b"poison", {"$memphis_connectionId": "c-1", "kind": "test", "k": "v", **expected})
+    ours = {name: resent[name] for name in resent if name.startswith("$memphis_sync_")}  # where it lies
+    assert (ours["$memphis_sync_partition"], ours["$memphis_sync_sequence"]) == ("1", "1")
+    expected = {"$memphis_connectionId": "c-1", "kind": "test", "k": "v", **expected, **ours}
+    assert (data, resent) == (b"poison", expected)
     old = client.received(f"$memphis_dls_{internal}_g#1", 1, lambda: client.resend(station, row.id))
     assert old == [(data, resent)]
     client.acknowledge(row.id, "other")

@@ -314,5 +314,5 @@ def test_options_are_checked(broker: BrokerProcess) -> None:
         BrokerOptions(port=6666, sdk_port=6666)
     with pytest.raises(ConfigurationError, match="TLS of its own"):
         BrokerOptions(nats="tls://x", sdk_port=1)
-    with pytest.raises(BrokerError, match=f"the port for SDKs, 127.0.0.1:{broker.port}, cannot be used"):
+    with pytest.raises(BrokerError, match=f"the port for SDKs, {broker.port} on '127.0.0.1', cannot be used"):
         BrokerProcess(sdk_port=broker.port).start()

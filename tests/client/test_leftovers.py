@@ -76,6 +76,10 @@ def test_ctrl_c_leaves_no_thread_and_no_descriptor(broker, station_name, use):
     def interrupted(*_):
         raise KeyboardInterrupt
 
+    def interrupt_after(seconds, fn, consumer):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        fn(consumer)
+
     def consume(consumer):
         consumer.consume(lambda *_: None, workers=20)
         time.sleep(1)
@@ -108,9 +112,8 @@ def test_ctrl_c_leaves_no_thread_and_no_descriptor(broker, station_name, use):
         consumer = client.consumer(station_name, "c")
         for step in range(12):
             producer.produce(b"m")
-            signal.setitimer(signal.ITIMER_REAL, 0.0005 * 2 ** (step % 8))
             with pytest.raises(KeyboardInterrupt):
-                uses[use](consumer)
+                interrupt_after(0.0005 * 2 ** (step % 8), uses[use], consumer)
             consumer.stop(30)
         assert consumer.stop(30)
         assert client.ping(30) < 30
