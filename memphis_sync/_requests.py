@@ -336,6 +336,11 @@ class Requests:
             with contextlib.suppress(ClosedError):
                 self._runtime.loop.post(lambda: asyncio.ensure_future(_unsubscribe(subscription)))
 
+    async def drain_subscription(self, subscription: Subscription, timeout_s: float) -> None:
+        """Ends one of the above when what is on its way has come."""
+        with contextlib.suppress(Exception):  # the connection has gone, and with it the subscription
+            await asyncio.wait_for(subscription.drain(), timeout_s)  # type: ignore[no-untyped-call]  # of nats-py
+
     async def destroy_consumer(self, view: StationView, name: str, retries: int) -> None:
         """Takes a consumer's registration back; the group ends with its last member."""
         body = ConsumerDestroy(
@@ -542,7 +547,8 @@ async def give_back(
     """
     Tells our broker what a member gives back without having looked at it, so that it uses no delivery up. The messages
     are given back with a NAK after it: the broker must know of it before the server counts. A Memphis broker does not
-    offer this, and must not be asked.
+    offer this, and must not be asked. With none of either the broker hears that the member leaves, and sends it nothing
+    again.
 
     Args:
         control: Where to ask.
@@ -557,7 +563,7 @@ async def give_back(
         DeadlineError, ConnectionLostError, ClosedError: As ControlLink.request().
     """
     deadline = time.monotonic() + timeout_s
-    for at in range(0, max(len(messages), len(resent)), MAX_GIVEN_BACK):
+    for at in range(0, max(len(messages), len(resent), 1), MAX_GIVEN_BACK):
         end = at + MAX_GIVEN_BACK
         request = GivenBack.of(station, group, messages[at:end], resent[at:end])
         left_s = max(0.001, deadline - time.monotonic())

@@ -428,7 +428,7 @@ class Consumer(NotCopied, NotAwaited):
             return
         self.check_open()
         self.stop_consume()
-        self._return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True)
+        self._return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True, is_last=True)
         self._client._destroy_consumer(self, timeout_retries)
 
     def __enter__(self) -> Self:
@@ -726,10 +726,26 @@ class Consumer(NotCopied, NotAwaited):
         self._session.wake()
 
     def _end(self, deadline: float) -> None:
-        if self._deafen is not None:
-            self._deafen()  # nothing more comes after what is given back
-        if not self.is_destroyed:
-            self._return_untouched(deadline, is_last=True)
+        if self.is_destroyed:
+            return
+        self._return_untouched(deadline, is_last=True)
+        hearing = None if self._deafen is None else self._deafen.detach()
+        if hearing is None:
+            return
+        subscription, runtime = hearing[2][0], self.runtime
+
+        async def leave() -> None:
+            control = runtime.control
+            if control.is_memphis or not control.is_connected:
+                return
+            await tell_untouched(self._source, self._client._data_link(), [])
+            await self._client._requests.drain_subscription(subscription, max(0.0, deadline - time.monotonic()))
+            letters = self._dead_letters.take(MAX_RESENT)
+            if letters:
+                await tell_untouched(self._source, self._client._data_link(), letters)
+
+        with contextlib.suppress(MemphisError):  # the client's threads have ended
+            runtime.spawn(leave, is_awaited=True)
 
     def _mark_destroyed(self) -> None:
         self._source.is_destroyed = True

@@ -135,6 +135,8 @@ class GroupGone(_Request):
 class GivenBack(_Request):
     """
     ``$memphis_sync_given_back``: a member of a group gives messages back without having looked at them; plain reply.
+    One without messages, or with any that were sent again, says that the member is about to leave: when it is answered,
+    no more are sent to it.
 
     Attributes:
         partitions: Of each message; the next two go with it, one for one.

@@ -281,6 +281,8 @@ class DeadLetterIntake:
             or max(count, len(request.resent)) > MAX_GIVEN_BACK
         ):
             raise Refusal(f"partitions, sequences and deliveries are to be equally many, up to {MAX_GIVEN_BACK}")
+        if not count or request.resent:
+            await self._redelivery.leaves(station, group)
         found: dict[int, list[tuple[int, int]]] = {}
         for partition, sequence, delivery in zip(request.partitions, request.sequences, request.deliveries):
             if partition not in settings.partitions or sequence < 1 or delivery < 1:

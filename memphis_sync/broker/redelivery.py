@@ -45,6 +45,8 @@ _STEPS = 16  # messages looked at side by side
 _LOOK_S = 0.25  # until one that is under way is looked at again; its answer tells the same copy at once
 _ALONE_S = 1.0  # until a group without members is looked at again
 _SETTLED_S = 1.0  # a member hears what is sent again a moment after it has joined
+_LEFT_S = 1.0  # until a group is looked at again of which a member is about to leave
+_LEAVE_S = 0.5  # how long it waits for what is being sent to it
 _FAILED_S = 1.0
 _TAKE_OVER_S = 5.0  # until another copy looks after what one has sent and not looked after since
 _LIST_S = 60.0  # until everything is listed again: what another copy wrote while this one had no connection
@@ -78,6 +80,8 @@ class Redelivery:
         self._id = uuid.uuid4().hex
         self._due: dict[_Key, float] = {}  # when to look at each, by the loop's clock
         self._under_way: set[_Key] = set()
+        self._sending: dict[_Key, asyncio.Future[None]] = {}  # each is done when the step is
+        self._quiet: dict[tuple[str, str], float] = {}  # groups that are sent nothing, and until when
         self._listening: dict[tuple[str, str], tuple[float, bool]] = {}  # whether a group listens, and until when
         self._changed = asyncio.Event()
         self._subscription: Optional[Subscription] = None
@@ -111,6 +115,7 @@ class Redelivery:
 
     async def given_back(self, station: str, group: str, dead_letter_id: int) -> None:
         """A member gives one back without having looked at it."""
+        self._under_way.discard((station, group, dead_letter_id))
         while True:
             owed = await self._store.owed(station, group, dead_letter_id)
             if owed is None or not owed.sent:
@@ -120,6 +125,15 @@ class Redelivery:
             except ConflictError:
                 continue
             return
+
+    async def leaves(self, station: str, group: str) -> None:
+        """A member is about to listen no more; at the return all is on its way to it that would be lost after that."""
+        now = asyncio.get_running_loop().time
+        self._quiet = {key: until for key, until in self._quiet.items() if until > now()}
+        self._quiet[station, group] = now() + _LEFT_S
+        sending = [step for key, step in self._sending.items() if key[:2] == (station, group)]
+        if sending:
+            await asyncio.wait(sending, timeout=_LEAVE_S)
 
     # ---- when to look at what ---------------------------------------------------------------------------------------
 
@@ -196,11 +210,15 @@ class Redelivery:
         if key not in self._under_way and self._is_full(station, group):
             return _LOOK_S
         self._under_way.add(key)  # before anything is waited for: the others count it
+        self._sending[key] = step = asyncio.get_running_loop().create_future()
         try:
             pause_s = await self._advance(key)
         except BaseException:
             self._under_way.discard(key)
             raise
+        finally:
+            del self._sending[key]
+            step.set_result(None)
         return pause_s
 
     def _is_full(self, station: str, group: str) -> bool:
@@ -276,7 +294,11 @@ class Redelivery:
         return float(info["config"]["ack_wait"]) / _NS_PER_S
 
     async def _is_listening(self, station: str, group: str) -> bool:
-        """Whether a member of the group is connected that has had the time to listen."""
+        """Whether a member of the group is connected that has had the time to listen, and none is about to leave."""
+        has_members = await self._has_members(station, group)
+        return has_members and self._quiet.get((station, group), 0.0) <= asyncio.get_running_loop().time()
+
+    async def _has_members(self, station: str, group: str) -> bool:
         now = asyncio.get_running_loop().time()
         until, is_listening = self._listening.get((station, group), (0.0, False))
         if now < until:

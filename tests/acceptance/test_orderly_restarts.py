@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -16,6 +17,7 @@ import pytest
 import memphis_sync
 
 if TYPE_CHECKING:
+    from memphis_sync import Memphis
     from memphis_sync.broker import BrokerProcess
 
 ACK_TIME_MS = 3000
@@ -73,3 +75,37 @@ def test_no_message_is_dead_that_nobody_saw(
         # One program has at most the message at hand when it is ended, and its own error counts as a delivery.
         assert dead <= seen
         assert len(dead) <= 4
+
+
+CRASHING = f"""
+import sys
+import memphis_sync
+
+url, station, deliveries = sys.argv[1:]
+client = memphis_sync.connect(url, timeout_ms=20_000)
+consumer = client.consumer(station, "w", "g", max_ack_time_ms={ACK_TIME_MS}, max_msg_deliveries=int(deliveries))
+for message in consumer.read_all():
+    with message:
+        print(message.data.decode(), flush=True)
+        if message.data in (b"7", b"19"):
+            sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("deliveries", [1, 2, 5])
+def test_bad_messages_are_handled_as_often_as_they_may_be_and_the_others_once(
+    broker: BrokerProcess, memphis: Memphis, station_name: str, deliveries: int
+) -> None:
+    """A program that reads to the end, and that a supervisor starts again until it has got there."""
+    assert memphis.producer(station_name, "p").produce_many(b"%d" % number for number in range(30)).delivered == 30
+    command = [sys.executable, "-c", CRASHING, broker.url, station_name, str(deliveries)]
+    handled: Counter[int] = Counter()
+    while True:
+        run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        handled.update(int(line) for line in run.stdout.split())
+        assert sum(handled.values()) <= 28 + 2 * deliveries, handled
+        if run.returncode == 0:
+            break
+        assert run.returncode == 3, run.stderr
+    assert handled == {number: deliveries if number in (7, 19) else 1 for number in range(30)}
+    assert sorted(int(letter.data) for letter in memphis.dls(station_name)) == [7, 19]

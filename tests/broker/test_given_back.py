@@ -301,6 +301,25 @@ def test_a_group_that_is_gone_is_owed_nothing(client: DeadLetterClient, station_
     wait_until_owed(client, 0, station_name)
 
 
+def test_a_group_is_sent_nothing_while_a_member_leaves(client: DeadLetterClient, station_name: str) -> None:
+    """What came when it listens no more would be lost, and use a delivery up."""
+    heard = Heard(client, station_name)
+    prepare(client, station_name, messages=12)
+    exhaust(client, station_name, messages=12, deliveries=2, given_back=2)
+    heard.wait_for(1)
+    assert client.give_back(station_name, nak=False) == ""
+    left = time.monotonic()
+    before = len(heard.messages)
+    done = 0
+    while done < 12:
+        client.acknowledge(heard.wait_for(done + 1)[done][1])
+        done += 1
+    assert before < 12
+    assert heard.messages[before][2] - left > 0.9
+    wait_until_owed(client, 0, station_name)
+    assert client.letters(station_name) == []
+
+
 def test_it_says_how_many_a_group_is_owed(client: DeadLetterClient, station_name: str) -> None:
     def ask(station: str, group: str) -> DeadLetterCountReply:
         return DeadLetterCountReply.decode(client.raw(subjects.OWED, CountOwed(station, group).encode()))
