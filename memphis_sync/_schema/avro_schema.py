@@ -13,6 +13,7 @@ from typing import Any
 import fastavro
 from fastavro.validation import ValidationError
 
+from memphis_sync._schema import bounds
 from memphis_sync._schema.avro_source import AvroSource, plain
 from memphis_sync._schema.avro_values import AvroValues, Form
 from memphis_sync._schema.base import (
@@ -31,6 +32,7 @@ from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Expecting Avro format"  # the official clients' words
+_SHORTEST = 3  # characters of a record in an array: {},
 _validate: Any = fastavro.validate  # its type stubs lack an option
 
 
@@ -48,7 +50,7 @@ class AvroSchema(Schema):
     def _encode(self, message: Any) -> bytes:
         if isinstance(message, (dict, list)):
             text = json_of(message, self._writer)
-            self._check(read(text, _EXPECTED))
+            self._check(read(text, _EXPECTED), text)
             return text.encode()
         if isinstance(message, str):
             payload, text = utf8_of(message), message
@@ -57,18 +59,18 @@ class AvroSchema(Schema):
             if given is None:
                 raise unsupported(message, "dict, list, or JSON text as str or bytes")
             payload, text = given, text_of(given, _EXPECTED)
-        self._check(read(text, _EXPECTED))
+        self._check(read(text, _EXPECTED), text)
         return payload
 
     def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
         text = text_of(payload, _EXPECTED)
         value = read(text, _EXPECTED)
-        self._check(value)
+        self._check(value, text)
         return value
 
-    def _check(self, value: Any) -> None:
+    def _check(self, value: Any, text: str) -> None:
         try:
-            if self._matches(value):
+            if self._matches(value, text):
                 return
             if self._values.of_root(value, Form.AVRO_JSON) is None:
                 return
@@ -79,9 +81,10 @@ class AvroSchema(Schema):
             raise MismatchError("it matches neither as plain values nor in Avro's own JSON encoding")
         raise MismatchError(fault.reason, fault.path)
 
-    def _matches(self, value: Any) -> bool:
+    def _matches(self, value: Any, text: str) -> bool:
         """Whether a plain value matches."""
-        if not self._is_branching:
+        most = len(text) // _SHORTEST * self._values.most_fields  # that fastavro would look at in it
+        if not self._is_branching and most <= bounds.MAX_ABSENT:
             try:
                 _validate(value, self._parsed, disable_tuple_notation=True)
             except (ValidationError, TypeError, ValueError, AttributeError):  # a value of a type it never expects

@@ -118,7 +118,7 @@ class AvroSource:
             if not isinstance(size, int) or isinstance(size, bool) or size < 0:
                 raise refused("the size of a fixed is a whole number of bytes", f"{path}/size")
         elif kind == "enum":
-            self._symbols(node, path)
+            made["symbols"] = self._symbols(node, path)
         else:
             made["fields"] = self._fields(node, path, inside)
         return made
@@ -135,17 +135,21 @@ class AvroSource:
         full = name if "." in name or not own else f"{own}.{name}"
         return full, full.rpartition(".")[0]
 
-    def _symbols(self, node: dict[str, Any], path: str) -> None:
+    def _symbols(self, node: dict[str, Any], path: str) -> dict[str, None]:
+        """An enum's symbols in their order; a dict, for there may be many, and each value is looked for among them."""
         symbols = node.get("symbols")
         if not isinstance(symbols, list) or not symbols:
             raise refused("an enum needs a list of symbols", f"{path}/symbols")
+        made: dict[str, None] = {}
         for place, symbol in enumerate(symbols):
             if not isinstance(symbol, str) or not _NAME.match(symbol):
                 raise refused(f"the symbol {symbol!r} is not one: {_RULE}", f"{path}/symbols/{place}")
-            if symbol in symbols[:place]:
+            if symbol in made:
                 raise refused(f"the symbol {symbol!r} stands there twice", f"{path}/symbols/{place}")
+            made[symbol] = None
         if "default" in node and node["default"] not in symbols:
             raise refused("the default is none of the symbols", f"{path}/default")
+        return made
 
     def _fields(self, node: dict[str, Any], path: str, namespace: str) -> list[dict[str, Any]]:
         fields = node.get("fields")
@@ -166,6 +170,11 @@ class AvroSource:
             seen.add(name)
             if field.get("order", "ascending") not in _ORDERS:
                 raise refused(f"the order of a field is one of {', '.join(_ORDERS)}", f"{where}/order")
+            aliases = field.get("aliases", [])
+            if not isinstance(aliases, list) or not all(
+                isinstance(each, str) and _NAME.match(each) for each in aliases
+            ):
+                raise refused(f"aliases are a list of names of {_RULE}", f"{where}/aliases")
             kind = self._inner(field, "type", where, namespace)
             if "default" in field:
                 self._defaults.append((kind, field["default"], f"{where}/default"))
@@ -183,6 +192,8 @@ def plain(node: Any) -> Any:
     for key in ("items", "values"):
         if key in made and made["type"] in ("array", "map"):
             made[key] = plain(made[key])
+    if made["type"] == "enum":
+        made["symbols"] = list(made["symbols"])
     if made["type"] in ("record", "error"):
         made["fields"] = [{**field, "type": plain(field["type"])} for field in made["fields"]]
     return made

@@ -9,15 +9,40 @@ here for each place of a value.
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 from typing import Any, NamedTuple, Optional
+
+from memphis_sync._schema import bounds
+from memphis_sync._schema.base import MismatchError
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _RANGES = {"int": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
 _DAY = {"time-millis": 86_400_000, "time-micros": 86_400_000_000}
 _CONTAINERS = frozenset({"record", "error", "map"})  # what a JSON object can be
 _MAX_PRECISION = 10_000  # digits of a decimal; one of more is not looked at
+_MAX_LISTED = 1000  # symbols of an enum that fastavro looks through
+_MAX_SHOWN = 20  # symbols that a reason shows
 _MAX_UNROLLED = 10_000  # types that are met when every name is followed
+
+
+_CHARACTERS = "a text, one character for each byte"
+# What stands for a logical type in JSON.
+_MEANT = {
+    ("int", "date"): "int: days since 1970-01-01",
+    ("int", "time-millis"): "int: milliseconds since midnight",
+    ("long", "time-micros"): "long: microseconds since midnight",
+    **{
+        ("long", f"{prefix}timestamp-{unit}"): f"long: {word} since 1970-01-01"
+        for prefix in ("", "local-")
+        for unit, word in (("millis", "milliseconds"), ("micros", "microseconds"), ("nanos", "nanoseconds"))
+    },
+    ("string", "uuid"): "string",
+    ("fixed", "uuid"): _CHARACTERS,
+    ("fixed", "duration"): _CHARACTERS,
+    ("fixed", "decimal"): f"its unscaled value as {_CHARACTERS}",
+    ("bytes", "decimal"): f"its unscaled value as {_CHARACTERS}",
+}
 
 
 class Form(enum.Enum):
@@ -65,6 +90,7 @@ class AvroValues:
     def __init__(self, root: Any, named: dict[str, dict[str, Any]]) -> None:
         self._root = root
         self._named = named
+        self.most_fields = max((len(node.get("fields", [])) for node in named.values()), default=0)
 
     def fault(self, kind: Any, value: Any, form: Form = Form.PLAIN) -> Optional[Fault]:
         """
@@ -82,8 +108,10 @@ class AvroValues:
         return self.fault(self._root, value, form)
 
     def is_branching(self) -> bool:
-        """Whether a value can be tried by ever more types the deeper it goes: then fastavro takes for ever."""
+        """Whether fastavro takes for ever: a value can be tried by ever more types the deeper it goes, or symbols."""
         count = _Count(self._named)
+        if any(len(node.get("symbols", [])) > _MAX_LISTED for node in self._named.values()):
+            return True  # it looks for a symbol in a list
         return count.of(self._root, frozenset()) > _MAX_UNROLLED or (count.is_recursive and count.forks)
 
     def has_rules_of_its_own(self) -> bool:
@@ -143,6 +171,7 @@ class _Look:
         self._named = named
         self._form = form
         self._takes_text_for_bytes = form is not Form.PLAIN
+        self._left = bounds.MAX_ABSENT
         self._known: dict[tuple[str, int, int], Optional[Fault]] = {}  # a record's, by name, depth and place in memory
 
     def at(self, kind: Any, value: Any, path: str, depth: int) -> Optional[Fault]:
@@ -167,14 +196,19 @@ class _Look:
             return Fault(depth, path, _found(value), _wanted(node))
         key = (node["name"], depth, id(value))
         if key not in self._known:
+            self._left -= max(len(node["fields"]) - len(value), 0)
+            if self._left < 0:
+                raise MismatchError(f"more than {bounds.MAX_ABSENT} fields are absent in it: too many to be looked for")
             self._known[key] = _first(self._field(node["name"], field, value, depth + 1) for field in node["fields"])
         return self._known[key]
 
     def _field(self, record: str, field: dict[str, Any], value: dict[str, Any], depth: int) -> Optional[Fault]:
-        if field["name"] not in value and "default" in field:
-            return None
-        # One that is missing counts as null, as in fastavro.
-        return self.at(field["type"], value.get(field["name"]), f"{record}.{field['name']}", depth)
+        kind = field["type"]
+        if field["name"] not in value:  # that counts as null, as in fastavro
+            may_be_null = isinstance(kind, list) and "null" in kind and self._form is not Form.DEFAULT
+            if may_be_null or "default" in field:
+                return None
+        return self.at(kind, value.get(field["name"]), f"{record}.{field['name']}", depth)
 
     def _node(self, kind: Any) -> dict[str, Any]:
         node: dict[str, Any] = self._named.get(kind, {"type": kind}) if isinstance(kind, str) else kind
@@ -236,7 +270,7 @@ def _out_of_range(node: dict[str, Any], name: str, value: Any) -> str:
             low, high, name = 0, _DAY[logical] - 1, logical
         return "" if low <= value <= high else f"out of range: {_a(name)} is from {low} to {high}"
     if name == "enum":
-        return "" if value in node["symbols"] else f"of type str, expected {_wanted(node)}"
+        return "" if value in node["symbols"] else f"a text that is not {_wanted(node)}"
     if name == "string":
         return "a text that is not a UUID" if logical == "uuid" and not _UUID.match(value) else ""
     if name in ("bytes", "fixed"):
@@ -267,10 +301,14 @@ def _found(value: Any) -> str:
 
 
 def _wanted(node: dict[str, Any]) -> str:
-    kind = str(node.get("logicalType") or node["type"])
     if node["type"] == "enum":
-        return f"one of {', '.join(node['symbols'])}"
-    return f"{kind} {node['name']}" if "name" in node else kind
+        more = "" if len(node["symbols"]) <= _MAX_SHOWN else f" and {len(node['symbols']) - _MAX_SHOWN} more"
+        return f"one of {', '.join(itertools.islice(node['symbols'], _MAX_SHOWN))}{more}"
+    logical = node.get("logicalType")
+    meant = _MEANT.get((node["type"], logical)) if isinstance(logical, str) else None
+    kind = str(node["type"]) if meant is None else str(logical)
+    named = f"{kind} {node['name']}" if "name" in node else kind
+    return f"{named} ({meant})" if meant else named
 
 
 def _a(name: str) -> str:

@@ -25,8 +25,14 @@ MAX_CHAIN = 200
 MAX_UNCOUNTED = 50_000_000
 # Steps of a counted check, one to four microseconds each.
 MAX_STEPS = 2_000_000
+# A key that meets a regular expression takes a fifth of a microsecond, and 32 bytes until the check is over. All keys
+# of an object meet all expressions of a part before anything can be counted.
+MATCHES_A_STEP = 2
+MAX_MATCHES = MAX_STEPS * MATCHES_A_STEP
 # How often a regular expression may go back; beyond it the text does not match. A third of a millisecond.
 MAX_BACKTRACKS = 10_000
 BACKTRACK_STEPS, BACKTRACK_PARTS = 100, 10_000  # what an expression that can go back counts for
 # Tokens of a GraphQL document. Its fields are compared with each other, so the time grows with the square.
 MAX_TOKENS = 5_000
+# Fields of Avro records that are absent in one message: one or two microseconds each, and none of them is in the text.
+MAX_ABSENT = 2_000_000

@@ -51,6 +51,7 @@ class JsonSchema(Schema):
         cost = self._source.cost()
         self._is_branching = cost.is_branching
         self._uncounted = 0 if cost.is_branching else bounds.MAX_UNCOUNTED // cost.parts  # characters of a text
+        self._patterns = cost.patterns
         self._counting: Any = None
 
     def _encode(self, message: Any) -> bytes:
@@ -103,6 +104,8 @@ class JsonSchema(Schema):
         each way that fails, so it is not asked for the reason when ways grow with each level.
         """
         validator = self._counting
+        if self._patterns and _widest(value) * self._patterns > bounds.MAX_MATCHES:
+            raise _too_many()
         if validator is None:  # two threads may both make one
             try:
                 validator = _validator(self._source.counted(), keywords={COUNTER: _Counter})
@@ -111,7 +114,7 @@ class JsonSchema(Schema):
             self._counting = validator
         matches, left = _within(bounds.MAX_STEPS, validator.is_valid, value)
         if left < 0:  # whatever the outcome is: from there on nothing was checked
-            raise MismatchError(f"it takes more than {bounds.MAX_STEPS} steps to check it by this schema")
+            raise _too_many()
         if not matches:
             if not self._is_branching:
                 _within(bounds.MAX_STEPS, validator.validate, value)
@@ -138,14 +141,38 @@ def _within(steps: int, check: Callable[[Any], Any], value: Any) -> tuple[Any, i
 class _Counter:
     """The keyword that counts: jsonschema-rs calls it for each part that a value is checked by."""
 
-    def __init__(self, parent: Any, steps: int, path: Any) -> None:
-        self._steps = steps
+    def __init__(self, parent: Any, weight: list[int], path: Any) -> None:
+        self._steps, self._patterns = weight
 
     def validate(self, instance: Any) -> None:
         left = _LEFT.get()
-        left[0] -= self._steps + (len(instance) >> 10 if type(instance) is str else 0)
+        left[0] -= self._steps
+        if type(instance) is str:
+            left[0] -= len(instance) >> 10
+        elif self._patterns and type(instance) is dict:
+            left[0] -= len(instance) * self._patterns // bounds.MATCHES_A_STEP
         if left[0] < 0:
             raise ValueError("too many steps")
+
+
+def _too_many() -> MismatchError:
+    return MismatchError(f"it takes more than {bounds.MAX_STEPS} steps to check it by this schema")
+
+
+def _widest(value: Any) -> int:
+    """How many keys the largest object in a value has."""
+    most = 0
+    level = [value]
+    while level:
+        most = max(most, *(len(item) for item in level if isinstance(item, dict)), 0)
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, (dict, list))
+        ]
+    return most
 
 
 def _definition(info: SchemaInfo) -> Any:

@@ -110,6 +110,14 @@ TREE = {
 }
 
 
+WHOLE = {"type": "integer"}
+WIDE = {str(n): 1 for n in range(3000)}
+
+
+def record(fields):
+    return {"type": "record", "name": "R", "fields": fields}
+
+
 @pytest.mark.parametrize(
     ("definition", "message"),
     [
@@ -122,11 +130,34 @@ TREE = {
         ({"items": {"pattern": r"^(?=a)(a|aa)+\\1$"}}, ["a" * 60 + "b"] * 20_000),
         ({"items": {"pattern": r"^(a+)+$"}}, ["a" * 60 + "b"] * 20_000),
         ({"items": {"anyOf": [{"const": n} for n in range(5000)]}}, [6000] * 20_000),
+        ({"items": {"enum": [n + 0.5 for n in range(2000)]}}, [1999.5] * 20_000),
+        ({"items": {"enum": [[n] for n in range(2000)]}}, [[1999]] * 100_000),
+        ({"items": {"dependentRequired": {f"a{n}": ["b"] for n in range(20_000)}}}, [{}] * 200_000),
+        ({"items": {"patternProperties": {f"^{n}x": WHOLE for n in range(3000)}}}, [WIDE] * 20),
     ],
-    ids=range(9),
+    ids=range(13),
 )
 def test_the_check_of_a_message_ends_and_lets_others_run(definition, message) -> None:
-    schema = schema_of("json", definition)
+    ends_and_lets_others_run(schema_of("json", definition), message)
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        (record([{"name": f"f{n}", "type": ["null", "int"], "default": None} for n in range(8000)]), [{}] * 20_000),
+        (record([{"name": f"f{n}", "type": ["null", "int"]} for n in range(5000)]), [{"f1": 1}] * 20_000),
+        ({"type": "enum", "name": "E", "symbols": [f"s{n}" for n in range(50_000)]}, ["s49999"] * 20_000 + ["no"]),
+    ],
+    ids=["absent fields with a default", "absent fields that may be null", "an enum's symbols"],
+)
+def test_the_check_of_an_avro_message_ends_and_lets_others_run(definition, message) -> None:
+    start = time.monotonic()
+    schema = schema_of("avro", {"type": "array", "items": definition})
+    assert time.monotonic() - start < ENDS_S
+    ends_and_lets_others_run(schema, message)
+
+
+def ends_and_lets_others_run(schema, message) -> None:
     gaps: list[float] = []
     over = threading.Event()
 
@@ -147,9 +178,6 @@ def test_the_check_of_a_message_ends_and_lets_others_run(definition, message) ->
         ticking.join()
     assert time.monotonic() - start < ENDS_S
     assert max(gaps, default=0) < 5, "the interpreter was held"
-
-
-WHOLE = {"type": "integer"}
 
 
 def tree(levels):
@@ -196,9 +224,16 @@ def tree(levels):
             "/0",
         ),
         ({"x-own": {"a": {"type": "integer"}}, "items": {"$ref": "#/x-own/a"}}, [1], ["x"], "/0"),
+        ({"items": {"enum": [1, "a", None, [1.5]], "multipleOf": 0.5}}, [1, "a", [1.5]], ["x"], "/0"),
+        (
+            {"patternProperties": {"^a": WHOLE, "b$": WHOLE}, "dependentRequired": {"a": ["b"]}},
+            {"a": 1, "b": 1},
+            {"ab": ""},
+            "/ab",
+        ),
         (True, [1], None, ""),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_what_real_schemas_do_stays_as_it_is(definition, good, bad, path) -> None:
     """Also when steps are counted: that schema is another one."""
@@ -213,6 +248,19 @@ def test_what_real_schemas_do_stays_as_it_is(definition, good, bad, path) -> Non
     assert caught.value.path == path
     with pytest.raises(ValueError if not schema._is_branching else MismatchError):
         schema._counted(bad)
+
+
+def test_a_large_message_meets_long_lists_and_many_names() -> None:
+    """None of them is so long that it counts: texts and whole numbers are sets, and real messages fill their fields."""
+    for definition, message in (
+        ({"items": {"enum": list(range(5000))}}, [4999] * 50_000),
+        ({"items": {"enum": [f"place {n}" for n in range(5000)]}}, ["place 4999"] * 50_000),
+        ({"patternProperties": {"^1": WHOLE, "^2": WHOLE}}, {str(n): 1 for n in range(50_000)}),
+        ({"items": {"properties": {f"f{n}": WHOLE for n in range(300)}}}, [{"f1": 1}] * 10_000),
+    ):
+        assert schema_of("json", definition).encode(message)
+    fields = [{"name": f"f{n}", "type": ["null", "int"], "default": None} for n in range(100)]
+    assert schema_of("avro", {"type": "array", "items": record(fields)}).encode([{"f1": 1}] * 20_000)
 
 
 def test_a_large_message_is_checked_in_counted_steps_with_the_same_reason(monkeypatch) -> None:
