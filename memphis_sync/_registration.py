@@ -24,6 +24,7 @@ from memphis_sync._logs import Log
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._runtime import Runtime, waiting
 from memphis_sync._threads import handing_over
+from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.delivery import DELIVERED, PENDING, UNSENT, Deliveries, Delivery, Target, error_of, pub_ack, reason_of
 from memphis_sync.errors import BufferFullError, ConfigurationError, MemphisError, TransportError
 from memphis_sync.headers import Headers, encode_user_headers
@@ -53,6 +54,10 @@ class Held(NamedTuple):
     msg_id: bytes
     key: Optional[str]
     number: int
+
+
+# The user's own json_default is called once, when the message is sent: what it makes of an iterator is gone then.
+_SIZER = JsonWriter(lambda value: "_" * len(value) if isinstance(value, (bytes, bytearray, memoryview)) else None)
 
 
 class Ended(Exception):  # noqa: N818  control flow between this module and the client
@@ -187,15 +192,12 @@ class Registration:
             payload_of(message, self._runtime.json_writer)  # raises for what no station takes
         try:
             return copy.deepcopy(message)
-        except Exception as exc:
-            raise ConfigurationError(
-                f"message is of type {type(message).__name__} and cannot be copied, which it has to be until its "
-                f"producer is registered: {type(exc).__name__}: {exc}"
-            ) from exc
+        except Exception:  # noqa: BLE001  of something in it: that alone is not copied
+            return _copied_loosely(message)
 
     def _size(self, message: Any) -> int:
         try:
-            return size_of(payload_of(message, self._runtime.json_writer))
+            return size_of(payload_of(message, _SIZER))
         except (MemphisError, UnicodeEncodeError):
             return UNKNOWN_SIZE  # only its schema can write it
 
@@ -281,3 +283,33 @@ class Registration:
         _, parts = error.__reduce__()
         for ticket, target in zip(held.tickets, self._targets):
             self._core.fail_held(ticket, self._route(target._replace(reason=parts)), str(error))
+
+
+def _copied_loosely(message: Any) -> Any:
+    """A copy of dicts and lists, in which what has no copy, as a generator or a lock, stays what it is."""
+    made: dict[int, Any] = {}  # by the original's place in memory: one may be there twice, or hold itself
+
+    def copied(value: Any) -> Any:
+        if id(value) in made:
+            return made[id(value)]
+        if type(value) is dict:
+            pairs: dict[Any, Any] = {}
+            made[id(value)] = pairs
+            pairs.update((key, copied(item)) for key, item in value.items())
+            return pairs
+        if type(value) is list:
+            items: list[Any] = []
+            made[id(value)] = items
+            items.extend(copied(item) for item in value)
+            return items
+        if type(value) is tuple:
+            return tuple(copied(item) for item in value)
+        try:
+            return memoryview(value.tobytes()) if isinstance(value, memoryview) else copy.deepcopy(value)
+        except Exception:  # noqa: BLE001  of the user's own types
+            return value
+
+    try:
+        return copied(message)
+    except Exception:  # noqa: BLE001  nested too deep, or changed meanwhile: who writes it says so
+        return message

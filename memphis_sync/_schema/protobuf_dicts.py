@@ -10,6 +10,8 @@ turns into something that JSON has.
 from __future__ import annotations
 
 import base64
+import datetime as dt
+import math
 import operator
 from typing import Any, Callable, Optional
 
@@ -31,6 +33,7 @@ _INTEGERS = frozenset(
 )
 _FLOATS = frozenset({FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE})
 _URL_SAFE = str.maketrans("-_", "+/")
+_TIMESTAMP, _DURATION = "google.protobuf.Timestamp", "google.protobuf.Duration"
 _ANY = "google.protobuf.Any"
 # Messages that JSON writes in a form of their own; the wrappers' is that of their only field.
 _OWN_FORM = frozenset(
@@ -122,6 +125,10 @@ class DictReader:
             return self._any
         if message.full_name in _WRAPPERS:
             return self._single(message.fields_by_name["value"])
+        if message.full_name == _TIMESTAMP:
+            return self._timestamp
+        if message.full_name == _DURATION:
+            return self._duration
         if message.full_name in _OWN_FORM:
             return self._plain
         return lambda value, path: self._message(message, value, path)
@@ -133,6 +140,9 @@ class DictReader:
 
     def _list(self, inner: Convert, value: Any, path: str) -> Any:
         if not isinstance(value, (list, tuple)):
+            if self._default is None or isinstance(value, (str, int, float, dict)):
+                kind = type(value).__name__
+                raise MismatchError(f"it is of type {kind}, and the field is repeated: it takes a list", path)
             return self._plain(value, path)
         return [item if item is None else inner(item, f"{path}[{place}]") for place, item in enumerate(value)]
 
@@ -147,6 +157,20 @@ class DictReader:
             convert = self._of_message(message)
             return {key: convert(item, f"{path}.value") if key == "value" else item for key, item in value.items()}
         return self._message(message, value, path)
+
+    def _timestamp(self, value: Any, path: str) -> Any:
+        if not isinstance(value, dt.datetime) or (value.utcoffset() is None and self._default is not None):
+            return self._plain(value, path)
+        if value.utcoffset() is None:
+            todo = "as with value.replace(tzinfo=datetime.timezone.utc)"
+            raise MismatchError(f"it is a datetime without a time zone; give it one, {todo}", path)
+        return f"{value.astimezone(dt.timezone.utc).replace(tzinfo=None).isoformat()}Z"
+
+    def _duration(self, value: Any, path: str) -> Any:
+        if not isinstance(value, dt.timedelta):
+            return self._plain(value, path)
+        seconds, rest = divmod(abs(value) // dt.timedelta(microseconds=1), 1_000_000)
+        return f"{'-' if value < dt.timedelta() else ''}{seconds}.{rest:06}s"
 
     def _scalar(self, field: Any, value: Any, path: str) -> Any:
         """A value of a type that JSON's reader does not make."""
@@ -177,6 +201,8 @@ class DictReader:
 
     def _plain(self, value: Any, path: str) -> Any:
         """A value of no particular field, with what is in it."""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise MismatchError(f"it is {float(value)}, which a value of any type cannot be", path)
         if type(value) in _PLAIN or isinstance(value, (str, int, float)):
             return value
         if isinstance(value, dict):

@@ -172,7 +172,6 @@ def test_what_only_the_producer_can_check_fails_the_message_alone(memphis: Memph
         ({"on_delivery": 7}, "on_delivery"),
         ({"headers": {"a": "b\n"}}, "header"),
         ({"headers": 7}, "headers are of type int"),
-        ({"message": {"lock": threading.Lock()}}, "cannot be copied"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_registered(
@@ -195,6 +194,46 @@ def test_a_payload_that_changes_while_it_is_held_is_stored_as_it_was(hung, stati
     proxy.go_on()
     assert memphis.flush(30) == 0
     assert [data for _, data in holds(station_name)] == [b"before", b'{"k": ["before"]}', b'["before"]']
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda: memoryview(b"ab"),
+        lambda: (item for item in "ab"),
+        lambda: iter(["a", "b"]),
+        {"a": 1, "b": 2}.keys,
+        threading.Lock,
+    ],
+    ids=["memoryview", "generator", "iterator", "dict view", "lock"],
+)
+def test_what_has_no_copy_goes_the_same_way_in_the_first_message_as_in_later_ones(
+    broker, station_name: str, holds, odd: Callable[[], Any]
+) -> None:
+    def written(value: Any) -> Any:
+        return list(value) if hasattr(value, "__iter__") else "locked"
+
+    with memphis_sync.connect(broker.url, json_default=written) as memphis:
+        for _ in range(2):  # the second one finds the producer registered
+            memphis.produce(station_name, "p", {"k": [odd(), ("x",)]})
+    first, second = (data for _, data in holds(station_name))
+    assert first == second
+    assert first in (b'{"k": [[97, 98], ["x"]]}', b'{"k": [["a", "b"], ["x"]]}', b'{"k": ["locked", ["x"]]}')
+
+
+@pytest.mark.parametrize("odd", [memoryview(b"ab"), (item for item in "ab"), threading.Lock()], ids=type)
+def test_what_json_has_no_form_for_is_refused_alike_by_the_first_call_and_later_ones(
+    memphis: Memphis, station_name: str, odd: Any
+) -> None:
+    itself: dict[str, Any] = {"k": odd}
+    itself["again"] = itself
+    reasons = []
+    for message in ({"k": [odd]}, itself):
+        for producer in ("new", "new", "newer"):
+            with pytest.raises(ConfigurationError, match=r"has no form in JSON|holds itself") as caught:
+                memphis.produce(station_name, producer, message)
+            reasons.append(str(caught.value))
+    assert len(set(reasons)) == 2
 
 
 def test_held_messages_are_bounded_like_all_others(through_proxy: Through, station_name: str, holds) -> None:

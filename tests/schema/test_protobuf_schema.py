@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import decimal
 import uuid
 
@@ -131,7 +132,7 @@ def test_nothing_is_left_of_an_earlier_message(order) -> None:
         ({"id": "a", "count": 1.5}, "count", "Failed to parse count field"),
         ({"id": "a", "count": True}, "count", "Failed to parse count field"),
         ({"id": "a", "kind": "NONE"}, "kind", "Failed to parse kind field: Invalid enum value"),
-        ({"id": "a", "lines": {"sku": 1}}, "lines", "Failed to parse lines field"),
+        ({"id": "a", "lines": {"sku": 1}}, "lines", "it is of type dict, and the field is repeated"),
         ({"id": "a", "lines": [{"sku": "q"}]}, "lines.sku", "Failed to parse lines field"),
         ({"id": "a", "street": "x", "box": "y"}, "", "Message type"),
         ({"id": "\ud800"}, "id", "Failed to parse id field"),
@@ -453,3 +454,64 @@ def test_a_message_that_is_not_there_is_refused_with_those_that_are(name) -> Non
         compiled("s", "protobuf", 1, BLOBS, name)
     with pytest.raises(Refusal, match="only protobuf schemas have a message's name, and this one is a json"):
         compiled("s", "json", 1, "{}", name)
+
+
+TIMES = """
+syntax = "proto3";
+import "google/protobuf/any.proto";
+import "google/protobuf/duration.proto";
+import "google/protobuf/struct.proto";
+import "google/protobuf/timestamp.proto";
+message Times {
+    google.protobuf.Timestamp at = 1;
+    google.protobuf.Duration took = 2;
+    map<string, google.protobuf.Timestamp> by_name = 3;
+    repeated google.protobuf.Duration all = 4;
+    google.protobuf.Any any = 5;
+    google.protobuf.Struct more = 6;
+    repeated bytes parts = 7;
+    repeated Times inner = 8;
+}
+"""
+NEW_YEAR = dt.datetime(2026, 1, 1, 1, 0, 0, 5, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+
+
+@pytest.fixture(scope="module")
+def times():
+    return compile_schema(compiled("times", "protobuf", 1, TIMES))
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"at": NEW_YEAR}, {"at": "2026-01-01T00:00:00.000005Z"}),
+        ({"at": dt.datetime(1, 1, 2, tzinfo=dt.timezone.utc)}, {"at": "0001-01-02T00:00:00Z"}),
+        ({"by_name": {"x": NEW_YEAR}}, {"by_name": {"x": "2026-01-01T00:00:00.000005Z"}}),
+        ({"took": dt.timedelta(seconds=1.5)}, {"took": "1.5s"}),
+        ({"took": dt.timedelta(microseconds=-1)}, {"took": "-0.000001s"}),
+        ({"took": dt.timedelta(days=-1, seconds=1)}, {"took": "-86399s"}),
+        ({"all": [dt.timedelta(0), "2s"]}, {"all": ["0s", "2s"]}),
+        (
+            {"any": {"@type": "x/google.protobuf.Timestamp", "value": NEW_YEAR}},
+            {"any": {"@type": "x/google.protobuf.Timestamp", "value": "2026-01-01T00:00:00.000005Z"}},
+        ),
+    ],
+)
+def test_a_datetime_is_a_timestamp_and_a_timedelta_a_duration(times, given, sent) -> None:
+    assert times.encode(given) == times.encode(sent)
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "reason"),
+    [
+        ({"at": dt.datetime(2026, 1, 1)}, "at", "it is a datetime without a time zone; give it one"),
+        ({"more": {"a": [1, float("nan")]}}, "more.a[1]", "it is nan, which a value of any type cannot be"),
+        ({"parts": b"abc"}, "parts", "it is of type bytes, and the field is repeated: it takes a list"),
+        ({"parts": "YWJj"}, "parts", "it is of type str, and the field is repeated: it takes a list"),
+        ({"inner": [{"inner": {"parts": [b"x"]}}]}, "inner[0].inner", "it is of type dict, and the field is repeated"),
+    ],
+)
+def test_a_value_that_the_field_has_no_place_for_is_refused_with_what_it_takes(times, given, path, reason) -> None:
+    with pytest.raises(SchemaError) as caught:
+        times.encode(given)
+    assert (caught.value.path, caught.value.reason[: len(reason)]) == (path, reason)
