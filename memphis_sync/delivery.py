@@ -156,15 +156,7 @@ class Delivery(NotCopied, Ticket):
             _target(self).link.call_back(fn, self)
 
     def __await__(self) -> Generator[Any, None, PubAck]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def wake(_delivery: Delivery) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
-                loop.call_soon_threadsafe(_finish, future)
-
-        self.add_done_callback(wake)
-        yield from future
+        yield from _until_known(self)
         return self.result(0)
 
     def __repr__(self) -> str:
@@ -175,8 +167,8 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
     """
     The outcomes of one message to several stations: a mapping of station to Delivery, used like a single one.
 
-    ``result()`` is the mapping of station to PubAck, or a MultiStationError that holds successes and failures. Two of
-    them are equal only if they are the same object, so they can be members of a set.
+    ``result()`` is the mapping of station to PubAck, or a MultiStationError that holds successes and failures, and so
+    is what ``await`` gives. Two of them are equal only if they are the same object, so they can be members of a set.
     """
 
     _instead = "hand on what its result() returns"
@@ -255,8 +247,25 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
         for delivery in self._each.values():
             delivery.add_done_callback(settled)
 
+    def __await__(self) -> Generator[Any, None, dict[str, PubAck]]:
+        yield from _until_known(self)
+        return self.result(0)
+
     def __repr__(self) -> str:
         return f"<Deliveries {', '.join(repr(delivery) for delivery in self._each.values())}>"
+
+
+def _until_known(awaited: Union[Delivery, Deliveries]) -> Generator[Any, None, None]:
+    """What await runs, without blocking the loop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+            loop.call_soon_threadsafe(_finish, future)
+
+    awaited.add_done_callback(wake)
+    yield from future
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union, final
 
 from memphis_sync._codec._cffi_core import ffi, lib
 from memphis_sync._codec._cffi_view import checked_bytes, view_of
+from memphis_sync._codec._translate import frames_of
 from memphis_sync.errors import (
     BufferFullError,
     ClosedError,
@@ -238,7 +239,7 @@ class Route:
         stats = self.link.stats()
         if error == lib.MCORE_E_TOO_LARGE:
             raise PayloadTooLargeError(
-                f"message of {size} bytes: its frame is larger than the whole outbox "
+                f"message of {size} bytes: {frames_of(count)} larger than the whole outbox "
                 f"(outbox_max_bytes={stats['max_bytes']})"
             )
         if error == lib.MCORE_E_TOO_MANY:

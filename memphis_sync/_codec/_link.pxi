@@ -11,6 +11,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_CheckExact
 from libc.string cimport memset
 
+from memphis_sync._codec._translate import frames_of
 from memphis_sync.errors import (
     BufferFullError,
     ClosedError,
@@ -664,7 +665,7 @@ cdef class Route:
         mcore_outbox_stats(self.link._outbox, &stats)
         if error == MCORE_E_TOO_LARGE:
             raise PayloadTooLargeError(
-                f"message of {message.payload_len} bytes: its frame is larger than the whole outbox "
+                f"message of {message.payload_len} bytes: {frames_of(count)} larger than the whole outbox "
                 f"(outbox_max_bytes={stats.max_bytes})")
         if error == MCORE_E_TOO_MANY:
             raise ConfigurationError(

@@ -26,6 +26,11 @@ _NO_NAME = re.compile(rb"[^\x21-\x39\x3b-\x7e]")
 _NO_VALUE = re.compile(rb"[\r\n\0]")
 
 
+def frames_of(count: int) -> str:
+    """What of a message for so many stations does not fit into the outbox, in words."""
+    return "its frame is" if count == 1 else f"its frames for {count} stations together are"
+
+
 def remote_error(code: int, max_payload: int, offending: Union[bytes, bytearray, memoryview]) -> RemoteProtocolError:
     """
     The error for a frame that mcore_parse refused.

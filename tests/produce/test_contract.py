@@ -30,7 +30,7 @@ from memphis_sync.errors import (
 if TYPE_CHECKING:
     from memphis_sync import Memphis
     from memphis_sync.broker import BrokerProcess
-    from memphis_sync.types import Stats
+    from memphis_sync.types import PubAck, Stats
 
 
 def is_consistent(stats: Stats) -> bool:
@@ -202,6 +202,30 @@ def test_a_delivery_can_be_awaited_without_blocking_the_loop(memphis: Memphis, s
         return [(await producer.produce(b"m", nonblocking=True)).sequence for _ in range(20)]
 
     assert asyncio.run(main()) == list(range(1, 21))
+
+
+def test_the_deliveries_of_several_stations_can_be_awaited_like_one(memphis: Memphis, station_name: str) -> None:
+    names = [station_name, f"{station_name}-2"]
+    producer = memphis.producer(names, "p")
+
+    async def main() -> dict[str, PubAck]:
+        return await producer.produce(b"m", nonblocking=True)
+
+    assert {name: ack.sequence for name, ack in asyncio.run(main()).items()} == dict.fromkeys(names, 1)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["registered", "held"])
+def test_a_message_that_fits_the_outbox_only_once_says_that_it_is_for_several_stations(
+    broker: BrokerProcess, station_name: str, is_known: bool
+) -> None:
+    names = [station_name, f"{station_name}-2"]
+    with memphis_sync.connect(broker.url, outbox_max_bytes=65536) as memphis:
+        if is_known:
+            memphis.produce(names, "p", b"m")
+        with pytest.raises(PayloadTooLargeError, match="its frames for 2 stations together are larger than the whole"):
+            memphis.produce(names, "p", b"x" * 40_000, nonblocking=True)
+        with pytest.raises(PayloadTooLargeError, match="its frame is larger than the whole"):
+            memphis.produce(station_name, "p", b"x" * 70_000, nonblocking=True)
 
 
 def test_a_failure_that_nobody_looks_at_is_logged_with_its_count(
