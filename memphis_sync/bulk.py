@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from memphis_sync.headers import Headers
     from memphis_sync.producer import Producer
 
+_LONG_S = 86_400.0  # for room: messages leave the outbox when their own time is over at the latest
 SWEEP_EVERY = 256  # settled messages are counted off after so many; after each it would cost more than sending
 
 
@@ -153,6 +154,7 @@ class Bulk:
     def __init__(self, producer: Producer, timeout_s: Optional[float], *, stop_at_failure: bool) -> None:
         self._producer = producer
         self._at_once = producer._at_once()
+        self._has_default = producer._json_writer.default is not None
         self._link = producer._link
         self._timeout_s = timeout_s
         self._stop_at_failure = stop_at_failure
@@ -261,6 +263,10 @@ class Bulk:
             }
             item = item.payload
         producer = self._producer if self._producer._is_closed else self._at_once
+        if self._has_default and isinstance(item, (dict, list)):
+            # Written once only, for json_default may have used an iterator up: it waits for room with what was written.
+            left_s = _LONG_S if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
+            self._at_once._block_on_full_s = left_s
         while True:
             try:
                 sent: Union[Delivery, Deliveries] = producer.produce(item, nonblocking=True, **options)
