@@ -94,8 +94,9 @@ def read_json(text: str) -> Any:
 
 def remedy(value: Any) -> str:
     """What to write instead of a value of a type that JSON has no form for; "" when only its author knows."""
-    if type(value).__module__.partition(".")[0] == "numpy":
-        return "value.tolist()"
+    if _is_numpy(value):
+        is_time = getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m")
+        return "value.astype(str).tolist()" if is_time else "value.tolist()"
     for kinds, what in _REMEDIES:
         if isinstance(value, kinds):
             return what
@@ -188,7 +189,12 @@ def no_form(value: Any) -> str:
     """The reason to refuse a value of a type that JSON has no form for."""
     instead = remedy(value)
     todo = f"send {instead}, {_ASK_DEFAULT}" if instead else f"send something that has one, {_ASK_DEFAULT}"
-    return f"it is of type {type(value).__name__}, which has no form in JSON; {todo}"
+    kind = f"numpy.{type(value).__name__}" if _is_numpy(value) else type(value).__name__  # it has a bool of its own
+    return f"it is of type {kind}, which has no form in JSON; {todo}"
+
+
+def _is_numpy(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "numpy"
 
 
 def _check_key(key: Any, steps: list[str]) -> None:

@@ -71,8 +71,11 @@ def cycle():
         ({"a": {INF: 1}}, "/a/inf", "the key is inf"),
         ({"a": {(1, 2): 1}}, "/a/<tuple>", "the key is of type tuple; JSON has texts as keys: make it one"),
         ({np.int64(1): 1}, "/<int64>", "the key is of type int64"),
-        ({"n": [np.int64(1)]}, "/n/0", "it is of type int64, which has no form in JSON; send value.tolist(), or give"),
-        ({"n": np.array([1.5])}, "/n", "of type ndarray, which has no form in JSON; send value.tolist()"),
+        ({"n": [np.int64(1)]}, "/n/0", "it is of type numpy.int64, which has no form in JSON; send value.tolist()"),
+        ({"n": np.bool_(True)}, "/n", "it is of type numpy.bool"),
+        ({"n": np.datetime64("2026-01-01")}, "/n", "in JSON; send value.astype(str).tolist(), or give"),
+        ({"n": np.zeros(2, "m8[s]")}, "/n", "in JSON; send value.astype(str).tolist(), or give"),
+        ({"n": np.array([1.5])}, "/n", "of type numpy.ndarray, which has no form in JSON; send value.tolist()"),
         ({"n": decimal.Decimal("1.5")}, "/n", "of type Decimal, which has no form in JSON; send str(value)"),
         (
             {"n": dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)},
