@@ -194,6 +194,7 @@ def reopen_connection(
     deadline: float,
     context: Optional[ssl.SSLContext] = None,
     *,
+    at_once: bool,
     is_stopped: Callable[[], bool],
     on_failed: Callable[[ServerAddress, ConnectError], None],
 ) -> tuple[ServerAddress, Connected]:
@@ -210,6 +211,7 @@ def reopen_connection(
         connection_name: See there.
         deadline: See there.
         context: See there.
+        at_once: Whether all are asked side by side from the beginning, as in an outage that lasts.
         is_stopped: See there.
         on_failed: Called with each address that gave no connection and why.
 
@@ -219,7 +221,7 @@ def reopen_connection(
     request = connect_request(credentials, connection_name)
     tries: dict[ServerAddress, list[_Handshake]] = {address: [] for address in order}
     failed: dict[ServerAddress, ConnectError] = {}
-    unasked, ask_at = list(order), time.monotonic()
+    unasked, ask_at = [] if at_once else list(order), time.monotonic()
     try:
         while True:
             now = time.monotonic()

@@ -571,7 +571,9 @@ class DataLink:
         options = self._options
         self._is_refused = False
         login = (order, options.credentials, self._link_id, deadline, options.tls)
-        self._address, connected = reopen_connection(*login, is_stopped=self._is_over, on_failed=self._on_failed)
+        self._address, connected = reopen_connection(
+            *login, at_once=self._attempts > 1, is_stopped=self._is_over, on_failed=self._on_failed
+        )
         self._refusals.clear()
         return connected
 
