@@ -623,8 +623,9 @@ class Consumer(NotCopied, NotAwaited):
         others: list[Message] = found[count:]
         others += self._session.take_untouched(time.monotonic() + GIVE_BACK_S)  # type: ignore[arg-type]  # as read()
         try:
-            work = tell_untouched(self._source, link, others)
-            is_told = not others or self.runtime.call(work, GIVE_BACK_S, "reading")
+            is_told = not others or self.runtime.call(
+                tell_untouched(self._source, link, others), GIVE_BACK_S, "reading"
+            )
         except MemphisError as exc:
             log.debug("%r: %s", self, exc)
             is_told = False

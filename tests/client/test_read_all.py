@@ -316,3 +316,37 @@ def test_a_part_of_it_leaves_the_rest_to_the_next(memphis: Memphis, station_name
         seen.append(message)
         message.ack()
     assert numbers(seen) == list(range(200))
+
+
+@pytest.mark.parametrize("deliveries", [1, 2])
+def test_a_loop_that_is_left_often_sees_each_message_once(
+    memphis: Memphis, station_name: str, deliveries: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    fill(memphis, station_name, 300)
+    consumer = memphis.consumer(station_name, "c", max_ack_time_ms=5000, max_msg_deliveries=deliveries)
+    seen: list[int] = []
+    while len(seen) < 300:
+        for message in itertools.islice(consumer, min(13, 300 - len(seen))):
+            seen.append(int(message.data))
+            message.ack()
+    assert sorted(seen) == list(range(300))
+    assert list(memphis.dls(station_name)) == []
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_message_that_comes_again_alone_leaves_nothing_unawaited(
+    memphis: Memphis, station_name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    fill(memphis, station_name, 200, 1)
+    consumer = memphis.consumer(station_name, "c", max_msg_deliveries=5)
+    seen: Counter[int] = Counter()
+    for message in consumer:
+        seen[int(message.data)] += 1
+        if int(message.data) == 199 and message.delivered < 4:
+            message.nack()
+            continue
+        message.ack()
+        if int(message.data) == 199:
+            break
+    assert seen == {**dict.fromkeys(range(199), 1), 199: 4}
+    assert [str(warning.message) for warning in recwarn] == []
