@@ -387,7 +387,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(thread=st.integers(0, len(WORKERS) - 1), way=st.sampled_from(["bulk", "urgent", "report"]))
     def append_and_expire(self, thread: int, way: str) -> None:
-        message = self._append(thread, 1, b"short", way, 15_000_000)
+        message = self._append(thread, 1, b"short", way, 60_000_000)  # long enough to be written on a busy machine
         if message is None:
             return
         assert message.ticket.wait(10 * SECOND) == EXPIRED
