@@ -27,6 +27,9 @@ _ELSEWHERE = {
     "data": ("message",),
     "callback": ("on_delivery",),
     "url": ("host",),
+    "hostname": ("host",),
+    "address": ("host",),
+    "servers": ("host",),
     "user": ("username",),
 }
 

@@ -42,6 +42,7 @@ from memphis_sync._hints import hint_keywords, nearest
         (memphis_sync.connect, "token", "connection_token"),
         (memphis_sync.connect, "timeout", "timeout_ms"),
         (memphis_sync.connect, "url", "host"),
+        (memphis_sync.connect, "hostname", "host"),
         (memphis_sync.connect, "user", "username"),
     ],
 )
