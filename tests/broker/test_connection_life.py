@@ -64,6 +64,7 @@ def answers(server: Any) -> bool:
             return False
 
 
+@pytest.mark.slow
 def test_whatever_the_server_says_the_control_plane_comes_back(served, until) -> None:
     server, door, process = served
     for kind, treatment in ODD.items():

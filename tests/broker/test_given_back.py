@@ -163,6 +163,7 @@ def test_the_same_delivery_given_back_twice_counts_once(client: DeadLetterClient
     assert len(heard.messages) == 1
 
 
+@pytest.mark.slow
 def test_what_is_told_twice_is_owed_once(client: DeadLetterClient, station_name: str) -> None:
     """A copy of the service that is killed before it has noted its work leaves it to another, which does it again."""
     heard = Heard(client, station_name)
@@ -216,6 +217,7 @@ def test_only_a_few_are_under_way_at_once(client: DeadLetterClient, station_name
     assert client.letters(station_name) == []
 
 
+@pytest.mark.slow
 def test_while_no_member_is_connected_nothing_counts(
     fresh_broker: Callable[..., BrokerProcess], tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_everything_survives_kill_9_of_both_processes(fresh_broker: Callable[...
         assert client.durable("kept#st$1", "g") is None
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_of_creations_leaves_no_half_station(fresh_broker: Callable[..., BrokerProcess]) -> None:
     """After the restart each station is as asked, made again or deleted, whatever step the kill hit."""
     broker = fresh_broker()
@@ -128,6 +129,7 @@ def test_kill_9_at_any_moment_of_creations_leaves_no_half_station(fresh_broker: 
                 assert client.destroy_station(f"s{round_}-{at}") == ""
 
 
+@pytest.mark.slow
 def test_a_killed_nats_server_is_restarted_and_the_log_says_so(
     fresh_broker: Callable[..., BrokerProcess], until
 ) -> None:
@@ -156,6 +158,7 @@ def test_a_supervisor_killed_alone_leaves_no_nats_server(fresh_broker: Callable[
     assert works(broker)
 
 
+@pytest.mark.slow
 def test_an_orphan_that_does_not_end_is_ended_by_the_next_broker(fresh_broker: Callable[..., BrokerProcess]) -> None:
     """A stopped process takes no SIGTERM, holds port and store, and must not stand in the way."""
     broker = fresh_broker()
@@ -303,6 +306,7 @@ def test_token_mode(fresh_broker: Callable[..., BrokerProcess]) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_copies_of_the_service_share_an_existing_server(
     fresh_broker: Callable[..., BrokerProcess], spawn: Callable[..., subprocess.Popen[str]], tmp_path: Path, ready
 ) -> None:
@@ -477,6 +481,7 @@ def test_an_end_is_waited_for_while_the_process_does_something(how: str, ends: b
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_at_the_end_is_killed(fresh_broker: Callable[..., BrokerProcess]) -> None:
     broker = fresh_broker()
     nats_pid = broker.nats_pid

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 
+@pytest.mark.slow
 def test_a_schema_from_creation_to_detachment(memphis_sync: Any, station_name: str, tmp_path: Any) -> None:
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     first.write_text('{"type": "object", "required": ["a"]}')
@@ -78,6 +79,7 @@ def test_a_byte_order_mark_is_left_out_and_a_message_may_be_named(memphis_sync: 
     assert b"<stdin> cannot be read: it is UTF-16 text; save it as UTF-8" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_broker_that_activates_nothing_is_told_of_beside_what_is_stored(
     broker: Any, station_name: str, tmp_path: Any, monkeypatch: Any, capfd: Any, as_json: bool

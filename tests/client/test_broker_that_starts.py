@@ -148,6 +148,7 @@ def test_the_first_request_waits_for_a_control_plane_that_starts(
         assert client.produce("st", "p", b"x").sequence == 1
 
 
+@pytest.mark.slow
 def test_requests_wait_for_a_control_plane_that_starts_again(
     bare_server: NatsServer, control_plane: BrokerProcess
 ) -> None:
@@ -169,6 +170,7 @@ def test_requests_wait_for_a_control_plane_that_starts_again(
                     client.create_schema("sc", "json", schema_content='{"type":"object"}')
 
 
+@pytest.mark.slow
 def test_a_nats_server_without_a_broker_is_named_within_seconds(bare_server: NatsServer) -> None:
     with memphis_sync.connect(url_of(bare_server)) as client:
         start = time.monotonic()

@@ -221,6 +221,7 @@ def test_a_memphis_broker_has_them_in_its_rest_api_only(bare_server: NatsServer,
         proxy.close()
 
 
+@pytest.mark.slow
 def test_silence_of_any_other_broker_is_no_success(bare_server: NatsServer) -> None:
     """Nobody keeps what nobody answers for; and it is not said to be a Memphis broker."""
     with memphis_sync.connect(f"memphis://root:memphis@127.0.0.1:{bare_server.port}") as memphis:

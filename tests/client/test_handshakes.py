@@ -126,6 +126,7 @@ def test_an_address_that_refuses_does_not_hide_one_that_accepts(broker, reached)
         assert client.ping(10) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [held_back(3.0), comes_late(to_client_s=3.0), comes_late(to_server_s=3.0)])
 def test_a_handshake_that_is_three_seconds_late(reached, late: Treatment, station_name: str) -> None:
     """Each time: the broker waits for a login longer than a nats-server would by itself."""

@@ -80,6 +80,7 @@ def test_the_client_still_hears_the_broker(broker, station_name, frame) -> None:
     assert lost == []
 
 
+@pytest.mark.slow
 def test_three_thousand_frames_on_all_that_a_client_listens_to(broker, station_name, until) -> None:
     """Drawn anew in each run from the parts above; the seed is in the output."""
     seed = random.randrange(2**32)

@@ -33,6 +33,7 @@ print((size() - before) // {CYCLES})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the size of a process is read from /proc")  # noqa: PTH110
 def test_a_closed_client_gives_its_memory_back_without_the_collector(run_python, broker, station_name):
     done = run_python("-c", SCRIPT, env={"TEST_URL": broker.url, "TEST_STATION": station_name}, timeout_s=100)

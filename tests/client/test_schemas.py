@@ -370,6 +370,7 @@ def refuses(producer, message):
     return False
 
 
+@pytest.mark.slow
 def test_changes_while_threads_produce_drop_nothing(memphis, broker, station_name, in_threads, read_all):
     """
     Six threads on three producers and two clients, some blocking and some not, while schemas come, change and go. Each

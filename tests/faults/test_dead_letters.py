@@ -74,6 +74,7 @@ def one(consumer: memphis_sync.Consumer) -> Message:
     pytest.fail("the message did not come")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retention", RETENTIONS)
 def test_it_waits_for_a_control_plane_that_comes_back(control_plane: BrokerProcess, retention: Retention) -> None:
     with memphis_sync.connect(control_plane.url) as memphis:

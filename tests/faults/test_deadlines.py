@@ -141,6 +141,7 @@ def test_unconfirmed_and_confirmed_mixed(broker: BrokerProcess, through, station
     assert counts["delivered"] + counts["unknown"] == 4000
 
 
+@pytest.mark.slow
 def test_deadlines_in_a_long_backlog_stall_no_caller(broker: BrokerProcess, through, station_name: str) -> None:
     """They fall due one by one behind half a million messages: looking for them holds nobody up."""
     client, proxy = through(broker, outbox_max_bytes=1 << 28)

@@ -33,6 +33,7 @@ def kill_server(broker: BrokerProcess) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_stopped_server_that_goes_on(fresh_broker: Callable[..., BrokerProcess], through, station_name: str) -> None:
     broker = fresh_broker()
     client, _ = through(broker, both_links=True)

@@ -11,6 +11,7 @@ import pytest
 from memphis_sync import BufferFullError, FlushResult, ProduceError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["client", "producer"])
 def test_a_flush_ends_although_other_threads_go_on_producing(memphis, station_name, of):
     producer = memphis.producer(station_name, "p")

@@ -45,6 +45,7 @@ def test_everything_queued_is_sent(run_python, broker, memphis, station_name, en
     assert found == set(range(2000))
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_costs_the_limit_and_one_line(run_python, fresh_broker):
     own = fresh_broker()
     end = "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()"

@@ -466,6 +466,7 @@ class OutboxMachine(RuleBasedStateMachine):
                 sock.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binding", [_cython, _cffi], ids=lambda module: module.IMPL)
 def test_the_outbox_does_what_its_model_does(binding: Any) -> None:
     machine = type("Machine", (OutboxMachine,), {"binding": binding})
