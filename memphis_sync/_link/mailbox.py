@@ -4,7 +4,8 @@ One subscription of a consumer and the pull requests that are answered into it.
 The subscription stays for as long as every request under it ends by itself. A request that is no longer wanted cannot
 be taken back one by one: then the whole subscription is ended (UNSUB), and the server finds nobody for the rest. A
 server that is just delivering counts what it finds nobody for as delivered, and delivers it once more, out of its
-order. So a subscription is ended only while its requests wait for messages, not while they bring some.
+order. So a subscription is ended only while its requests wait for messages, not while they bring some; and not at all
+when their time is over, for the server ends them itself then.
 
 Everybody who may publish can send to a subscription that he has seen. So nothing is taken from it but what the server
 itself delivers, and no more than the requests may bring: as many messages as they ask for, and no more bytes than they
@@ -86,8 +87,8 @@ class Mailbox:
         self._max_bytes = max(INBOX_BYTES // partitions, link.max_payload + ROOM)  # of a request
         self._dropped = 0
         self._warned_at = 0.0
-        # By stream: the binding, the request's number, and how many messages it asked for.
-        self._open: dict[str, tuple[Binding, str, int]] = {}
+        # By stream: the binding, the request's number, how many messages it asked for, and when the server ends it.
+        self._open: dict[str, tuple[Binding, str, int, float]] = {}
         self._missing: dict[str, int] = {}  # by stream: how many messages its request may still bring
         # Streams whose open request is no hindrance: it was made ahead, or waits for nothing and so ends by itself. To
         # end that one would be to end it while it brings messages.
@@ -118,7 +119,7 @@ class Mailbox:
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{binding.stream}.{binding.durable}".encode()
             body = b'{"batch":%d,"max_bytes":%d,%s}' % (share, self._max_bytes, how)
             frames.append(encode_pub(subject, body, self._subject + number))
-            self._open[binding.stream] = binding, number.decode(), share
+            self._open[binding.stream] = binding, number.decode(), share, due
             self._missing[binding.stream] = share
             if ahead or expires_s is None:
                 self._staying.add(binding.stream)
@@ -139,6 +140,15 @@ class Mailbox:
     def is_quiet(self) -> bool:
         """Whether no request is open but those that may stay for the next fetch."""
         return len(self._open) == len(self._staying)
+
+    def is_ending(self, bindings: Iterable[Binding]) -> bool:
+        """Whether a request is open whose time is over, or one that only the last fetch was after: its end is near."""
+        now = time.monotonic()
+        return any(
+            binding.stream not in self._staying or self._open[binding.stream][3] <= now
+            for binding in bindings
+            if binding.stream in self._open
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -200,7 +210,7 @@ class Mailbox:
     def _end(self, status: int, subject: str, block: bytes) -> Optional[Ending]:
         self._statuses += 1
         number = subject.rpartition(".")[2]
-        for stream, (binding, current, share) in self._open.items():
+        for stream, (binding, current, share, _) in self._open.items():
             if current == number:
                 text = block.split(b"\r\n", 1)[0][12:].strip().decode("utf-8", "replace")
                 if text.lower() == TOO_MANY_BYTES and self._missing[stream] == share:

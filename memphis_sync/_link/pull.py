@@ -4,7 +4,8 @@ Pulling messages for a consumer group: all its partitions within one deadline.
 A fetch asks each partition without waiting first, sharing the batch among them. If nothing was there it asks all of
 them once more and waits for the first message. It returns as soon as it has something. Requests that are still open
 then are withdrawn; a message that crosses with the withdrawal is kept and is the first of the next fetch, so no
-delivery is wasted. With ``ahead`` the requests stay open, and new ones follow, so that the next fetch finds its
+delivery is wasted. When the time of a fetch is over, so is that of its requests: the server ends them, and the next
+fetch waits for that. With ``ahead`` the requests stay open, and new ones follow, so that the next fetch finds its
 messages here.
 
 What waits here for a fetch uses up its ack time. The ack time of a message that has waited for long begins anew when it
@@ -332,7 +333,7 @@ class PullSession:
                     found = self._from_surplus(fetch)
                 if fetch.ahead and not fetch.is_over():
                     self._ask_ahead(mailbox, fetch)
-                elif not mailbox.is_quiet:
+                elif not mailbox.is_quiet and time.monotonic() < fetch.deadline:  # else they end by themselves
                     self._withdraw()
             except ConnectionLostError:
                 self._lose()
@@ -380,10 +381,11 @@ class PullSession:
 
     def _take_available(self, mailbox: Mailbox, fetch: _Fetch) -> None:
         """What the partitions hold now."""
-        asked = [binding for binding in fetch.chosen if not mailbox.is_asked(binding)]
         # An answer takes a round trip, however short the wait is.
         deadline = max(fetch.deadline, time.monotonic() + LATE_S)
-        here = 0
+        self._let_end(mailbox, fetch, deadline)
+        here = self._here(fetch)
+        asked = [] if here else [binding for binding in fetch.chosen if not mailbox.is_asked(binding)]
         while asked and here < fetch.batch and (not here or time.monotonic() < deadline):
             shares = _shares(asked, fetch.batch - here)
             mailbox.ask(shares, None)
@@ -398,6 +400,17 @@ class PullSession:
                     self._check_silence(fetch.chosen)
             asked = [binding for binding in asked if binding not in ended]
             here = self._here(fetch)
+
+    def _let_end(self, mailbox: Mailbox, fetch: _Fetch, deadline: float) -> None:
+        """Waits for the end of what the fetch before has asked for: a message that comes with it is the first one."""
+        while mailbox.is_ending(fetch.chosen) and not self._here(fetch):
+            left = deadline - time.monotonic()
+            if left <= 0 or fetch.is_over():
+                return
+            has_come = self._wait(mailbox, 1, left)
+            self._take(mailbox, fetch)
+            if not has_come and not self._here(fetch):
+                self._check_silence(fetch.chosen)
 
     def _await(self, mailbox: Mailbox, fetch: _Fetch) -> None:
         """The first that comes."""
