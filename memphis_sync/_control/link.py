@@ -576,6 +576,12 @@ class ControlLink:
         finally:
             nc.abort()
 
+    def abort(self) -> None:
+        """Ends the connection at once, whatever else is under way; on the loop."""
+        self._is_closing = True
+        if self._nc is not None:
+            self._nc.abort()
+
     async def _ready(self, deadline: float, what: str) -> HardenedClient:
         """The connection, once it is up."""
         nc = self._nc

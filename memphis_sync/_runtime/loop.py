@@ -21,6 +21,7 @@ from memphis_sync.errors import ClosedError, DeadlineError
 
 log = Log("memphis_sync.control")
 T = TypeVar("T")
+_LAST_ROUNDS = 5
 _SETTLE_S = 1.0  # how long a cancelled coroutine may take to end
 _STOP_S = 2.0
 
@@ -250,6 +251,7 @@ class LoopThread:
                 task.cancel()
             if left:
                 loop.run_until_complete(asyncio.wait(left, timeout=_SETTLE_S))
+            loop.run_until_complete(_rounds())
         finally:
             asyncio.set_event_loop(None)
             loop.close()
@@ -264,3 +266,9 @@ class LoopThread:
             self._failed(what, error)
         else:
             log.error("%s met an unexpected error and goes on", what, exc_info=error)
+
+
+async def _rounds() -> None:
+    """Lets transports that were aborted just now close their sockets, which they do in the loop's next rounds."""
+    for _ in range(_LAST_ROUNDS):
+        await asyncio.sleep(0)

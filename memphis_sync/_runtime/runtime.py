@@ -379,6 +379,8 @@ class Runtime:
                 self.loop.call(self._control.close(), left_s(_CONTROL_CLOSE_S), "close()")
             except (MemphisError, ForkedError) as exc:
                 log.debug("%r: closing the control link: %s", self.label, exc)
+            with contextlib.suppress(MemphisError):  # the loop has ended, and its connections with it
+                self.loop.post(self._control.abort)  # close() may have had no time even to begin
         self.callbacks.close(left_s(_CALLBACKS_S))
         self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
         self._wait_registered(last)  # what it waits for has ended
