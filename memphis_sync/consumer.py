@@ -734,16 +734,20 @@ class Consumer(NotCopied, NotAwaited):
         if hearing is None:
             return
         subscription, runtime = hearing[2][0], self.runtime
+        try:
+            requests, link = self._client._requests, self._client._data_link()
+        except MemphisError:  # the client has ended, and the subscription with it
+            return
 
         async def leave() -> None:
             control = runtime.control
             if control.is_memphis or not control.is_connected:
                 return
-            await tell_untouched(self._source, self._client._data_link(), [])
-            await self._client._requests.drain_subscription(subscription, max(0.0, deadline - time.monotonic()))
+            await tell_untouched(self._source, link, [])
+            await requests.drain_subscription(subscription, max(0.0, deadline - time.monotonic()))
             letters = self._dead_letters.take(MAX_RESENT)
             if letters:
-                await tell_untouched(self._source, self._client._data_link(), letters)
+                await tell_untouched(self._source, link, letters)
 
         with contextlib.suppress(MemphisError):  # the client's threads have ended
             runtime.spawn(leave, is_awaited=True)
