@@ -120,7 +120,12 @@ def test_one_bad_message_among_thirty(
         until(lambda: supervisor.starts >= starts, 2)
     finally:
         supervisor.stop()
-    assert [bytes(letter.data) for letter in station.dls] == [b"%d" % BAD]
+    dead = [int(bytes(letter.data)) for letter in station.dls]
+    if how in ("SIGKILL", "os._exit"):  # an ack that was not on its way yet dies with the process: those were handled
+        assert BAD in dead
+        assert set(dead) <= {BAD, *map(int, supervisor.handled)}
+    else:
+        assert dead == [BAD]
     assert BAD not in supervisor.handled
     assert supervisor.starts >= 3, "it died with each delivery"
 
