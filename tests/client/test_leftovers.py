@@ -72,6 +72,8 @@ def descriptors():
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
+# What Python drops, as said below, it tells of in this way.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("use", ["consume", "iteration", "fetch", "stop", "consumer"])
 def test_ctrl_c_leaves_no_thread_and_no_descriptor(broker, station_name, use):
     def interrupted(*_):
