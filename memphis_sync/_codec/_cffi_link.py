@@ -402,13 +402,8 @@ class Link:
         tickets = [ticket_of(kind, route, msg_id) for route in routes]
         parts = ffi.new("struct mcore_route *[]", [route._route for route in routes])
         slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket for ticket in tickets])
-        sizes = ffi.NULL
-        if isinstance(payload, list):
-            if len(payload) != len(routes):
-                raise ConfigurationError(f"{len(payload)} payloads for {len(routes)} stations")
-            sizes = ffi.new("size_t[]", [len(part) for part in payload])
-            payload = b"".join(payload)
-        routes[0]._append(parts, payload, headers, msg_id, timeout_ns, slots, urgent=urgent, sizes=sizes)
+        joined, sizes = _joined(payload, len(routes))
+        routes[0]._append(parts, joined, headers, msg_id, timeout_ns, slots, urgent=urgent, sizes=sizes)
         return tickets
 
     # ---- reports -----------------------------------------------------------------------------------------------
@@ -462,19 +457,14 @@ class Link:
         """
         if not 1 <= len(routes) <= MAX_ROUTES or len(tickets) != len(routes):
             raise ConfigurationError(f"{len(tickets)} held messages for {len(routes)} routes")
-        sizes = ffi.NULL
-        if isinstance(payload, list):
-            if len(payload) != len(routes):
-                raise ConfigurationError(f"{len(payload)} payloads for {len(routes)} stations")
-            sizes = ffi.new("size_t[]", [len(part) for part in payload])
-            payload = b"".join(payload)
+        joined, sizes = _joined(payload, len(routes))
         before = [ticket._route for ticket in tickets]
         for ticket, route in zip(tickets, routes):
             ticket._route = route  # before it can be settled: its reader asks the route where it went
         parts = ffi.new("struct mcore_route *[]", [route._route for route in routes])
         slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket for ticket in tickets])
         try:
-            return routes[0]._append(parts, payload, headers, msg_id, 0, slots, sizes=sizes, held=True) >= 0
+            return routes[0]._append(parts, joined, headers, msg_id, 0, slots, sizes=sizes, held=True) >= 0
         except BaseException:
             for ticket, route in zip(tickets, before):
                 ticket._route = route
@@ -541,3 +531,12 @@ class Link:
         """Makes ``wait_reports`` return."""
         if self._is_ours():
             lib.mcore_outbox_wake_reports(self._outbox)
+
+
+def _joined(payload: Any, count: int) -> tuple[Any, Any]:
+    """The payloads of *count* stations one behind the other, and their sizes; one for all is given back with NULL."""
+    if not isinstance(payload, list):
+        return payload, ffi.NULL
+    if len(payload) != count:
+        raise ConfigurationError(f"{len(payload)} payloads for {count} stations")
+    return b"".join(payload), ffi.new("size_t[]", [len(part) for part in payload])
