@@ -116,6 +116,7 @@ class LoopThread:
         self._sink = sink
         self._failed = failed
         self._is_stopping = False
+        self._is_settling = False  # only the thread itself looks at it
         self._loop = PrivateLoop()
         # On the loop: a task that nobody refers to may be collected. Those of the second set are waited for at the end.
         self._spawned: set[asyncio.Task[None]] = set()
@@ -212,7 +213,7 @@ class LoopThread:
         if self._thread.is_alive():
             self._is_stopping = True
             with contextlib.suppress(RuntimeError):  # it has closed between the two lines
-                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._loop.call_soon_threadsafe(self._end)
             deadline = time.monotonic() + timeout_s
             while self._thread.is_alive() and time.monotonic() < deadline:
                 self._thread.join(min(waiting.SLICE_S, max(deadline - time.monotonic(), 0.0)))
@@ -220,6 +221,10 @@ class LoopThread:
             log.error("thread %s did not end within %.1f s", self.name, timeout_s)
             return False
         return True
+
+    def _end(self) -> None:
+        if not self._is_settling:  # a second stop() would break off what the first one left to end
+            self._loop.stop()
 
     def _cancel(self, call: _Call[Any]) -> None:
         with contextlib.suppress(ClosedError):  # a loop that has ended has cancelled everything
@@ -246,6 +251,7 @@ class LoopThread:
                     loop.run_forever()
                 except BaseException as exc:  # noqa: BLE001  SystemExit, say, of a destructor that ran here
                     self._report(f"thread {self.name}", exc)
+            self._is_settling = True
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()

@@ -128,6 +128,28 @@ def test_a_thread_that_does_not_end_is_named(loop, caplog):
     release.set()
 
 
+def test_stops_that_come_while_it_ends_break_nothing_off(loop):
+    """A thread that could not end in time is stopped again by whoever comes next."""
+    cancelled = threading.Event()
+    ended = []
+
+    async def settle():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+            ended.append(True)
+
+    loop.spawn(settle)
+    loop.call(answer(1), 5)
+    assert not loop.stop(0.0)
+    assert cancelled.wait(5)
+    assert loop.stop()
+    assert ended == [True]
+
+
 def test_names_resolve_when_the_executor_refuses(loop, monkeypatch):
     """As in an exit handler, where asyncio's own getaddrinfo fails."""
     monkeypatch.setattr(
