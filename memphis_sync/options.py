@@ -77,12 +77,17 @@ def as_int(value: object) -> Optional[int]:
     """An int, or what says of itself that it is one (``__index__``); None for anything else, a bool included."""
     if type(value) is int:
         return value
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+    if isinstance(value, bool) or is_numpy_bool(value) or not hasattr(type(value), "__index__"):
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:  # an array of numpy's that holds more than one number, or none
         return None
+
+
+def is_numpy_bool(value: object) -> bool:
+    """Whether a value is numpy's True or False, or an array of them: older versions took them for 1 and 0."""
+    return getattr(getattr(value, "dtype", None), "kind", None) == "b"
 
 
 def check_seconds(option: str, value: object, *, allow_zero: bool = True, least: float = 0.0) -> float:

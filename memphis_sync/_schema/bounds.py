@@ -23,8 +23,13 @@ MAX_CHAIN = 200
 # below this: half a second at worst. Beyond it, and by a schema that can come to a part again in several ways, steps
 # are counted, and other threads run in between.
 MAX_UNCOUNTED = 50_000_000
-# Steps of a counted check, one to four microseconds each.
+# Steps of a counted check, one to four microseconds each. Where the library cannot count, they are counted before
+# the check, and it takes a second or two in one go.
 MAX_STEPS = 2_000_000
+# What the library may find wrong with one message, and that times the message's characters: it makes an error for each
+# way that fails, in ten microseconds and more, with a copy of what is wrong.
+MAX_ERRORS = 2_000
+MAX_ERROR_CHARACTERS = 10_000_000
 # A key that meets a regular expression takes a fifth of a microsecond, and 32 bytes until the check is over. All keys
 # of an object meet all expressions of a part before anything can be counted.
 MATCHES_A_STEP = 2

@@ -6,6 +6,7 @@ JSON Schema, drafts 4, 6, 7, 2019-09 and 2020-12 (the default), through jsonsche
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -29,6 +30,7 @@ from memphis_sync._schema.base import (
     utf8_of,
 )
 from memphis_sync._schema.json_source import COUNTER, JsonSource, at_pointer
+from memphis_sync._schema.json_steps import StepCounter
 from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
@@ -37,6 +39,8 @@ _MAX_INT = 2.0**63
 _MAX_REASON = 400  # characters of what the library says of a source
 _MAX_SHOWN = 60  # and of a wrong value in it
 _TYPES = "array, boolean, integer, null, number, object, string"
+# Whether the library calls what is given to it for a keyword; one for an old Python does not.
+CALLS_KEYWORDS = "keywords" in inspect.signature(jsonschema_rs.validator_for).parameters
 _MASK = "the value"  # in the library's texts: a message's content does not belong into logs
 
 
@@ -47,9 +51,10 @@ class JsonSchema(Schema):
         super().__init__(info, writer)
         definition = guarded(lambda: _definition(info))
         self._source = guarded(lambda: JsonSource(definition))
-        self._validate = guarded(lambda: _validator(definition)).validate
+        self._validator = guarded(lambda: _validator(definition))
+        self._steps = StepCounter(self._source)
         cost = self._source.cost()
-        self._is_branching = cost.is_branching
+        self._has_alternatives = cost.has_alternatives
         self._uncounted = 0 if cost.is_branching else bounds.MAX_UNCOUNTED // cost.parts  # characters of a text
         self._patterns = cost.patterns
         self._counting: Any = None
@@ -59,7 +64,7 @@ class JsonSchema(Schema):
             text = json_of(message, self._writer)
             if len(text) <= self._uncounted and is_plain(message):
                 try:
-                    self._validate(message)  # the same, without reading the text
+                    self._at_once(message, text)  # the same, without reading the text
                 except jsonschema_rs.ValidationError as exc:
                     raise _mismatch(exc) from exc
                 except ValueError:  # keys that JSON turns into text, and the like
@@ -85,40 +90,62 @@ class JsonSchema(Schema):
         return value
 
     def _check(self, value: Any, text: str) -> None:
-        validate = self._validate if len(text) <= self._uncounted else self._counted
+        check = self._at_once if len(text) <= self._uncounted else self._in_steps
         try:
             try:
-                validate(value)
+                check(value, text)
             except jsonschema_rs.ValidationError:
                 raise
             except ValueError:  # older ones hold no integer beyond 64 bits: as a float it is close enough
-                validate(json.loads(text, parse_int=_number))
+                check(json.loads(text, parse_int=_number), text)
         except jsonschema_rs.ValidationError as exc:
             raise _mismatch(exc) from exc
         except (ValueError, RecursionError) as exc:  # nested too deep
             raise MismatchError(f"it cannot be checked: {exc}") from exc
 
-    def _counted(self, value: Any) -> None:
+    def _at_once(self, value: Any, text: str) -> None:
+        """Checks a value in one go, the interpreter locked meanwhile."""
+        if not self._has_alternatives:
+            self._validator.validate(value)
+        elif not self._validator.is_valid(value):
+            self._explain(self._validator.validate, value, text)
+
+    def _in_steps(self, value: Any, text: str) -> None:
         """
-        Checks a value in steps that are counted, and between which other threads run. The library makes an error for
-        each way that fails, so it is not asked for the reason when ways grow with each level.
+        Checks a value in steps that are counted, and between which other threads run. A library that calls nothing of
+        ours does it in one go, if it takes few enough steps.
         """
-        validator = self._counting
         if self._patterns and _widest(value) * self._patterns > bounds.MAX_MATCHES:
             raise _too_many()
+        if not CALLS_KEYWORDS:
+            if self._steps.count(value, bounds.MAX_STEPS).steps > bounds.MAX_STEPS:
+                raise _too_many()
+            self._at_once(value, text)
+            return
+        validator = self._counting
         if validator is None:  # two threads may both make one
-            try:
-                validator = _validator(self._source.counted(), keywords={COUNTER: _Counter})
-            except TypeError as exc:  # an older jsonschema-rs, which calls nothing of ours
-                raise MismatchError("it is too large to be checked by this schema; a newer jsonschema-rs can") from exc
-            self._counting = validator
+            validator = self._counting = _validator(self._source.counted(), keywords={COUNTER: _Counter})
         matches, left = _within(bounds.MAX_STEPS, validator.is_valid, value)
         if left < 0:  # whatever the outcome is: from there on nothing was checked
             raise _too_many()
         if not matches:
-            if not self._is_branching:
-                _within(bounds.MAX_STEPS, validator.validate, value)
-            raise MismatchError("it does not match; the schema leaves too many ways to say which one was meant")
+            self._explain(lambda value: _within(bounds.MAX_STEPS, validator.validate, value), value, text)
+
+    def _explain(self, validate: Callable[[Any], Any], value: Any, text: str) -> None:
+        """
+        Raises what is wrong with a value that does not match. The library makes an error for each way that fails, so it
+        is not asked when there are many.
+        """
+        if self._has_alternatives:
+            steps, errors = self._steps.count(value, bounds.MAX_STEPS)
+            if (
+                steps > bounds.MAX_STEPS
+                or errors > bounds.MAX_ERRORS
+                or errors * len(text) > bounds.MAX_ERROR_CHARACTERS
+            ):
+                raise MismatchError("it does not match; the schema leaves too many ways to say which one was meant")
+        validate(value)
+        raise MismatchError("it does not match")
 
 
 _LEFT: ContextVar[list[int]] = ContextVar("steps that are left to the check at work")
@@ -193,7 +220,15 @@ def _validator(definition: Any, **options: Any) -> Any:
         if path.endswith("/type") and "anyOf" in reason:
             found = json.dumps(at_pointer(definition, path))
             reason = f"it is {found[:_MAX_SHOWN]}; a type is one of {_TYPES}, or a list of them"
+        elif reason.endswith('"regex"') and _has_pattern(definition, path):
+            path += "/pattern"  # which older ones leave out
         raise refused(reason[:_MAX_REASON], path) from exc
+
+
+def _has_pattern(definition: Any, path: str) -> bool:
+    found = at_pointer(definition, path)
+    is_named = path.rpartition("/")[0].endswith("/patternProperties")  # by the expression that is meant
+    return isinstance(found, dict) and isinstance(found.get("pattern"), str) and not is_named
 
 
 def _number(text: str) -> Union[int, float]:

@@ -10,9 +10,10 @@ Words: a part is an object or boolean that is a schema. An edge leads from a par
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 from urllib.parse import unquote, urljoin
 
 from memphis_sync._schema import bounds
@@ -38,18 +39,27 @@ _LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
 _OBJECT = frozenset({"dependentSchemas", "dependencies", "properties", "patternProperties"})
 # Those that check the same value.
 _IN_PLACE = frozenset(
-    {"$ref", "not", "if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"}
+    {
+        *("$ref", "$dynamicRef", "$recursiveRef"),
+        *("not", "if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"),
+    }
 )
 _NUMBERS = ("multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _NAMES = ("properties", "dependentRequired", "dependencies")  # looked for in each object, one by one
 _KEPT = ("$defs", "definitions")  # for $ref; they check nothing by themselves
-_UNKNOWN_TARGET = ("$dynamicRef", "$recursiveRef")
+_ANY_TARGET = ("$dynamicRef", "$recursiveRef")  # lead to one of several parts, by what came before
+_ALTERNATIVES = ("anyOf", "oneOf")  # of which the library says for each what is wrong with it
+_SHOWN = ("enum", "const", "not", "pattern")  # a library's error holds a copy
+_MARKED = ("unevaluatedProperties", "unevaluatedItems")  # ask the parts beside them again
 COUNTER = "x-memphis-sync-steps"  # the keyword that counts, see counted()
 _INTO_ALL_OF = re.compile(r"/allOf/([0-9]{1,9})")
 _HEAVIEST = 1 << 40
+_MOST_DYNAMIC = 10 * bounds.MAX_PARTS
 # Of numbers: a comparison takes four microseconds, of anything else a quarter of one, of a name a hundredth.
 _STEPS_OF_FLOAT, _PARTS_OF_FLOAT = 2, 60
 _ITEMS_A_STEP, _PARTS_OF_ITEM = 4, 3
+_SHOWN_AN_ERROR = 64  # characters
+_MATCHES_OF_BACKTRACKING = bounds.BACKTRACK_STEPS * bounds.MATCHES_A_STEP
 _NAMES_A_STEP, _NAMES_A_PART = 64, 2
 _GOES_BACK = re.compile(r"\\[1-9k]|\(\?(?:[=!>]|<[=!])")
 
@@ -62,6 +72,36 @@ class Part(NamedTuple):
     base: str
 
 
+class Edge(NamedTuple):
+    """
+    From a part to another.
+
+    Attributes:
+        target: The other's node, by its place in memory.
+        keyword: That leads there; prefixItems also for a list in "items".
+        step: The name in an object of schemas, or the place in a list of them.
+    """
+
+    target: int
+    keyword: str
+    step: Any = None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the other checks the same value."""
+        return self.keyword in _IN_PLACE
+
+    @property
+    def is_alternative(self) -> bool:
+        """Whether the library keeps what is wrong by the other, and goes on."""
+        return self.keyword in _ALTERNATIVES
+
+    @property
+    def is_asked_again(self) -> bool:
+        """Whether older libraries ask the other once more to find out what is evaluated; see ``Weight.is_marked``."""
+        return self.keyword in _MARKED or self.keyword == "contains"
+
+
 class Weight(NamedTuple):
     """
     What a part costs by itself: the library goes through its lists for each value, and finds no part in them.
@@ -70,11 +110,16 @@ class Weight(NamedTuple):
         steps: Of a counted check.
         parts: So many parts more it counts for in an uncounted one.
         patterns: So many regular expressions meet each key of an object.
+        errors: So many things may be wrong with one value, and be said.
+        is_marked: An unevaluatedProperties or unevaluatedItems is in it. Older libraries ask all parts in place once
+            more then, which of them match.
     """
 
     steps: int
     parts: int
     patterns: int
+    errors: int
+    is_marked: bool
 
 
 class Cost(NamedTuple):
@@ -85,11 +130,13 @@ class Cost(NamedTuple):
         parts: How many parts check a value and what is inside of it, each way to a part counted.
         patterns: By how many regular expressions a part meets the keys of an object, at most.
         is_branching: A part can be come to again in several ways, so that the cost grows with each level of a value.
+        has_alternatives: Several things may be said of a value that does not match, not only the first one.
     """
 
     parts: int
     patterns: int
     is_branching: bool
+    has_alternatives: bool
 
 
 class JsonSource:
@@ -106,6 +153,8 @@ class JsonSource:
         self._root = definition
         self._resources: dict[str, Any] = {"": definition}
         self._anchors: dict[str, Any] = {}
+        self._dynamic: dict[str, list[Any]] = {}  # by name; by "" those with $recursiveAnchor
+        self._dynamic_edges = 0
         self._parts: dict[int, Part] = {}  # by the node's place in memory; booleans are no parts here
         self._find_parts()
         self._edges = {key: list(self._edges_of(part)) for key, part in list(self._parts.items())}
@@ -121,7 +170,7 @@ class JsonSource:
                 continue
             part = self._with_base(part)
             self._parts[id(part.node)] = part
-            pending += [Part(node, path, part.base) for node, path, _ in _inside(part, kept=True)]
+            pending += [Part(node, path, part.base) for node, path, *_ in _inside(part, kept=True)]
 
     def _with_base(self, part: Part) -> Part:
         node, base = part.node, part.base
@@ -134,13 +183,20 @@ class JsonSource:
             name = node.get(key)
             if isinstance(name, str) and name.startswith(prefix) and (prefix or name):
                 self._anchors.setdefault(f"{base}#{name.removeprefix('#')}", node)
+        dynamic = "" if node.get("$recursiveAnchor") is True else node.get("$dynamicAnchor")
+        if isinstance(dynamic, str):
+            self._dynamic.setdefault(dynamic, []).append(node)
         return part._replace(base=base)
 
-    def _edges_of(self, part: Part) -> Iterator[tuple[int, str]]:
+    def _edges_of(self, part: Part) -> Iterator[Edge]:
         """Where a part leads to, and by which keyword."""
-        for node, _, keyword in _inside(part, kept=False):
+        for node, _, keyword, step in _inside(part, kept=False):
             if isinstance(node, dict):
-                yield id(node), keyword
+                yield Edge(id(node), keyword, step)
+        for keyword in _ANY_TARGET:
+            target = part.node.get(keyword)
+            if isinstance(target, str):
+                yield from (Edge(key, keyword) for key in self._any_targets(part, keyword, target))
         target = part.node.get("$ref")
         if isinstance(target, str):
             node = self._target(part, target)
@@ -148,7 +204,20 @@ class JsonSource:
                 if id(node) not in self._parts:  # in a place that no keyword makes a schema of
                     found = self._parts[id(node)] = Part(node, target, part.base)
                     self._late(found)
-                yield id(node), "$ref"
+                yield Edge(id(node), "$ref")
+
+    def _any_targets(self, part: Part, keyword: str, reference: str) -> set[int]:
+        """All that a reference may lead to: what has that anchor, in whatever document, and what a $ref would."""
+        uri, _, fragment = urljoin(part.base, reference).partition("#")
+        root = self._resources.get(uri)
+        is_pointer = fragment[:1] in ("", "/")
+        found = [at_pointer(root, unquote(fragment)) if is_pointer else self._anchors.get(f"{uri}#{fragment}")]
+        found += self._dynamic.get(fragment, []) if fragment or keyword == "$recursiveRef" else []
+        self._dynamic_edges += len(found)
+        if self._dynamic_edges > _MOST_DYNAMIC:
+            path = f"{part.path}/{keyword}"
+            raise refused(f"references like this one may lead to parts in more than {_MOST_DYNAMIC} ways", path)
+        return {id(node) for node in found if isinstance(node, dict) and id(node) in self._parts}
 
     def _late(self, part: Part) -> None:
         """A part that only a $ref leads to, with what is inside of it."""
@@ -158,7 +227,7 @@ class JsonSource:
             self._parts[id(item.node)] = item
             pending += [
                 Part(node, path, item.base)
-                for node, path, _ in _inside(item, kept=True)
+                for node, path, *_ in _inside(item, kept=True)
                 if isinstance(node, dict) and id(node) not in self._parts
             ]
 
@@ -183,8 +252,12 @@ class JsonSource:
         """Counts by how many parts one and the same value is checked, and how far they are from the first."""
         counts: dict[int, int] = {}
         chains: dict[int, int] = {}
-        for start in list(self._parts):
-            self._walk(start, counts, chains)
+        walked = 0
+        while walked < len(self._parts):  # some are found late
+            for start in list(self._parts)[walked:]:
+                self._walk(start, counts, chains)
+                walked += 1
+        self._order = {key: -place for place, key in enumerate(counts)}
 
     def _walk(self, start: int, counts: dict[int, int], chains: dict[int, int]) -> None:
         stack: list[tuple[int, Iterator[int]]] = []
@@ -192,7 +265,7 @@ class JsonSource:
 
         def enter(key: int) -> None:
             inside.add(key)
-            stack.append((key, iter([target for target, keyword in self._edges_of_known(key) if keyword in _IN_PLACE])))
+            stack.append((key, iter([edge.target for edge in self.edges(key) if edge.is_in_place])))
 
         if start not in counts:
             enter(start)
@@ -207,7 +280,7 @@ class JsonSource:
             else:
                 stack.pop()
                 inside.discard(key)
-                onward = [target for target, keyword in self._edges_of_known(key) if keyword in _IN_PLACE]
+                onward = [edge.target for edge in self.edges(key) if edge.is_in_place]
                 counts[key] = 1 + sum(counts[target] for target in onward)
                 chains[key] = 1 + max((chains[target] for target in onward), default=0)
                 path = self._parts[key].path
@@ -216,28 +289,44 @@ class JsonSource:
                 if chains[key] > bounds.MAX_CHAIN:
                     raise refused(f"more than {bounds.MAX_CHAIN} parts refer to each other in a row", path)
 
-    def _edges_of_known(self, key: int) -> list[tuple[int, str]]:
+    # ---- for a walk through a value ---------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Optional[int]:
+        """The part that a whole value is checked by; None if that is a boolean."""
+        return id(self._root) if id(self._root) in self._parts else None
+
+    def node(self, key: int) -> dict[str, Any]:
+        """A part as the schema says it."""
+        node: dict[str, Any] = self._parts[key].node
+        return node
+
+    def order(self, key: int) -> int:
+        """Is less than that of each part that this one leads to in place."""
+        return self._order[key]
+
+    def edges(self, key: int) -> list[Edge]:
+        """Where a part leads to."""
         if key not in self._edges:  # found late
             self._edges[key] = list(self._edges_of(self._parts[key]))
         return self._edges[key]
 
     def cost(self) -> Cost:
         """What a check costs; parts are counted up to ten times the bound of a value."""
-        if any(key in part.node for part in self._parts.values() for key in _UNKNOWN_TARGET):
-            return Cost(1, 0, is_branching=True)
+        root = self.root
+        if root is None:
+            return Cost(1, 0, is_branching=False, has_alternatives=False)
+        nodes = [part.node for part in self._parts.values()]
         limit = 10 * bounds.MAX_PARTS
         totals: dict[int, int] = {}
-        weights: dict[int, int] = {}
+        marks: dict[int, int] = {}  # what asking once more costs, see Weight.is_marked
         returns: dict[int, int] = {}  # how many ways lead back to a part that is being looked at
         stack: list[tuple[int, Iterator[int]]] = []
         inside: set[int] = set()
-        root = id(self._root)
-        if root not in self._parts:
-            return Cost(1, 0, is_branching=False)
 
         def enter(key: int) -> None:
             inside.add(key)
-            stack.append((key, iter([target for target, _ in self._edges_of_known(key)])))
+            stack.append((key, iter([edge.target for edge in self.edges(key)])))
 
         enter(root)
         while stack:
@@ -248,15 +337,23 @@ class JsonSource:
                     break
             else:
                 stack.pop()
-                edges = self._edges_of_known(key)
-                own = bounds.BACKTRACK_PARTS if _goes_back(self._parts[key].node) else 1
-                totals[key] = min(limit, own + sum(totals.get(target, 1) for target, _ in edges))
-                lists = _weight(self._parts[key].node).parts
-                weights[key] = min(_HEAVIEST, lists + sum(weights.get(target, 0) for target, _ in edges))
-                returns[key] = min(limit, _ways_back(edges, returns))
+                edges, node = self.edges(key), self.node(key)
+                weight = weight_of(node)
+                own = bounds.BACKTRACK_PARTS if _goes_back(node) else 1
+                again = [edge for edge in edges if edge.is_in_place or edge.is_asked_again]
+                marks[key] = 1 + sum(totals.get(edge.target, 1) + marks.get(edge.target, 0) for edge in again)
+                marks[key] = min(_HEAVIEST, marks[key])
+                onward = sum(totals.get(edge.target, 1) for edge in edges)
+                totals[key] = own + weight.parts + onward + (marks[key] if weight.is_marked else 0)
+                totals[key] = min(_HEAVIEST, totals[key])
+                returns[key] = min(limit, _ways_back(edges, returns, is_marked=weight.is_marked))
                 inside.discard(key)
-        patterns = max(_weight(part.node).patterns for part in self._parts.values())
-        return Cost(totals[root] + weights[root], patterns, returns[root] > 1 or totals[root] >= limit)
+        return Cost(
+            totals[root],
+            max(weight_of(node).patterns for node in nodes),
+            is_branching=returns[root] > 1 or any(key in node for node in nodes for key in _ANY_TARGET),
+            has_alternatives=any(key in node for node in nodes for key in _ALTERNATIVES),
+        )
 
     def counted(self) -> Any:
         """
@@ -275,34 +372,36 @@ class JsonSource:
         if isinstance(reference, str):
             made["$ref"] = _INTO_ALL_OF.sub(lambda match: f"/allOf/{int(match[1]) + 1}", reference)
         elif id(node) in self._parts:
-            weight = _weight(node)
+            weight = weight_of(node)
             made["allOf"] = [{COUNTER: [weight.steps, weight.patterns]}, *made.get("allOf", [])]
         return made
 
 
-def _inside(part: Part, *, kept: bool) -> Iterator[tuple[Any, str, str]]:
-    """The schemas right inside of a part: node, place and keyword."""
+def _inside(part: Part, *, kept: bool) -> Iterator[tuple[Any, str, str, Any]]:
+    """The schemas right inside of a part: node, place, keyword, and the name or place that follows the keyword."""
     node, path = part.node, part.path
     for key, value in node.items():
         if isinstance(value, (dict, bool)) and key in _ONE:
-            yield value, f"{path}/{key}", key
+            yield value, f"{path}/{key}", key, None
         elif isinstance(value, list) and key in _LIST:
             for place, item in enumerate(value):
-                yield item, f"{path}/{key}/{place}", "prefixItems" if key == "items" else key
+                yield item, f"{path}/{key}/{place}", "prefixItems" if key == "items" else key, place
         elif isinstance(value, dict) and (key in _OBJECT or (kept and key in _KEPT)):
             for name, item in value.items():
                 if isinstance(item, (dict, bool)):  # a list in "dependencies" has names only
-                    yield item, f"{path}/{key}/{_escaped(name)}", key
+                    yield item, f"{path}/{key}/{_escaped(name)}", key, name
 
 
-def _ways_back(edges: list[tuple[int, str]], returns: dict[int, int]) -> int:
+def _ways_back(edges: list[Edge], returns: dict[int, int], *, is_marked: bool) -> int:
     """
     In how many ways a part that is being looked at can be come to again with the same value inside of this part's. One
     that is being looked at is one way; properties of different names, objects and arrays have different values.
     """
     ways: dict[str, int] = {}
-    for target, keyword in edges:
-        count = returns.get(target, 1)
+    for edge in edges:
+        keyword, count = edge.keyword, returns.get(edge.target, 1)
+        if is_marked and (edge.is_in_place or edge.is_asked_again):
+            count *= 2
         apart = keyword in ("properties", "prefixItems")
         ways[keyword] = max(ways.get(keyword, 0), count) if apart else ways.get(keyword, 0) + count
 
@@ -329,7 +428,8 @@ def at_pointer(root: Any, pointer: str) -> Any:
     return node
 
 
-def _weight(node: dict[str, Any]) -> Weight:
+def weight_of(node: dict[str, Any]) -> Weight:
+    """What a part costs by itself."""
     listed = node.get("enum")
     floats, items = _compared(listed) if isinstance(listed, list) else (0, 0)
     if "const" in node:
@@ -337,13 +437,23 @@ def _weight(node: dict[str, Any]) -> Weight:
         floats, items = floats + one, items + more
     floats += sum(isinstance(node.get(key), float) for key in _NUMBERS)
     names = sum(len(node[key]) for key in _NAMES if isinstance(node.get(key), dict))
+    items += sum(isinstance(one, bool) for key in _LIST if isinstance(node.get(key), list) for one in node[key])
     patterns = node.get("patternProperties")
+    by_name = patterns if isinstance(patterns, dict) else ()
+    required = [node.get("required"), *_values(node.get("dependentRequired")), *_values(node.get("dependencies"))]
+    shown = len(json.dumps([node[key] for key in _SHOWN if key in node]))
     steps = bounds.BACKTRACK_STEPS if _goes_back(node) else 1
     return Weight(
         steps + _STEPS_OF_FLOAT * floats + items // _ITEMS_A_STEP + names // _NAMES_A_STEP,
         _PARTS_OF_FLOAT * floats + _PARTS_OF_ITEM * items + names // _NAMES_A_PART,
-        len(patterns) if isinstance(patterns, dict) else 0,
+        sum(_MATCHES_OF_BACKTRACKING if _GOES_BACK.search(pattern) else 1 for pattern in by_name),
+        1 + len(node) + sum(len(one) for one in required if isinstance(one, list)) + shown // _SHOWN_AN_ERROR,
+        any(key in node for key in _MARKED),
     )
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else []
 
 
 def _compared(values: list[Any]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from memphis_sync._schema.base import MismatchError
 from memphis_sync._wire.json_text import Default, no_form
+from memphis_sync.options import is_numpy_bool
 
 _BUFFERS = (bytes, bytearray, memoryview)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -178,6 +179,8 @@ class DictReader:
             raise MismatchError(f"it is {type(value).__name__}, and the field takes {_name(field)}", path)
         if isinstance(value, (str, int, float)):
             return value
+        if is_numpy_bool(value):  # older versions of it take theirs for 1 and 0
+            return self._plain(value, path)
         if field.cpp_type in _INTEGERS and hasattr(type(value), "__index__"):
             return operator.index(value)
         if field.cpp_type in _FLOATS and hasattr(type(value), "__float__"):

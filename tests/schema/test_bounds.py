@@ -7,16 +7,27 @@ import json
 import threading
 import time
 
+import jsonschema_rs
 import pytest
 
-from memphis_sync._schema import FAILED, SourceError, bounds, compile_schema
-from memphis_sync._schema.base import MismatchError
+from memphis_sync._schema import FAILED, SourceError, bounds, compile_schema, json_schema
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schema_sources import compiled
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
 ENDS_S = 30.0  # of a machine that is busy; without the bounds it is years, or all of the memory
+
+
+# Who counts the steps of a check: an older jsonschema-rs, as that for Python 3.9, does not call what would count.
+COUNTED = ["before the check", "by the library"][: 1 + json_schema.CALLS_KEYWORDS]
+
+
+@pytest.fixture(params=COUNTED)
+def counted(request, monkeypatch):
+    """Both ways in turn, where the library has both."""
+    monkeypatch.setattr(json_schema, "CALLS_KEYWORDS", request.param == "by the library")
+    return request.param
 
 
 def schema_of(kind, definition):
@@ -48,6 +59,13 @@ def deep(levels):
     return value
 
 
+LATE = {
+    "$ref": "#/x-a",
+    "x-a": {"items": {"$ref": "#/x-b"}},
+    "x-b": {"items": {"allOf": [{"$ref": "#/x-c"}]}},
+    "x-c": {"not": {"$ref": "#/x-c"}},
+}
+DRAFT_2019 = "https://json-schema.org/draft/2019-09/schema"
 CHAIN = {"$defs": {**{f"b{n}": {"$ref": f"#/$defs/b{n + 1}"} for n in range(250)}, "b250": {}}, "$ref": "#/$defs/b0"}
 
 
@@ -60,6 +78,26 @@ CHAIN = {"$defs": {**{f"b{n}": {"$ref": f"#/$defs/b{n + 1}"} for n in range(250)
         ("json", {"anyOf": [{"const": n} for n in range(10_001)]}, "a value would be checked by more than 10000 parts"),
         ("json", {"$ref": "#"}, "it leads back to itself without going into the value"),
         ("json", {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, "it leads back to itself without going into the value"),
+        ("json", {"$dynamicAnchor": "n", "not": {"$dynamicRef": "#n"}}, "it leads back to itself without going into"),
+        (
+            "json",
+            {"$dynamicAnchor": "n", "anyOf": [{"$dynamicRef": "#"}]},
+            "it leads back to itself without going into",
+        ),
+        (
+            "json",
+            {"$schema": DRAFT_2019, "$recursiveAnchor": True, "anyOf": [{"$recursiveRef": "#"}]},
+            "it leads back to itself without going into the value",
+        ),
+        (
+            "json",
+            {
+                "$defs": {f"a{n}": {"$id": f"{n}", "$dynamicAnchor": "n"} for n in range(400)},
+                "items": {"prefixItems": [{"$dynamicRef": "#n"}] * 400},
+            },
+            "references like this one may lead to parts in more than 100000 ways",
+        ),
+        ("json", LATE, "it leads back to itself without going into the value"),
         ("json", CHAIN, "more than 200 parts refer to each other in a row"),
         ("json", deep(150), "it is nested more than 100 levels deep"),
         ("json", "[" * 100_000, "it is nested more than 100 levels deep"),
@@ -77,7 +115,7 @@ CHAIN = {"$defs": {**{f"b{n}": {"$ref": f"#/$defs/b{n + 1}"} for n in range(250)
         ),
         ("graphql", "type Query { a: " + "[" * 5000 + "Int" + "]" * 5000 + " }", ""),
     ],
-    ids=range(14),
+    ids=range(19),
 )
 def test_a_source_beyond_the_bounds_is_refused_by_client_and_broker(kind, source, said) -> None:
     text = source if isinstance(source, str) else json.dumps(source)
@@ -111,6 +149,13 @@ TREE = {
 
 
 WHOLE = {"type": "integer"}
+ASKED_AGAIN = {"anyOf": [{"properties": {"x": {"$ref": "#"}}}], "type": "object"}  # by an unevaluatedProperties
+LIST_OF_ANY = {
+    "$id": "http://x/list",
+    "$dynamicAnchor": "n",
+    "anyOf": [{"items": {"$dynamicRef": "#n"}}, {"items": {"$dynamicRef": "#n"}, "minItems": 2}],
+    "type": "array",
+}
 WIDE = {str(n): 1 for n in range(3000)}
 
 
@@ -134,9 +179,24 @@ def record(fields):
         ({"items": {"enum": [[n] for n in range(2000)]}}, [[1999]] * 100_000),
         ({"items": {"dependentRequired": {f"a{n}": ["b"] for n in range(20_000)}}}, [{}] * 200_000),
         ({"items": {"patternProperties": {f"^{n}x": WHOLE for n in range(3000)}}}, [WIDE] * 20),
+        (
+            {"patternProperties": {r"^(?=a)(a|aa)+\\1$": True}},
+            {"a" * 60 + f"b{n}": 1 for n in range(50_000)},
+        ),
+        ({"items": {"anyOf": [*[False] * 100_000, True]}}, [1] * 20_000),
+        ({"anyOf": [{"items": {"anyOf": [{"const": n} for n in range(5000)]}}]}, [6000] * 400),
+        ({"anyOf": [{"items": {"enum": [f"{n}" for n in range(50_000)]}}]}, [1] * 2000),
+        ({"anyOf": [{"items": {"required": [f"{n}" for n in range(50_000)]}}]}, [{}] * 100),
+        ({**ASKED_AGAIN, "unevaluatedProperties": False}, nested(100, "x")),
+        (
+            {"contains": {"$ref": "#"}, "unevaluatedItems": False, "type": "array"},
+            json.loads("[" * 100 + "1" + "]" * 100),
+        ),
+        (LIST_OF_ANY, json.loads("[" * 100 + "1" + "]" * 100)),
     ],
-    ids=range(13),
+    ids=range(21),
 )
+@pytest.mark.usefixtures("counted")
 def test_the_check_of_a_message_ends_and_lets_others_run(definition, message) -> None:
     ends_and_lets_others_run(schema_of("json", definition), message)
 
@@ -202,7 +262,7 @@ def tree(levels):
             "/a/1/b/0",
         ),
         # several ways to a part, which are tried in counted steps
-        (TREE, nested(100, 1), "x", ""),
+        (TREE, nested(12, 1), "x", ""),
         ({"$defs": {"a/b": {"type": "integer"}}, "items": {"$ref": "#/$defs/a~1b"}}, [1], ["x"], "/0"),
         ({"$defs": {"a": {"$anchor": "here", "type": "integer"}}, "items": {"$ref": "#here"}}, [1], ["x"], "/0"),
         (
@@ -232,24 +292,44 @@ def tree(levels):
             "/ab",
         ),
         (True, [1], None, ""),
+        ({**ASKED_AGAIN, "unevaluatedProperties": False}, nested(8, {}), nested(3, 1), ""),
+        ({**LIST_OF_ANY, "unevaluatedItems": False}, [[[]], []], [[[]], [1]], ""),
+        (
+            {"$schema": DRAFT_2019, "$recursiveAnchor": True, "items": {"$recursiveRef": "#"}, "type": "array"},
+            [[[]], []],
+            [[[]], [1]],
+            "/1/0",
+        ),
     ],
-    ids=range(12),
+    ids=range(15),
 )
+@pytest.mark.usefixtures("counted")
 def test_what_real_schemas_do_stays_as_it_is(definition, good, bad, path) -> None:
     """Also when steps are counted: that schema is another one."""
     schema = schema_of("json", definition)
     text = json.dumps(good)
     assert schema.encode(text) == text.encode()
-    schema._counted(good)
+    schema._in_steps(good, text)
     if bad is None:
         return
     with pytest.raises(SchemaError) as caught:
         schema.encode(json.dumps(bad))
     assert caught.value.path == path
-    with pytest.raises(ValueError if not schema._is_branching else MismatchError):
-        schema._counted(bad)
+    with pytest.raises(jsonschema_rs.ValidationError):
+        schema._in_steps(bad, json.dumps(bad))
 
 
+def test_what_another_way_makes_needless_counts_only_before_the_check(counted) -> None:
+    """A library that counts for itself comes to the end of the first way, and there it is done."""
+    schema = schema_of("json", TREE)
+    if counted == "by the library":
+        assert schema.encode(nested(100, 1))
+    else:
+        with pytest.raises(SchemaError, match="it takes more than 2000000 steps to check it by this schema"):
+            schema.encode(nested(100, 1))
+
+
+@pytest.mark.usefixtures("counted")
 def test_a_large_message_meets_long_lists_and_many_names() -> None:
     """None of them is so long that it counts: texts and whole numbers are sets, and real messages fill their fields."""
     for definition, message in (
@@ -263,6 +343,7 @@ def test_a_large_message_meets_long_lists_and_many_names() -> None:
     assert schema_of("avro", {"type": "array", "items": record(fields)}).encode([{"f1": 1}] * 20_000)
 
 
+@pytest.mark.usefixtures("counted")
 def test_a_large_message_is_checked_in_counted_steps_with_the_same_reason(monkeypatch) -> None:
     definition = {"items": {"properties": {"id": {"type": "integer", "maximum": 9}}}}
     schema = schema_of("json", definition)
@@ -271,6 +352,21 @@ def test_a_large_message_is_checked_in_counted_steps_with_the_same_reason(monkey
     with pytest.raises(SchemaError, match="the value is greater than the maximum of 9") as caught:
         schema.encode([{"id": 1}] * 50 + [{"id": 10}])
     assert caught.value.path == "/50/id"
+
+
+def test_of_too_many_ways_that_fail_none_is_named() -> None:
+    schema = schema_of("json", {"anyOf": [{"items": {"enum": [1, 2]}}, {"type": "integer"}]})
+    with pytest.raises(SchemaError, match="the value is not valid under any of the schemas listed in the 'anyOf' keyw"):
+        schema.encode([1, 2, 3] * 100)
+    with pytest.raises(SchemaError, match="it does not match; the schema leaves too many ways to say which one was me"):
+        schema.encode([1, 2, 3] * 1000)
+    assert schema.encode([1, 2] * 1000)
+
+
+def what_json_says(text):
+    with pytest.raises(ValueError, match="line") as caught:
+        json.loads(text)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +386,8 @@ def test_a_large_message_is_checked_in_counted_steps_with_the_same_reason(monkey
             "at /$defs/a/items/$ref: there is nothing at '#/def",
         ),
         ({"anyOf": [{}, {"$ref": "#nope"}]}, "at /anyOf/1/$ref: there is nothing at '#nope'"),
-        ('{"type": "object",}', "property name enclosed in double quotes: line 1 column 1"),
+        ({"items": {"patternProperties": {"(": {"pattern": "a"}}}}, "at /items/patternProperties/(: "),
+        ('{"type": "object",}', what_json_says('{"type": "object",}')),
         ('{\n "type": object}', "Expecting value: line 2 column 10"),
         ("[]", "a JSON schema is an object or a boolean, not list"),
     ],

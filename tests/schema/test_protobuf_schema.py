@@ -365,6 +365,8 @@ def test_any_bytes_come_out_as_they_went_in(blob, raw) -> None:
         ({"n": b"5"}, "n", "it is bytes, and the field takes a number"),
         ({"n": decimal.Decimal("1.5")}, "n", "it is of type Decimal, which has no form in JSON; send str(value)"),
         ({"n": np.float32(1.5)}, "n", "it is of type numpy.float32, which has no form in JSON"),
+        ({"n": np.bool_(True)}, "n", "it is of type numpy.bool"),
+        ({"d": np.bool_(True)}, "d", "it is of type numpy.bool"),
         ({"inners": [{"right": uuid.UUID(int=1)}]}, "inners[0].right", "it is of type UUID"),
         ({"more": {"a": [1, {2}]}}, "more.a[1]", "it is of type set"),
         ({"many": {RAW}}, "many", "it is of type set"),
