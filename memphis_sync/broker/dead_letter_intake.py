@@ -257,7 +257,9 @@ class DeadLetterIntake:
         letter = await self._store.find(station, source.place)
         if letter is not None and group in letter.groups:  # it has had them, and this is not the first time it is told
             return False
-        await self._store.owe(Owed(0, station, group, source.partition, source.sequence, left))
+        await self._store.owe(
+            Owed(0, station, group, source.partition, source.sequence, left, is_alone=deliveries > left)
+        )
         return True
 
     async def _is_due(self, owed: Owed) -> None:

@@ -50,7 +50,7 @@ STREAM = "memphis_dead_letters"
 _NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the stream has
 _NS_PER_S = 1_000_000_000
 _MARGIN_S = 60  # the stream keeps everything a little longer than the rows count, so that no row is without data
-_OWED_FIELDS = ("partition", "sequence", "left", "sent", "by", "stored")
+_OWED_FIELDS = ("partition", "sequence", "left", "sent", "by", "is_alone", "stored")
 _NOTE = re.compile(r"([0-9]+)-([0-9]+)-[0-9a-f]{16}\Z")  # the last word of what was given back
 _NOTES = 64  # of what was given back, to remember: each holds a batch at most
 _RENEW = 1 / 6  # of the retention: a group that comes later than that writes the data again
@@ -106,6 +106,7 @@ class Owed:
         left: How many deliveries are owed; the one that is under way not counted.
         sent: When it was sent last, in seconds since 1970; 0.0 when no delivery is under way.
         by: Who sent it.
+        is_alone: Whether it was with a member that did not answer: it may be what the member died with.
         stored: When this was written, in seconds since 1970.
         revision: Of the entry; not a part of it.
     """
@@ -118,6 +119,7 @@ class Owed:
     left: int
     sent: float = 0.0
     by: str = ""
+    is_alone: bool = False
     stored: float = 0.0
     revision: int = field(default=0, compare=False)
 
@@ -382,7 +384,7 @@ class DeadLetterStore:
         if message is None:
             return None
         value = json.loads(_body(message))
-        return replace(name, **{key: value[key] for key in _OWED_FIELDS}, revision=message["seq"])
+        return replace(name, **{key: value[key] for key in _OWED_FIELDS if key in value}, revision=message["seq"])
 
     async def all_owed(self, pattern: str = "*.*.*") -> list[tuple[str, str, int]]:
         """Station, group and id of all messages that are owed; *pattern* stands for keys of the three."""

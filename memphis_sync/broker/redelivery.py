@@ -8,7 +8,8 @@ Rules:
 * One that has no answer within the group's ack time counts as a delivery. After the last one the message is a dead
   letter. One that was given back does not count, nor one whose sender was killed: it may never have reached a member.
 * Only a few of a group's are under way at once, and none while no member is connected: what waits in a member is given
-  back, or lost, with it.
+  back, or lost, with it. One that a member has not answered is under way with no other: should the next member die with
+  it as well, that costs nobody else a delivery.
 * What is owed is written in the store before anything is sent, and every change names the revision that it was made
   from: of several copies of the service one sends, and a killed one is replaced by any.
 """
@@ -80,6 +81,7 @@ class Redelivery:
         self._id = uuid.uuid4().hex
         self._due: dict[_Key, float] = {}  # when to look at each, by the loop's clock
         self._under_way: set[_Key] = set()
+        self._alone: set[_Key] = set()  # of those under way the ones that are to be it with no other
         self._sending: dict[_Key, asyncio.Future[None]] = {}  # each is done when the step is
         self._quiet: dict[tuple[str, str], float] = {}  # groups that are sent nothing, and until when
         self._listening: dict[tuple[str, str], tuple[float, bool]] = {}  # whether a group listens, and until when
@@ -105,7 +107,7 @@ class Redelivery:
         """A member is done with one."""
         await self._store.answer_owed(group, dead_letter_id)
         for key in [key for key in self._under_way if key[1:] == (group, dead_letter_id)]:
-            self._under_way.discard(key)
+            self._has_ended(key)
             self._due.pop(key, None)
             self._look(*key[:2])
 
@@ -115,7 +117,7 @@ class Redelivery:
 
     async def given_back(self, station: str, group: str, dead_letter_id: int) -> None:
         """A member gives one back without having looked at it."""
-        self._under_way.discard((station, group, dead_letter_id))
+        self._has_ended((station, group, dead_letter_id))
         while True:
             owed = await self._store.owed(station, group, dead_letter_id)
             if owed is None or not owed.sent:
@@ -180,6 +182,8 @@ class Redelivery:
         if owed is not None:
             if owed.sent:
                 self._under_way.add(key)
+                if owed.is_alone:
+                    self._alone.add(key)
             with contextlib.suppress(ConflictError):
                 await self._store.renew_owed(owed)
 
@@ -196,7 +200,7 @@ class Redelivery:
             pause_s = _LIST_S
         if pause_s is None:
             self._due.pop(key, None)
-            self._under_way.discard(key)
+            self._has_ended(key)
         else:
             self._due[key] = asyncio.get_running_loop().time() + pause_s
 
@@ -214,7 +218,7 @@ class Redelivery:
         try:
             pause_s = await self._advance(key)
         except BaseException:
-            self._under_way.discard(key)
+            self._has_ended(key)
             raise
         finally:
             del self._sending[key]
@@ -223,7 +227,8 @@ class Redelivery:
 
     def _is_full(self, station: str, group: str) -> bool:
         """Whether as many of a group's messages are under way as may be."""
-        return sum(other[:2] == (station, group) for other in self._under_way) >= _AT_ONCE
+        others = [other for other in self._under_way if other[:2] == (station, group)]
+        return len(others) >= _AT_ONCE or not self._alone.isdisjoint(others)
 
     async def _advance(self, key: _Key) -> Optional[float]:
         owed = await self._store.owed(*key)
@@ -240,12 +245,22 @@ class Redelivery:
                 await self._store.settle_owed(owed)
                 return None
             # Whoever sent it has died, or lost its connection: it may never have reached a member.
-            owed = replace(owed, left=owed.left + (not is_own), sent=0.0)
+            owed = replace(owed, left=owed.left + (not is_own), sent=0.0, is_alone=owed.is_alone or is_own)
             if not await self._is_listening(owed.station, owed.group):
                 await self._store.update_owed(owed)
-                self._under_way.discard(key)
+                self._has_ended(key)
                 return _ALONE_S
+        if owed.is_alone:
+            if any(other[:2] == key[:2] for other in self._under_way if other != key):
+                self._has_ended(key)
+                return _LOOK_S
+            self._alone.add(key)
         return await self._send(owed)
+
+    def _has_ended(self, key: _Key) -> None:
+        """It is under way no more."""
+        self._under_way.discard(key)
+        self._alone.discard(key)
 
     @property
     def _sender(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import signal
 import time
@@ -73,6 +75,15 @@ def owed(client: DeadLetterClient, station: str = "*") -> dict[str, int]:
     pattern = f"memphis_dead_letters.owed.{station}.>"
     info = client.jetstream("STREAM.INFO.memphis_dead_letters", {"subjects_filter": pattern})
     return dict(info["state"].get("subjects") or {})
+
+
+def notes(client: DeadLetterClient, station: str) -> list[bytes]:
+    """What is written of each message that is owed."""
+    found = []
+    for subject in owed(client, station):
+        message = client.jetstream("STREAM.MSG.GET.memphis_dead_letters", {"last_by_subj": subject})["message"]
+        found.append(base64.b64decode(message["data"]))
+    return found
 
 
 def wait_until_owed(client: DeadLetterClient, count: int, station: str = "*") -> None:
@@ -214,6 +225,21 @@ def test_only_a_few_are_under_way_at_once(client: DeadLetterClient, station_name
         done += 1
     wait_until_owed(client, 0, station_name)
     assert len({data for data, _, _ in heard.messages}) == 30
+    assert client.letters(station_name) == []
+
+
+def test_one_that_a_member_did_not_answer_is_under_way_alone(client: DeadLetterClient, station_name: str) -> None:
+    """It may be what the member died with, and would take the others along."""
+    heard = Heard(client, station_name)
+    prepare(client, station_name, messages=10)
+    exhaust(client, station_name, messages=10, deliveries=2, given_back=1)
+    for done in range(10):
+        heard.wait_for(done + 1)
+        assert len(heard.messages) == done + 1
+        assert sum(json.loads(note)["sent"] > 0 for note in notes(client, station_name)) == 1
+        client.acknowledge(heard.messages[done][1])
+    wait_until_owed(client, 0, station_name)
+    assert len({data for data, _, _ in heard.messages}) == 10
     assert client.letters(station_name) == []
 
 
