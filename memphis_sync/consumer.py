@@ -602,6 +602,9 @@ class Consumer(NotCopied, NotAwaited):
                 self._session.rest(is_idle=True)
             portion.rest()
             return found
+        if found[0].is_dead_letter:
+            self._dead_letters.put_back(found[1:])  # type: ignore[arg-type]  # where they come from
+            return self._part(found[:1], 1, portion)
         looked_at = found if len(found) <= _LOOKED_THROUGH else found[:1]
         for at, message in enumerate(looked_at):
             if message.delivered > 1:
@@ -613,11 +616,11 @@ class Consumer(NotCopied, NotAwaited):
         A message that was delivered before may be the one that its handler died with, so it is handed out with no other
         one in hand: should the program die again, that costs nobody else a delivery.
         """
-        is_alone = len(found) == 1 and not portion.is_ahead and not self._session.holds
         portion.hold()
         link = self._client._data_link()
         with contextlib.suppress(ConnectionLostError):  # the acks of those before it are not to die with it either
             link.core.wait_pong(link.core.ping(), int(LULL_S * 1e9))
+        is_alone = len(found) == 1 and not self._session.is_expecting
         if is_alone or link.is_memphis or time.monotonic() < self._keep_until:
             return found
         others: list[Message] = found[count:]

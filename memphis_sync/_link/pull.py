@@ -208,6 +208,12 @@ class PullSession:
         """How many messages were received and wait for a fetch."""
         return len(self._surplus)
 
+    @property
+    def is_expecting(self) -> bool:
+        """Whether messages are here or may be on their way; from any thread."""
+        mailbox = self._mailbox
+        return bool(self._surplus or self._retired) or (mailbox is not None and not mailbox.is_empty)
+
     def take_untouched(self, deadline: float) -> list[RawMessage]:
         """
         Asks for nothing any more, and takes what was received and not handed out, to be given back to the group.

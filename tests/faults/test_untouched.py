@@ -130,6 +130,46 @@ def test_one_bad_message_among_thirty(
     assert supervisor.starts >= 3, "it died with each delivery"
 
 
+HELD = """
+import os, signal, sys
+import memphis_sync
+
+url, station = sys.argv[1:]
+with memphis_sync.connect(url) as memphis:
+    consumer = memphis.consumer(station, "worker", max_ack_time_ms=1500, pull_interval_ms=0)
+    for message in consumer:
+        if message.data == b"BAD":
+            os.kill(os.getpid(), signal.SIGKILL)
+        print(int(message.data), flush=True)
+        message.ack()
+"""
+
+
+def test_what_comes_again_from_all_partitions_at_once_is_in_hand_alone(
+    memphis: Memphis,
+    broker: BrokerProcess,
+    station_name: str,
+    start_python: Callable[..., object],
+    tmp_path: Path,
+    until: Callable[..., object],
+) -> None:
+    """They were in hand together once; when one of them ends the program, the others have a delivery left."""
+    station = memphis.station(station_name, partitions_number=8)
+    memphis.producer(station_name, "p").produce_many(b"BAD" if number == 3 else b"%d" % number for number in range(8))
+    found: list[object] = []
+    with memphis_sync.connect(broker.url) as client:
+        first = client.consumer(station_name, "first", "worker", max_ack_time_ms=1500)
+        until(lambda: found.extend(first.fetch(8)) or len(found) == 8)
+    script = tmp_path / "worker.py"
+    script.write_text(HELD)
+    supervisor = Supervisor(start_python, script, broker.url, station_name)
+    try:
+        until(lambda: list(station.dls) and len(supervisor.handled) == 7, LIMIT_S)
+    finally:
+        supervisor.stop()
+    assert [bytes(letter.data) for letter in station.dls] == [b"BAD"]
+
+
 def leave_the_loop(consumer: object, client: object, take: Callable[[object], object]) -> None:
     for message in consumer:
         if take(message):
