@@ -38,15 +38,32 @@ async def return_untouched(source: Source, link: DataLink, messages: Sequence[Me
     nack(messages)
 
 
-async def tell_untouched(source: Source, link: DataLink, messages: Sequence[Message]) -> bool:
-    """Tells our broker of messages that nobody has looked at yet; False when it does not know of them."""
+async def tell_untouched(source: Source, link: DataLink, messages: Sequence[Message], *, is_kept: bool = False) -> bool:
+    """
+    Tells our broker of messages that nobody has looked at yet.
+
+    Args:
+        source: Their consumer.
+        link: Its data link.
+        messages: Dead letters that were sent again among them.
+        is_kept: Those at their last delivery are not given back now, and a handler may yet get them.
+
+    Returns:
+        False when the broker does not know of them.
+    """
     if link.is_memphis:
         return False
     letters = [message.id for message in messages if isinstance(message, ResentMessage)]
     deliveries = [_delivery(message) for message in messages if not isinstance(message, ResentMessage)]
     try:
         await give_back(
-            source.runtime.control, source.view.internal, source.consumer_group, deliveries, letters, GIVE_BACK_S
+            source.runtime.control,
+            source.view.internal,
+            source.consumer_group,
+            deliveries,
+            letters,
+            GIVE_BACK_S,
+            is_kept=is_kept,
         )
     except MemphisError as exc:
         log.debug("%r: the broker does not know of %d messages that go back: %s", source, len(messages), exc)

@@ -543,6 +543,8 @@ async def give_back(
     messages: Sequence[tuple[int, int, int]],
     resent: Sequence[int],
     timeout_s: float,
+    *,
+    is_kept: bool = False,
 ) -> None:
     """
     Tells our broker what a member gives back without having looked at it, so that it uses no delivery up. The messages
@@ -557,6 +559,7 @@ async def give_back(
         messages: Partition, place in the partition and number of the delivery of each.
         resent: Ids of dead letters that were sent again.
         timeout_s: For all of it, in seconds.
+        is_kept: The member still has the messages, and may yet hand them to a handler.
 
     Raises:
         ServerError: The broker refused, or there is none that offers it (code 503).
@@ -565,7 +568,7 @@ async def give_back(
     deadline = time.monotonic() + timeout_s
     for at in range(0, max(len(messages), len(resent), 1), MAX_GIVEN_BACK):
         end = at + MAX_GIVEN_BACK
-        request = GivenBack.of(station, group, messages[at:end], resent[at:end])
+        request = GivenBack.of(station, group, messages[at:end], resent[at:end], kept=is_kept)
         left_s = max(0.001, deadline - time.monotonic())
         error = parse_plain_reply(await control.request(subjects.GIVEN_BACK, request.encode(), left_s))
         if error:

@@ -627,7 +627,7 @@ class Consumer(NotCopied, NotAwaited):
         others += self._session.take_untouched(time.monotonic() + GIVE_BACK_S)  # type: ignore[arg-type]  # as read()
         try:
             is_told = not others or self.runtime.call(
-                tell_untouched(self._source, link, others), GIVE_BACK_S, "reading"
+                tell_untouched(self._source, link, others, is_kept=True), GIVE_BACK_S, "reading"
             )
         except MemphisError as exc:
             log.debug("%r: %s", self, exc)

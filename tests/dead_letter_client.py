@@ -103,11 +103,19 @@ class DeadLetterClient(ControlClient):
         return self.run(ask())
 
     def give_back(
-        self, station: str, *deliveries: Delivery, group: str = "g", resent: Sequence[int] = (), nak: bool = True
+        self,
+        station: str,
+        *deliveries: Delivery,
+        group: str = "g",
+        partition: int = 1,
+        resent: Sequence[int] = (),
+        nak: bool = True,
+        kept: bool = False,
     ) -> str:
         """Says that nobody has looked at them, and has them delivered again."""
-        triples = [(1, delivery.sequence, delivery.number) for delivery in deliveries]
-        reply = self.raw(subjects.GIVEN_BACK, GivenBack.of(station, group, triples, resent).encode()).decode()
+        triples = [(partition, delivery.sequence, delivery.number) for delivery in deliveries]
+        request = GivenBack.of(station, group, triples, resent, kept=kept)
+        reply = self.raw(subjects.GIVEN_BACK, request.encode()).decode()
         for delivery in deliveries if nak else ():
             self.tell(delivery.reply, b"-NAK")
         return reply
@@ -222,3 +230,42 @@ class DeadLetterClient(ControlClient):
             block, data = (base64.b64decode(message.get(part) or "") for part in ("hdrs", "data"))
             found.append((data, read_headers(block)))
         return found
+
+
+class Heard:
+    """What comes on the subject where messages are sent to a group again."""
+
+    def __init__(self, client: DeadLetterClient, station: str, group: str = "g") -> None:
+        self._client = client
+        self.messages: list[tuple[bytes, int, float]] = []
+
+        async def hear(message: Any) -> None:
+            number = int((message.headers or {})["$memphis_pm_id"])
+            self.messages.append((message.data, number, time.monotonic()))
+
+        async def listen() -> None:
+            assert client.connection is not None
+            await client.connection.subscribe(subjects.dls(station, group), cb=hear)
+            await client.connection.flush()
+
+        client.run(listen())
+
+    def wait_for(self, count: int, limit_s: float = LIMIT_S) -> list[tuple[bytes, int, float]]:
+        deadline = time.monotonic() + limit_s
+        while len(self.messages) < count:
+            assert time.monotonic() < deadline, f"{self.messages} instead of {count}"
+            self._client.run(asyncio.sleep(0.01))
+        return self.messages
+
+
+def owed(client: DeadLetterClient, station: str = "*") -> dict[str, int]:
+    pattern = f"memphis_dead_letters.owed.{station}.>"
+    info = client.jetstream("STREAM.INFO.memphis_dead_letters", {"subjects_filter": pattern})
+    return dict(info["state"].get("subjects") or {})
+
+
+def wait_until_owed(client: DeadLetterClient, count: int, station: str = "*") -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while len(owed(client, station)) != count:
+        assert time.monotonic() < deadline, owed(client, station)
+        client.run(asyncio.sleep(0.01))

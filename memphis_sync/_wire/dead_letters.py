@@ -143,6 +143,7 @@ class GivenBack(_Request):
         sequences: Places in the partition.
         deliveries: Which delivery of the message it was, from 1.
         resent: Ids of messages that were sent again.
+        kept: The member still has the messages: it tells of them because it may die before it can give them back.
     """
 
     STRUCT: ClassVar[str] = "GivenBack"
@@ -153,12 +154,21 @@ class GivenBack(_Request):
     sequences: tuple[int, ...] = _key("[]int64", ())
     deliveries: tuple[int, ...] = _key("[]int64", ())
     resent: tuple[int, ...] = _key("[]int64", ())
+    kept: bool = _key("bool")
 
     @classmethod
-    def of(cls, station: str, group: str, messages: Sequence[tuple[int, int, int]], resent: Sequence[int]) -> GivenBack:
+    def of(
+        cls,
+        station: str,
+        group: str,
+        messages: Sequence[tuple[int, int, int]],
+        resent: Sequence[int],
+        *,
+        kept: bool = False,
+    ) -> GivenBack:
         """Makes one of (partition, sequence, delivery) triples."""
         partitions, sequences, deliveries = tuple(zip(*messages)) or ((), (), ())
-        return cls(station, group, partitions, sequences, deliveries, tuple(resent))
+        return cls(station, group, partitions, sequences, deliveries, tuple(resent), kept)
 
 
 @dataclass(frozen=True)

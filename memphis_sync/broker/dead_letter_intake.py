@@ -65,6 +65,7 @@ from memphis_sync._wire.streams import StationSettings
 from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept, Owed
 from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError, both, nanoseconds
 from memphis_sync.broker.locks import NamedLocks
+from memphis_sync.broker.missed_advisories import MissedAdvisories
 from memphis_sync.broker.redelivery import Redelivery
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.state import ConflictError, State, key_of
@@ -134,6 +135,7 @@ class DeadLetterIntake:
         self._running: set[asyncio.Task[None]] = set()
         self._subscription: Optional[Subscription] = None
         self._redelivery = Redelivery(connection, state, store, self._is_due)
+        self._missed = MissedAdvisories(connection, store)
         self._kinds = {
             subjects.NACKED_DEAD_LETTERS: self._nacked,
             subjects.SCHEMA_DEAD_LETTERS: self._schema,
@@ -174,9 +176,14 @@ class DeadLetterIntake:
         if self._subscription is not None:
             with contextlib.suppress(NatsError):
                 await self._subscription.unsubscribe()
+        await self._missed.stop()
         await self._redelivery.stop()
         if self._running:
             await asyncio.wait(self._running, timeout=_STOP_S)
+
+    def make_good(self) -> None:
+        """The server was away, as far as anybody knows; all that it had is there again. Looks for what it lost."""
+        self._missed.look()
 
     async def forget_group(self, station: str, group: str) -> None:
         """Takes a group that is gone out of all dead letters, soon: there may be many. It is owed nothing any more."""
@@ -291,7 +298,10 @@ class DeadLetterIntake:
                 raise Refusal(f"station {station} has no delivery {delivery} of message {sequence} in {partition}")
             found.setdefault(partition, []).append((sequence, delivery))
         await asyncio.gather(
-            *(self._store.note_given_back(station, group, partition, each) for partition, each in found.items()),
+            *(
+                self._store.note_given_back(station, group, partition, each, is_kept=request.kept)
+                for partition, each in found.items()
+            ),
             *(self._redelivery.given_back(station, group, dead_letter_id) for dead_letter_id in request.resent),
         )
 

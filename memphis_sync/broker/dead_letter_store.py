@@ -5,11 +5,13 @@ Where dead letters are kept: one JetStream stream, whose subjects are the keys.
     memphis_dead_letters.data.<station>.<id>    header block and payload, byte for byte: no larger than the message was
     memphis_dead_letters.row.<station>.<id>     all the rest, as JSON
     memphis_dead_letters.back.<station>.<group>.<partition>.<first>-<last>-<digest>
-                                                deliveries that a member gave back without having looked at them
+                                                deliveries that a member gave back without having looked at them; with
+                                                ``-kept`` at the end it told of them, and still has the messages
     memphis_dead_letters.owed.<station>.<group>.<id>
                                                 a message that is no dead letter yet: its group is owed deliveries
-    memphis_dead_letters.done.<station>.<group>.<id>
-                                                it was owed and is answered: what says that it is owed may come again
+    memphis_dead_letters.done.<station>.<group>.<partition>.<sequence>
+                                                it was owed, and is answered or a dead letter: what says that it is
+                                                owed may come again, and its dead letter may be gone by then
 
 Rules:
 * The id is the sequence that ``at`` got when it was written first: it goes up for ever, and is never used again for
@@ -51,7 +53,8 @@ _NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the strea
 _NS_PER_S = 1_000_000_000
 _MARGIN_S = 60  # the stream keeps everything a little longer than the rows count, so that no row is without data
 _OWED_FIELDS = ("partition", "sequence", "left", "sent", "by", "is_alone", "stored")
-_NOTE = re.compile(r"([0-9]+)-([0-9]+)-[0-9a-f]{16}\Z")  # the last word of what was given back
+_NOTE = re.compile(r"([0-9]+)-([0-9]+)-[0-9a-f]{16}(-kept)?\Z")  # the last word of what was given back
+_NOTE_WORDS = 6  # of its subject
 _NOTES = 64  # of what was given back, to remember: each holds a batch at most
 _RENEW = 1 / 6  # of the retention: a group that comes later than that writes the data again
 
@@ -126,16 +129,12 @@ class Owed:
     @property
     def subject(self) -> str:
         """Where it is kept."""
-        return f"{STREAM}.owed.{self._key}"
+        return f"{STREAM}.owed.{key_of(self.station)}.{key_of(self.group)}.{self.id}"
 
     @property
     def done_subject(self) -> str:
-        """Where it is kept that a member has answered it."""
-        return f"{STREAM}.done.{self._key}"
-
-    @property
-    def _key(self) -> str:
-        return f"{key_of(self.station)}.{key_of(self.group)}.{self.id}"
+        """Where it is kept that the group has had what it was owed."""
+        return f"{STREAM}.done.{key_of(self.station)}.{key_of(self.group)}.{self.partition}.{self.sequence}"
 
 
 class DeadLetterStore:
@@ -319,11 +318,18 @@ class DeadLetterStore:
         for partition in partitions:
             await self._purge(f"at.{key}.{partition}.*")
             await self._purge(f"back.{key}.*.{partition}.*")
+            await self._purge(f"done.{key}.*.{partition}.*")
 
     # ---- what was given back ----------------------------------------------------------------------------------------
 
     async def note_given_back(
-        self, station: str, group: str, partition: int, deliveries: Sequence[tuple[int, int]]
+        self,
+        station: str,
+        group: str,
+        partition: int,
+        deliveries: Sequence[tuple[int, int]],
+        *,
+        is_kept: bool = False,
     ) -> None:
         """
         Notes deliveries that nobody has looked at; the same ones twice count once.
@@ -333,11 +339,13 @@ class DeadLetterStore:
             group: External name, lower case.
             partition: From 1.
             deliveries: Place in the partition, and which delivery it was.
+            is_kept: The member still has the messages, and may yet hand them to a handler.
         """
         body = json.dumps(sorted(deliveries), separators=(",", ":")).encode()
         first, last = min(deliveries)[0], max(deliveries)[0]
         digest = hashlib.sha256(body).hexdigest()[:16]
-        await self._write(f"{STREAM}.back.{key_of(station)}.{key_of(group)}.{partition}.{first}-{last}-{digest}", body)
+        name = f"{first}-{last}-{digest}{'-kept' if is_kept else ''}"
+        await self._write(f"{STREAM}.back.{key_of(station)}.{key_of(group)}.{partition}.{name}", body)
 
     async def given_back(self, station: str, group: str, partition: int, sequence: int) -> int:
         """How many deliveries of a message the group has given back."""
@@ -347,6 +355,53 @@ class DeadLetterStore:
             if span is not None and int(span.group(1)) <= sequence <= int(span.group(2)):
                 found.update(delivery for place, delivery in await self._noted(subject) if place == sequence)
         return len(found)
+
+    async def notes(self) -> dict[tuple[str, str, int], list[str]]:
+        """Where it is noted what was given back and not kept: by station, group and partition."""
+        found: dict[tuple[str, str, int], list[str]] = {}
+        for subject in await self._subjects(f"{STREAM}.back.>"):
+            words = subject.split(".")
+            name = _NOTE.match(words[-1])
+            if len(words) == _NOTE_WORDS and words[4].isdecimal() and name is not None and not name.group(3):
+                found.setdefault((name_of(words[2]), name_of(words[3]), int(words[4])), []).append(subject)
+        return found
+
+    async def undecided(
+        self, station: str, group: str, partition: int, notes: Sequence[str], deliveries: int
+    ) -> dict[int, int]:
+        """
+        Messages that the group gave back at the last delivery, and of which nothing else is written: neither that they
+        are owed, nor that they were, nor that they are dead letters.
+
+        Args:
+            station: External name.
+            group: External name, lower case.
+            partition: From 1.
+            notes: Where it is noted.
+            deliveries: How often the group may have a message.
+
+        Returns:
+            Places in the partition, and which delivery it was.
+        """
+        key = key_of(station)
+        done = _sequences(await self._subjects(f"{STREAM}.done.{key}.{key_of(group)}.{partition}.*"))
+        found: dict[int, int] = {}
+        for note in notes:
+            for sequence, delivery in await self._noted(note):
+                if delivery >= deliveries and sequence not in done:
+                    found[sequence] = max(delivery, found.get(sequence, 0))
+        known = _sequences(await self._subjects(f"{STREAM}.at.{key}.{partition}.*")) if found else set()
+        for sequence in known & found.keys():
+            if await self._is_decided(station, group, f"{partition}.{sequence}"):
+                del found[sequence]
+        return found
+
+    async def _is_decided(self, station: str, group: str, place: str) -> bool:
+        found = await self._at(station, place)
+        if found is None:
+            return False
+        letter = await self.find(station, place)
+        return (letter is not None and group in letter.groups) or await self.owed(station, group, found[0]) is not None
 
     async def _noted(self, subject: str) -> list[tuple[int, int]]:
         """What a note says; it never changes, and a wave of messages asks for the same one."""
@@ -365,6 +420,8 @@ class DeadLetterStore:
     async def owe(self, owed: Owed) -> None:
         """Writes that a message is owed; *owed* with any id. Nothing changes when that is written already."""
         key, place = key_of(owed.station), f"{owed.partition}.{owed.sequence}"
+        if await self._last(owed.done_subject) is not None:
+            return
         try:
             dead_letter_id = await self._write(f"{STREAM}.at.{key}.{place}", b"", expected=0)
         except ConflictError:
@@ -372,8 +429,6 @@ class DeadLetterStore:
             if found is None:
                 raise  # it has just gone
             dead_letter_id = found[0]
-            if await self._last(replace(owed, id=dead_letter_id).done_subject) is not None:
-                return
         with contextlib.suppress(ConflictError):
             await self.update_owed(replace(owed, id=dead_letter_id, revision=0))
 
@@ -410,15 +465,20 @@ class DeadLetterStore:
         return await self.update_owed(owed) if is_old else owed
 
     async def settle_owed(self, owed: Owed) -> None:
-        """A message is owed no more: it is a dead letter, or gone."""
+        """A message is owed no more: it is gone, or somebody wrote that it is done."""
         await self._purge(owed.subject.partition(".")[2])
+
+    async def finish_owed(self, owed: Owed) -> None:
+        """The group has had what it was owed: the message is answered, or a dead letter."""
+        await self._write(owed.done_subject, b"")
+        await self.settle_owed(owed)
 
     async def answer_owed(self, group: str, dead_letter_id: int) -> None:
         """A member has answered a message; nothing happens when it is not owed."""
         for station, *_ in await self.all_owed(f"*.{key_of(group)}.{dead_letter_id}"):
-            owed = Owed(dead_letter_id, station, group, 0, 0, 0)
-            await self._write(owed.done_subject, b"")
-            await self.settle_owed(owed)
+            owed = await self.owed(station, group, dead_letter_id)
+            if owed is not None:
+                await self.finish_owed(owed)
 
     async def answer_owed_place(self, station: str, group: str, place: str) -> None:
         """The same for the message that a place stands for."""
@@ -526,6 +586,12 @@ class DeadLetterStore:
             found += page
             if not page or len(found) >= info.get("total", 0):
                 return found
+
+
+def _sequences(subjects: Sequence[str]) -> set[int]:
+    """The places that stand at the end of subjects."""
+    words = (subject.rpartition(".")[2] for subject in subjects)
+    return {int(word) for word in words if word.isdecimal()}
 
 
 def _body(message: dict[str, Any]) -> bytes:

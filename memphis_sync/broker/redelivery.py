@@ -242,7 +242,7 @@ class Redelivery:
                 return min(wait_s - waited_s, _LOOK_S)
             if is_own and not owed.left:
                 await self._keep(owed)
-                await self._store.settle_owed(owed)
+                await self._store.finish_owed(owed)
                 return None
             # Whoever sent it has died, or lost its connection: it may never have reached a member.
             owed = replace(owed, left=owed.left + (not is_own), sent=0.0, is_alone=owed.is_alone or is_own)
@@ -289,7 +289,7 @@ class Redelivery:
         )
         if headers_size(headers) + len(payload) > self._connection.max_payload:
             await self._keep(owed)
-            await self._store.settle_owed(owed)
+            await self._store.finish_owed(owed)
             return None
         await self._store.update_owed(replace(owed, left=owed.left - 1, sent=time.time(), by=self._sender))
         durable = durable_name(owed.group)

@@ -305,3 +305,5 @@ class Service:
                 await self._recovery.sweep()
         finally:
             self._is_whole.set()
+        if self._intake is not None:
+            self._intake.make_good()

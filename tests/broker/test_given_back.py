@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery
+from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery, Heard, owed, wait_until_owed
 
 from memphis_sync._wire import subjects
 from memphis_sync._wire.dead_letters import CountOwed, DeadLetterCountReply, GivenBack, MaxDeliveries
@@ -27,32 +27,6 @@ ACK_MS = 1000
 def client(broker: BrokerProcess) -> Iterator[DeadLetterClient]:
     with DeadLetterClient(broker, connection_id="member") as connected:
         yield connected
-
-
-class Heard:
-    """What comes on the subject where messages are sent to a group again."""
-
-    def __init__(self, client: DeadLetterClient, station: str, group: str = "g") -> None:
-        self._client = client
-        self.messages: list[tuple[bytes, int, float]] = []
-
-        async def hear(message: Any) -> None:
-            number = int((message.headers or {})["$memphis_pm_id"])
-            self.messages.append((message.data, number, time.monotonic()))
-
-        async def listen() -> None:
-            assert client.connection is not None
-            await client.connection.subscribe(subjects.dls(station, group), cb=hear)
-            await client.connection.flush()
-
-        client.run(listen())
-
-    def wait_for(self, count: int, limit_s: float = LIMIT_S) -> list[tuple[bytes, int, float]]:
-        deadline = time.monotonic() + limit_s
-        while len(self.messages) < count:
-            assert time.monotonic() < deadline, f"{self.messages} instead of {count}"
-            self._client.run(asyncio.sleep(0.01))
-        return self.messages
 
 
 def prepare(
@@ -71,12 +45,6 @@ def prepare(
         client.produce(station, b"%d" % number)
 
 
-def owed(client: DeadLetterClient, station: str = "*") -> dict[str, int]:
-    pattern = f"memphis_dead_letters.owed.{station}.>"
-    info = client.jetstream("STREAM.INFO.memphis_dead_letters", {"subjects_filter": pattern})
-    return dict(info["state"].get("subjects") or {})
-
-
 def notes(client: DeadLetterClient, station: str) -> list[bytes]:
     """What is written of each message that is owed."""
     found = []
@@ -84,13 +52,6 @@ def notes(client: DeadLetterClient, station: str) -> list[bytes]:
         message = client.jetstream("STREAM.MSG.GET.memphis_dead_letters", {"last_by_subj": subject})["message"]
         found.append(base64.b64decode(message["data"]))
     return found
-
-
-def wait_until_owed(client: DeadLetterClient, count: int, station: str = "*") -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while len(owed(client, station)) != count:
-        assert time.monotonic() < deadline, owed(client, station)
-        client.run(asyncio.sleep(0.01))
 
 
 def exhaust(client: DeadLetterClient, station: str, *, messages: int = 1, deliveries: int, given_back: int) -> None:

@@ -1,0 +1,170 @@
+"""
+Makes good for JetStream's advisories that a dying nats-server took with it.
+
+That a group has had a message as often as it may is told once. A nats-server that is killed at that moment has told
+nobody, and one that starts again forgets at once what has had its deliveries and its ack time, before the stream is
+there that would keep the advisory. The message never comes again, and is no dead letter.
+
+Rules:
+* Of what members gave back there are notes (see dead_letter_store.py). They are gone through once when a copy of the
+  service starts, and when its connection comes back: a message whose last delivery is among them, and of which nothing
+  else is written, is owed to its group, as if the advisory had come.
+* But only when none can come any more: the group has no unanswered message left in that partition, or its ack time is
+  over and somebody has asked for messages since, at which JetStream looks for what has had its deliveries. An advisory
+  that comes all the same finds that the message is owed.
+* A delivery that JetStream itself has forgotten is left to it: the message comes again as if for the first time.
+* What a member told of and kept is left out: it may have been handled, and JetStream doesn't say so of single messages.
+* Every step can be repeated, by several copies at once: what is owed is written by one of them, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from memphis_sync._wire.names import NameRuleError, durable_name, internal_name, lower_name, stream_name
+from memphis_sync.broker.dead_letter_store import DeadLetterStore, Owed
+from memphis_sync.broker.jsapi import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from memphis_sync.broker.state import ConflictError
+
+log = logging.getLogger("memphis_sync.broker")
+
+_AT_ONCE = 4  # lanes
+_STEPS = 16  # messages of one that are written side by side
+_LOOK_S = 1.0  # until a lane is looked at again; twice as long each time
+_MAX_LOOK_S = 10.0
+_NS_PER_S = 1_000_000_000
+
+
+@dataclass
+class _Lane:
+    """
+    What a group gave back in one partition.
+
+    Attributes:
+        notes: Where that is noted.
+        since: When it was looked at first, by the loop's clock.
+        delivered: How many deliveries there had been then.
+    """
+
+    station: str
+    group: str
+    partition: int
+    notes: list[str] = field(repr=False)
+    since: float = 0.0
+    delivered: int = -1
+
+
+class MissedAdvisories:
+    """
+    Looks for what was given back and is forgotten.
+
+    Args:
+        connection: The service's connection.
+        store: Where the notes are, and what is owed.
+    """
+
+    def __init__(self, connection: Client, store: DeadLetterStore) -> None:
+        self._api = JetStreamApi(connection)
+        self._store = store
+        self._task: Optional[asyncio.Task[None]] = None
+
+    def look(self) -> None:
+        """Goes through the notes, in the background; begins anew when it was at it."""
+        if self._task is not None:
+            self._task.cancel()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Looks no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        lanes: Optional[list[_Lane]] = None
+        pause_s = _LOOK_S
+        while lanes is None or lanes:
+            try:
+                if lanes is None:
+                    lanes = [_Lane(*place, notes) for place, notes in (await self._store.notes()).items()]
+                left: list[_Lane] = []
+                for at in range(0, len(lanes), _AT_ONCE):
+                    some = lanes[at : at + _AT_ONCE]
+                    ends = await asyncio.gather(*map(self._look_at, some))
+                    left += [lane for lane, is_done in zip(some, ends) if not is_done]
+                lanes = left
+            except (NatsError, JetStreamError, OSError) as exc:
+                log.debug("what was given back cannot be listed now: %s", exc)
+            if lanes is None or lanes:
+                await asyncio.sleep(pause_s)
+                pause_s = min(_MAX_LOOK_S, 2 * pause_s)
+
+    async def _look_at(self, lane: _Lane) -> bool:
+        """Whether there is nothing more to do about a lane."""
+        try:
+            return await self._decide(lane)
+        except NameRuleError:
+            return True  # somebody else has written that note
+        except (ConflictError, NatsError, JetStreamError, OSError) as exc:
+            log.debug("what group %s of station %s gave back: %s", lane.group, lane.station, exc)
+        except Exception:
+            log.exception("what group %s of station %s gave back cannot be looked at", lane.group, lane.station)
+            return True
+        return False
+
+    async def _decide(self, lane: _Lane) -> bool:
+        info = await self._info(lane)
+        limit = 0 if info is None else int(info["config"].get("max_deliver", 0))
+        if info is None or limit < 1:  # the group is gone, or has each message as often as it likes
+            return True
+        found = await self._store.undecided(lane.station, lane.group, lane.partition, lane.notes, limit)
+        found = {at: delivery for at, delivery in found.items() if 0 < at <= info["delivered"]["stream_seq"]}
+        if not found:
+            return True
+        if not self._has_ended(lane, info):
+            return False
+        sequences = sorted(found)
+        for at in range(0, len(sequences), _STEPS):
+            await asyncio.gather(*(self._owe(lane, each, found[each]) for each in sequences[at : at + _STEPS]))
+        log.info(
+            "%d messages that group %s of station %s gave back come again: nobody has told of them (partition %d)",
+            len(found),
+            lane.group,
+            lane.station,
+            lane.partition,
+        )
+        return True
+
+    async def _info(self, lane: _Lane) -> Optional[dict[str, Any]]:
+        """What JetStream says of the group; None when it is gone."""
+        station, group = lower_name("Station", lane.station), lower_name("Consumer", lane.group)
+        stream = stream_name(internal_name(station), lane.partition)
+        try:
+            return await self._api.request(f"CONSUMER.INFO.{stream}.{durable_name(group)}")
+        except JetStreamError as exc:
+            if exc.err_code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND):
+                return None
+            raise
+
+    @staticmethod
+    def _has_ended(lane: _Lane, info: dict[str, Any]) -> bool:
+        """Whether JetStream has told all that it will tell of the messages that it had delivered so far."""
+        now, delivered = asyncio.get_running_loop().time(), info["delivered"]["consumer_seq"]
+        if lane.delivered < 0:
+            lane.since, lane.delivered = now, delivered
+        if not info["num_ack_pending"]:
+            return True
+        is_read = delivered != lane.delivered or bool(info["num_waiting"])
+        return is_read and now - lane.since > info["config"]["ack_wait"] / _NS_PER_S + _LOOK_S
+
+    async def _owe(self, lane: _Lane, sequence: int, delivery: int) -> None:
+        count = await self._store.given_back(lane.station, lane.group, lane.partition, sequence)
+        left = min(max(count, 1), delivery)
+        is_alone = delivery > left
+        await self._store.owe(Owed(0, lane.station, lane.group, lane.partition, sequence, left, is_alone=is_alone))
