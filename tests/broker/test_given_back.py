@@ -255,7 +255,8 @@ def test_copies_of_the_service_send_each_once_and_replace_one_another(tmp_path: 
         with DeadLetterClient(copies[0], connection_id="member") as client:
             heard = Heard(client, "st")
             assert client.station("st") == ""
-            options = {"consumers_group": "g", "max_ack_time_ms": 5000, "max_msg_deliveries": 1}
+            # An answer that the killed copy had taken comes to the other one five seconds later.
+            options = {"consumers_group": "g", "max_ack_time_ms": 15_000, "max_msg_deliveries": 1}
             assert client.consumer("st", "c", **options).startswith("{")
             for number in range(20):
                 client.produce("st", b"%d" % number)

@@ -25,21 +25,22 @@ from memphis_sync.broker.server import NatsServer
 
 pytestmark = pytest.mark.slow
 
+STATION = "a"  # nats-server finds it at its start before the stream that keeps advisories: the order is that of names
 ACK_MS = 1000
 MESSAGES = 5  # in each partition
 
 
 def prepare(client: DeadLetterClient, deliveries: int, partitions: int = 1, messages: int = MESSAGES) -> None:
-    assert client.station("st", partitions_number=partitions) == ""
+    assert client.station(STATION, partitions_number=partitions) == ""
     join(client, deliveries)
     for partition in range(1, partitions + 1):
         for number in range(messages):
-            client.produce("st", b"%d.%d" % (partition, number), partition=partition)
+            client.produce(STATION, b"%d.%d" % (partition, number), partition=partition)
 
 
 def join(client: DeadLetterClient, deliveries: int) -> None:
     options = {"consumers_group": "g", "max_ack_time_ms": ACK_MS, "max_msg_deliveries": deliveries}
-    assert client.consumer("st", "c", **options).startswith("{")
+    assert client.consumer(STATION, "c", **options).startswith("{")
 
 
 def take(client: DeadLetterClient, count: int, number: int, partition: int = 1) -> list[Delivery]:
@@ -48,7 +49,7 @@ def take(client: DeadLetterClient, count: int, number: int, partition: int = 1) 
     deadline = time.monotonic() + LIMIT_S
     while len(found) < count:
         assert time.monotonic() < deadline, found
-        found += client.take("st", partition=partition, count=count - len(found))
+        found += client.take(STATION, partition=partition, count=count - len(found))
     assert {delivery.number for delivery in found} == {number}
     return found
 
@@ -94,20 +95,20 @@ def deliver_and_give_back(
                     client.tell(delivery.reply, b"-NAK")
             else:
                 nak = number < deliveries or is_sent_back
-                assert client.give_back("st", *taken, partition=partition, nak=nak) == ""
+                assert client.give_back(STATION, *taken, partition=partition, nak=nak) == ""
             last += taken if number == deliveries else []
     return last
 
 
 def expect_all(client: DeadLetterClient, deliveries: int, partitions: int = 1) -> None:
     """A member that joins and reads is sent all messages, each once; none is a dead letter."""
-    heard = Heard(client, "st")
+    heard = Heard(client, STATION)
     join(client, deliveries)
     for partition in range(1, partitions + 1):
-        client.knock("st", "g", partition=partition)
+        client.knock(STATION, "g", partition=partition)
     expected = sorted(b"%d.%d" % (part, number) for part in range(1, partitions + 1) for number in range(MESSAGES))
     assert answer(client, heard, MESSAGES * partitions) == expected
-    assert client.letters("st") == []
+    assert client.letters(STATION) == []
 
 
 @pytest.mark.parametrize("is_sent_back", [True, False], ids=["killed after the NAK", "killed before the NAK"])
@@ -135,29 +136,29 @@ def test_what_is_settled_does_not_come_again(fresh_broker: Callable[..., BrokerP
     broker = fresh_broker(data_dir=tmp_path / "data")
     with DeadLetterClient(broker, connection_id="first") as client:
         prepare(client, 1, messages=3)
-        heard = Heard(client, "st")
-        client.give_back("st", *take(client, 3, 1))
-        client.knock("st", "g")
+        heard = Heard(client, STATION)
+        client.give_back(STATION, *take(client, 3, 1))
+        client.knock(STATION, "g")
         (_, answered, _), *_ = heard.wait_for(3)
         client.acknowledge(answered)
-        dropped, _ = client.wait_for("st", 2)
+        dropped, _ = client.wait_for(STATION, 2)
         wait_until_owed(client, 0)
-        assert client.drop("st", dropped.id).count == 1
-        (letter,) = client.letters("st")
+        assert client.drop(STATION, dropped.id).count == 1
+        (letter,) = client.letters(STATION)
     for _ in range(2):
         restart_later(broker)
         with DeadLetterClient(broker, connection_id="second") as client:
-            heard = Heard(client, "st")
+            heard = Heard(client, STATION)
             join(client, 1)
             last = b"%d" % time.monotonic_ns()
-            client.produce("st", last)
-            client.give_back("st", *take(client, 1, 1), nak=False)
+            client.produce(STATION, last)
+            client.give_back(STATION, *take(client, 1, 1), nak=False)
         restart_later(broker)
         with DeadLetterClient(broker, connection_id="third") as client:
-            heard = Heard(client, "st")
+            heard = Heard(client, STATION)
             join(client, 1)
             assert answer(client, heard, 1) == [last], "it is the only one that comes"
-            assert client.letters("st") == [letter]
+            assert client.letters(STATION) == [letter]
 
 
 def test_what_a_member_kept_and_handled_does_not_come_again(
@@ -167,16 +168,16 @@ def test_what_a_member_kept_and_handled_does_not_come_again(
     with DeadLetterClient(broker, connection_id="first") as client:
         prepare(client, 1, messages=4)
         taken = take(client, 4, 1)
-        assert client.give_back("st", *taken[:2], nak=False, kept=True) == ""
+        assert client.give_back(STATION, *taken[:2], nak=False, kept=True) == ""
         for delivery in taken[:2]:
             client.tell(delivery.reply, b"+ACK")
-        assert client.give_back("st", *taken[2:], nak=False) == ""
+        assert client.give_back(STATION, *taken[2:], nak=False) == ""
     restart_later(broker)
     with DeadLetterClient(broker, connection_id="second") as client:
-        heard = Heard(client, "st")
+        heard = Heard(client, STATION)
         join(client, 1)
         assert answer(client, heard, 2) == [b"1.2", b"1.3"]
-        assert client.letters("st") == []
+        assert client.letters(STATION) == []
 
 
 def test_a_message_that_fails_again_is_a_dead_letter_once(
@@ -187,17 +188,17 @@ def test_a_message_that_fails_again_is_a_dead_letter_once(
         prepare(client, 2, messages=2)
         for delivery in take(client, 2, 1):
             client.tell(delivery.reply, b"-NAK")
-        client.give_back("st", *take(client, 2, 2))
+        client.give_back(STATION, *take(client, 2, 2))
     restart_later(broker)
     with DeadLetterClient(broker, connection_id="second") as client:
-        heard = Heard(client, "st")
+        heard = Heard(client, STATION)
         join(client, 2)
-        client.knock("st", "g")
-        rows = client.wait_for("st", 2)
+        client.knock(STATION, "g")
+        rows = client.wait_for(STATION, 2)
         wait_until_owed(client, 0)
         assert sorted(row.sequence for row in rows) == [1, 2]
         assert sorted(data for data, *_ in heard.messages) == [b"1.0", b"1.1"]
-        assert client.letters("st") == rows
+        assert client.letters(STATION) == rows
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def test_what_was_given_back_comes_again_although_its_advisory_was_lost(
         for delivery in last:
             client.tell(delivery.reply, b"-NAK")
         for partition in range(1, partitions + 1):
-            client.knock("st", "g", partition=partition)
+            client.knock(STATION, "g", partition=partition)
         deadline = time.monotonic() + LIMIT_S
         while client.jetstream("STREAM.INFO.memphis_dead_letter_intake")["state"]["messages"] < len(last):
             assert time.monotonic() < deadline, "JetStream has not told"
@@ -254,24 +255,24 @@ def test_while_jetstream_may_still_tell_nothing_is_decided(server: NatsServer) -
     with copy_of(server) as copy:
         with DeadLetterClient(copy, connection_id="first") as client:
             prepare(client, 1)
-            assert client.give_back("st", *take(client, MESSAGES, 1)) == ""
+            assert client.give_back(STATION, *take(client, MESSAGES, 1)) == ""
         copy.kill()
     with copy_of(server) as copy, DeadLetterClient(copy, connection_id="second") as client:
-        heard = Heard(client, "st")
+        heard = Heard(client, STATION)
         join(client, 1)
         client.run(asyncio.sleep(4 * ACK_MS / 1000))
         assert owed(client) == {}
         assert heard.messages == []
-        client.knock("st", "g")
+        client.knock(STATION, "g")
         assert len(answer(client, heard, MESSAGES)) == MESSAGES
-        assert client.letters("st") == []
+        assert client.letters(STATION) == []
 
 
 def test_several_copies_of_the_service_owe_each_message_once(server: NatsServer, until: Any) -> None:
     with copy_of(server) as copy, copy_of(server):
         with DeadLetterClient(copy, connection_id="first") as client:
             prepare(client, 1)
-            assert client.give_back("st", *take(client, MESSAGES, 1)) == ""
+            assert client.give_back(STATION, *take(client, MESSAGES, 1)) == ""
         restart_server_later(server, until)
         with DeadLetterClient(copy, connection_id="second") as client:
             until(lambda: not owed_count_error(client))
@@ -281,7 +282,7 @@ def test_several_copies_of_the_service_owe_each_message_once(server: NatsServer,
 def owed_count_error(client: DeadLetterClient) -> str:
     """Why nobody says how many messages the group is owed; "" when somebody does: the service is back."""
     try:
-        return DeadLetterCountReply.decode(client.raw(subjects.OWED, CountOwed("st", "g").encode())).error
+        return DeadLetterCountReply.decode(client.raw(subjects.OWED, CountOwed(STATION, "g").encode())).error
     except NoRespondersError as exc:
         return str(exc)
 
@@ -296,10 +297,10 @@ def test_a_loop_that_was_left_before_a_kill_loses_nothing(
     everything = {b"%d" % number for number in range(200)}
     seen: set[bytes] = set()
     with memphis_sync.connect(broker.url, timeout_ms=20_000) as client:
-        client.station("st", partitions_number=partitions)
-        assert client.producer("st", "p").produce_many(sorted(everything)).delivered == 200
+        client.station(STATION, partitions_number=partitions)
+        assert client.producer(STATION, "p").produce_many(sorted(everything)).delivered == 200
         for _ in range(deliveries):
-            with client.consumer("st", "w", "g", **options) as consumer:
+            with client.consumer(STATION, "w", "g", **options) as consumer:
                 for message in consumer:
                     with message:
                         seen.add(bytes(message.data))
@@ -308,7 +309,7 @@ def test_a_loop_that_was_left_before_a_kill_loses_nothing(
     assert len(seen) < 200
     restart_later(broker)
     with memphis_sync.connect(broker.url, timeout_ms=20_000) as client:
-        consumer = client.consumer("st", "w", "g", **options)
+        consumer = client.consumer(STATION, "w", "g", **options)
         deadline = time.monotonic() + 60
         while len(seen) < 200:
             assert time.monotonic() < deadline, f"{len(seen)} of 200 handled"
@@ -316,4 +317,4 @@ def test_a_loop_that_was_left_before_a_kill_loses_nothing(
                 seen.add(bytes(message.data))
                 message.ack()
         assert seen == everything
-        assert {bytes(letter.data) for letter in client.dls("st")} <= seen
+        assert {bytes(letter.data) for letter in client.dls(STATION)} <= seen
