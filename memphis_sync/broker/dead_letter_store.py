@@ -357,39 +357,44 @@ class DeadLetterStore:
         return len(found)
 
     async def notes(self) -> dict[tuple[str, str, int], list[str]]:
-        """Where it is noted what was given back and not kept: by station, group and partition."""
+        """Where it is noted what was given back: by station, group and partition."""
         found: dict[tuple[str, str, int], list[str]] = {}
         for subject in await self._subjects(f"{STREAM}.back.>"):
             words = subject.split(".")
-            name = _NOTE.match(words[-1])
-            if len(words) == _NOTE_WORDS and words[4].isdecimal() and name is not None and not name.group(3):
+            if len(words) == _NOTE_WORDS and words[4].isdecimal() and _NOTE.match(words[-1]):
                 found.setdefault((name_of(words[2]), name_of(words[3]), int(words[4])), []).append(subject)
         return found
 
     async def undecided(
         self, station: str, group: str, partition: int, notes: Sequence[str], deliveries: int
-    ) -> dict[int, int]:
+    ) -> dict[int, tuple[int, int]]:
         """
-        Messages that the group gave back at the last delivery, and of which nothing else is written: neither that they
-        are owed, nor that they were, nor that they are dead letters.
+        Messages that the group gave back at the last delivery and did not keep, and of which nothing else is written:
+        neither that they are owed, nor that they were, nor that they are dead letters.
 
         Args:
             station: External name.
             group: External name, lower case.
             partition: From 1.
-            notes: Where it is noted.
+            notes: Where it is noted, all of it.
             deliveries: How often the group may have a message.
 
         Returns:
-            Places in the partition, and which delivery it was.
+            Places in the partition, which delivery was the last, and how many were given back.
         """
         key = key_of(station)
         done = _sequences(await self._subjects(f"{STREAM}.done.{key}.{key_of(group)}.{partition}.*"))
-        found: dict[int, int] = {}
+        back: dict[int, set[int]] = {}
+        last: dict[int, int] = {}
         for note in notes:
+            name = _NOTE.match(note.rpartition(".")[2])
+            is_kept = name is None or bool(name.group(3))
             for sequence, delivery in await self._noted(note):
-                if delivery >= deliveries and sequence not in done:
-                    found[sequence] = max(delivery, found.get(sequence, 0))
+                if sequence not in done:
+                    back.setdefault(sequence, set()).add(delivery)
+                    if delivery >= deliveries and not is_kept:
+                        last[sequence] = max(delivery, last.get(sequence, 0))
+        found = {sequence: (delivery, len(back[sequence])) for sequence, delivery in last.items()}
         known = _sequences(await self._subjects(f"{STREAM}.at.{key}.{partition}.*")) if found else set()
         for sequence in known & found.keys():
             if await self._is_decided(station, group, f"{partition}.{sequence}"):

@@ -124,14 +124,14 @@ class MissedAdvisories:
         if info is None or limit < 1:  # the group is gone, or has each message as often as it likes
             return True
         found = await self._store.undecided(lane.station, lane.group, lane.partition, lane.notes, limit)
-        found = {at: delivery for at, delivery in found.items() if 0 < at <= info["delivered"]["stream_seq"]}
+        found = {at: back for at, back in found.items() if 0 < at <= info["delivered"]["stream_seq"]}
         if not found:
             return True
         if not self._has_ended(lane, info):
             return False
         sequences = sorted(found)
         for at in range(0, len(sequences), _STEPS):
-            await asyncio.gather(*(self._owe(lane, each, found[each]) for each in sequences[at : at + _STEPS]))
+            await asyncio.gather(*(self._owe(lane, each, *found[each]) for each in sequences[at : at + _STEPS]))
         log.info(
             "%d messages that group %s of station %s gave back come again: nobody has told of them (partition %d)",
             len(found),
@@ -163,8 +163,7 @@ class MissedAdvisories:
         is_read = delivered != lane.delivered or bool(info["num_waiting"])
         return is_read and now - lane.since > info["config"]["ack_wait"] / _NS_PER_S + _LOOK_S
 
-    async def _owe(self, lane: _Lane, sequence: int, delivery: int) -> None:
-        count = await self._store.given_back(lane.station, lane.group, lane.partition, sequence)
-        left = min(max(count, 1), delivery)
+    async def _owe(self, lane: _Lane, sequence: int, delivery: int, count: int) -> None:
+        left = min(count, delivery)
         is_alone = delivery > left
         await self._store.owe(Owed(0, lane.station, lane.group, lane.partition, sequence, left, is_alone=is_alone))
