@@ -30,7 +30,7 @@ enum mcore_slot_flag {
     MCORE_FLAG_WRITTEN = 1,
     MCORE_FLAG_REPORT = 2,
     MCORE_FLAG_UNHEARD = 4, /* its last answer was that nobody listens; not written since */
-    MCORE_FLAG_UNSURE = 8   /* a writing of it had no answer, or two: it may be stored, whatever another one is answered */
+    MCORE_FLAG_UNSURE = 8   /* a writing of it had no answer, or may have had two: it may be stored, whatever is answered */
 };
 
 /* How long the ack of a message may come after a false "nobody listens"; a true one is the only answer there is. */

@@ -343,12 +343,13 @@ uint64_t mcore_lane_rewind(struct mcore_lane *lane, struct mcore_stats *stats)
 {
     struct mcore_log *log = lane->log;
     uint64_t count = 0;
-    for (uint64_t slot = log->head_slot; slot < log->tail_slot && lane->in_flight > 0; slot++) {
+    for (uint64_t slot = log->head_slot; slot < log->tail_slot; slot++) {
         struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+        if (entry->state == MCORE_SLOT_IN_FLIGHT || entry->state == MCORE_SLOT_PAUSED)
+            entry->flags |= MCORE_FLAG_UNSURE; /* its answer, or one behind it, is lost with the connection */
         if (entry->state != MCORE_SLOT_IN_FLIGHT)
             continue;
         entry->state = MCORE_SLOT_QUEUED;
-        entry->flags |= MCORE_FLAG_UNSURE; /* its answer is lost with the connection */
         stats->in_flight--;
         stats->queued++;
         stats->queued_bytes += entry->len;

@@ -353,8 +353,8 @@ int mcore_outbox_settle(struct mcore_outbox *outbox, uint64_t slot, int outcome,
  * - One to a message that was not written yet, one that cannot be read, and one that names another stream than the
  *   subject's (what stands before its first dot) are ignored: the message goes on waiting.
  * - "Nothing listens" ends a message only when no ack comes within a moment (MCORE_VERDICT_NS), and means "not stored" only
- *   when each writing of the frame had that answer, and once. Else, and for a refusal after a writing whose answer was
- *   lost with its connection, the message ends as MCORE_UNKNOWN.
+ *   when each writing of the frame had that answer, once, and its connection lasted until then. Else, and for a refusal
+ *   after a writing whose answer was lost with its connection, the message ends as MCORE_UNKNOWN.
  */
 int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);
 
