@@ -41,8 +41,9 @@ class Consuming:
         self._callback = callback
         self._only = only
         self._stop = Latch()
-        self._lock = primitives.Lock()  # guards the next two, which the workers share
+        self._lock = primitives.Lock()  # guards the next three, which the workers share
         self._is_failing = False
+        self._failed_at = 0.0
         self._pause_until = 0.0
         self._workers = workers
         self._threads: list[primitives.Thread] = []
@@ -114,7 +115,9 @@ class Consuming:
                     break
                 self._fail(exc)
                 continue
-            self._is_failing = False
+            # A look that only waited for another worker's, or for the broker, does not mean that all is well again.
+            if messages or consumer.answered_at > self._failed_at:
+                self._is_failing = False
             if not messages:
                 continue
             # After an empty batch the long poll was the pause.
@@ -144,6 +147,7 @@ class Consuming:
         with self._lock:
             is_news = not self._is_failing
             self._is_failing = True
+            self._failed_at = time.monotonic()
             pause_s = GONE_PAUSE_S if isinstance(error, StationNotFoundError) else OUTAGE_PAUSE_S
             self._pause_until = time.monotonic() + pause_s
         if is_news:

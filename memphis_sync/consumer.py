@@ -567,6 +567,11 @@ class Consumer(NotCopied, NotAwaited):
         """Whether messages were received that wait for the next portion."""
         return bool(self._session.holds or self._dead_letters)
 
+    @property
+    def answered_at(self) -> float:
+        """When the broker last said what a partition holds, be it nothing; by ``time.monotonic()``."""
+        return self._session.answered_at
+
     def take_portion(
         self,
         portion: Portion,

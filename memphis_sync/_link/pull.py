@@ -97,6 +97,9 @@ class PullSession:
         ack_time_s: How long the broker waits for an answer to a message.
         look_for: Called with a binding whose pulls have no answer, and with what is to be called with the answer: a
             StationNotFoundError when the group is gone, else None. Must not wait; raises ClosedError at most.
+
+    Attributes:
+        answered_at: When the broker last said what a partition holds, be it nothing; by ``time.monotonic()``.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class PullSession:
         self._has_looked = threading.Event()  # no question is open; the answer comes on another thread
         self._has_looked.set()
         self._destroyed: Optional[StationNotFoundError] = None  # the answer, until a fetch raises it
+        self.answered_at = 0.0
 
     def fetch(
         self,
@@ -380,6 +384,8 @@ class PullSession:
         """Moves what has come to the surplus; raises when a partition was ended for a reason that lasts."""
         messages, endings = mailbox.take()
         self._surplus += messages
+        if messages or any(ending.status in _NOTHING_THERE for ending in endings):
+            self.answered_at = time.monotonic()
         if endings and not self._here(fetch):  # else it is met again by the next fetch, with nothing to hand out
             for ending in endings:
                 self._judge(ending, fetch.deadline)

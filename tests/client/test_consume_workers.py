@@ -97,7 +97,7 @@ def test_an_error_is_handed_to_one_worker(memphis, filled, until):
         consumer.consume(lambda messages, error, _: errors.append(error) if error else None, workers=4)
         memphis.station(filled).destroy()
         until(lambda: errors)
-        time.sleep(1.5)
+        time.sleep(3.5)  # it is looked for again each second, and a look takes two at most
     assert [type(error) for error in errors] == [StationNotFoundError]
 
 
