@@ -113,7 +113,11 @@ def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work, name=name, daemon=True)
     try:
         thread.start()
-    except RuntimeError:
+    except RuntimeError as exc:
+        # Thread.start() waits by a Condition, which breaks when a signal handler raises in it; what was raised is told.
+        interrupt = exc.__context__
+        if interrupt is not None and not isinstance(interrupt, Exception):
+            raise interrupt from None
         try:
             spare = _parked.popleft()
         except IndexError:

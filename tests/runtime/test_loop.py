@@ -13,6 +13,7 @@ import pytest
 
 from memphis_sync._runtime import waiting
 from memphis_sync._runtime.loop import LoopThread, PrivateLoop
+from memphis_sync._threads import start_thread
 from memphis_sync.errors import ClosedError, DeadlineError, OwnThreadError, UsageError
 
 
@@ -148,6 +149,21 @@ def test_stops_that_come_while_it_ends_break_nothing_off(loop):
     assert cancelled.wait(5)
     assert loop.stop()
     assert ended == [True]
+
+
+def test_an_interrupt_while_a_thread_starts_is_told_as_such(monkeypatch):
+    """Thread.start() waits by a Condition, which says that its lock is free when a signal handler raised in it."""
+    handed_out = threading.Event()
+
+    def interrupted(self):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            threading.Lock().release()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_thread("memphis-test", handed_out.set)
 
 
 def test_names_resolve_when_the_executor_refuses(loop, monkeypatch):
