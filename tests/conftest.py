@@ -42,23 +42,41 @@ def crashed_in() -> Optional[str]:
     return None
 
 
-def pytest_configure() -> None:
+class Sentinel:
+    """Keeps the name of the running test in a file."""
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Says where the last run crashed; refuses ``--last-failed`` then, which would find nothing to run and pass."""
+        test = crashed_in()
+        if test is not None:
+            SENTINEL.unlink()
+            if session.config.getoption("lf"):
+                raise session.Failed(
+                    f"the last run crashed in {test}; --last-failed would pass over it: run without it"
+                )
+            session.config.pluginmanager.get_plugin("terminalreporter").write_line(
+                f"the last run crashed in {test}", red=True
+            )
+        SENTINEL.parent.mkdir(exist_ok=True)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        SENTINEL.write_text(f"{os.getpid()} {nodeid}")
+
+    def pytest_sessionfinish(self) -> None:
+        SENTINEL.unlink(missing_ok=True)
+
+
+def is_alone(config: pytest.Config) -> bool:
+    """Whether this process runs the whole suite: pytest-xdist names by itself the test in which one of several died."""
+    return config.getoption("dist", "no") == "no" and not hasattr(config, "workerinput")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A suite that was started in the background ignores Ctrl-C, and so would every child that a test interrupts."""
+    if is_alone(config):
+        config.pluginmanager.register(Sentinel())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Says where the last run crashed; refuses ``--last-failed`` then, which would find nothing to run and pass."""
-    test = crashed_in()
-    if test is not None:
-        SENTINEL.unlink()
-        if session.config.getoption("lf"):
-            raise session.Failed(f"the last run crashed in {test}; --last-failed would pass over it: run without it")
-        session.config.pluginmanager.get_plugin("terminalreporter").write_line(
-            f"the last run crashed in {test}", red=True
-        )
-    SENTINEL.parent.mkdir(exist_ok=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -69,11 +87,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out = [item for item in items if item.get_closest_marker(marker)]
             items[:] = [item for item in items if item not in left_out]
             config.hook.pytest_deselected(items=left_out)
-
-
-def pytest_runtest_logstart(nodeid: str) -> None:
-    SENTINEL.write_text(f"{os.getpid()} {nodeid}")
-
-
-def pytest_sessionfinish() -> None:
-    SENTINEL.unlink(missing_ok=True)
