@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Callable
 
 import pytest
@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 
 # Seconds that a broker may take to be ready: it needs well under one, but two cores may be busy with other things.
 READY_S = 30.0
+LAST = 4000  # characters
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed on a broker shows the last that the broker said."""
+    report = yield
+    if report.failed:
+        for name, process in getattr(item, "funcargs", {}).items():
+            if hasattr(process, "nats_pid"):
+                report.sections.append((f"What {name} said last", process.output()[-LAST:]))
+    return report
 
 
 @pytest.fixture(scope="session")
