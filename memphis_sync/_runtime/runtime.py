@@ -297,9 +297,15 @@ class Runtime:
 
     def start_thread(self, kind: str, run: Callable[..., Any], *args: Any) -> primitives.Thread:
         """A daemon thread ``memphis-<kind>-<N>`` for blocking work that ends soon once is_ending says so."""
-        thread = primitives.start_thread(f"memphis-{kind}-{primitives.next_number()}", run, *args)
-        self._threads = [*(other for other in self._threads if other.is_alive()), thread]
-        return thread
+
+        async def start() -> primitives.Thread:
+            thread = primitives.start_thread(f"memphis-{kind}-{primitives.next_number()}", run, *args)
+            self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+            return thread
+
+        # Signal handlers run on the main thread alone. One that raises inside Thread.start(), as Ctrl-C does, leaves a
+        # thread that hangs before it has begun, or one that is counted and does not exist.
+        return self.loop.call(start(), None, f"starting a {kind} thread")
 
     def start_registration(self, run: Callable[[], None]) -> None:
         """A daemon thread that registers a producer; on the loop. Closing waits for it, and for what it hands over."""

@@ -319,7 +319,9 @@ def test_it_says_how_many_a_group_is_owed(client: DeadLetterClient, station_name
     prepare(client, station_name, messages=3)
     assert ask(station_name, "g") == DeadLetterCountReply(0)
     exhaust(client, station_name, messages=3, deliveries=2, given_back=2)
-    assert ask(station_name, "g").count == 3, "from when JetStream has given it up, also while nothing is written yet"
+    # From when JetStream has given it up, also while nothing is written yet; one may count twice while it is written.
+    while (count := ask(station_name, "g").count) != 3:
+        assert count > 3
     assert ask(station_name, "other").count == 0
     for done in range(3):
         client.acknowledge(heard.wait_for(done + 1)[done][1])

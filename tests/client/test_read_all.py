@@ -238,7 +238,7 @@ def test_what_was_given_back_is_read_though_it_has_no_delivery_left(
 ) -> None:
     """Our broker sends it again by itself; until then no partition has it."""
     fill(memphis, station_name, 200, partitions)
-    consumer = memphis.consumer(station_name, "c", max_ack_time_ms=5000, max_msg_deliveries=deliveries)
+    consumer = memphis.consumer(station_name, "c", max_ack_time_ms=30_000, max_msg_deliveries=deliveries)
     seen = []
     for _ in range(deliveries):
         for message in consumer.read_all():
