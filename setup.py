@@ -47,8 +47,8 @@ def extensions():
     return cythonize(
         [
             Extension(
-                "memphis_sync._codec._cython",
-                ["memphis_sync/_codec/_cython.pyx", *SOURCES],
+                "memphis_sync._core._cython",
+                ["memphis_sync/_core/_cython.pyx", *SOURCES],
                 include_dirs=["csrc"],
                 depends=HEADERS,
                 extra_compile_args=COMPILE_ARGS,
@@ -61,6 +61,6 @@ def extensions():
 
 setup(
     ext_modules=extensions(),
-    cffi_modules=[] if WANTED == "cython" else ["memphis_sync/_codec/_cffi_build.py:ffibuilder"],
+    cffi_modules=[] if WANTED == "cython" else ["memphis_sync/_core/_cffi_build.py:ffibuilder"],
     cmdclass={"build_ext": BuildExt},
 )

@@ -44,7 +44,7 @@ def main(sdist: Path, wheel: Path) -> int:
     ]
     if not any(name.endswith("/LICENSE") for name in packed):
         wrong.append(f"{wheel.name} lacks the licence")
-    if not any(name.startswith("memphis_sync/_codec/") and name.endswith((".so", ".pyd")) for name in packed):
+    if not any(name.startswith("memphis_sync/_core/") and name.endswith((".so", ".pyd")) for name in packed):
         wrong.append(f"{wheel.name} lacks the compiled core")
     print(
         "\n".join(wrong) or f"{sdist.name}: {len(inside)} files, {wheel.name}: {len(packed)} files, as they should be"

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import _raw
 
 import memphis_sync
-from memphis_sync import _codec
+from memphis_sync import _core
 
 _names = itertools.count(1)
 
@@ -197,7 +197,7 @@ def machine() -> dict[str, Any]:
         "load_1m": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "binding": _codec.IMPL,
+        "binding": _core.IMPL,
         "memphis_sync": memphis_sync.__version__,
     }
 

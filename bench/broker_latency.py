@@ -22,8 +22,8 @@ from collections.abc import Sequence
 
 import nats
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.control import ConsumerCreate, ProducerCreate, StationCreate
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.control import ConsumerCreate, ProducerCreate, StationCreate
 from memphis_sync.broker import BrokerProcess
 
 BOUNDS_MS = {"ready": 1000.0, "station, 3 partitions": 25.0, "producer": 3.0, "consumer, 3 partitions": 5.0}

@@ -6,8 +6,8 @@ import uuid
 from typing import Any
 
 from memphis_sync import options as opt
-from memphis_sync._wire.control import ConsumerCreate, StationCreate
-from memphis_sync._wire.names import Kind, NameRuleError, lower_name
+from memphis_sync._protocol.control import ConsumerCreate, StationCreate
+from memphis_sync._protocol.names import Kind, NameRuleError, lower_name
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.types import Retention, Storage
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 from memphis_sync import options as opt
 from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import Requests, longest_s
-from memphis_sync._runtime import Runtime, exit as exit_drain, fork, primitives, waiting
+from memphis_sync._session import Runtime, exit as exit_drain, fork, primitives, waiting
 from memphis_sync.errors import UsageError
 from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, RetryPolicy, Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from memphis_sync._link import DataLink
+    from memphis_sync._data import DataLink
 
 DEFAULT_CLOSE_S = 5.0
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._logs import Log
 from memphis_sync._portion import Portion
-from memphis_sync._runtime import primitives
+from memphis_sync._session import primitives
 from memphis_sync._threads import Latch
 from memphis_sync.errors import MemphisError, StationNotFoundError
 from memphis_sync.message import Message, Messages

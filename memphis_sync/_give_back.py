@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memphis_sync._logs import Log
+from memphis_sync._protocol.names import split_stream
 from memphis_sync._requests import give_back
-from memphis_sync._wire.names import split_stream
 from memphis_sync.errors import MemphisError
 from memphis_sync.message import NAK, Message, Source, parse_ack_subject
 from memphis_sync.resent import ResentMessage
 
 if TYPE_CHECKING:
-    from memphis_sync._link import DataLink
+    from memphis_sync._data import DataLink
 
 log = Log("memphis_sync.consume")
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from memphis_sync._codec import Route
+from memphis_sync._core import Route
 from memphis_sync._logs import Log
 from memphis_sync._payloads import payload_of
-from memphis_sync._runtime import Runtime
-from memphis_sync._wire import subjects
-from memphis_sync._wire.schema_reports import schema_dead_letter, schema_notification
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.schema_reports import schema_dead_letter, schema_notification
+from memphis_sync._session import Runtime
 from memphis_sync.errors import MemphisError, SchemaError
 from memphis_sync.types import MessageCodec, StationView
 

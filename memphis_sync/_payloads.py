@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from memphis_sync._codec import encode_header
-from memphis_sync._wire.json_text import PLAIN, JsonWriter, NotJsonError, remedy
+from memphis_sync._core import encode_header
+from memphis_sync._protocol.json_text import PLAIN, JsonWriter, NotJsonError, remedy
 from memphis_sync.errors import ConfigurationError, HeaderError
 
 PAYLOADS = "bytes, bytearray, memoryview, str, dict, list, a protobuf message or a GraphQL document"

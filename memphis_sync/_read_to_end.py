@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from memphis_sync._link import Binding
+from memphis_sync._data import Binding
 from memphis_sync._requests import GroupProgress, count_owed, group_progress, last_sequences
 from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError
 from memphis_sync.message import Message, Source, parse_ack_subject

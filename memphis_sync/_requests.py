@@ -19,13 +19,12 @@ import uuid
 from collections.abc import Awaitable, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from memphis_sync._codec import fork_generation
 from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._control.api import ask_until_kept, store
+from memphis_sync._core import fork_generation
 from memphis_sync._logs import Log
-from memphis_sync._runtime import Runtime
-from memphis_sync._wire import subjects
-from memphis_sync._wire.control import (
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.control import (
     ConsumerCreate,
     ConsumerDestroy,
     ProducerCreate,
@@ -37,10 +36,11 @@ from memphis_sync._wire.control import (
     StationCreate,
     StationDestroy,
 )
-from memphis_sync._wire.dead_letters import MAX_GIVEN_BACK, CountOwed, DeadLetterCountReply, GivenBack
-from memphis_sync._wire.names import durable_name, internal_name, stream_name
-from memphis_sync._wire.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
-from memphis_sync._wire.streams import consumer_config
+from memphis_sync._protocol.dead_letters import MAX_GIVEN_BACK, CountOwed, DeadLetterCountReply, GivenBack
+from memphis_sync._protocol.names import durable_name, internal_name, stream_name
+from memphis_sync._protocol.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
+from memphis_sync._protocol.streams import consumer_config
+from memphis_sync._session import Runtime
 from memphis_sync.errors import (
     ClosedError,
     ConfigurationError,

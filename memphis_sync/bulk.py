@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
-from memphis_sync._codec import count_delivered
+from memphis_sync._core import count_delivered
 from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, advice, error_of
 from memphis_sync.errors import (
     BufferFullError,

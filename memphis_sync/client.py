@@ -24,13 +24,13 @@ from memphis_sync._arguments import (
     with_suffix,
 )
 from memphis_sync._hints import hint_function, hint_keywords, wrong_keyword
+from memphis_sync._protocol.control import ConsumerCreate
+from memphis_sync._protocol.names import internal_name
 from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._registration import Ended, Registration
 from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
-from memphis_sync._runtime.once import OncePerKey
 from memphis_sync._schema_calls import SchemaCalls
-from memphis_sync._wire.control import ConsumerCreate
-from memphis_sync._wire.names import internal_name
+from memphis_sync._session.once import OncePerKey
 from memphis_sync.consumer import READ_ALL_S, Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Delivery

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Optional, TypeVar, Union
 
-from memphis_sync._codec import Group
-from memphis_sync._runtime import waiting
+from memphis_sync._core import Group
+from memphis_sync._session import waiting
 from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery
 from memphis_sync.errors import ConfigurationError, DeadlineError
 from memphis_sync.options import check_seconds, show

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 
 from memphis_sync._hints import hint_keywords
 from memphis_sync._logs import Log
-from memphis_sync._refusals import NotAwaited, NotCopied
-from memphis_sync._requests import CREATE_S, Requests, server_error
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import (
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import (
     TYPES,
     DeadLetterCountReply,
     DeadLetterData,
@@ -28,6 +26,8 @@ from memphis_sync._wire.dead_letters import (
     DeadLetterRow,
     read_headers,
 )
+from memphis_sync._refusals import NotAwaited, NotCopied
+from memphis_sync._requests import CREATE_S, Requests, server_error
 from memphis_sync.errors import ConfigurationError, ServerError
 from memphis_sync.headers import is_own
 from memphis_sync.options import as_int, check_int, show

@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from memphis_sync._codec import Ticket
+from memphis_sync._core import Ticket
 from memphis_sync._logs import Log
 from memphis_sync._refusals import NotCopied
-from memphis_sync._runtime import waiting
+from memphis_sync._session import waiting
 from memphis_sync.errors import (
     AckTimeoutError,
     DeadlineError,
@@ -37,7 +37,7 @@ from memphis_sync.types import PubAck, PubAcks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from memphis_sync._link import DataLink
+    from memphis_sync._data import DataLink
 
 logger = Log("memphis_sync.produce")
 

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
 from memphis_sync._hints import hint_keywords
+from memphis_sync._protocol.names import internal_name
 from memphis_sync._refusals import NotAwaited, NotCopied
-from memphis_sync._wire.names import internal_name
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.options import check_int
 

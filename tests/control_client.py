@@ -10,7 +10,7 @@ from typing import Any, Optional, TypeVar
 
 from nats.aio.client import Client
 
-from memphis_sync._wire.control import (
+from memphis_sync._protocol.control import (
     ConsumerCreate,
     ConsumerDestroy,
     ProducerCreate,

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Optional
 from control_client import ControlClient
 from nats.aio.subscription import Subscription
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import (
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import (
     DeadLetterAck,
     DeadLetterCountReply,
     DeadLetterData,
@@ -28,7 +28,7 @@ from memphis_sync._wire.dead_letters import (
     SchemaDeadLetter,
     read_headers,
 )
-from memphis_sync._wire.names import internal_name, stream_name
+from memphis_sync._protocol.names import internal_name, stream_name
 from memphis_sync.broker import BrokerProcess
 
 HEADERS = {"$memphis_producedBy": "p", "$memphis_connectionId": "c-1", "kind": "test"}

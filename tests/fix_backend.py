@@ -21,13 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Sets the variable before anything imports the package: the choice is made at import."""
     backend = config.getoption("--backend")
     if backend:
-        if "memphis_sync._codec" in sys.modules:
+        if "memphis_sync._core" in sys.modules:
             raise pytest.UsageError("--backend comes too late: the package is imported already")
         os.environ["MEMPHIS_SYNC_IMPL"] = backend
 
 
 def pytest_report_header() -> str:
     """Imports the package on purpose: without its C core no test can say anything."""
-    from memphis_sync import _codec
+    from memphis_sync import _core
 
-    return f"memphis_sync: {_codec.IMPL} binding, {platform.python_implementation()} on {os.cpu_count()} cores"
+    return f"memphis_sync: {_core.IMPL} binding, {platform.python_implementation()} on {os.cpu_count()} cores"

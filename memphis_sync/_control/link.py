@@ -24,11 +24,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from memphis_sync._control.reasons import NoTlsError, connect_error, lost_reason, request_error
-from memphis_sync._link.handshake import connect_errors, is_passing, next_error, open_connection
-from memphis_sync._link.outages import Outages
+from memphis_sync._data.handshake import connect_errors, is_passing, next_error, open_connection
+from memphis_sync._data.outages import Outages
 from memphis_sync._logs import Log
 from memphis_sync._nats import HardenedClient, ServerSaidError
-from memphis_sync._wire.server_errors import REFUSALS
+from memphis_sync._protocol.server_errors import REFUSALS
 from memphis_sync.errors import (
     ClosedError,
     ConfigurationError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nats.errors import Error
 
-from memphis_sync._wire.server_errors import is_complaint, is_verdict
+from memphis_sync._protocol.server_errors import is_complaint, is_verdict
 
 
 class ServerSaidError(Error):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from memphis_sync._wire.server_errors import error_text
+from memphis_sync._protocol.server_errors import error_text
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

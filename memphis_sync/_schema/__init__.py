@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import importlib
 
+from memphis_sync._protocol.json_text import PLAIN, JsonWriter
 from memphis_sync._schema.base import FAILED, MISALIGNED, Schema, SourceError
-from memphis_sync._wire.json_text import PLAIN, JsonWriter
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 

@@ -13,6 +13,7 @@ from typing import Any
 import fastavro
 from fastavro.validation import ValidationError
 
+from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import bounds
 from memphis_sync._schema.avro_source import AvroSource, plain
 from memphis_sync._schema.avro_values import AvroValues, Form
@@ -28,7 +29,6 @@ from memphis_sync._schema.base import (
     unsupported,
     utf8_of,
 )
-from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Expecting Avro format"  # the official clients' words

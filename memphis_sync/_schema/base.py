@@ -7,8 +7,8 @@ import marshal
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
+from memphis_sync._protocol.json_text import JsonWriter, NotJsonError, read_json
 from memphis_sync._schema import bounds
-from memphis_sync._wire.json_text import JsonWriter, NotJsonError, read_json
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 

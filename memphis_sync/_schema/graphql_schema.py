@@ -6,6 +6,7 @@ from typing import Any
 
 import graphql
 
+from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import bounds
 from memphis_sync._schema.base import (
     MismatchError,
@@ -17,7 +18,6 @@ from memphis_sync._schema.base import (
     unsupported,
     utf8_of,
 )
-from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Invalid message format, expected GraphQL"  # memphis.py's words

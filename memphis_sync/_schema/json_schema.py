@@ -14,6 +14,7 @@ from typing import Any, Callable, Union
 
 import jsonschema_rs
 
+from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import bounds
 from memphis_sync._schema.base import (
     MismatchError,
@@ -31,7 +32,6 @@ from memphis_sync._schema.base import (
 )
 from memphis_sync._schema.json_source import COUNTER, JsonSource, at_pointer
 from memphis_sync._schema.json_steps import StepCounter
-from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Expecting Json format"  # the official clients' words

@@ -16,6 +16,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, EncodeError, Message
 
+from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import bounds
 from memphis_sync._schema.base import (
     MismatchError,
@@ -28,7 +29,6 @@ from memphis_sync._schema.base import (
     unsupported,
 )
 from memphis_sync._schema.protobuf_dicts import DictReader
-from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.types import SchemaInfo
 
 _EXPECTED = "Invalid message format, expecting protobuf"  # the official clients' words

@@ -24,9 +24,9 @@ from typing import Any, Optional
 from nats.aio.client import Client
 from nats.js.errors import APIError
 
-from memphis_sync._wire.control import ConsumerCreate, ConsumerDestroy, ConsumerReply
-from memphis_sync._wire.names import durable_name, lower_name, stream_name
-from memphis_sync._wire.streams import StationSettings, check_start, consumer_config
+from memphis_sync._protocol.control import ConsumerCreate, ConsumerDestroy, ConsumerReply
+from memphis_sync._protocol.names import durable_name, lower_name, stream_name
+from memphis_sync._protocol.streams import StationSettings, check_start, consumer_config
 from memphis_sync.broker.activity import open_connection_ids
 from memphis_sync.broker.claims import Claims
 from memphis_sync.broker.dead_letter_intake import DeadLetterIntake

@@ -29,9 +29,9 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError, MaxPayloadError
 from nats.js.errors import NoStreamResponseError
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.control import GoJsonError
-from memphis_sync._wire.dead_letters import (
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.control import GoJsonError
+from memphis_sync._protocol.dead_letters import (
     MAX_GIVEN_BACK,
     POISON,
     PRODUCED_BY,
@@ -51,7 +51,7 @@ from memphis_sync._wire.dead_letters import (
     read_headers,
     write_headers,
 )
-from memphis_sync._wire.names import (
+from memphis_sync._protocol.names import (
     NameRuleError,
     durable_name,
     external_name,
@@ -61,7 +61,7 @@ from memphis_sync._wire.names import (
     split_stream,
     stream_name,
 )
-from memphis_sync._wire.streams import StationSettings
+from memphis_sync._protocol.streams import StationSettings
 from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept, Owed
 from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError, both, nanoseconds
 from memphis_sync.broker.locks import NamedLocks

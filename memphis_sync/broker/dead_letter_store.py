@@ -44,7 +44,7 @@ from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
-from memphis_sync._wire.dead_letters import DeadLetterType
+from memphis_sync._protocol.dead_letters import DeadLetterType
 from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
 from memphis_sync.broker.state import WRONG_LAST_SEQUENCE, ConflictError, key_of, name_of
 

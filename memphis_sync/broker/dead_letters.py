@@ -14,8 +14,8 @@ from typing import Optional
 
 from nats.aio.client import Client
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import (
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import (
     POISON,
     TYPES,
     DeadLetterCountReply,
@@ -30,7 +30,7 @@ from memphis_sync._wire.dead_letters import (
     read_headers,
     resent_headers,
 )
-from memphis_sync._wire.names import durable_name, internal_name, lower_name
+from memphis_sync._protocol.names import durable_name, internal_name, lower_name
 from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.state import State, key_of

@@ -27,7 +27,7 @@ from typing import Any, Optional
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from memphis_sync._wire.names import NameRuleError, durable_name, internal_name, lower_name, stream_name
+from memphis_sync._protocol.names import NameRuleError, durable_name, internal_name, lower_name, stream_name
 from memphis_sync.broker.dead_letter_store import DeadLetterStore, Owed
 from memphis_sync.broker.jsapi import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from memphis_sync.broker.state import ConflictError

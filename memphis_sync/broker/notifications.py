@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
-from memphis_sync._wire.control import Notification
+from memphis_sync._protocol.control import Notification
 
 log = logging.getLogger("memphis_sync.broker")
 

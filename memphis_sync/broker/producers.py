@@ -9,8 +9,8 @@ from typing import Any
 
 from nats.js.errors import APIError
 
-from memphis_sync._wire.control import ProducerCreate, ProducerDestroy, ProducerReply
-from memphis_sync._wire.names import lower_name
+from memphis_sync._protocol.control import ProducerCreate, ProducerDestroy, ProducerReply
+from memphis_sync._protocol.names import lower_name
 from memphis_sync.broker.jsapi import both, is_no_room
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schema_store import active_version

@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from memphis_sync._wire.names import NameRuleError, external_name, lower_name, split_stream, stream_name
+from memphis_sync._protocol.names import NameRuleError, external_name, lower_name, split_stream, stream_name
 from memphis_sync.broker.consumers import Consumers
 from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
 from memphis_sync.broker.refusal import Refusal

@@ -31,9 +31,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import headers_size, read_headers, resent_headers
-from memphis_sync._wire.names import durable_name, internal_name, stream_name
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import headers_size, read_headers, resent_headers
+from memphis_sync._protocol.names import durable_name, internal_name, stream_name
 from memphis_sync.broker.activity import open_connection_ids
 from memphis_sync.broker.dead_letter_store import STREAM, DeadLetterStore, Owed
 from memphis_sync.broker.jsapi import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError, nanoseconds

@@ -12,8 +12,8 @@ import contextlib
 import secrets
 from typing import Any, Optional
 
-from memphis_sync._wire.names import lower_name
-from memphis_sync._wire.replies import SchemaUpdate
+from memphis_sync._protocol.names import lower_name
+from memphis_sync._protocol.replies import SchemaUpdate
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.state import ConflictError, Row, State, key_of
 

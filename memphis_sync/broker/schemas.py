@@ -17,8 +17,8 @@ from typing import Optional
 
 from nats.aio.client import Client
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.control import (
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.control import (
     SchemaActivate,
     SchemaActivateReply,
     SchemaAttach,
@@ -26,8 +26,8 @@ from memphis_sync._wire.control import (
     SchemaCreateReply,
     SchemaDetach,
 )
-from memphis_sync._wire.names import internal_name, lower_name
-from memphis_sync._wire.replies import SchemaUpdate, schema_change
+from memphis_sync._protocol.names import internal_name, lower_name
+from memphis_sync._protocol.replies import SchemaUpdate, schema_change
 from memphis_sync.broker.locks import NamedLocks
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schema_sources import compiled

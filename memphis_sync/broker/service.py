@@ -24,10 +24,10 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError, NoServersError, TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.control import GoJsonError, ProducerReply, SchemaActivateReply
-from memphis_sync._wire.names import NameRuleError
-from memphis_sync._wire.streams import SettingError
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.control import GoJsonError, ProducerReply, SchemaActivateReply
+from memphis_sync._protocol.names import NameRuleError
+from memphis_sync._protocol.streams import SettingError
 from memphis_sync.broker.claims import Claims
 from memphis_sync.broker.connection import PENDING_BYTES, ServiceConnection, open_connection
 from memphis_sync.broker.consumers import Consumers

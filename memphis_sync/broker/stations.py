@@ -19,10 +19,10 @@ from typing import Any, Callable, Optional
 
 from nats.aio.client import Client
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.control import StationCreate, StationDestroy
-from memphis_sync._wire.names import lower_name, stream_name
-from memphis_sync._wire.streams import (
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.control import StationCreate, StationDestroy
+from memphis_sync._protocol.names import lower_name, stream_name
+from memphis_sync._protocol.streams import (
     StationSettings,
     check_partitions_number,
     station_settings,

@@ -13,8 +13,8 @@ from typing import Any, Optional
 import pytest
 from control_client import ControlClient
 
-from memphis_sync._wire.control import ConsumerCreate, StationCreate
-from memphis_sync._wire.streams import StationSettings
+from memphis_sync._protocol.control import ConsumerCreate, StationCreate
+from memphis_sync._protocol.streams import StationSettings
 from memphis_sync.broker import BrokerProcess, claims as claims_module
 from memphis_sync.broker.claims import Claims
 from memphis_sync.broker.state import Row, State, key_of

@@ -11,7 +11,7 @@ import pytest
 from control_client import ControlClient
 from fix_door import INFO, comes_late, keeps_saying, passes, refuses, says
 
-from memphis_sync._wire.server_errors import REFUSALS
+from memphis_sync._protocol.server_errors import REFUSALS
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.server import NatsServer
 

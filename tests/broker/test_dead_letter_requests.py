@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Callable
 import pytest
 from dead_letter_client import HEADERS, DeadLetterClient
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import DeadLetterList, DeadLetterListReply, DeadLetterRow
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import DeadLetterList, DeadLetterListReply, DeadLetterRow
 from memphis_sync.broker import BrokerOptions
 from memphis_sync.errors import ConfigurationError
 

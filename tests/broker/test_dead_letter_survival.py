@@ -14,8 +14,8 @@ import pytest
 from dead_letter_client import LIMIT_S, DeadLetterClient
 from nats.aio.client import Client
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import NackedDeadLetter
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import NackedDeadLetter
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept
 from memphis_sync.broker.server import NatsServer

@@ -21,7 +21,7 @@ import pytest
 from control_client import ControlClient
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from memphis_sync._wire import control as requests, dead_letters, subjects
+from memphis_sync._protocol import control as requests, dead_letters, subjects
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 
 AT_ONCE, ROUNDS = 50, 200

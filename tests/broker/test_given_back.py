@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery, Heard, owed, wait_until_owed
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import CountOwed, DeadLetterCountReply, GivenBack, MaxDeliveries
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import CountOwed, DeadLetterCountReply, GivenBack, MaxDeliveries
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.server import NatsServer
 

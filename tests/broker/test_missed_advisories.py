@@ -18,8 +18,8 @@ from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery, Heard, owed,
 from nats.errors import NoRespondersError
 
 import memphis_sync
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import CountOwed, DeadLetterCountReply
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import CountOwed, DeadLetterCountReply
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.server import NatsServer
 

@@ -16,7 +16,7 @@ from dead_letter_client import DeadLetterClient
 
 import memphis_sync
 from memphis_sync import Storage
-from memphis_sync._wire.streams import StationSettings
+from memphis_sync._protocol.streams import StationSettings
 from memphis_sync.broker import BrokerProcess
 from memphis_sync.broker.state import State
 

@@ -21,7 +21,7 @@ find . -name '*.so' -delete
 MEMPHIS_SYNC_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g" \
     MEMPHIS_SYNC_LDFLAGS="-fsanitize=address,undefined" MEMPHIS_SYNC_BUILD=both \
     "$PYTHON" setup.py -q build_ext --inplace
-for library in memphis_sync/_codec/*.so; do
+for library in memphis_sync/_core/*.so; do
     grep -q __asan_init "$library" || { echo "$library was built without the sanitizer"; exit 1; }
 done
 export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:abort_on_error=0:detect_stack_use_after_return=1

@@ -14,7 +14,7 @@ from control_client import ControlClient
 from dead_letter_client import DeadLetterClient
 
 if TYPE_CHECKING:
-    from memphis_sync._wire.dead_letters import DeadLetterRow
+    from memphis_sync._protocol.dead_letters import DeadLetterRow
     from memphis_sync.broker import BrokerProcess
 
 

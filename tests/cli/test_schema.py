@@ -85,7 +85,7 @@ def test_a_broker_that_activates_nothing_is_told_of_beside_what_is_stored(
     broker: Any, station_name: str, tmp_path: Any, monkeypatch: Any, capfd: Any, as_json: bool
 ) -> None:
     """A Memphis broker activates through its REST interface only: nobody answers such a request."""
-    from memphis_sync._wire import subjects
+    from memphis_sync._protocol import subjects
     from memphis_sync.cli._app import run
 
     monkeypatch.setenv("MEMPHIS_URL", broker.url)

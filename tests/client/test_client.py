@@ -16,7 +16,7 @@ from memphis_sync import (
     StationNotFoundError,
     Storage,
 )
-from memphis_sync._wire import subjects
+from memphis_sync._protocol import subjects
 
 
 def js(client, call):

@@ -13,7 +13,7 @@ from control_client import ControlClient
 
 import memphis_sync
 from memphis_sync import DeadlineError, MemphisError, StationNotFoundError
-from memphis_sync._link import pull
+from memphis_sync._data import pull
 
 NOTICED_S = 5.0
 SLACK_S = 3.0  # for a machine that does other things as well

@@ -14,7 +14,7 @@ from fix_process import run_python
 
 import memphis_sync
 from memphis_sync import AuthenticationError, ClosedError, ConnectError
-from memphis_sync._wire.server_errors import REFUSALS
+from memphis_sync._protocol.server_errors import REFUSALS
 
 if TYPE_CHECKING:
     from fix_door import Door, Treatment

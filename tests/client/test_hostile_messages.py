@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import memphis_sync
-from memphis_sync._wire import subjects
+from memphis_sync._protocol import subjects
 
 if TYPE_CHECKING:
     from memphis_sync.types import LinkEvent

@@ -11,7 +11,7 @@ import pytest
 
 import memphis_sync
 from memphis_sync import OwnThreadError, UsageError
-from memphis_sync._runtime.once import OncePerKey
+from memphis_sync._session.once import OncePerKey
 from memphis_sync._threads import Latch, Section
 
 
@@ -106,7 +106,7 @@ def test_opening_the_data_link_that_is_interrupted_is_refused_to_its_interrupter
 ):
     memphis.station(station_name)
     errors = on_signal(memphis._runtime.data_link)
-    from memphis_sync._link import DataLink
+    from memphis_sync._data import DataLink
 
     connect = DataLink._connect_any
 

@@ -14,8 +14,8 @@ from google.protobuf.message import Message as ProtobufMessage
 
 import memphis_sync
 from memphis_sync import BulkSchemaError, ConfigurationError, Item, MemphisSchemaError, SchemaError, ServerError
+from memphis_sync._protocol import subjects
 from memphis_sync._schema import FAILED, MISALIGNED
-from memphis_sync._wire import subjects
 
 JSON_A = '{"type": "object", "required": ["a"]}'
 JSON_B = '{"type": "object", "required": ["b"]}'
@@ -284,7 +284,7 @@ def test_many_failures_are_all_reported_by_the_end_of_close(broker, attached, to
 
 def test_a_report_that_cannot_be_sent_hides_nothing(attached, caplog, monkeypatch):
     """It waits for its turn behind a bound, and what is beyond that is counted in the log."""
-    from memphis_sync._runtime import reports
+    from memphis_sync._session import reports
 
     producer = attached("json", JSON_A)
     monkeypatch.setattr(reports, "MAX_BYTES", 100)

@@ -14,7 +14,7 @@ import pytest
 from fix_proxy import listen_at
 
 import memphis_sync
-from memphis_sync._link.handshake import open_connection
+from memphis_sync._data.handshake import open_connection
 from memphis_sync.errors import AuthenticationError, ConfigurationError, ConnectError
 from memphis_sync.types import Credentials, ServerAddress
 

@@ -15,11 +15,11 @@ PACKAGE = ROOT / "memphis_sync"
 # Bottom first. A name stands for the module or package memphis_sync.<name>; those of one row may use each other.
 ROWS = [
     {"errors", "options", "types", "_hints", "_logs", "_refusals", "_threads", "_tls", "_url"},
-    {"_codec"},
-    {"_wire", "_schema"},
+    {"_core"},
+    {"_protocol", "_schema"},
     {"_nats"},
-    {"_control", "_link"},
-    {"_runtime"},
+    {"_control", "_data"},
+    {"_session"},
     {"_arguments", "_requests", "_connection", "_schema_calls", "_payloads", "_matching"},
     {
         "client",
@@ -45,11 +45,11 @@ ROWS = [
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # The broker is a program of its own: of the client it shares the wire and the bottom row only, the hardened nats-py,
 # and the schemas: it must refuse whatever source a client could not compile, and only the same code knows what that is.
-BROKER_MAY_USE = {"broker", "_nats", "_wire", "_codec", "_schema", "_url", "errors", "options", "types"}
+BROKER_MAY_USE = {"broker", "_nats", "_protocol", "_core", "_schema", "_url", "errors", "options", "types"}
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
-    "threading": {"_runtime", "_link", "_logs", "_threads"},
-    "_thread": {"_runtime", "_link"},
+    "threading": {"_session", "_data", "_logs", "_threads"},
+    "_thread": {"_session", "_data"},
     "logging": {"_logs", "_control", "", "broker", "cli"},  # a line of the client's goes through _logs.Log
     "nats": {"_nats", "_control", "broker"},
     "click": {"cli"},
@@ -66,8 +66,8 @@ ONLY_IN = {
     "grpc_tools": {"broker"},
 }
 # Sans-IO: no socket, no clock, no thread.
-NO_IO = {"_wire": {"asyncio", "os", "select", "selectors", "socket", "ssl", "subprocess", "time"}}
-NO_IO["_schema"] = NO_IO["_wire"]
+NO_IO = {"_protocol": {"asyncio", "os", "select", "selectors", "socket", "ssl", "subprocess", "time"}}
+NO_IO["_schema"] = NO_IO["_protocol"]
 
 
 class Import(NamedTuple):
@@ -81,7 +81,7 @@ class Import(NamedTuple):
 
 
 def part_of(dotted: str) -> str:
-    """``memphis_sync._link.tls`` -> ``_link``; the package itself is ``""``."""
+    """``memphis_sync._data.tls`` -> ``_data``; the package itself is ``""``."""
     return dotted.split(".")[1] if "." in dotted else ""
 
 
@@ -139,7 +139,7 @@ def broken_rule(found: Import) -> str:
     if target not in RANK:
         target = ""  # a name that the package itself defines: from memphis_sync import connect
     if found.part == "broker" and target not in BROKER_MAY_USE:
-        return "the broker uses _nats, _wire, _schema and the bottom row only"
+        return "the broker uses _nats, _protocol, _schema and the bottom row only"
     if target == "broker" and found.part not in {"broker", "cli", "testing"}:
         return "the client never imports the broker"
     if target in {"testing", "cli", "contrib"} and found.part != target:
@@ -185,14 +185,14 @@ def test_the_rules_bite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """The test of this test: one line of each kind that must not pass."""
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     for name, line in [
-        ("_wire/names.py", "import time"),
-        ("_wire/names.py", "from .. import client"),
-        ("_wire/__init__.py", "from ..client import Memphis"),
+        ("_protocol/names.py", "import time"),
+        ("_protocol/names.py", "from .. import client"),
+        ("_protocol/__init__.py", "from ..client import Memphis"),
         ("client.py", "import threading"),
         ("client.py", "from .broker import run"),
         ("broker/service.py", "from memphis_sync import connect"),
-        ("broker/service.py", "from memphis_sync._link import DataLink"),
-        ("_link/tls.py", "from nats.aio.client import Client"),
+        ("broker/service.py", "from memphis_sync._data import DataLink"),
+        ("_data/tls.py", "from nats.aio.client import Client"),
         ("consumer.py", "from . import cli"),
     ]:
         path = tmp_path / "memphis_sync" / name

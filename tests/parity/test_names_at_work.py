@@ -17,7 +17,7 @@ from control_client import ControlClient
 
 import memphis_sync
 from memphis_sync import Headers, Memphis, MemphisError, Retention, Storage
-from memphis_sync._wire.partitions import partition_for_key
+from memphis_sync._protocol.partitions import partition_for_key
 from memphis_sync.broker import BrokerProcess
 
 S_NS, MS_NS = 1_000_000_000, 1_000_000

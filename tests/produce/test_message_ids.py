@@ -11,7 +11,7 @@ import pytest
 
 import memphis_sync
 from memphis_sync import Item
-from memphis_sync._wire.partitions import partition_for_key
+from memphis_sync._protocol.partitions import partition_for_key
 
 if TYPE_CHECKING:
     from memphis_sync import Memphis

@@ -69,7 +69,7 @@ COLLECT = """
 def run():
     global client, station, producer, consumer, message
     loop = client._runtime.loop._loop
-    from memphis_sync._runtime import exit
+    from memphis_sync._session import exit
     exit._open.clear()  # the first net: nothing of the parent's is collected while it is listed there
     assert loop.is_closed()  # the second: a StreamWriter that is collected then leaves the shared epoll set alone
     client = station = producer = consumer = message = None

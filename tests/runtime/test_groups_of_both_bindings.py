@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from memphis_sync._codec import _cffi, _cython
+from memphis_sync._core import _cffi, _cython
 from memphis_sync.errors import ForkedError
 
 SECOND = 1_000_000_000

@@ -20,7 +20,7 @@ from typing import Callable
 
 import pytest
 
-from memphis_sync._codec import _cffi, _cython
+from memphis_sync._core import _cffi, _cython
 from memphis_sync.errors import (
     BufferFullError,
     ClosedError,

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from memphis_sync._runtime import waiting
-from memphis_sync._runtime.loop import LoopThread, PrivateLoop
+from memphis_sync._session import waiting
+from memphis_sync._session.loop import LoopThread, PrivateLoop
 from memphis_sync._threads import start_thread
 from memphis_sync.errors import ClosedError, DeadlineError, OwnThreadError, UsageError
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from memphis_sync._runtime.once import OncePerKey
+from memphis_sync._session.once import OncePerKey
 
 
 def race(count, run):
@@ -69,8 +69,8 @@ def test_what_is_discarded_is_made_anew():
 
 FORKED = """
 import os, threading
-from memphis_sync._runtime import fork
-from memphis_sync._runtime.once import OncePerKey
+from memphis_sync._session import fork
+from memphis_sync._session.once import OncePerKey
 fork.watch_forks()
 cache = OncePerKey()
 cache.get("there", lambda: "made by the parent")

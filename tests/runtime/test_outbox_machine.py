@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from memphis_sync._codec import _cffi, _cython
+from memphis_sync._core import _cffi, _cython
 from memphis_sync.errors import BufferFullError, ClosedError, PayloadTooLargeError
 
 SECOND = 1_000_000_000

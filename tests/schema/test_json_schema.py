@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, strategies as st
 
+from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import FAILED, MISALIGNED, SourceError, compile_schema
-from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 

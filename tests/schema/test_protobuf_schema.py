@@ -13,8 +13,8 @@ from google.protobuf import descriptor_pb2, json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, strategies as st
 
+from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import FAILED, MISALIGNED, SourceError, compile_schema
-from memphis_sync._wire.json_text import JsonWriter
 from memphis_sync.broker.refusal import Refusal
 from memphis_sync.broker.schema_sources import compiled
 from memphis_sync.errors import SchemaError

@@ -10,7 +10,7 @@ from control_client import ControlClient
 from fix_sdk import SdkClient, SdkError
 
 from memphis_sync import Memphis
-from memphis_sync._wire.partitions import partition_for_key
+from memphis_sync._protocol.partitions import partition_for_key
 
 pytestmark = pytest.mark.node
 

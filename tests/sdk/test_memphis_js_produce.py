@@ -11,7 +11,7 @@ from fix_memphis_js import MemphisJs
 from fix_sdk import Name, SdkClient, SdkError
 
 from memphis_sync import Memphis, Message
-from memphis_sync._wire.partitions import partition_for_key
+from memphis_sync._protocol.partitions import partition_for_key
 from memphis_sync.broker import BrokerProcess
 
 pytestmark = pytest.mark.node

@@ -9,7 +9,7 @@ import pytest
 from fix_sdk import SdkClient, SdkError
 
 from memphis_sync import Memphis, Message
-from memphis_sync._wire.partitions import partition_for_key
+from memphis_sync._protocol.partitions import partition_for_key
 
 KEYS = ["user-1", "a", "key", "ключ", "order-42", "", "x" * 300]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from memphis_sync import HeaderError, Headers
-from memphis_sync._codec import parse_headers
+from memphis_sync._core import parse_headers
 from memphis_sync.headers import encode_user_headers, is_own
 
 names = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=":"), min_size=1, max_size=20)

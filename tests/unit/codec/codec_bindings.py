@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memphis_sync._codec import _cffi, _cython
+from memphis_sync._core import _cffi, _cython
 
 BINDINGS = (_cython, _cffi)
 

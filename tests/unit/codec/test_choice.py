@@ -22,14 +22,14 @@ sys.meta_path.insert(0, Hider())
 if {pypy!r}:
     platform.python_implementation = lambda: "PyPy"
 try:
-    from memphis_sync import _codec
+    from memphis_sync import _core
 except ImportError as exc:
     print("ImportError", exc, "| cause:", type(exc.__cause__).__name__)
 else:
-    print(_codec.IMPL)
+    print(_core.IMPL)
 """
-CYTHON = "memphis_sync._codec._cython"
-CFFI = "memphis_sync._codec._cffi_core"
+CYTHON = "memphis_sync._core._cython"
+CFFI = "memphis_sync._core._cffi_core"
 
 
 def choose(wanted: str = "", *, hidden: tuple[str, ...] = (), pypy: bool = False) -> str:

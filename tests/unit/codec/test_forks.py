@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 
 SCRIPT = """
 import ctypes, os, sys
-from memphis_sync import _codec
+from memphis_sync import _core
 
 # PyDLL keeps the GIL over the call: the child's only thread has it. Nothing of Python's own fork hooks runs.
 c_fork = ctypes.PyDLL(None).fork
@@ -22,17 +22,17 @@ fork = {"os": os.fork, "c": c_fork}[sys.argv[1]]
 def in_child(expected, then=None):
     pid = fork()
     if pid == 0:
-        right = _codec.fork_generation() == expected and (then is None or then())
+        right = _core.fork_generation() == expected and (then is None or then())
         os._exit(0 if right else 1)
     return os.waitpid(pid, 0)[1] == 0
 
 assert in_child(0), "a fork that nobody watches is not counted"
-_codec.watch_forks()
-_codec.watch_forks()
-assert _codec.fork_generation() == 0
+_core.watch_forks()
+_core.watch_forks()
+assert _core.fork_generation() == 0
 assert in_child(1, lambda: in_child(2, lambda: in_child(3))), "each generation is counted"
 assert in_child(1), "a sister's fork does not count"
-assert _codec.fork_generation() == 0
+assert _core.fork_generation() == 0
 print("ok")
 """
 

@@ -6,7 +6,7 @@ import pytest
 from codec_bindings import each_binding
 from reference import codec as reference
 
-from memphis_sync._codec import Event
+from memphis_sync._core import Event
 from memphis_sync.errors import ConfigurationError, LocalProtocolError, RemoteProtocolError
 
 BLOCK = b"NATS/1.0\r\nName: value\r\n\r\n"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from memphis_sync._wire.control import (
+from memphis_sync._protocol.control import (
     ConsumerCreate,
     ConsumerDestroy,
     ConsumerReply,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from memphis_sync._codec import parse_headers
-from memphis_sync._wire import subjects
-from memphis_sync._wire.dead_letters import (
+from memphis_sync._core import parse_headers
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import (
     CountOwed,
     DeadLetterAck,
     DeadLetterCountReply,
@@ -35,7 +35,7 @@ from memphis_sync._wire.dead_letters import (
     sendable_headers,
     write_headers,
 )
-from memphis_sync._wire.gojson import GoJsonError
+from memphis_sync._protocol.gojson import GoJsonError
 from memphis_sync.errors import RemoteProtocolError
 
 ROW = DeadLetterRow(7, "a.b", "poison", 2, 9, "p", ("g", "h"), "why", 123, 5, 2, b"\0\xffabc")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from memphis_sync._payloads import payload_of
-from memphis_sync._wire.json_text import PLAIN, JsonWriter, NotJsonError, read_json
+from memphis_sync._protocol.json_text import PLAIN, JsonWriter, NotJsonError, read_json
 from memphis_sync.errors import ConfigurationError
 
 NAN, INF = float("nan"), float("inf")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from memphis_sync._wire import subjects
-from memphis_sync._wire.names import (
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.names import (
     NameRuleError,
     durable_name,
     external_name,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from memphis_sync._wire.control import StationCreate
-from memphis_sync._wire.partitions import check_partition, partition_for_key
-from memphis_sync._wire.streams import SettingError, check_start, consumer_config, station_settings, stream_config
+from memphis_sync._protocol.control import StationCreate
+from memphis_sync._protocol.partitions import check_partition, partition_for_key
+from memphis_sync._protocol.streams import SettingError, check_start, consumer_config, station_settings, stream_config
 from memphis_sync.errors import ConfigurationError
 
 # Keys and the index that memphis.py and memphis.go choose among 2, 3, 5 and 10 partitions (murmur3 x86 32, seed 31).

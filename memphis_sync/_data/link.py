@@ -1,0 +1,617 @@
+"""
+The data link of one client: its connection, its threads, its outbox.
+
+State: ``closed`` until open(), then ``up`` and ``down`` in turn, and ``ended`` after close() or when reconnecting was
+given up. In ``closed`` messages are only held. Messages are taken in ``up`` and ``down``; the outbox keeps them, and
+the C core sends again whatever had no ack when the connection ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import socket
+import string
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from memphis_sync._core import Inbox, Link, Ticket, encode_sub, watch_forks
+from memphis_sync._data.callbacks import Callbacks, Change
+from memphis_sync._data.handshake import (
+    Connected,
+    connect_errors,
+    is_passing,
+    next_error,
+    open_connection,
+    reopen_connection,
+)
+from memphis_sync._data.outages import Outages
+from memphis_sync._data.replies import Replies
+from memphis_sync._data.secure import END_TLS, Stream, read_loop, send_loop
+from memphis_sync._logs import DEBUG, ERROR, WARNING, Log
+from memphis_sync._protocol.server_errors import REFUSALS, Refusals
+from memphis_sync._threads import handing_over, own_thread, start_thread
+from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError, DeadlineError
+from memphis_sync.types import FlushResult, LinkEvent, ServerAddress, Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from memphis_sync.types import ConnectOptions
+
+logger = Log("memphis_sync.link")
+produce_logger = Log("memphis_sync.produce")
+
+ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
+SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
+LAST_ROUND_TRIP_S = 0.05  # what close() allows for the acks of messages, however short its time is
+JOIN_S = 5.0  # how long close() waits for a thread
+_numbers = itertools.count(1)
+_TOKEN_CHARACTERS = string.ascii_letters + string.digits
+_END_STOPPED, _END_EOF, _END_ERRNO, _END_PROTOCOL, _END_SERVER, _END_LAME = range(6)
+
+
+class DataLink:
+    """
+    The connection for hot frames, with reconnection.
+
+    Args:
+        options: As given to connect().
+        link_id: The connection id of this link, another one than the control link's (protocol reference 1.4).
+        label: The client's name, for log lines.
+        callbacks: Where the user's callables run.
+        outages: What is shared with the control link.
+    """
+
+    def __init__(
+        self, options: ConnectOptions, *, link_id: str, label: str, callbacks: Callbacks, outages: Outages
+    ) -> None:
+        self._options = options
+        self._link_id = link_id
+        self._label = label
+        self._number = next(_numbers)
+        self._state = threading.Condition()
+        self._phase = "closed"
+        self._sock: Optional[socket.socket] = None
+        self._stream: Optional[Stream] = None  # under TLS
+        self._address = options.addresses[0]
+        self._reconnects = 0
+        self._sids = itertools.count(ACK_SID + 1)
+        self._threads: list[threading.Thread] = []
+        self._callbacks = callbacks
+        self._outages = outages
+        self._refusals = Refusals(str(address) for address in options.addresses)
+        self._wake = threading.Event()  # ends the pause between two tries
+        self._up_since = 0.0
+        self._lost_at = 0.0
+        self._lost_reason = ""
+        self._attempts = 0  # in the present outage
+        self._end_reason = ""  # of the client as a whole
+        self._is_refused = False  # whether the last round of tries has made the verdict final
+        token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
+        retry = options.no_responders_retry
+        self.core = Link(
+            token,
+            options.outbox_max_bytes,
+            options.outbox_max_messages,
+            options.max_in_flight,
+            0,  # known with the connection
+            int(options.ping_interval_s * 1e9),
+            retry.attempts if retry else 0,
+            retry.pause_ms * 1_000_000 if retry else 0,
+            sans_io=options.tls is not None,
+        )
+        self.is_open = False
+        self.replies = Replies(self)
+        self.max_payload = 0
+        self.is_memphis = False
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    def open(self, deadline: float) -> None:
+        """
+        Connects to the first address that answers and starts the threads.
+
+        Args:
+            deadline: By ``time.monotonic()``, for all addresses together.
+
+        Raises:
+            ConnectError: No address could be reached; the text gives each with its reason.
+            AuthenticationError: The credentials were refused.
+        """
+        watch_forks()
+        connected = self._connect_within(deadline)
+        try:
+            self.max_payload = connected.max_payload
+            self.is_memphis = connected.is_memphis
+            if not self._attach(connected):
+                raise ClosedError("the client is closed")
+        except BaseException:
+            connected.sock.close()
+            raise
+        try:
+            self._start("sender", self._send)
+            self._start("reader", self._read)
+        except BaseException:  # Ctrl-C between the two
+            self._end("ended")
+            self._close_socket()
+            raise
+        self._outages.join("data", lambda _: self._wake.set(), self.end)
+        self.is_open = True
+
+    def close(self, timeout_s: float, last: Optional[float] = None) -> int:
+        """
+        Sends what is queued, waits for its acks, then ends connection and threads.
+
+        Args:
+            timeout_s: At most so long for the acks.
+            last: When it is to return at the latest, by ``time.monotonic()``, with threads left to end by themselves if
+                need be; None: each may take a while.
+
+        Returns:
+            How many messages were given up: they may be stored all the same.
+        """
+        with self._state:
+            if self._phase == "ended":
+                return 0
+            was_open = self._phase != "closed"
+        if not was_open:
+            return self._end("ended", last)  # what is held has nowhere to go
+        deadline = time.monotonic() + timeout_s
+        self.core.close()
+        try:
+            self._wait_drained(deadline)
+            if self.core.is_up():
+                # Acks of messages are queued behind nothing but time: one round trip, and the broker has them.
+                number = self.core.ping()
+                deadline = max(deadline, time.monotonic() + LAST_ROUND_TRIP_S)
+                left_s = deadline - time.monotonic()
+                while left_s > 0 and not self.core.wait_pong(number, int(min(left_s, SLICE_S) * 1e9)):
+                    left_s = deadline - time.monotonic()
+        except ConnectionLostError:
+            logger.debug("%r ended without a connection", self._label)
+        finally:
+            left = self._end("ended", last)
+        return left
+
+    def _end(self, phase: str, last: Optional[float] = None) -> int:
+        with self._state:
+            self._phase = phase
+            self._state.notify_all()
+        self._wake.set()
+        self.core.close()
+        left: int = self.core.abandon()
+        self.core.stop()
+        until = time.monotonic() + JOIN_S if last is None else last
+        self._callbacks.retire(max(0.0, until - time.monotonic()))
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+                if thread.is_alive():
+                    logger.warning("%s did not stop in time", thread.name)
+        self._log_unseen()
+        if not any(thread.is_alive() and thread is not threading.current_thread() for thread in self._threads):
+            self.core.release()  # else when the last ticket of it is gone, which may be long
+        return left
+
+    def end(self, reason: str) -> None:
+        """The client has ended for good: the threads end in order, by themselves. From any thread, also the loop's."""
+        with self._state:
+            self._end_reason = reason
+            sock = self._sock
+            if sock is not None:
+                with contextlib.suppress(OSError):  # the peer was faster
+                    sock.shutdown(socket.SHUT_RDWR)
+        self._wake.set()
+
+    def ping(self, timeout_s: float) -> float:
+        """
+        One PING and PONG. Returns seconds.
+
+        Raises:
+            DeadlineError: There was no PONG in time.
+            ConnectionLostError: There is no connection, or it ended meanwhile.
+        """
+        start = time.perf_counter()
+        deadline = time.monotonic() + timeout_s
+        try:
+            number = self.core.ping()
+            while True:
+                left_s = deadline - time.monotonic()
+                if self.core.wait_pong(number, int(max(min(left_s, SLICE_S), 0) * 1e9)):
+                    return time.perf_counter() - start
+                if left_s <= 0:
+                    break
+        except ConnectionLostError as exc:
+            raise ConnectionLostError(f"the data connection to {self._address} is down") from exc
+        raise DeadlineError(
+            f"ping() had no answer on the data connection to {self._address} within {timeout_s:g} s",
+            timeout_s=timeout_s,
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it takes no messages any more."""
+        return self._phase == "ended"
+
+    def is_up(self) -> bool:
+        """Whether there is a connection now."""
+        return self._phase == "up" and bool(self.core.is_up())
+
+    def wait_up(self, deadline: float) -> bool:
+        """Waits for a connection; False at the deadline. ClosedError once the link has ended."""
+        with self._state:
+            while self._phase != "up":
+                if self._phase != "down":
+                    raise ClosedError(f"the client has ended: {self._end_reason or 'it was closed'}")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._state.wait(min(left, SLICE_S))
+        return True
+
+    # ---- counts ------------------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """All counters at one instant; no IO."""
+        raw: dict[str, int] = self.core.stats()
+        return Stats(
+            accepted=raw["accepted"],
+            queued=raw["queued"],
+            queued_bytes=raw["queued_bytes"],
+            in_flight=raw["in_flight"],
+            delivered=raw["delivered"],
+            failed=raw["failed"],
+            abandoned=raw["abandoned"],
+            buffer_full=raw["buffer_full"],
+            reconnects=self._reconnects,
+            callback_errors=self._callbacks.errors,
+        )
+
+    def outstanding(self, owner: int = -1) -> int:
+        """Messages of a producer (-1: of all) that are neither delivered nor failed."""
+        return int(self.core.outstanding(owner))
+
+    def flush(self, timeout_s: Optional[float], owner: int = -1) -> FlushResult:
+        """
+        Waits until what is accepted now is settled, for at most *timeout_s* (None: no limit but the deadlines).
+
+        Args:
+            owner: Whose messages; -1: everybody's.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        marks, held = self.core.marks(), self.core.held_mark()
+        while owner < 0:  # what is held becomes frames first; no producer has it as its own before
+            left_s = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
+            if self.core.wait_held(held, int(left_s * 1e9)) == 0:
+                marks = self.core.marks() if held else marks
+                break
+            if deadline is not None and time.monotonic() >= deadline:
+                return FlushResult(self.core.outstanding(-1), self.core.take_failed(owner))
+        while True:
+            left_s = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
+            count = self.core.wait_marks(owner, marks, int(left_s * 1e9))
+            if count == 0 or (deadline is not None and time.monotonic() >= deadline):
+                return FlushResult(count, self.core.take_failed(owner))
+
+    def wait_held(self, deadline: float) -> None:
+        """Waits until every message that is held has become a frame, or has ended."""
+        left_s = deadline - time.monotonic()
+        while self.core.wait_held(self.core.held_mark(), int(max(min(left_s, SLICE_S), 0) * 1e9)) and left_s > 0:
+            left_s = deadline - time.monotonic()
+
+    def unseen(self) -> int:
+        """How many messages failed without anybody having asked about them."""
+        return int(self.core.stats()["unseen"])
+
+    def _wait_drained(self, deadline: Optional[float], owner: int = -1) -> int:
+        while True:
+            left = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
+            count: int = self.core.wait_drained(owner, int(left * 1e9))
+            if count == 0 or (deadline is not None and time.monotonic() >= deadline):
+                return count
+
+    # ---- reports and inboxes -----------------------------------------------------------------------------------
+
+    def watch(self, ticket: Ticket, callback: Callable[[Any], object]) -> bool:
+        """Calls *callback* with the ticket on the callbacks thread once it is settled. False: it is settled already."""
+        self.start_callbacks()
+        return bool(self.core.watch(ticket, callback))
+
+    def start_callbacks(self) -> None:
+        """Starts the callbacks thread if it is not running."""
+        self._callbacks.start()
+
+    def call_back(self, fn: Callable[[Any], object], argument: object) -> None:
+        """Calls a callback of the user's here; see Callbacks.call()."""
+        self._callbacks.call(fn, argument)
+
+    def handing_over_logs(self) -> AbstractContextManager[None]:
+        """A block in which the calling thread holds a lock: what it logs is handed to the callbacks thread."""
+        return handing_over(self._callbacks.post)
+
+    def new_inbox(self, *, jetstream: bool = False) -> Inbox:
+        """
+        An inbox under a subscription number that this link has not used yet.
+
+        Args:
+            jetstream: For what the server itself delivers only.
+        """
+        return Inbox(self.core, next(self._sids), jetstream)
+
+    # ---- threads -----------------------------------------------------------------------------------------------
+
+    def _start(self, part: str, target: Callable[[], None]) -> None:
+        def run() -> None:
+            with own_thread(self._callbacks.post):
+                target()
+
+        self._threads.append(start_thread(f"memphis-{part}-{self._number}", run))
+
+    def _send(self) -> None:
+        while True:
+            try:
+                go_on = send_loop(self.core, lambda: self._stream) if self._options.tls else self.core.send_loop()
+                if not go_on:
+                    return
+                self._log_unseen()
+            except BaseException as exc:  # noqa: BLE001  a sender that ended would leave every message waiting
+                self._survive("sender", exc)
+                self._drop_connection()
+
+    def _log_unseen(self) -> None:
+        count, text = self.core.take_unseen()
+        if count:
+            produce_logger.error(
+                "%r: %d messages failed and nobody has asked about them; the last: %s",
+                self._label,
+                count,
+                text,
+                extra={"memphis_client": self._label, "memphis_error": text},
+            )
+        count, text = self.core.take_disbelieved()
+        if count:
+            produce_logger.warning(
+                "%r: ignored %d answers that cannot be the broker's to the message they came for; the last: %s",
+                self._label,
+                count,
+                text,
+                extra={"memphis_client": self._label, "memphis_error": text},
+            )
+
+    def _read(self) -> None:
+        while True:
+            try:
+                if self._phase != "down" and self._read_until_lost():
+                    return
+                if self._reconnect():
+                    return
+            except BaseException as exc:  # noqa: BLE001  a reader that ended would leave every message waiting
+                self._survive("reader", exc)
+                if self._phase == "up":
+                    self._lose(f"{type(exc).__name__} in the reader thread", self.core.detach(), WARNING)
+                self._wake.wait(SLICE_S)  # not in a circle at full speed
+
+    def _read_until_lost(self) -> bool:
+        """Reads until the connection ends; True when it was ended by us."""
+        stream = self._stream
+        end, errno, text = self.core.read_loop() if stream is None else read_loop(self.core, stream)
+        in_flight = self.core.detach()
+        if end == _END_STOPPED or self._phase == "ended":
+            self._close_socket()
+            return True
+        reason = self._end_reason or _reason(end, errno, text)
+        self._lose(reason, in_flight, ERROR if end == _END_PROTOCOL else WARNING)
+        return False
+
+    def _lose(self, reason: str, in_flight: int, level: int) -> None:
+        """The connection is lost, and what was on its way waits in the outbox again."""
+        self._close_socket()
+        with self._state:
+            if self._phase != "up":
+                return
+            self._phase = "down"
+        self._lost_at, self._lost_reason, self._attempts = time.monotonic(), reason, 0
+        shared_level = self._outages.lost("data")
+        logger.log(
+            level if level == ERROR else shared_level,
+            "%r lost %s (%s); %d messages wait, %d of them sent before, retrying",
+            self._label,
+            self._address,
+            reason,
+            self.core.outstanding(-1),
+            in_flight,
+            extra={"memphis_client": self._label, "memphis_error": reason},
+        )
+        self._tell("disconnect", reason)
+
+    def _survive(self, part: str, exc: BaseException) -> None:
+        """The outermost handler of a thread: what nobody foresaw is reported, and the connection is made again."""
+        logger.error(
+            "%r: the %s thread met an error that it does not know; it goes on with a new connection",
+            self._label,
+            part,
+            exc_info=exc,
+            extra={"memphis_client": self._label, "memphis_error": type(exc).__name__},
+        )
+        self._tell("error", f"{type(exc).__name__} in the {part} thread: {exc}")
+
+    def _drop_connection(self) -> None:
+        """The reader notices, and connects again."""
+        with self._state:
+            if self._sock is not None:
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+        self._wake.wait(SLICE_S)  # not in a circle at full speed
+
+    def _tell(self, change: Change, reason: str, attempts: int = 0, seconds: float = 0.0) -> None:
+        self._callbacks.tell(
+            change,
+            lambda: LinkEvent(
+                self._label, "data", str(self._address), reason, attempts, seconds, self.core.outstanding(-1)
+            ),
+        )
+
+    def _give_up(self, reason: str) -> bool:
+        """The link has ended for good, and with it the client. Gives True."""
+        with self._state:
+            if self._phase == "ended":
+                return True
+        is_first = self._outages.end("data", reason)
+        logger.log(
+            ERROR if is_first else DEBUG,
+            "%r gave up on %s (%s) after %d attempts; open a new client",
+            self._label,
+            self._address,
+            reason,
+            self._attempts,
+            extra={"memphis_client": self._label, "memphis_attempts": self._attempts, "memphis_error": reason},
+        )
+        self._end_reason = self._end_reason or reason
+        self._tell("error", reason, self._attempts, time.monotonic() - self._lost_at)
+        self._end("ended")
+        return True
+
+    def _reconnect(self) -> bool:
+        """Connects again; True when that is over for good."""
+        options = self._options
+        if not options.reconnect:
+            return self._give_up(self._lost_reason)
+        after = options.addresses.index(self._address) + 1
+        # The lost one last: it is the one most likely to be away.
+        order = options.addresses[after:] + options.addresses[:after]
+        was_up_s = self._lost_at - self._up_since
+        while options.max_reconnect < 0 or self._attempts < options.max_reconnect:
+            down_s = time.monotonic() - self._lost_at
+            self._wake.wait(self._outages.pause_s("data", self._attempts, down_s, was_up_s))
+            self._wake.clear()
+            if self._is_over():
+                return self._give_up(self._end_reason or "closed")
+            self._attempts += 1
+            try:
+                connected = self._connect_again(order, time.monotonic() + options.timeout_ms / 1000)
+            except ConnectError as exc:
+                logger.debug("%r: attempt %d: %s", self._label, self._attempts, exc)
+                if self._is_refused:
+                    return self._give_up(f"{exc}; {REFUSALS} times by each address")
+                continue
+            try:
+                is_attached = self._attach(connected)
+            except BaseException:
+                connected.sock.close()
+                raise
+            if not is_attached:
+                connected.sock.close()
+                return self._give_up("closed")
+            self._tell_back()
+            return False
+        return self._give_up(self._lost_reason)
+
+    def _tell_back(self) -> None:
+        self._reconnects += 1
+        attempts, seconds = self._attempts, time.monotonic() - self._lost_at
+        logger.log(
+            self._outages.back("data", str(self._address)),
+            "%r reconnected to %s after %d attempts in %.1f s; %d messages sent again",
+            self._label,
+            self._address,
+            attempts,
+            seconds,
+            self.core.outstanding(-1),
+            extra={"memphis_client": self._label, "memphis_attempts": attempts},
+        )
+        self._tell("reconnect", self._lost_reason, attempts, seconds)
+
+    # ---- connection --------------------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        return self._phase == "ended" or bool(self._end_reason)
+
+    def _connect_within(self, deadline: float) -> Connected:
+        """For open(): what passes by itself is tried again while there is time."""
+        before: Optional[ConnectError] = None
+        while True:
+            try:
+                return self._connect_any(self._options.addresses, deadline)
+            except ConnectError as exc:
+                before = error = exc if before is None else next_error(before, exc)
+                logger.debug("%r: %s", self._label, exc)
+            if not is_passing(error) or time.monotonic() + SLICE_S >= deadline:
+                raise error
+            time.sleep(SLICE_S)
+
+    def _connect_any(self, order: Sequence[ServerAddress], deadline: float) -> Connected:
+        """
+        Tries each address once, for open().
+
+        Raises:
+            AuthenticationError: One of them refused the credentials, and none gave a connection.
+            ConnectError: None gave a connection; `is_passing` says whether that may pass by itself.
+        """
+        options = self._options
+        failed: list[ConnectError] = []
+        for i, address in enumerate(order):
+            share = time.monotonic() + (deadline - time.monotonic()) / (len(order) - i)
+            login = (address, options.credentials, self._link_id, share, options.tls)
+            try:
+                connected = open_connection(*login, is_stopped=self._is_over)
+            except ConnectError as exc:
+                failed.append(exc)
+                continue
+            self._address = address
+            return connected
+        raise connect_errors(failed)
+
+    def _connect_again(self, order: Sequence[ServerAddress], deadline: float) -> Connected:
+        """One try after a loss; raises as _connect_any()."""
+        options = self._options
+        self._is_refused = False
+        login = (order, options.credentials, self._link_id, deadline, options.tls)
+        self._address, connected = reopen_connection(
+            *login, at_once=self._attempts > 1, is_stopped=self._is_over, on_failed=self._on_failed
+        )
+        self._refusals.clear()
+        return connected
+
+    def _on_failed(self, address: ServerAddress, error: ConnectError) -> None:
+        if isinstance(error, AuthenticationError):
+            self._is_refused = self._refusals.add(str(address))
+
+    def _attach(self, connected: Connected) -> bool:
+        first = connected.first + encode_sub(b"_INBOX.%s.*" % self.core.token, ACK_SID)
+        self.max_payload = self.core.max_payload = connected.max_payload
+        with self._state:
+            if self._phase == "ended":
+                return False
+            self._sock, self._stream = connected.sock, connected.stream
+            if not self.core.attach(connected.sock.fileno(), first, connected.rest):
+                return False
+            self._phase = "up"
+            self._up_since = time.monotonic()
+            self._state.notify_all()
+        return True
+
+    def _close_socket(self) -> None:
+        with self._state:
+            sock, self._sock, self._stream = self._sock, None, None
+        if sock is not None:
+            sock.close()
+
+
+def _reason(end: int, errno: int, text: str) -> str:
+    """Why a connection ended, in words."""
+    if end == _END_EOF:
+        return "the broker closed the connection"
+    if end == _END_PROTOCOL:
+        return f"the peer broke the NATS protocol: {text}"
+    if end == _END_LAME:
+        return "the broker is about to shut down"
+    if end == END_TLS:
+        return f"what came was no valid TLS: {text}"
+    if end == _END_SERVER:
+        return f"the broker said {text!r}"
+    return os.strerror(errno)

@@ -1,0 +1,246 @@
+"""
+One subscription of a consumer and the pull requests that are answered into it.
+
+The subscription stays for as long as every request under it ends by itself. A request that is no longer wanted cannot
+be taken back one by one: then the whole subscription is ended (UNSUB), and the server finds nobody for the rest. A
+server that is just delivering counts what it finds nobody for as delivered, and delivers it once more, out of its
+order. So a subscription is ended only while its requests wait for messages, not while they bring some; and not at all
+when their time is over, for the server ends them itself then.
+
+Everybody who may publish can send to a subscription that he has seen. So nothing is taken from it but what the server
+itself delivers, and no more than the requests may bring: as many messages as they ask for, and no more bytes than they
+say. The server ends a request whose next message would be too many bytes, and the next request goes on from there: a
+fetch then has fewer messages than it asked for.
+Source: JetStream pull consumers, max_bytes (ADR-13 and ADR-37 of the NATS architecture notes).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from memphis_sync._core import INBOX_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
+from memphis_sync._logs import Log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memphis_sync._data.link import DataLink
+
+logger = Log("memphis_sync.link")
+
+ROOM = 8192  # for subjects and headers of the server's own: a message of the largest size still fits
+TOO_MANY_BYTES = "message size exceeds maxbytes"  # of 409
+WARN_EVERY_S = 1.0
+
+
+class Binding(NamedTuple):
+    """One partition of a consumer group: its number, its stream and the group's durable on it."""
+
+    partition: int
+    stream: str
+    durable: str
+
+
+class Ending(NamedTuple):
+    """The server has ended a request: whose, its status and its text."""
+
+    binding: Binding
+    status: int
+    text: str
+
+
+def pending_behind(message: RawMessage) -> int:
+    """
+    How many more messages the partition had for the group when it delivered this one. They stand in its ack subject:
+    the ninth token, or the eleventh on a server with a domain.
+    """
+    tokens = message.reply.split(".")
+    pending = tokens[10 if len(tokens) > 10 else 8] if len(tokens) > 8 else ""
+    return int(pending) if pending.isdecimal() else 0
+
+
+class Mailbox:
+    """
+    A subscription with at most one open request for each partition.
+
+    Args:
+        link: The data link.
+        kind: What to make of a message, a subclass of RawMessage.
+        owner: What the messages carry as ``owner``.
+        due: When a partition owes an answer, by ``time.monotonic()``; kept up to date here.
+        partitions: How many it asks, at most.
+    """
+
+    def __init__(
+        self, link: DataLink, kind: type[RawMessage], owner: object, due: dict[str, float], partitions: int
+    ) -> None:
+        self._core = link.core
+        self._kind = kind
+        self._owner = owner
+        self._due = due
+        self.inbox = link.new_inbox(jetstream=True)
+        self._subject = b"_INBOX.%s.%d." % (link.core.token, self.inbox.sid)
+        self._opening = encode_sub(self._subject + b"*", self.inbox.sid)  # goes out with the first request
+        self._asked = 0
+        self._partitions = partitions
+        self._max_bytes = max(INBOX_BYTES // partitions, link.max_payload + ROOM)  # of a request
+        self._dropped = 0
+        self._warned_at = 0.0
+        # By stream: the binding, the request's number, how many messages it asked for, and when the server ends it.
+        self._open: dict[str, tuple[Binding, str, int, float]] = {}
+        self._missing: dict[str, int] = {}  # by stream: how many messages its request may still bring
+        # Streams whose open request is no hindrance: it was made ahead, or waits for nothing and so ends by itself. To
+        # end that one would be to end it while it brings messages.
+        self._staying: set[str] = set()
+        self._brought_at = 0.0  # when the last messages were taken
+        self._messages = 0  # taken so far, as the inbox counts
+        self._statuses = 0
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+
+    def ask(self, shares: dict[Binding, int], expires_s: Optional[float], *, ahead: bool = False) -> None:
+        """
+        Asks partitions without an open request for so many messages each.
+
+        Args:
+            expires_s: How long the server waits for messages that are not there; None: not at all.
+            ahead: For the next fetch.
+
+        Raises:
+            ConnectionLostError: There is no connection.
+        """
+        how = b'"no_wait":true' if expires_s is None else b'"expires":%d' % max(int(expires_s * 1e9), 1_000_000)
+        due = time.monotonic() + (expires_s or 0.0)
+        frames = [self._opening]
+        for binding, share in shares.items():
+            self._asked += 1
+            number = b"%d" % self._asked
+            subject = f"$JS.API.CONSUMER.MSG.NEXT.{binding.stream}.{binding.durable}".encode()
+            body = b'{"batch":%d,"max_bytes":%d,%s}' % (share, self._max_bytes, how)
+            frames.append(encode_pub(subject, body, self._subject + number))
+            self._open[binding.stream] = binding, number.decode(), share, due
+            self._missing[binding.stream] = share
+            if ahead or expires_s is None:
+                self._staying.add(binding.stream)
+            self._due.setdefault(binding.stream, due)
+        self.inbox.expect(self._messages + sum(self._missing.values()), self._max_bytes * self._partitions)
+        self._core.write(b"".join(frames))
+        self._opening = b""
+
+    def is_asked(self, binding: Binding) -> bool:
+        """Whether the partition has an open request."""
+        return binding.stream in self._open
+
+    def missing(self, bindings: Iterable[Binding]) -> int:
+        """How many messages the open requests of these partitions may still bring."""
+        return sum(self._missing.get(binding.stream, 0) for binding in bindings)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no request is open but those that may stay for the next fetch."""
+        return len(self._open) == len(self._staying)
+
+    def is_ending(self, bindings: Iterable[Binding]) -> bool:
+        """Whether a request is open whose time is over, or one that only the last fetch was after: its end is near."""
+        now = time.monotonic()
+        return any(
+            binding.stream not in self._staying or self._open[binding.stream][3] <= now
+            for binding in bindings
+            if binding.stream in self._open
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no request is open at all."""
+        return not self._open
+
+    def is_idle(self, for_s: float) -> bool:
+        """Whether the open requests have brought nothing for so long."""
+        return time.monotonic() - self._brought_at > for_s
+
+    # ---- taking -----------------------------------------------------------------------------------------------------
+
+    def wait(self, enough: int, timeout_s: float) -> int:
+        """Waits for *enough* messages that were not taken yet, or one ending. Returns as Inbox.wait()."""
+        return self.inbox.wait(self._messages + enough, self._statuses + 1, int(timeout_s * 1e9))
+
+    def take(self) -> tuple[list[RawMessage], list[Ending]]:
+        """What has come."""
+        messages, statuses = self.inbox.take(self._kind, self._owner)
+        if messages:
+            self._messages += len(messages)
+            self._brought_at = time.monotonic()
+            self._count(messages)
+        if self.inbox.dropped != self._dropped:
+            self._warn()
+        return messages, [ending for status in statuses if (ending := self._end(*status)) is not None]
+
+    def _warn(self) -> None:
+        now = time.monotonic()
+        if now - self._warned_at < WARN_EVERY_S:
+            return
+        self._warned_at = now
+        dropped, self._dropped = self.inbox.dropped - self._dropped, self.inbox.dropped
+        logger.warning("%r: %d messages were dropped that it had not asked for", self._owner, dropped)
+
+    def _count(self, messages: list[RawMessage]) -> None:
+        if len(messages) == sum(self._missing.values()):  # as most often under load: no need to look at each
+            for stream in self._missing:
+                self._due.pop(stream, None)
+            self._missing.clear()
+            self._open.clear()
+            self._staying.clear()
+            return
+        if len(self._missing) == 1:
+            counts = {next(iter(self._missing)): len(messages)}
+        else:
+            counts = {}
+            for message in messages:
+                stream = message.subject.rpartition(".")[0]
+                counts[stream] = counts.get(stream, 0) + 1
+        for stream, count in counts.items():
+            self._due.pop(stream, None)
+            left = self._missing.get(stream, 0) - count
+            if left > 0:
+                self._missing[stream] = left
+            else:
+                self._close(stream)
+
+    def _end(self, status: int, subject: str, block: bytes) -> Optional[Ending]:
+        self._statuses += 1
+        number = subject.rpartition(".")[2]
+        for stream, (binding, current, share, _) in self._open.items():
+            if current == number:
+                text = block.split(b"\r\n", 1)[0][12:].strip().decode("utf-8", "replace")
+                if text.lower() == TOO_MANY_BYTES and self._missing[stream] == share:
+                    # The next one alone is too large: it was stored under another limit than the server has now.
+                    self._max_bytes = max(INBOX_BYTES, self._max_bytes) + ROOM
+                self._due.pop(stream, None)
+                self._close(stream)
+                return Ending(binding, status, text)
+        return None  # of a request that has got all it asked for
+
+    def _close(self, stream: str) -> None:
+        self._open.pop(stream, None)
+        self._missing.pop(stream, None)
+        self._staying.discard(stream)
+
+    # ---- ending -----------------------------------------------------------------------------------------------------
+
+    def withdraw(self) -> int:
+        """
+        Ends the subscription. What crosses with that can still be taken.
+
+        Returns:
+            The number of the PING behind it: once its PONG is there nothing more comes.
+
+        Raises:
+            ConnectionLostError: There is no connection, and so no subscription any more.
+        """
+        now = time.monotonic()
+        for stream in self._open:
+            if self._due.get(stream, 0.0) > now:
+                del self._due[stream]  # it was not late, and now no answer will come; a late one stays late
+        self._core.control(encode_unsub(self.inbox.sid))
+        return self._core.ping()

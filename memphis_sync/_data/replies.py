@@ -1,0 +1,101 @@
+"""
+Requests over the data link: what a confirmed ack needs. Each waiting thread has a subscription of its own, and gives it
+back for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from memphis_sync._core import INBOX_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
+from memphis_sync.errors import ConnectionLostError, DeadlineError
+
+if TYPE_CHECKING:
+    from memphis_sync._core import Inbox
+    from memphis_sync._data.link import DataLink
+
+SLICE_S = 0.2  # Ctrl-C is served at least this often
+_OK, _CLOSED = 0, -11  # MCORE_OK, MCORE_E_CLOSED
+
+
+class Reply(NamedTuple):
+    """What a request was answered with: a status of the server's own, 503 for instance, or 0; and the payload."""
+
+    status: int
+    payload: bytes
+
+
+class _Place:
+    """A subscription whose requests were all answered."""
+
+    def __init__(self, link: DataLink) -> None:
+        self.inbox: Inbox = link.new_inbox()
+        self.subject = b"_INBOX.%s.%d.r" % (link.core.token, self.inbox.sid)
+        self.opening = encode_sub(self.subject, self.inbox.sid)
+        self.messages = 0  # taken so far, as the inbox counts
+        self.statuses = 0
+
+
+class Replies:
+    """
+    Requests of one data link, from any number of threads.
+
+    Args:
+        link: The data link.
+    """
+
+    def __init__(self, link: DataLink) -> None:
+        self._link = link
+        self._idle: deque[_Place] = deque()  # as many as ever waited at once
+
+    def request(self, subject: bytes, payload: bytes, timeout_s: float) -> Reply:
+        """
+        Publishes and waits for the first answer.
+
+        Raises:
+            DeadlineError: None came in time; the broker may have the request.
+            ConnectionLostError: There was no connection in time, or it ended meanwhile, with the same doubt.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+        """
+        deadline = time.monotonic() + timeout_s
+        if not self._link.wait_up(deadline):
+            raise ConnectionLostError("the data link has no connection; the request was not sent")
+        place = self._place()
+        try:
+            reply = self._ask(place, subject, payload, deadline, timeout_s)
+        except BaseException:
+            with contextlib.suppress(ConnectionLostError):  # a late answer must not be taken for that of the next one
+                self._link.core.control(encode_unsub(place.inbox.sid))
+            raise
+        self._idle.append(place)
+        return reply
+
+    def _place(self) -> _Place:
+        while True:
+            try:
+                place = self._idle.pop()
+            except IndexError:
+                return _Place(self._link)
+            if not place.inbox.is_closed:
+                return place
+
+    def _ask(self, place: _Place, subject: bytes, payload: bytes, deadline: float, timeout_s: float) -> Reply:
+        place.inbox.expect(place.messages + 1, INBOX_BYTES)  # whatever else is sent there is no answer
+        self._link.core.write(place.opening + encode_pub(subject, payload, place.subject))
+        place.opening = b""
+        while True:
+            left = deadline - time.monotonic()
+            result = place.inbox.wait(place.messages + 1, place.statuses + 1, int(min(max(left, 0.0), SLICE_S) * 1e9))
+            if result == _CLOSED:
+                raise ConnectionLostError("the data link lost its connection before the answer came")
+            if result == _OK:
+                break
+            if left <= 0:
+                raise DeadlineError(f"no answer within {timeout_s:g} s", timeout_s=timeout_s)
+        messages, statuses = place.inbox.take(RawMessage, None)
+        place.messages += len(messages)
+        place.statuses += len(statuses)
+        return Reply(statuses[0][0], b"") if statuses else Reply(0, messages[0].payload)

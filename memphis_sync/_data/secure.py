@@ -1,0 +1,167 @@
+"""
+TLS for the data link: one ``ssl.SSLObject`` between two memory BIOs, and the two loops over the C core that use it.
+
+Rules
+* The lock of a Tls guards the SSLObject and its BIOs, and is never held over a call that may block. It is held for one
+  piece at most, and each thread makes a system call before it takes the lock again, so neither starves the other.
+* Only the sender writes to the socket (before the link runs: the handshake), so records go out in the order in which
+  they were made. What TLS itself wants to say while the reader reads, a new key say, is left to the sender.
+* What ``Link.next`` gave is in the sender's hands until ``written()``, and the C core keeps socket and Tls alive for so
+  long: ``detach()`` waits for it, and has shut the socket down, so that nobody waits for a dead peer.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import ssl
+import threading
+from typing import Callable, NamedTuple, Optional
+
+from memphis_sync._core import Link
+
+READ_BYTES = 256 * 1024
+PIECE_BYTES = 256 * 1024  # a tenth of a millisecond of encryption
+RECORD_BYTES = 16384  # the largest record of TLS; one read gives one record
+STOPPED, UNSEEN, BYTES = range(3)  # of enum mcore_next
+END_ERRNO = 2  # of enum mcore_link_end
+END_TLS = 6  # our own, beside those: text says what was wrong with the records
+MAX_POLL_NS = 50_000_000  # poll() is not woken by an earlier deadline that comes, as in the C core
+FOREVER_NS = 2**62
+# The socket stays blocking for the reader, which then needs one system call for each read.
+SEND_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+class Tls:
+    """
+    Plain bytes to records and back; no IO.
+
+    Args:
+        context: The client's.
+        host: For the check of the certificate, and so that the server can choose one (SNI).
+    """
+
+    def __init__(self, context: ssl.SSLContext, host: str) -> None:
+        self._lock = threading.Lock()
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        # Behind a % stands the interface of a link-local IPv6 address, which no certificate names.
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.partition("%")[0])
+        self.is_ended = False
+
+    def negotiate(self) -> bool:
+        """The handshake's next step; whether it is done. If not, take() and put() come first. Raises ssl.SSLError."""
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def put(self, records: bytes) -> None:
+        """What has come from the peer."""
+        with self._lock:
+            self._incoming.write(records)
+
+    def take(self) -> bytes:
+        """What has to go to the peer."""
+        with self._lock:
+            return self._outgoing.read()
+
+    def encrypt(self, data: memoryview) -> bytes:
+        """The records for *data*, and whatever else was waiting to go out."""
+        with self._lock:
+            while data:
+                data = data[self._object.write(data) :]
+            return self._outgoing.read()
+
+    def decrypt(self) -> bytes:
+        """All that can be read; ``is_ended`` afterwards if the peer said that there is no more. Raises ssl.SSLError."""
+        pieces: list[bytes] = []
+        with self._lock:
+            try:
+                while piece := self._object.read(RECORD_BYTES):
+                    pieces.append(piece)
+                self.is_ended = True
+            except ssl.SSLWantReadError:
+                pass
+        return b"".join(pieces)
+
+    @property
+    def has_own_words(self) -> bool:
+        """Whether TLS itself has something for the peer that no encrypt() has taken along yet."""
+        return self._outgoing.pending > 0
+
+
+class Stream(NamedTuple):
+    """A connected socket under TLS."""
+
+    sock: socket.socket
+    tls: Tls
+
+
+def send_loop(core: Link, current: Callable[[], Optional[Stream]]) -> bool:
+    """
+    As ``Link.send_loop``, for the sender thread.
+
+    Args:
+        current: The stream of the connection that is attached.
+    """
+    while True:
+        kind, data = core.next(FOREVER_NS)
+        if kind != BYTES:
+            if kind in (STOPPED, UNSEEN):
+                return kind == UNSEEN
+            continue
+        stream = current()
+        assert stream is not None
+        size, error = len(data), errno.EPROTO
+        try:
+            with data:
+                for start in range(0, max(size, 1), PIECE_BYTES):
+                    _send_all(core, stream, stream.tls.encrypt(data[start : start + PIECE_BYTES]))
+            error = 0
+        except OSError as exc:  # of the socket or of TLS; the reader meets it as well and has the words for it
+            error = _errno(exc)
+        finally:
+            core.written(size if error == 0 else 0, error)
+
+
+def _send_all(core: Link, stream: Stream, records: bytes) -> None:
+    rest = memoryview(records)
+    while rest:
+        try:
+            rest = rest[stream.sock.send(rest, SEND_FLAGS) :]
+        except BlockingIOError:
+            poller = select.poll()
+            poller.register(stream.sock, select.POLLOUT)
+            # Deadlines and a silent peer are the sender's business also while the socket is full.
+            poller.poll(min(core.tend(), MAX_POLL_NS) // 1_000_000 + 1)
+
+
+def read_loop(core: Link, stream: Stream) -> tuple[int, int, str]:
+    """As ``Link.read_loop``, for the reader thread."""
+    sock, tls = stream
+    end = core.feed(b"")
+    while end is None:
+        try:
+            data = tls.decrypt()
+            if not data and not tls.is_ended:
+                records = sock.recv(READ_BYTES)
+                tls.put(records)
+                if records:
+                    continue
+        except ssl.SSLError as exc:
+            end = core.ended(errno.EPROTO)
+            return (END_TLS, end[1], exc.reason or str(exc)) if end[0] == END_ERRNO and end[1] == errno.EPROTO else end
+        except OSError as exc:
+            return core.ended(_errno(exc))
+        if tls.has_own_words:
+            core.wake()
+        end = core.feed(data) if data else core.ended(0)
+    return end
+
+
+def _errno(exc: OSError) -> int:
+    """An SSLError has a number too, but one of OpenSSL's."""
+    return errno.EPROTO if isinstance(exc, ssl.SSLError) else exc.errno or errno.EIO

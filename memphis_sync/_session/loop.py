@@ -1,0 +1,280 @@
+"""
+The private event loop on its own daemon thread: nats-py runs there, user code never does.
+
+PrivateLoop says that it is closed as soon as the process has forked. The child's garbage collector would otherwise let
+a StreamWriter unregister the parent's socket from the epoll set that both share, and the parent would never hear again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Coroutine
+from typing import Any, Callable, Generic, Optional, TypeVar
+
+from memphis_sync._logs import Log
+from memphis_sync._session import fork, primitives, waiting
+from memphis_sync._threads import Sink, own_thread
+from memphis_sync.errors import ClosedError, DeadlineError
+
+log = Log("memphis_sync.control")
+T = TypeVar("T")
+_LAST_ROUNDS = 5
+_SETTLE_S = 1.0  # how long a cancelled coroutine may take to end
+_STOP_S = 2.0
+
+
+class PrivateLoop(asyncio.SelectorEventLoop):
+    """An event loop that belongs to one process and can resolve host names while the interpreter exits."""
+
+    def __init__(self) -> None:
+        self._generation = fork.fork_generation()
+        super().__init__()
+
+    def is_closed(self) -> bool:
+        """True after close(), and in every process but the one that made the loop."""
+        return fork.fork_generation() != self._generation or super().is_closed()
+
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,  # noqa: A002  asyncio's own name
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        """Resolves in the executor; directly once the interpreter refuses new work there (in an exit handler)."""
+        try:
+            return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+        except RuntimeError:
+            return socket.getaddrinfo(host, port, family, type, proto, flags)
+
+
+class _Call(Generic[T]):
+    """One coroutine on its way through the loop, and the lock that its caller waits on."""
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self.ticket = primitives.Lock()
+        self.ticket.acquire()
+        self._work: Optional[Coroutine[Any, Any, T]] = work
+        self._task: Optional[asyncio.Task[T]] = None
+
+    def start(self) -> None:
+        """On the loop: starts the coroutine, unless it was given up before."""
+        if self._work is None:
+            return
+        self._task = asyncio.get_running_loop().create_task(self._work)
+        self._work = None
+        self._task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # a caller that was interrupted never asks, and asyncio would complain at a random time
+        self.ticket.release()
+
+    def cancel(self) -> None:
+        """On the loop: ends the coroutine."""
+        if self._work is not None:
+            self.discard()
+            self.ticket.release()
+        elif self._task is not None:
+            self._task.cancel()
+
+    def discard(self) -> None:
+        """Drops a coroutine that never started."""
+        if self._work is not None:
+            self._work.close()
+            self._work = None
+
+    def result(self) -> T:
+        if self._task is None or self._task.cancelled():
+            raise ClosedError("the client was closed while the call was waiting")
+        return self._task.result()
+
+
+class LoopThread:
+    """
+    Thread ``memphis-loop-N`` with a PrivateLoop.
+
+    Args:
+        number: The N.
+        sink: Takes what the thread has to log.
+        failed: Told what the thread met and did not expect, by a line and the error; it goes on.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        sink: Optional[Sink] = None,
+        failed: Optional[Callable[[str, BaseException], object]] = None,
+    ) -> None:
+        self._generation = fork.fork_generation()
+        self._sink = sink
+        self._failed = failed
+        self._is_stopping = False
+        self._is_settling = False  # only the thread itself looks at it
+        self._loop = PrivateLoop()
+        # On the loop: a task that nobody refers to may be collected. Those of the second set are waited for at the end.
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._awaited: set[asyncio.Task[None]] = set()
+        self._loop.set_exception_handler(self._on_error)
+        self.name = f"memphis-loop-{number}"
+        self._thread = primitives.start_thread(self.name, self._run)
+
+    def is_alive(self) -> bool:
+        """Whether the thread runs in this process."""
+        return fork.fork_generation() == self._generation and self._thread.is_alive()
+
+    def call(self, work: Coroutine[Any, Any, T], timeout_s: Optional[float], what: str = "the call") -> T:
+        """
+        Runs a coroutine on the loop and waits for its result.
+
+        Args:
+            work: Started on the loop; closed when it cannot be.
+            timeout_s: Limit in seconds; None waits as long as the coroutine takes.
+            what: The call, for error texts.
+
+        Raises:
+            DeadlineError: The limit was reached; the coroutine was cancelled.
+            OwnThreadError: Called on the loop's own thread.
+            ForkedError: Called in a child of the process that made the loop.
+            ClosedError: The loop has ended, or ended meanwhile.
+            KeyboardInterrupt: Ctrl-C; the coroutine was cancelled.
+        """
+        call = _Call(work)
+        try:
+            waiting.forbid_on_own_thread(what)
+            fork.check(self._generation, "the client")
+            self._post(call.start)
+        except BaseException:
+            call.discard()
+            raise
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            finished = waiting.wait(call.ticket, deadline, self.is_alive)
+        except BaseException:
+            self._cancel(call)
+            raise
+        if not finished and self.is_alive():
+            self._cancel(call)
+            waiting.wait(call.ticket, time.monotonic() + _SETTLE_S, self.is_alive)
+            raise DeadlineError(f"{what} did not end within {timeout_s} s", timeout_s=timeout_s or 0.0)
+        return call.result()
+
+    def post(self, work: Any, *args: Any) -> None:
+        """Runs a plain function on the loop soon; from any thread, also from a destructor."""
+        self._post(work, *args)
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], *, is_awaited: bool = False) -> None:
+        """
+        Runs the coroutine that *work* makes, with nobody waiting for it; from any thread, also from a destructor. What
+        it raises is logged.
+
+        Args:
+            work: Called on the loop.
+            is_awaited: drain() waits for it.
+
+        Raises:
+            ClosedError: The loop has ended.
+        """
+        self._post(self._spawn, work, is_awaited)
+
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]], is_awaited: bool) -> None:
+        task = asyncio.get_running_loop().create_task(work())
+        self._spawned.add(task)
+        if is_awaited:
+            self._awaited.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._spawned.discard(task)
+        self._awaited.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task on %s failed", self.name, exc_info=task.exception())
+
+    async def drain(self) -> None:
+        """Waits for what spawn() was told to await."""
+        while self._awaited:
+            await asyncio.wait(set(self._awaited))
+
+    def stop(self, timeout_s: float = _STOP_S) -> bool:
+        """
+        Cancels what still runs, ends the thread and closes the loop. Idempotent.
+
+        Returns:
+            False when the thread would not end in time; a log line names it then.
+        """
+        if fork.fork_generation() != self._generation:
+            return True
+        if self._thread.is_alive():
+            self._is_stopping = True
+            with contextlib.suppress(RuntimeError):  # it has closed between the two lines
+                self._loop.call_soon_threadsafe(self._end)
+            deadline = time.monotonic() + timeout_s
+            while self._thread.is_alive() and time.monotonic() < deadline:
+                self._thread.join(min(waiting.SLICE_S, max(deadline - time.monotonic(), 0.0)))
+        if self._thread.is_alive():
+            log.error("thread %s did not end within %.1f s", self.name, timeout_s)
+            return False
+        return True
+
+    def _end(self) -> None:
+        if not self._is_settling:  # a second stop() would break off what the first one left to end
+            self._loop.stop()
+
+    def _cancel(self, call: _Call[Any]) -> None:
+        with contextlib.suppress(ClosedError):  # a loop that has ended has cancelled everything
+            self._post(call.cancel)
+
+    def _post(self, work: Any, *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(work, *args)
+        except RuntimeError as exc:
+            if not self._loop.is_closed():
+                raise  # of a signal handler that came in between
+            raise ClosedError("the client is closed") from exc
+
+    def _run(self) -> None:
+        with own_thread(self._sink):
+            self._run_loop()
+
+    def _run_loop(self) -> None:
+        loop = self._loop
+        try:
+            asyncio.set_event_loop(loop)
+            while not self._is_stopping:
+                try:
+                    loop.run_forever()
+                except BaseException as exc:  # noqa: BLE001  SystemExit, say, of a destructor that ran here
+                    self._report(f"thread {self.name}", exc)
+            self._is_settling = True
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=_SETTLE_S))
+            loop.run_until_complete(_rounds())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def _on_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio would log by itself, and on this thread."""
+        error = context.get("exception")
+        log.error("thread %s: %s", self.name, context.get("message"), exc_info=error)
+
+    def _report(self, what: str, error: BaseException) -> None:
+        if self._failed is not None:
+            self._failed(what, error)
+        else:
+            log.error("%s met an unexpected error and goes on", what, exc_info=error)
+
+
+async def _rounds() -> None:
+    """Lets transports that were aborted just now close their sockets, which they do in the loop's next rounds."""
+    for _ in range(_LAST_ROUNDS):
+        await asyncio.sleep(0)

@@ -1,0 +1,116 @@
+"""
+Reports to the broker that nobody waits for: messages that failed their schema.
+
+A report never delays or fails the call that makes it. What cannot be sent is logged: the caller has its own error, and
+the message itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Optional
+
+from memphis_sync._control import ControlLink
+from memphis_sync._control.api import store
+from memphis_sync._logs import Log
+from memphis_sync._protocol import subjects
+from memphis_sync._session import primitives
+from memphis_sync._session.loop import LoopThread
+from memphis_sync.errors import MemphisError
+
+log = Log("memphis_sync.schema")
+
+MAX_BYTES = 16 * 1024 * 1024  # of reports that wait; a program that produces nothing but invalid messages stays small
+_AT_ONCE = 64  # reports in one round trip
+_SEND_S = 20.0  # a broker that is restarted is back by then; nobody waits for it but what comes after
+_BUSY_S = 0.001
+
+
+class Reports:
+    """
+    The reports of one client.
+
+    Args:
+        loop: Where they are sent from.
+    """
+
+    def __init__(self, loop: LoopThread) -> None:
+        self._loop = loop
+        # Guards the four below; never held across IO or another lock. The loop does not wait for it: who holds it may
+        # have been interrupted by a signal handler that waits for the loop.
+        self._lock = primitives.RLock()
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._is_sending = False
+        self._idle: Optional[asyncio.Event] = None  # on the loop, like the task
+        self._task: Optional[asyncio.Task[None]] = None
+
+    def add(self, control: ControlLink, messages: list[tuple[str, bytes]], *, is_memphis: bool) -> None:
+        """
+        Sends (subject, body) pairs soon; from any thread. Our broker says of a dead letter that it keeps it.
+
+        Raises:
+            ClosedError: The client is closed.
+        """
+        size = sum(len(body) for _, body in messages)
+        with self._lock:
+            if self._bytes + size > MAX_BYTES:
+                self._dropped += len(messages)
+                return
+            self._waiting.extend(messages)
+            self._bytes += size
+            if self._is_sending:
+                return
+            self._is_sending = True
+        try:
+            self._loop.post(self._start, control, is_memphis)
+        except MemphisError:
+            with self._lock:
+                self._is_sending = False
+            raise
+
+    async def drain(self) -> None:
+        """Waits until what was added is sent or given up."""
+        while self._idle is not None and not self._idle.is_set():
+            await self._idle.wait()
+
+    def _start(self, control: ControlLink, is_memphis: bool) -> None:
+        self._idle = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._send(control, is_memphis=is_memphis))
+
+    async def _send(self, control: ControlLink, *, is_memphis: bool) -> None:
+        idle = self._idle
+        assert idle is not None
+        try:
+            while True:
+                while not self._lock.acquire(blocking=False):  # noqa: ASYNC110  its holders are threads
+                    await asyncio.sleep(_BUSY_S)
+                try:
+                    batch = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+                    self._bytes -= sum(len(body) for _, body in batch)
+                    dropped, self._dropped = self._dropped, 0
+                    self._is_sending = bool(batch)
+                finally:
+                    self._lock.release()
+                if dropped:
+                    log.warning("%d reports of schema failures were dropped: they came faster than they go", dropped)
+                if not batch:
+                    return
+                results = await asyncio.gather(
+                    *(_send_one(control, subject, body, is_memphis=is_memphis) for subject, body in batch),
+                    return_exceptions=True,
+                )
+                failed = [result for result in results if isinstance(result, Exception)]
+                if failed:
+                    log.warning("%d reports of schema failures could not be sent: %s", len(failed), failed[0])
+        finally:
+            idle.set()
+
+
+async def _send_one(control: ControlLink, subject: str, body: bytes, *, is_memphis: bool) -> None:
+    if subject == subjects.SCHEMA_DEAD_LETTERS and not is_memphis:
+        await store(control, subject, body, _SEND_S, "the report of a schema failure")
+    else:
+        await control.publish(subject, body, _SEND_S)

@@ -1,0 +1,434 @@
+"""
+One client's threads and links: everything that belongs to one process, behind one reference.
+
+A Runtime never refers to its client, so a client that is forgotten can be collected while its runtime sends what is
+left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+import weakref
+from collections.abc import Coroutine
+from typing import Any, Callable, Optional, Protocol, TypeVar
+
+from memphis_sync._control import ControlLink
+from memphis_sync._data import Callbacks, Change, DataLink, Outages
+from memphis_sync._logs import DEBUG, INFO, Log
+from memphis_sync._protocol.json_text import JsonWriter
+from memphis_sync._session import exit as exit_drain, fork, primitives, waiting
+from memphis_sync._session.loop import LoopThread
+from memphis_sync._session.reports import Reports
+from memphis_sync._session.stations import StationRegistry
+from memphis_sync._threads import Section, handing_over
+from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ForkedError, MemphisError, UsageError
+from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, Stats
+
+log = Log("memphis_sync.control")
+T = TypeVar("T")
+_CONTROL_CLOSE_S = 2.0
+_REPORTS_S = 1.0  # for what waits to be reported when a client is closed: a round trip
+_GIVE_BACK_S = 2.0  # for messages that nobody has looked at: a round trip or two
+_CALLBACKS_S = 5.0  # for a callback that is running
+_LOOP_S = 2.0
+_LATE_S = 0.09  # how much longer than its time a close() takes at most, on a machine that is not busy
+_GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a little later, as a second net
+
+
+class Reader(Protocol):
+    """What the end of a client asks of its consumers."""
+
+    def _wake(self) -> None:
+        """Makes what waits for messages ask whether it is over."""
+
+    def _end(self, deadline: float) -> None:
+        """Begins to give back what nobody has looked at; by *deadline* on the monotonic clock."""
+
+
+class Runtime:
+    """
+    The threads and links of one client.
+
+    Args:
+        options: What connect() was told.
+        on_station_removed: Called on the loop with a station's internal name when the broker announces its removal.
+    """
+
+    def __init__(self, options: ConnectOptions, on_station_removed: Callable[[str], None]) -> None:
+        if exit_drain.has_ended():
+            raise UsageError("the process is ending and its clients have been drained; nothing can be opened any more")
+        fork.watch_forks()
+        self.generation = fork.fork_generation()
+        self.options = options
+        self.label = options.name
+        self.exit_timeout_s = options.exit_timeout_s
+        self.connection_id = str(uuid.uuid4())
+        number = primitives.next_number()
+        self.number = number
+        self.callbacks = Callbacks(number, options)
+        self.outages = Outages(options.reconnect_interval_ms)
+        self.json_writer = JsonWriter(options.json_default)
+        with handing_over(self.callbacks.post):  # asyncio logs a loop that is made, and a handler may be connecting
+            self.loop = LoopThread(number, self.callbacks.post, self.callbacks.failed)
+        self.reports = Reports(self.loop)
+        self._on_station_removed = on_station_removed
+        self._control: Optional[ControlLink] = None
+        self._stations: Optional[StationRegistry] = None
+        self._data: Optional[DataLink] = None
+        self._made: dict[str, DataLink] = {}  # has _data as its one value: setdefault() makes it once, without a lock
+        self._opening = Section("the opening of the data link")  # guards opening _data, which is done once
+        self._ending = Section("close()")  # guards the steps of close(); each can be repeated
+        self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # consumers that are not forgotten
+        self._threads: list[primitives.Thread] = []  # only appended to; close() joins them
+        self._registrations: list[primitives.Thread] = []  # changed on the loop alone
+        self._is_ending = False
+        self._is_closing = False
+        self._is_closed = False
+        self._left = 0
+
+    # ---- opening ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """
+        Opens the control link; waits for a broker that is not there yet, if it was told to.
+
+        Raises:
+            ConnectError, AuthenticationError: See ControlLink.connect. Nothing is left running then.
+        """
+        timeout_s = self.options.timeout_ms / 1000
+        try:
+            limit_s = self.options.wait_s + timeout_s + _GRACE_S
+            self.loop.call(self._open_waiting(timeout_s), limit_s, "connect()")
+        except BaseException:
+            self._is_closed = True
+            self.loop.stop()
+            self.callbacks.close(_REPORTS_S)  # started by a log line, if there was one
+            raise
+        exit_drain.register(self)
+
+    async def _open_waiting(self, timeout_s: float) -> None:
+        until = time.monotonic() + self.options.wait_s
+        is_waiting = False
+        while True:
+            try:
+                return await self._open(time.monotonic() + timeout_s)
+            except AuthenticationError:
+                raise
+            except ConnectError as exc:
+                pause_s = self.outages.pause_s("control", 1, 0.0, 0.0)
+                if time.monotonic() + pause_s >= until:
+                    raise
+                level = DEBUG if is_waiting else INFO
+                log.log(level, "%r waits up to %g s for its broker: %s", self.label, self.options.wait_s, exc)
+                is_waiting = True
+            await asyncio.sleep(pause_s)
+
+    async def _open(self, deadline: float) -> None:
+        control = ControlLink(self.options, self.connection_id, self._tell, self.outages)
+        try:
+            await control.connect(deadline)
+            self._control = control
+            self._stations = StationRegistry(control, self._on_station_removed, self.json_writer)
+            await self._stations.start()
+        except BaseException:
+            await control.close()
+            raise
+
+    def _tell(self, change: Change, address: str, reason: str, attempts: int, seconds: float) -> None:
+        """The control link's changes, for the user's callables."""
+
+        def event() -> LinkEvent:
+            stats = self.stats()
+            waiting = stats.queued + stats.in_flight
+            return LinkEvent(self.label, "control", address, reason, attempts, seconds, waiting)
+
+        self.callbacks.tell(change, event)
+
+    @property
+    def control(self) -> ControlLink:
+        """The control link."""
+        assert self._control is not None, "open() comes first"
+        return self._control
+
+    @property
+    def stations(self) -> StationRegistry:
+        """What is known of the stations in use."""
+        assert self._stations is not None, "open() comes first"
+        return self._stations
+
+    def data_link(self, deadline: Optional[float] = None) -> DataLink:
+        """
+        The data link, opened by the first call.
+
+        Args:
+            deadline: For opening it, by ``time.monotonic()``; None: what connect() was told.
+
+        Raises:
+            ConnectError: It could not be opened; the next call tries again.
+            ClosedError, ForkedError: As check().
+        """
+        self.check()
+        link = self._data
+        if link is not None and link.is_open:
+            return link
+        waiting.forbid_on_own_thread("opening the data link")
+        with self._opening, handing_over(self.callbacks.post):
+            self.check()
+            if self.outages.end_reason:
+                raise ClosedError(f"the client {self.label!r} has ended ({self.outages.end_reason}); open a new one")
+            link = self.outbox()
+            if not link.is_open:
+                until = time.monotonic() + self.options.timeout_ms / 1000
+                try:
+                    link.open(until if deadline is None else min(until, deadline))
+                except BaseException:
+                    # Interrupted between two steps: the next call begins with another one.
+                    if link.has_ended and not self._is_closing:
+                        self._made.clear()
+                        self._data = None
+                    raise
+            return link
+
+    def outbox(self) -> DataLink:
+        """
+        The data link, open or not: it can hold messages. Waits for nothing, and takes no lock.
+
+        Raises:
+            ClosedError, ForkedError: As check().
+        """
+        self.check()
+        link = self._data
+        if link is None:
+            # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
+            made = DataLink(
+                self.options,
+                link_id=str(uuid.uuid4()),
+                label=self.label,
+                callbacks=self.callbacks,
+                outages=self.outages,
+            )
+            link = self._made.setdefault("data", made)
+            self.callbacks.attach(link.core)
+            self._data = link
+        return link
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether both links are up, or the control link while there is no data link yet."""
+        data = self._data
+        return self.control.is_connected and (data is None or not data.is_open or data.is_up())
+
+    @property
+    def state(self) -> str:
+        """``connected``, ``reconnecting`` or ``closed``."""
+        if self._is_closing or self.outages.end_reason:
+            return "closed"
+        return "connected" if self.is_connected else "reconnecting"
+
+    def ping(self, timeout_s: float) -> float:
+        """One round trip on each link at most *timeout_s* long; gives the longer of the two, in seconds."""
+        deadline = time.monotonic() + timeout_s
+        took_s = self.call(self.control.ping(timeout_s), timeout_s, "ping()")
+        data = self._data
+        return (
+            took_s
+            if data is None or not data.is_open
+            else max(took_s, data.ping(max(deadline - time.monotonic(), 0.001)))
+        )
+
+    # ---- using ------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """
+        Raises unless the client can be used here and now.
+
+        Raises:
+            ClosedError: close() was called.
+            ForkedError: The client was opened before a fork.
+        """
+        if fork.fork_generation() != self.generation:
+            self.check_generation()
+        if self._is_closing:
+            raise ClosedError(f"the client {self.label!r} is closed")
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether close() has begun: nothing more is fetched, but what was fetched may still be acknowledged."""
+        return self._is_ending
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the client takes no calls any more."""
+        return self._is_closing
+
+    @property
+    def left(self) -> int:
+        """How many messages close() has given up."""
+        return self._left
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether close() has done all it does."""
+        return self._is_closed
+
+    def check_generation(self) -> None:
+        """Raises ForkedError in a child of the process that opened the client."""
+        fork.check(self.generation, f"the client {self.label!r}")
+
+    def call(self, work: Coroutine[Any, Any, T], timeout_s: Optional[float], what: str) -> T:
+        """Runs a coroutine on the loop; see LoopThread.call. *timeout_s* is the coroutine's own limit."""
+        try:
+            self.check()
+        except MemphisError:
+            work.close()
+            raise
+        return self.loop.call(work, None if timeout_s is None else timeout_s + _GRACE_S, what)
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], *, is_awaited: bool = False) -> None:
+        """
+        Starts a coroutine on the loop that nobody waits for, but close(), when *is_awaited*; see LoopThread.spawn.
+        Raises as check().
+        """
+        self.check()
+        self.loop.spawn(work, is_awaited=is_awaited)
+
+    def start_thread(self, kind: str, run: Callable[..., Any], *args: Any) -> primitives.Thread:
+        """A daemon thread ``memphis-<kind>-<N>`` for blocking work that ends soon once is_ending says so."""
+
+        async def start() -> primitives.Thread:
+            thread = primitives.start_thread(f"memphis-{kind}-{primitives.next_number()}", run, *args)
+            self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+            return thread
+
+        # Signal handlers run on the main thread alone. One that raises inside Thread.start(), as Ctrl-C does, leaves a
+        # thread that hangs before it has begun, or one that is counted and does not exist.
+        return self.loop.call(start(), None, f"starting a {kind} thread")
+
+    def start_registration(self, run: Callable[[], None]) -> None:
+        """A daemon thread that registers a producer; on the loop. Closing waits for it, and for what it hands over."""
+        number = primitives.next_number()
+        thread = primitives.start_thread(f"memphis-register-{number}", run)
+        self._registrations = [*(other for other in self._registrations if other.is_alive()), thread]
+
+    def stats(self) -> Stats:
+        """Counters; no IO."""
+        link = self._data
+        return Stats(callback_errors=self.callbacks.errors) if link is None else link.stats()
+
+    def flush(self, timeout_s: Optional[float], owner: int = -1) -> FlushResult:
+        """Waits until everything that is accepted now is confirmed or has failed."""
+        waiting.forbid_on_own_thread("flush()")
+        link = self._data
+        return FlushResult() if link is None else link.flush(timeout_s, owner)
+
+    def unseen(self) -> int:
+        """How many messages have failed without anybody having asked about them."""
+        link = self._data
+        return 0 if link is None else link.unseen()
+
+    # ---- closing ----------------------------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float) -> int:
+        """
+        Sends what is queued, then ends links and threads. Idempotent, also after an interruption.
+
+        Returns:
+            How many messages were given up.
+        """
+        if fork.fork_generation() != self.generation:
+            return 0  # the parent sends them
+        waiting.forbid_on_own_thread("close()")
+        self._is_ending = True
+        deadline = time.monotonic() + timeout_s
+        if self._ending.is_mine:
+            return self._left  # a signal handler that interrupted close(), which goes on when it has returned
+        with self._ending, handing_over(self.callbacks.post):
+            if self._is_closed:
+                return self._left
+            try:
+                self._close_steps(deadline)
+            except BaseException:
+                self._close_steps(time.monotonic())  # Ctrl-C while draining: end at once, but in order
+                raise
+            return self._left
+
+    def _close_steps(self, deadline: float) -> None:
+        """Each step gets what is left of the time; all together a little more, for a time that is very short."""
+        if not self._is_closing:
+            for reader in list(self.readers):
+                reader._wake()
+            self._join_threads(deadline)
+            if self._data is not None:
+                self._data.wait_held(deadline)
+        last = max(deadline, time.monotonic()) + _LATE_S
+
+        def left_s(at_most: float) -> float:
+            return max(0.0, min(at_most, last - time.monotonic()))
+
+        if not self._is_closing:
+            self._end_readers(min(deadline, time.monotonic() + _GIVE_BACK_S), left_s)
+        self._is_closing = True
+        if self._data is not None:
+            try:
+                self._data.close(max(0.0, deadline - time.monotonic()), last)
+            finally:
+                self._left = self._data.stats().abandoned  # counted there also when Ctrl-C ended the drain
+        if self._control is not None and self.loop.is_alive():
+            try:
+                self.loop.call(self.reports.drain(), left_s(_REPORTS_S), "close()")
+            except (MemphisError, ForkedError) as exc:
+                log.warning("%r: not every schema failure could be reported: %s", self.label, exc)
+            try:
+                self.loop.call(self._control.close(), left_s(_CONTROL_CLOSE_S), "close()")
+            except (MemphisError, ForkedError) as exc:
+                log.debug("%r: closing the control link: %s", self.label, exc)
+            with contextlib.suppress(MemphisError):  # the loop has ended, and its connections with it
+                self.loop.post(self._control.abort)  # close() may have had no time even to begin
+        self.callbacks.close(left_s(_CALLBACKS_S))
+        self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
+        self._wait_registered(last)  # what it waits for has ended
+        exit_drain.unregister(self)
+        self._is_closed = True
+
+    def _end_readers(self, deadline: float, left_s: Callable[[float], float]) -> None:
+        """What was fetched and nobody has looked at goes back to its group."""
+        for reader in list(self.readers):
+            reader._end(deadline)
+        if self.loop.is_alive():
+            try:
+                self.loop.call(self.loop.drain(), left_s(_GIVE_BACK_S) / 2, "close()")
+            except (MemphisError, ForkedError) as exc:
+                log.debug("%r: giving messages back: %s", self.label, exc)  # they come back after their ack time
+
+    def _wait_registered(self, deadline: float) -> None:
+        for thread in self._registrations:
+            while thread.is_alive() and thread.ident != primitives.current_thread_id():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return
+                thread.join(min(left_s, waiting.SLICE_S))
+
+    def _join_threads(self, deadline: float) -> None:
+        me = primitives.current_thread_id()
+        for thread in self._threads:
+            while thread.ident != me and thread.is_alive():
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    log.error("thread %s did not end in time: a callback still runs", thread.name)
+                    break
+                thread.join(min(left_s, waiting.SLICE_S))
+
+    def retire(self) -> None:
+        """For a client that was forgotten: closes from a thread of its own. Safe in a destructor."""
+        if self._is_ending or fork.fork_generation() != self.generation:
+            return
+        with contextlib.suppress(MemphisError):  # the loop has ended; the exit drain does the rest
+            self.loop.post(primitives.start_thread, f"memphis-retire-{self.number}", self._retire)
+
+    def _retire(self) -> None:
+        left = self.close(self.exit_timeout_s)
+        if left:
+            log.error("%r was forgotten without close(): %d messages were not confirmed", self.label, left)

@@ -1,0 +1,81 @@
+"""
+The schema of one station while producers and consumers use it.
+
+The loop puts a new StationCodec in place the moment an update comes, so from then on no message goes by the old rules.
+It is compiled off the loop, at once and in the background; a message that is faster waits for it. When a schema cannot
+be compiled, each message fails with the reason, and none goes out unchecked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from memphis_sync._logs import Log
+from memphis_sync._protocol.json_text import PLAIN, JsonWriter
+from memphis_sync._schema import Schema, compile_schema
+from memphis_sync._session import primitives
+from memphis_sync.errors import SchemaError
+from memphis_sync.types import MessageCodec, SchemaInfo
+
+log = Log("memphis_sync.schema")
+
+
+def decoded(codec: Optional[MessageCodec], payload: bytes, *, as_dict: bool) -> Any:
+    """A consumed payload by the station's schema, as a bytearray when there is none."""
+    return bytearray(payload) if codec is None else codec.decode(payload, as_dict=as_dict)
+
+
+class StationCodec:
+    """
+    A schema that is compiled once, by whoever needs it first (types.MessageCodec).
+
+    Args:
+        info: The schema.
+        station: Internal name of the station, for the log.
+        writer: Writes dicts and lists as JSON.
+    """
+
+    def __init__(self, info: SchemaInfo, station: str, writer: JsonWriter = PLAIN) -> None:
+        self.info = info
+        self._station = station
+        self._writer = writer
+        # Held while the schema is compiled; nothing else is taken under it. A signal handler that interrupts that, and
+        # produces, compiles it once more.
+        self._lock = primitives.RLock()
+        self._schema: Optional[Schema] = None
+        self._error: Optional[SchemaError] = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the schema was found to be unusable."""
+        return self._error is not None
+
+    def prepare(self) -> None:
+        """Compiles the schema unless that was done; an error is kept for the messages."""
+        with self._lock:
+            if self._schema is not None or self._error is not None:
+                return
+            try:
+                schema = self._schema = compile_schema(self.info, self._writer)
+                # From now on without the layer in between: it would be a third of the cost of a small message.
+                self.encode = schema.encode  # type: ignore[method-assign]
+            except SchemaError as exc:
+                self._error = exc
+        if self._error is not None:
+            log.warning("station %s: no message can be produced or decoded: %s", self._station, self._error)
+
+    def encode(self, message: Any) -> bytes:
+        """See Schema.encode."""
+        return (self._schema or self._compiled()).encode(message)
+
+    def decode(self, payload: bytes, *, as_dict: bool = False) -> Any:
+        """See Schema.decode."""
+        return (self._schema or self._compiled()).decode(payload, as_dict=as_dict)
+
+    def _compiled(self) -> Schema:
+        self.prepare()
+        if self._schema is None:
+            assert self._error is not None
+            # A new one each time: an exception that is raised again collects the tracebacks of all threads.
+            raise SchemaError(str(self._error), reason=self._error.reason) from self._error
+        return self._schema

@@ -1,0 +1,195 @@
+"""
+What the broker tells the client about its stations, kept up to date by the update subjects.
+
+Lives on the loop; the values that it changes (StationLive, the functions dict) are read by any thread without a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
+
+from memphis_sync._control import ControlLink, Subscription
+from memphis_sync._logs import Log
+from memphis_sync._protocol import subjects
+from memphis_sync._protocol.json_text import PLAIN, JsonWriter
+from memphis_sync._protocol.replies import SchemaUpdate
+from memphis_sync._session.schemas import StationCodec
+from memphis_sync.errors import MemphisError
+from memphis_sync.types import SchemaInfo, StationLive
+
+log = Log("memphis_sync.control")
+
+FUNCTIONS_SINCE_VERSION = 2  # of a station; older ones have no functions to announce
+_SCHEMA_INIT, _SCHEMA_DROP = 1, 2
+
+
+class StationEntry:
+    """One station's changing parts, and who wants to hear of them."""
+
+    def __init__(self) -> None:
+        self.live = StationLive()
+        self.functions: dict[int, int] = {}
+        self.references = 0
+        self.schema_updates = 0  # how many came by push: a reply that was asked for before is older than any of them
+        self.subscribed: Optional[asyncio.Future[None]] = None
+        self.subscriptions: list[Subscription] = []
+        self.hears_functions = False
+
+
+class StationRegistry:
+    """
+    The stations that this client's producers and consumers use.
+
+    Args:
+        control: Where updates come from.
+        on_removed: Called with a station's internal name when the broker announces its removal.
+        json_writer: Writes dicts and lists as JSON, for schemas.
+    """
+
+    def __init__(
+        self, control: ControlLink, on_removed: Callable[[str], None], json_writer: JsonWriter = PLAIN
+    ) -> None:
+        self._control = control
+        self._on_removed = on_removed
+        self._json_writer = json_writer
+        self._entries: dict[str, StationEntry] = {}
+        self.send_notification = False
+
+    async def start(self) -> None:
+        """Subscribes to the updates that concern no single station."""
+        await self._control.subscribe(subjects.CLIENT_UPDATES, self._on_client_update)
+
+    async def acquire(self, internal: str) -> StationEntry:
+        """The entry of a station, with one reference more; its schema updates are heard before this returns."""
+        entry = self._entries.get(internal)
+        if entry is None:
+            entry = self._entries[internal] = StationEntry()
+            entry.subscribed = asyncio.ensure_future(
+                self._subscribe(
+                    entry, subjects.schema_updates(internal), lambda body: self._on_schema(internal, entry, body)
+                )
+            )
+        entry.references += 1
+        if entry.subscribed is not None:
+            await asyncio.shield(entry.subscribed)
+        return entry
+
+    async def release(self, internal: str) -> None:
+        """Gives a reference back; the last one ends the station's subscriptions."""
+        entry = self._entries.get(internal)
+        if entry is None:
+            return
+        entry.references -= 1
+        if entry.references > 0:
+            return
+        del self._entries[internal]
+        for subscription in entry.subscriptions:
+            try:
+                await subscription.unsubscribe()
+            except Exception as exc:  # noqa: BLE001  the connection may be gone, and with it the subscription
+                log.debug("unsubscribing from %s: %r", subscription.subject, exc)
+
+    async def learn(
+        self,
+        internal: str,
+        entry: StationEntry,
+        seen: int,
+        schema: SchemaUpdate,
+        functions: Mapping[int, int],
+        version: int,
+    ) -> None:
+        """Takes over what a creation reply says; *seen* is ``entry.schema_updates`` from before the request."""
+        if entry.schema_updates == seen:
+            self._set_schema(internal, entry, schema_info(schema))
+        replace_functions(entry.functions, functions)
+        if version >= FUNCTIONS_SINCE_VERSION and not entry.hears_functions:
+            entry.hears_functions = True
+            await self._subscribe(
+                entry, subjects.functions_updates(internal), lambda body: self._on_functions(entry, body)
+            )
+
+    async def _subscribe(self, entry: StationEntry, subject: str, handler: Callable[[bytes], None]) -> None:
+        try:
+            entry.subscriptions.append(await self._control.subscribe(subject, handler))
+        except MemphisError as exc:
+            # Producing works without it; only a later change goes unnoticed.
+            log.warning("no updates of %s: %s", subject, exc)
+
+    def _on_schema(self, internal: str, entry: StationEntry, body: bytes) -> None:
+        update = _json_object(body)
+        kind = update.get("UpdateType")
+        if kind not in (_SCHEMA_INIT, _SCHEMA_DROP):
+            raise ValueError(f"UpdateType is {kind!r}; it must be {_SCHEMA_INIT} or {_SCHEMA_DROP}")
+        entry.schema_updates += 1
+        schema = schema_info(SchemaUpdate.from_json(update.get("init"))) if kind == _SCHEMA_INIT else None
+        self._set_schema(internal, entry, schema)
+
+    def _set_schema(self, internal: str, entry: StationEntry, schema: Optional[SchemaInfo]) -> None:
+        """Puts a schema in place at once; it is compiled in the executor, for that may take a while."""
+        present = entry.live.codec
+        if schema is None:
+            entry.live.codec = None
+        elif present is None or present.info != schema or present.has_failed:  # else it is compiled already
+            codec = StationCodec(schema, internal, self._json_writer)
+            entry.live.codec = codec
+            # Not once the main thread has ended: then the first message compiles it.
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().run_in_executor(None, codec.prepare)
+
+    @staticmethod
+    def _on_functions(entry: StationEntry, body: bytes) -> None:
+        functions = _json_object(body).get("functions") or {}
+        replace_functions(entry.functions, {int(partition): int(number) for partition, number in functions.items()})
+
+    def _on_client_update(self, body: bytes) -> None:
+        update = _json_object(body)
+        kind, internal, value = update.get("type"), str(update.get("station_name") or ""), update.get("update")
+        if kind == "send_notification":
+            self.send_notification = value is True
+        elif kind == "schemaverse_to_dls":
+            # A Memphis broker sends the setting from before the change; nothing here depends on it until a message
+            # fails its schema, and each new producer learns the truth from its creation reply.
+            entry = self._entries.get(internal)
+            if entry is not None:
+                entry.live.schemaverse_to_dls = value is True
+        elif kind == "remove_station":
+            self._on_removed(internal)
+        else:
+            raise ValueError(f"unknown type of update: {kind!r}")
+
+
+def schema_info(update: SchemaUpdate) -> Optional[SchemaInfo]:
+    """The schema of an update; None for "no schema"."""
+    if not update.name:
+        return None
+    return SchemaInfo(
+        name=update.name,
+        type=update.type,
+        version=update.version,
+        content=update.content,
+        descriptor=update.descriptor,
+        message_struct_name=update.message_struct_name,
+    )
+
+
+def replace_functions(functions: dict[int, int], new: Mapping[int, int]) -> None:
+    """
+    Makes *functions* equal to *new* in place.
+
+    New entries first, then the stale ones go: a producer that looks up its partition meanwhile finds the old or the new
+    value, and never misses a partition that is in both.
+    """
+    functions.update(new)
+    for partition in [partition for partition in functions if partition not in new]:
+        functions.pop(partition, None)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    value = json.loads(body)
+    if not isinstance(value, dict):
+        raise TypeError(f"an update must be a JSON object, not {type(value).__name__}")
+    return value
