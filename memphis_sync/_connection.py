@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 from memphis_sync import options as opt
 from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import Requests, longest_s
-from memphis_sync._session import Runtime, exit as exit_drain, fork, primitives, waiting
+from memphis_sync._session import Runtime, fork, primitives, shutdown, waiting
 from memphis_sync.errors import UsageError
 from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, RetryPolicy, Stats
 
@@ -160,7 +160,7 @@ class Connection:
         finally:
             self._forget_all()
             if runtime.left:
-                exit_drain.warn_undelivered(runtime.left, f"when {runtime.label!r} was closed", stacklevel=3)
+                shutdown.warn_undelivered(runtime.left, f"when {runtime.label!r} was closed", stacklevel=3)
 
     @property
     def connection_id(self) -> str:

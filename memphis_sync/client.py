@@ -30,7 +30,7 @@ from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._registration import Ended, Registration
 from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
 from memphis_sync._schema_calls import SchemaCalls
-from memphis_sync._session.once import OncePerKey
+from memphis_sync._session.single_flight import OncePerKey
 from memphis_sync.consumer import READ_ALL_S, Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Delivery

@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from nats.aio.subscription import Subscription
 
-from memphis_sync._control.link import ControlLink
+from memphis_sync._control.connection import ControlLink
 
 __all__ = ["ControlLink", "Subscription"]

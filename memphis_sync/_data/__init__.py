@@ -2,7 +2,7 @@
 The data link: a TCP connection of its own for produced messages, their acks, pulls, deliveries and message acks.
 
 Threads: ``memphis-reader-N`` connects, reads and connects again; ``memphis-sender-N`` writes and expires deadlines;
-both spend their lives inside the C core without the GIL, or under TLS in the two loops of ``secure``.
+both spend their lives inside the C core without the GIL, or under TLS in the two loops of ``tls_loops``.
 What nobody foresaw in either is logged and reported, and the connection is made again.
 ``memphis-callbacks-N`` hands out delivery reports and link events, from first use; it belongs to the client, whose
 control link uses it too.
@@ -11,9 +11,9 @@ follow each other. Neither is held while the other is taken, except that a fetch
 """
 
 from memphis_sync._data.callbacks import Callbacks, Change
-from memphis_sync._data.link import DataLink
-from memphis_sync._data.mailbox import Binding
+from memphis_sync._data.connection import DataLink
 from memphis_sync._data.outages import Outages
-from memphis_sync._data.pull import PullSession
+from memphis_sync._data.pull_consumer import PullSession
+from memphis_sync._data.pull_subscription import Binding
 
 __all__ = ["Binding", "Callbacks", "Change", "DataLink", "Outages", "PullSession"]

@@ -5,7 +5,7 @@ Rules
 * No message of anybody's ends the connection or stops the reading. What cannot be decoded comes without its headers,
   or is dropped when it has no usable subjects.
 * No ``-ERR`` closes the client, as nats-py's does. A server closes the connection itself after those that end it, and
-  that is an outage; verdicts on the credentials, repeated by every address, close it (see _protocol.server_errors).
+  that is an outage; only verdicts on credentials, repeated by every address, close it (see _protocol.server_errors).
 * A handshake has one deadline for all of it, and whatever a peer sends in it is a failed try, never the end of trying.
 * A connection that is given up ends at once, without waiting for the peer's goodbye.
 

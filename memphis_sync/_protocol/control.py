@@ -2,7 +2,7 @@
 Requests of the control plane, one class each: ``encode()`` is what a client sends, ``decode()`` how the broker reads.
 
 Requests of official clients differ in version: fields that an older one lacks are read as "not given". Reading follows
-Go's JSON rules (see gojson.py); an error names the structure of the oldest version that has the field, as brokers do.
+Go's JSON rules (see go_json.py); an error names the structure of the oldest version that has the field, as brokers do.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from memphis_sync._protocol import gojson
-from memphis_sync._protocol.gojson import GoJsonError
+from memphis_sync._protocol import go_json
+from memphis_sync._protocol.go_json import GoJsonError
 from memphis_sync._protocol.replies import (
     ConsumerReply,
     ProducerReply,
@@ -82,16 +82,16 @@ class _Request:
         Raises:
             GoJsonError: It is no JSON object, or a field has the wrong type.
         """
-        members = gojson.parse_object(body, cls.STRUCT)
+        members = go_json.parse_object(body, cls.STRUCT)
         values: dict[str, Any] = {}
         for item in fields(cls):
             meta = item.metadata
             key, struct = meta["key"] or item.name, meta["struct"] or cls.STRUCT
             source: Mapping[str, Any] = members
             if meta["inside"]:
-                source = gojson.take_object(members, meta["inside"], struct, f"server.{meta['inside']}")
+                source = go_json.take_object(members, meta["inside"], struct, f"server.{meta['inside']}")
                 struct = f"{struct}.{meta['inside']}"
-            values[item.name] = gojson.take(source, key, meta["go"], struct)
+            values[item.name] = go_json.take(source, key, meta["go"], struct)
         return cls(**values)
 
 

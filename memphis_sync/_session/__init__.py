@@ -11,6 +11,6 @@ it in. No handler of the program's logging, and no callable of the user's, is ca
 
 from __future__ import annotations
 
-from memphis_sync._session.runtime import Runtime
+from memphis_sync._session.session import Runtime
 
 __all__ = ["Runtime"]

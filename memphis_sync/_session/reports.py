@@ -16,7 +16,7 @@ from memphis_sync._control.api import store
 from memphis_sync._logs import Log
 from memphis_sync._protocol import subjects
 from memphis_sync._session import primitives
-from memphis_sync._session.loop import LoopThread
+from memphis_sync._session.event_loop import LoopThread
 from memphis_sync.errors import MemphisError
 
 log = Log("memphis_sync.schema")

@@ -11,7 +11,7 @@ import pytest
 
 import memphis_sync
 from memphis_sync import OwnThreadError, UsageError
-from memphis_sync._session.once import OncePerKey
+from memphis_sync._session.single_flight import OncePerKey
 from memphis_sync._threads import Latch, Section
 
 

@@ -81,7 +81,7 @@ class Import(NamedTuple):
 
 
 def part_of(dotted: str) -> str:
-    """``memphis_sync._data.tls`` -> ``_data``; the package itself is ``""``."""
+    """``memphis_sync._data.tls_loops`` -> ``_data``; the package itself is ``""``."""
     return dotted.split(".")[1] if "." in dotted else ""
 
 
@@ -192,7 +192,7 @@ def test_the_rules_bite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("client.py", "from .broker import run"),
         ("broker/service.py", "from memphis_sync import connect"),
         ("broker/service.py", "from memphis_sync._data import DataLink"),
-        ("_data/tls.py", "from nats.aio.client import Client"),
+        ("_data/tls_loops.py", "from nats.aio.client import Client"),
         ("consumer.py", "from . import cli"),
     ]:
         path = tmp_path / "memphis_sync" / name

@@ -69,8 +69,8 @@ COLLECT = """
 def run():
     global client, station, producer, consumer, message
     loop = client._runtime.loop._loop
-    from memphis_sync._session import exit
-    exit._open.clear()  # the first net: nothing of the parent's is collected while it is listed there
+    from memphis_sync._session import shutdown
+    shutdown._open.clear()  # the first net: nothing of the parent's is collected while it is listed there
     assert loop.is_closed()  # the second: a StreamWriter that is collected then leaves the shared epoll set alone
     client = station = producer = consumer = message = None
     gc.collect()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from memphis_sync._session.once import OncePerKey
+from memphis_sync._session.single_flight import OncePerKey
 
 
 def race(count, run):
@@ -70,7 +70,7 @@ def test_what_is_discarded_is_made_anew():
 FORKED = """
 import os, threading
 from memphis_sync._session import fork
-from memphis_sync._session.once import OncePerKey
+from memphis_sync._session.single_flight import OncePerKey
 fork.watch_forks()
 cache = OncePerKey()
 cache.get("there", lambda: "made by the parent")

@@ -35,7 +35,7 @@ from memphis_sync._protocol.dead_letters import (
     sendable_headers,
     write_headers,
 )
-from memphis_sync._protocol.gojson import GoJsonError
+from memphis_sync._protocol.go_json import GoJsonError
 from memphis_sync.errors import RemoteProtocolError
 
 ROW = DeadLetterRow(7, "a.b", "poison", 2, 9, "p", ("g", "h"), "why", 123, 5, 2, b"\0\xffabc")

@@ -29,8 +29,8 @@ from memphis_sync._data.handshake import (
     reopen_connection,
 )
 from memphis_sync._data.outages import Outages
-from memphis_sync._data.replies import Replies
-from memphis_sync._data.secure import END_TLS, Stream, read_loop, send_loop
+from memphis_sync._data.request_reply import Replies
+from memphis_sync._data.tls_loops import END_TLS, Stream, read_loop, send_loop
 from memphis_sync._logs import DEBUG, ERROR, WARNING, Log
 from memphis_sync._protocol.server_errors import REFUSALS, Refusals
 from memphis_sync._threads import handing_over, own_thread, start_thread

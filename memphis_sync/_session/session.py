@@ -19,8 +19,8 @@ from memphis_sync._control import ControlLink
 from memphis_sync._data import Callbacks, Change, DataLink, Outages
 from memphis_sync._logs import DEBUG, INFO, Log
 from memphis_sync._protocol.json_text import JsonWriter
-from memphis_sync._session import exit as exit_drain, fork, primitives, waiting
-from memphis_sync._session.loop import LoopThread
+from memphis_sync._session import fork, primitives, shutdown, waiting
+from memphis_sync._session.event_loop import LoopThread
 from memphis_sync._session.reports import Reports
 from memphis_sync._session.stations import StationRegistry
 from memphis_sync._threads import Section, handing_over
@@ -58,7 +58,7 @@ class Runtime:
     """
 
     def __init__(self, options: ConnectOptions, on_station_removed: Callable[[str], None]) -> None:
-        if exit_drain.has_ended():
+        if shutdown.has_ended():
             raise UsageError("the process is ending and its clients have been drained; nothing can be opened any more")
         fork.watch_forks()
         self.generation = fork.fork_generation()
@@ -107,7 +107,7 @@ class Runtime:
             self.loop.stop()
             self.callbacks.close(_REPORTS_S)  # started by a log line, if there was one
             raise
-        exit_drain.register(self)
+        shutdown.register(self)
 
     async def _open_waiting(self, timeout_s: float) -> None:
         until = time.monotonic() + self.options.wait_s
@@ -390,7 +390,7 @@ class Runtime:
         self.callbacks.close(left_s(_CALLBACKS_S))
         self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
         self._wait_registered(last)  # what it waits for has ended
-        exit_drain.unregister(self)
+        shutdown.unregister(self)
         self._is_closed = True
 
     def _end_readers(self, deadline: float, left_s: Callable[[float], float]) -> None:

@@ -26,7 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar
 
 from memphis_sync._core import Inbox, RawMessage
-from memphis_sync._data.mailbox import TOO_MANY_BYTES, Binding, Ending, Mailbox, pending_behind
+from memphis_sync._data.pull_subscription import TOO_MANY_BYTES, Binding, Ending, Mailbox, pending_behind
 from memphis_sync._logs import Log
 from memphis_sync._threads import Section
 from memphis_sync.errors import (
@@ -41,7 +41,7 @@ from memphis_sync.errors import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memphis_sync._data.link import DataLink
+    from memphis_sync._data.connection import DataLink
 
 logger = Log("memphis_sync.link")
 _M = TypeVar("_M", bound=RawMessage)

@@ -23,7 +23,7 @@ from typing import Any, Callable, Literal, Optional
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from memphis_sync._control.reasons import NoTlsError, connect_error, lost_reason, request_error
+from memphis_sync._control.error_mapping import NoTlsError, connect_error, lost_reason, request_error
 from memphis_sync._data.handshake import connect_errors, is_passing, next_error, open_connection
 from memphis_sync._data.outages import Outages
 from memphis_sync._logs import Log

@@ -15,7 +15,7 @@ from memphis_sync.errors import ConnectionLostError, DeadlineError
 
 if TYPE_CHECKING:
     from memphis_sync._core import Inbox
-    from memphis_sync._data.link import DataLink
+    from memphis_sync._data.connection import DataLink
 
 SLICE_S = 0.2  # Ctrl-C is served at least this often
 _OK, _CLOSED = 0, -11  # MCORE_OK, MCORE_E_CLOSED

@@ -25,7 +25,7 @@ from memphis_sync._logs import Log
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memphis_sync._data.link import DataLink
+    from memphis_sync._data.connection import DataLink
 
 logger = Log("memphis_sync.link")
 
