@@ -2,7 +2,7 @@
 A client's connection: opening, closing, waiting, counting. The public class on top of it is client.Memphis.
 
 Nothing is opened by a constructor, and no destructor does IO: a client that is forgotten is reported as
-ResourceWarning, and its runtime sends what is queued and ends its threads by itself.
+ResourceWarning, and its session sends what is queued and ends its threads by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 from memphis_sync import options as opt
 from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import Requests, longest_s
-from memphis_sync._session import Runtime, fork, primitives, shutdown, waiting
+from memphis_sync._session import Session, fork, primitives, shutdown, waiting
 from memphis_sync.errors import UsageError
 from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, RetryPolicy, Stats
 
@@ -37,7 +37,7 @@ class Connection:
     """What a client has apart from stations, producers and consumers."""
 
     def __init__(self) -> None:
-        self._runtime_or_none: Optional[Runtime] = None
+        self._session_or_none: Optional[Session] = None
         self._requests_or_none: Optional[Requests] = None
         self._opened_at = ""
 
@@ -74,7 +74,7 @@ class Connection:
         json_default: Optional[Callable[[Any], Any]] = None,
     ) -> None:
         """Connects this client; arguments and errors are those of memphis_sync.connect(). A client connects once."""
-        if self._runtime_or_none is not None:
+        if self._session_or_none is not None:
             raise UsageError(f"{self!r} has been connected before; make another one with memphis_sync.connect()")
         primitives.check_threading()
         options = opt.build_connect_options(
@@ -109,7 +109,7 @@ class Connection:
         self._open(options)
 
     def _open(self, options: ConnectOptions) -> None:
-        # The runtime must not keep its client alive.
+        # The session must not keep its client alive.
         me = weakref.ref(self)
 
         def on_station_removed(internal: str) -> None:
@@ -117,10 +117,10 @@ class Connection:
             if client is not None:
                 client._forget_station(internal)
 
-        runtime = Runtime(options, on_station_removed)
-        runtime.open()
-        self._runtime_or_none = runtime
-        self._requests_or_none = Requests(runtime)
+        session = Session(options, on_station_removed)
+        session.open()
+        self._session_or_none = session
+        self._requests_or_none = Requests(session)
         if sys.flags.dev_mode:
             self._opened_at = _caller()
 
@@ -129,10 +129,10 @@ class Connection:
         Whether the client's connections to the broker are up at this moment: both of them, once the first producer or
         fetch has opened the second. False during an outage, after close(), and once reconnecting was given up.
         """
-        runtime = self._runtime_or_none
-        if runtime is None or fork.fork_generation() != runtime.generation:
+        session = self._session_or_none
+        if session is None or fork.fork_generation() != session.generation:
             return False
-        return not runtime.is_closing and runtime.is_connected
+        return not session.is_closing and session.is_connected
 
     def close(self, timeout_s: float = DEFAULT_CLOSE_S) -> None:
         """
@@ -152,20 +152,20 @@ class Connection:
             UndeliveredWarning: Messages were not confirmed in time; the text and ``count`` say how many.
         """
         opt.check_seconds("timeout_s", timeout_s)
-        runtime = self._runtime_or_none
-        if runtime is None or runtime.is_closed or fork.fork_generation() != runtime.generation:
+        session = self._session_or_none
+        if session is None or session.is_closed or fork.fork_generation() != session.generation:
             return
         try:
-            runtime.close(timeout_s)
+            session.close(timeout_s)
         finally:
             self._forget_all()
-            if runtime.left:
-                shutdown.warn_undelivered(runtime.left, f"when {runtime.label!r} was closed", stacklevel=3)
+            if session.left:
+                shutdown.warn_undelivered(session.left, f"when {session.label!r} was closed", stacklevel=3)
 
     @property
     def connection_id(self) -> str:
         """What the broker knows this client by; a header of each message that it produces."""
-        return self._runtime.connection_id
+        return self._session.connection_id
 
     def ping(self, timeout_s: float = 1.0) -> float:
         """
@@ -183,11 +183,11 @@ class Connection:
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         opt.check_seconds("timeout_s", timeout_s, allow_zero=False)
-        return self._runtime.ping(timeout_s)
+        return self._session.ping(timeout_s)
 
     def stats(self) -> Stats:
         """Counters of all producers since the client was opened. No IO; also after close()."""
-        return self._runtime.stats()
+        return self._session.stats()
 
     def flush(self, timeout_s: Optional[float] = None) -> FlushResult:
         """
@@ -208,8 +208,8 @@ class Connection:
         """
         if timeout_s is not None:
             opt.check_seconds("timeout_s", timeout_s)
-        self._runtime.check_generation()
-        return self._runtime.flush(timeout_s)
+        self._session.check_generation()
+        return self._session.flush(timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -220,8 +220,8 @@ class Connection:
         self.close()
 
     def __del__(self) -> None:
-        runtime = getattr(self, "_runtime_or_none", None)
-        if runtime is None or runtime.is_closing or fork.fork_generation() != runtime.generation:
+        session = getattr(self, "_session_or_none", None)
+        if session is None or session.is_closing or fork.fork_generation() != session.generation:
             return
         where = f" (opened at {self._opened_at})" if self._opened_at else ""
         warnings.warn(
@@ -230,47 +230,47 @@ class Connection:
             source=self,
             stacklevel=2,
         )
-        runtime.retire()
+        session.retire()
 
     def __repr__(self) -> str:
-        runtime = self._runtime_or_none
-        if runtime is None:
+        session = self._session_or_none
+        if session is None:
             return f"<{type(self).__name__} not connected>"
-        options = runtime.options
-        if fork.fork_generation() != runtime.generation:
+        options = session.options
+        if fork.fork_generation() != session.generation:
             return f"<{type(self).__name__} {options.name!r} of the parent process>"
-        stats = runtime.stats()
+        stats = session.stats()
         return (
-            f"<{type(self).__name__} {options.name!r} {runtime.state} {runtime.control.address} "
+            f"<{type(self).__name__} {options.name!r} {session.state} {session.control.address} "
             f"user={options.credentials.username} queued={stats.queued} in_flight={stats.in_flight}>"
         )
 
     # ---- for the package's own use ----------------------------------------------------------------------------------
 
     @property
-    def _runtime(self) -> Runtime:
-        runtime = self._runtime_or_none
-        if runtime is None:
+    def _session(self) -> Session:
+        session = self._session_or_none
+        if session is None:
             raise UsageError("the client is not connected; call connect() first, or use memphis_sync.connect()")
-        return runtime
+        return session
 
     @property
     def _requests(self) -> Requests:
-        self._runtime.check()
+        self._session.check()
         assert self._requests_or_none is not None
         return self._requests_or_none
 
     @property
     def _options(self) -> ConnectOptions:
-        return self._runtime.options
+        return self._session.options
 
     def _data_link(self) -> DataLink:
         """The data link, opened by the first call."""
-        return self._runtime.data_link()
+        return self._session.data_link()
 
     def _call(self, work: Coroutine[Any, Any, T], per_try_s: float, retries: int, what: str) -> T:
         """Runs a control request with its retries."""
-        return self._runtime.call(work, longest_s(per_try_s, retries), what)
+        return self._session.call(work, longest_s(per_try_s, retries), what)
 
     def _forget_station(self, internal: str) -> None:
         """A station is gone: drops what is cached for it. Runs on the loop."""

@@ -53,7 +53,7 @@ class Consuming:
         """Starts the threads."""
         try:
             for _ in range(self._workers):
-                self._threads.append(self._consumer.runtime.start_thread("consume", self._run))
+                self._threads.append(self._consumer.session.start_thread("consume", self._run))
         except BaseException:
             self._stop.set()
             raise
@@ -80,7 +80,7 @@ class Consuming:
     def is_over(self) -> bool:
         """Whether nothing more is to be handed out."""
         consumer = self._consumer
-        return self._stop.is_set() or consumer.is_destroyed or consumer.runtime.is_ending
+        return self._stop.is_set() or consumer.is_destroyed or consumer.session.is_ending
 
     def _run(self) -> None:
         reading = self._consumer._begin_reading()
@@ -95,7 +95,7 @@ class Consuming:
             try:
                 self._read_and_hand_out()
             except BaseException as exc:  # noqa: BLE001  nobody else would meet it, and consuming would end in silence
-                consumer.runtime.callbacks.failed(f"consume() of {consumer!r}", exc)
+                consumer.session.callbacks.failed(f"consume() of {consumer!r}", exc)
                 self._stop.wait(OUTAGE_PAUSE_S)
             if self.is_over():
                 return
@@ -156,7 +156,7 @@ class Consuming:
 
     def _hand_out(self, messages: list[Message], error: Optional[MemphisError]) -> None:
         consumer = self._consumer
-        raised = consumer.runtime.callbacks.call(
+        raised = consumer.session.callbacks.call(
             self._callback, messages, error, consumer.context, log=log, about=f"{consumer!r}: the callback failed"
         )
         if raised is not None and error is None:

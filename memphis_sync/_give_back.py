@@ -57,7 +57,7 @@ async def tell_untouched(source: Source, link: DataLink, messages: Sequence[Mess
     deliveries = [_delivery(message) for message in messages if not isinstance(message, ResentMessage)]
     try:
         await give_back(
-            source.runtime.control,
+            source.session.control,
             source.view.internal,
             source.consumer_group,
             deliveries,

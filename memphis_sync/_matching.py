@@ -15,7 +15,7 @@ from memphis_sync._logs import Log
 from memphis_sync._payloads import payload_of
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.schema_reports import schema_dead_letter, schema_notification
-from memphis_sync._session import Runtime
+from memphis_sync._session import Session
 from memphis_sync.errors import MemphisError, SchemaError
 from memphis_sync.types import MessageCodec, StationView
 
@@ -23,7 +23,7 @@ log = Log("memphis_sync.schema")
 
 
 def encode_one(
-    runtime: Runtime,
+    session: Session,
     producer: str,
     view: StationView,
     codec: MessageCodec,
@@ -38,17 +38,17 @@ def encode_one(
         SchemaError: It does not match; that is on its way to the broker.
         ClosedError, ForkedError: The client cannot be used.
     """
-    runtime.check()
+    session.check()
     try:
         return codec.encode(message)
     except SchemaError as exc:
         if not codec.has_failed:  # else it is not the message that is wrong
-            _report(runtime, producer, view, message, headers, route, exc)
+            _report(session, producer, view, message, headers, route, exc)
         raise
 
 
 def encode_all(
-    runtime: Runtime,
+    session: Session,
     producer: str,
     views: tuple[StationView, ...],
     message: Any,
@@ -67,15 +67,15 @@ def encode_all(
     """
     codecs = [view.live.codec for view in views]
     if not any(codecs):
-        return payload_of(message, runtime.json_writer)
+        return payload_of(message, session.json_writer)
     payloads: list[bytes] = []
     errors: list[SchemaError] = []
     for view, codec, route in zip(views, codecs, routes):
         try:
             if codec is None:
-                payloads.append(bytes(payload_of(message, runtime.json_writer)))
+                payloads.append(bytes(payload_of(message, session.json_writer)))
             else:
-                payloads.append(encode_one(runtime, producer, view, codec, message, headers, route))
+                payloads.append(encode_one(session, producer, view, codec, message, headers, route))
         except SchemaError as exc:
             errors.append(exc)
     if errors:
@@ -84,7 +84,7 @@ def encode_all(
 
 
 def _report(
-    runtime: Runtime,
+    session: Session,
     producer: str,
     view: StationView,
     message: Any,
@@ -93,12 +93,12 @@ def _report(
     error: SchemaError,
 ) -> None:
     try:
-        payload: Optional[bytes] = bytes(payload_of(message, runtime.json_writer))
+        payload: Optional[bytes] = bytes(payload_of(message, session.json_writer))
     except (MemphisError, UnicodeEncodeError):
         payload = None  # it has no bytes: there is nothing that a dead letter could hold
     messages: list[tuple[str, bytes]] = []
     try:
-        is_memphis = runtime.data_link().is_memphis
+        is_memphis = session.data_link().is_memphis
     except MemphisError as exc:
         log.warning("a schema failure on station %s could not be reported: %s", view.name, exc)
         return
@@ -107,21 +107,21 @@ def _report(
             station_internal=view.internal,
             partition=route.target.partition,
             producer=producer,
-            connection_id=runtime.connection_id,
+            connection_id=session.connection_id,
             payload=payload,
             headers=_plain(headers),
             error=str(error),
             is_memphis=is_memphis,
         )
         messages.append((subjects.SCHEMA_DEAD_LETTERS, dead_letter))
-    if runtime.stations.send_notification:
+    if session.stations.send_notification:
         notification = schema_notification(
             station=view.name, producer=producer, error=str(error), payload=payload or b""
         )
         messages.append((subjects.NOTIFICATIONS, notification))
     if messages:
         try:
-            runtime.reports.add(runtime.control, messages, is_memphis=is_memphis)
+            session.reports.add(session.control, messages, is_memphis=is_memphis)
         except MemphisError as exc:
             log.warning("a schema failure on station %s could not be reported: %s", view.name, exc)
 

@@ -44,12 +44,12 @@ class ReadToEnd:
 
     def __init__(self, source: Source, bindings: Sequence[Binding], ack_time_s: float, timeout_s: float) -> None:
         self._source = source
-        self._runtime = runtime = source.runtime
+        self._session = session = source.session
         self._ack_time_s = ack_time_s
         self._timeout_s = timeout_s
         ask_s = min(ASK_S, timeout_s)
-        work = last_sequences(runtime.control, [binding.stream for binding in bindings], ask_s)
-        last = runtime.call(work, ask_s, "read_all()")
+        work = last_sequences(session.control, [binding.stream for binding in bindings], ask_s)
+        last = session.call(work, ask_s, "read_all()")
         self._last = {binding: last[binding.stream] for binding in bindings if last[binding.stream]}
         self._open: deque[Message] = deque()
         self._open_owed: list[ResentMessage] = []
@@ -105,7 +105,7 @@ class ReadToEnd:
         """
         ask_s = max(_SHORT_S, min(ASK_S, self._came_at + self._timeout_s - time.monotonic()))
         try:
-            progress, owed = self._runtime.call(self._ask(ask_s), ask_s, "read_all()")
+            progress, owed = self._session.call(self._ask(ask_s), ask_s, "read_all()")
         except (ConnectionLostError, DeadlineError) as exc:
             self.check_time(str(exc))
             time.sleep(_PAUSE_S)
@@ -140,7 +140,7 @@ class ReadToEnd:
     async def _ask(self, timeout_s: float) -> tuple[dict[str, GroupProgress], int]:
         """How far the group is in each partition, and then how many it is owed: they leave the one for the other."""
         deadline = time.monotonic() + timeout_s
-        source, control = self._source, self._runtime.control
+        source, control = self._source, self._session.control
         pairs = [(binding.stream, binding.durable) for binding in self._last]
         progress = await group_progress(control, pairs, timeout_s)
         if not pairs or control.is_memphis:

@@ -23,7 +23,7 @@ from memphis_sync._core import Route
 from memphis_sync._logs import Log
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._protocol.json_text import JsonWriter
-from memphis_sync._session import Runtime, waiting
+from memphis_sync._session import Session, waiting
 from memphis_sync._threads import handing_over
 from memphis_sync.delivery import DELIVERED, PENDING, UNSENT, Deliveries, Delivery, Target, error_of, pub_ack, reason_of
 from memphis_sync.errors import BufferFullError, ConfigurationError, MemphisError, TransportError
@@ -69,7 +69,7 @@ class Registration:
     One registration of a producer.
 
     Args:
-        runtime: The client's.
+        session: The client's.
         stations: Names of the stations.
         register: Registers the producer; on a thread of its own.
         on_end: Called with this and the producer, or with None when it has failed.
@@ -78,17 +78,17 @@ class Registration:
 
     def __init__(
         self,
-        runtime: Runtime,
+        session: Session,
         stations: tuple[str, ...],
         register: Callable[[], Producer],
         on_end: Callable[[Registration, Optional[Producer]], None],
         block_on_full_s: Optional[float],
     ) -> None:
-        self._runtime = runtime
+        self._session = session
         self._register = register
         self._on_end = on_end
         self._block_on_full_s = block_on_full_s
-        self._link = runtime.outbox()
+        self._link = session.outbox()
         self._core = self._link.core
         self._owner: int = self._core.owner_new()
         self._targets = [Target(station, 0, "", self._link, 0, len(stations)) for station in stations]
@@ -189,7 +189,7 @@ class Registration:
         if isinstance(message, (bytearray, memoryview)):
             return bytes(message)
         if not isinstance(message, (dict, list)):
-            payload_of(message, self._runtime.json_writer)  # raises for what no station takes
+            payload_of(message, self._session.json_writer)  # raises for what no station takes
         try:
             return copy.deepcopy(message)
         except Exception:  # noqa: BLE001  of something in it: that alone is not copied
@@ -205,11 +205,11 @@ class Registration:
 
     def start(self) -> None:
         """Begins; from any thread, also from a destructor. Raises ClosedError."""
-        self._runtime.loop.post(self._begin)
+        self._session.loop.post(self._begin)
 
     def _begin(self) -> None:
         try:
-            self._runtime.start_registration(self._run)
+            self._session.start_registration(self._run)
         except RuntimeError as exc:  # the interpreter ends and takes no new threads
             self._fail(MemphisError(f"the producer cannot be registered any more: {exc}"))
             return
@@ -221,14 +221,14 @@ class Registration:
             asyncio.get_running_loop().call_later(EXPIRE_S, self._expire)
 
     def _run(self) -> None:
-        with handing_over(self._runtime.callbacks.post):
+        with handing_over(self._session.callbacks.post):
             try:
                 producer = self._registered()
                 self._hand_over(producer)
             except MemphisError as exc:
                 self._fail(exc)
             except BaseException as exc:  # noqa: BLE001  whatever it is, the messages are owed an outcome
-                self._runtime.callbacks.failed("the registration of a producer", exc)
+                self._session.callbacks.failed("the registration of a producer", exc)
                 self._fail(MemphisError(f"{type(exc).__name__}: {exc}"))
 
     def _registered(self) -> Producer:
@@ -238,9 +238,9 @@ class Registration:
             try:
                 return self._register()
             except TransportError as exc:
-                if not exc.retryable or self._runtime.is_closing or self._core.outstanding(self._owner) == 0:
+                if not exc.retryable or self._session.is_closing or self._core.outstanding(self._owner) == 0:
                     raise
-                log.debug("%r: registering a producer again: %s", self._runtime.label, exc)
+                log.debug("%r: registering a producer again: %s", self._session.label, exc)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
@@ -252,7 +252,7 @@ class Registration:
 
     def _fail(self, error: MemphisError) -> None:
         self._on_end(self, None)  # first: who comes now begins anew
-        self._has_ended = self._runtime.is_closing
+        self._has_ended = self._session.is_closing
         if self._has_ended:
             return  # close() abandons what is held, and counts it
         self._take_each(lambda held: self._fail_one(held, error))

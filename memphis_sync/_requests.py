@@ -40,7 +40,7 @@ from memphis_sync._protocol.dead_letters import MAX_GIVEN_BACK, CountOwed, DeadL
 from memphis_sync._protocol.names import durable_name, internal_name, stream_name
 from memphis_sync._protocol.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
 from memphis_sync._protocol.streams import consumer_config
-from memphis_sync._session import Runtime
+from memphis_sync._session import Session
 from memphis_sync.errors import (
     ClosedError,
     ConfigurationError,
@@ -72,19 +72,19 @@ class Requests:
     The requests of one client.
 
     Args:
-        runtime: Its loop and links; everything here is a coroutine of that loop.
+        session: Its loop and links; everything here is a coroutine of that loop.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._username = runtime.options.credentials.identity
-        self._connection_id = runtime.connection_id
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._username = session.options.credentials.identity
+        self._connection_id = session.connection_id
         # How many live producers a (station, name) has: the broker's destroy removes all of them at once.
         self._producers: dict[tuple[str, str], int] = {}
 
     @property
     def _control(self) -> ControlLink:
-        return self._runtime.control
+        return self._session.control
 
     @property
     def is_memphis(self) -> bool:
@@ -193,7 +193,7 @@ class Requests:
 
     async def _create_producer(self, station: str, name: str, retries: int) -> StationView:
         internal = internal_name(station)
-        entry = await self._runtime.stations.acquire(internal)
+        entry = await self._session.stations.acquire(internal)
         try:
             seen = entry.schema_updates
             body = ProducerCreate(
@@ -210,13 +210,13 @@ class Requests:
             reply = await _again_after_race(ask, lambda reply: reply.error, station)
             if reply.error:
                 raise server_error(reply.error, f"producer {name!r} of station {station!r}")
-            await self._runtime.stations.learn(
+            await self._session.stations.learn(
                 internal, entry, seen, reply.schema_update, reply.functions, reply.station_version
             )
             entry.live.schemaverse_to_dls = reply.schemaverse_to_dls
-            self._runtime.stations.send_notification = reply.send_notification
+            self._session.stations.send_notification = reply.send_notification
         except BaseException:
-            await self._runtime.stations.release(internal)
+            await self._session.stations.release(internal)
             raise
         self._producers[station, name] = self._producers.get((station, name), 0) + 1
         return StationView(station, internal, tuple(reply.partitions or ()), entry.functions, entry.live)
@@ -235,7 +235,7 @@ class Requests:
             error = parse_plain_reply(await self._ask(subjects.PRODUCER_DESTROY, body, DESTROY_S, retries))
             if error and "not exist" not in error:
                 raise server_error(error, f"producer {name!r} of station {view.name!r}")
-        await self._runtime.stations.release(view.internal)
+        await self._session.stations.release(view.internal)
 
     async def destroy_producers(self, views: tuple[StationView, ...], name: str, retries: int) -> None:
         """The same on several stations at once; the first failure is raised after all have been tried."""
@@ -254,7 +254,7 @@ class Requests:
         internal = internal_name(station)
         if request.last_messages > 0:
             request = await self._with_known_start(request)
-        entry = await self._runtime.stations.acquire(internal)
+        entry = await self._session.stations.acquire(internal)
         try:
             seen = entry.schema_updates
             body = dataclasses.replace(
@@ -267,12 +267,12 @@ class Requests:
             reply = await _again_after_race(ask, lambda reply: reply.error, station)
             if reply.error:
                 raise server_error(reply.error, f"consumer {request.name!r} of station {station!r}")
-            await self._runtime.stations.learn(internal, entry, seen, reply.schema_update, entry.functions.copy(), 0)
+            await self._session.stations.learn(internal, entry, seen, reply.schema_update, entry.functions.copy(), 0)
             view = StationView(station, internal, tuple(reply.partitions or ()), entry.functions, entry.live)
             if request.last_messages > 0 and len(view.partitions) == 1:
                 await self._complete_durable(view, request)
         except BaseException:
-            await self._runtime.stations.release(internal)
+            await self._session.stations.release(internal)
             raise
         return view
 
@@ -332,9 +332,9 @@ class Requests:
 
     def end_subscription(self, subscription: Subscription) -> None:
         """Ends one of the above without waiting; from any thread, also from a destructor."""
-        if fork_generation() == self._runtime.generation:
+        if fork_generation() == self._session.generation:
             with contextlib.suppress(ClosedError):
-                self._runtime.loop.post(lambda: asyncio.ensure_future(_unsubscribe(subscription)))
+                self._session.loop.post(lambda: asyncio.ensure_future(_unsubscribe(subscription)))
 
     async def drain_subscription(self, subscription: Subscription, timeout_s: float) -> None:
         """Ends one of the above when what is on its way has come."""
@@ -347,7 +347,7 @@ class Requests:
             name=name, station_name=view.name, username=self._username, connection_id=self._connection_id
         ).encode()
         error = parse_plain_reply(await self._ask(subjects.CONSUMER_DESTROY, body, DESTROY_S, retries))
-        await self._runtime.stations.release(view.internal)
+        await self._session.stations.release(view.internal)
         if error and "not exist" not in error:
             raise server_error(error, f"consumer {name!r} of station {view.name!r}")
 

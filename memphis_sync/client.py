@@ -300,7 +300,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         opt.check_bool("generate_random_suffix", generate_random_suffix)
         if block_on_full_s is not None:
             opt.check_seconds("block_on_full_s", block_on_full_s)
-        self._runtime.check()
+        self._session.check()
 
         def register() -> Producer:
             return self.producer(
@@ -314,7 +314,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
                 else:
                     self._producers[key] = producer
 
-        made = Registration(self._runtime, stations, register, ended, block_on_full_s)
+        made = Registration(self._session, stations, register, ended, block_on_full_s)
         registered = self._producers.setdefault(key, made)
         if registered is made:
             made.start()
@@ -419,8 +419,8 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
             view = self._call(work, CREATE_S, min(retries, 1), "consumer()")
         else:
             left_s = max(deadline - time.monotonic(), 0.0)
-            view = self._runtime.loop.call(work, left_s, f"consumer {request.name!r} was not registered: its creation")
-            self._runtime.data_link(deadline)
+            view = self._session.loop.call(work, left_s, f"consumer {request.name!r} was not registered: its creation")
+            self._session.data_link(deadline)
         consumer = Consumer(
             self,
             view,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, Consuming, Handler
 from memphis_sync._core import fork_generation
-from memphis_sync._data import Binding, PullSession
+from memphis_sync._data import Binding, PullConsumer
 from memphis_sync._give_back import GIVE_BACK_S, nack, return_untouched, tell_untouched
 from memphis_sync._hints import hint_keywords
 from memphis_sync._logs import Log
@@ -29,7 +29,7 @@ from memphis_sync._protocol.partitions import check_partition, partition_for_key
 from memphis_sync._read_to_end import ReadToEnd
 from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import JS_S
-from memphis_sync._session import Runtime, primitives, waiting
+from memphis_sync._session import Session, primitives, waiting
 from memphis_sync._threads import handing_over
 from memphis_sync.errors import (
     ClosedError,
@@ -107,7 +107,7 @@ class Consumer(NotCopied, NotAwaited):
     ) -> None:
         self._client = client
         self._view = view
-        self._source = Source(client._runtime, view, name, group)
+        self._source = Source(client._session, view, name, group)
         self.station_name = view.name
         self.consumer_name = name
         self.consumer_group = group
@@ -121,7 +121,7 @@ class Consumer(NotCopied, NotAwaited):
         self._bindings = [
             Binding(number, stream_name(view.internal, number), durable) for number in view.partitions or (0,)
         ]
-        self._session = PullSession(
+        self._pulls = PullConsumer(
             client._data_link(),
             self._bindings,
             Message,
@@ -129,8 +129,8 @@ class Consumer(NotCopied, NotAwaited):
             ack_time_s=self.ack_time_s,
             look_for=functools.partial(_look_for, self._source),
         )
-        self._dead_letters = ResentBox(self._source, self._session.wake)
-        client._runtime.readers.add(self)
+        self._dead_letters = ResentBox(self._source, self._pulls.wake)
+        client._session.readers.add(self)
         # Messages that an iteration has fetched and not handed out yet, and until when they need no second look.
         self._buffer: deque[Message] = deque()
         self._fresh_until = 0.0
@@ -207,12 +207,12 @@ class Consumer(NotCopied, NotAwaited):
         """
         self.check_open()
         self._iterations_ended = False
-        runtime, buffer = self.runtime, self._buffer
+        session, buffer = self.session, self._buffer
         portion = Portion(self.batch_size, self.ack_time_s)
         taken, taken_at = 0, 0.0
         reading = self._begin_reading()
         try:
-            while not (self._iterations_ended or runtime._is_ending):
+            while not (self._iterations_ended or session._is_ending):
                 if buffer:
                     if time.monotonic() < self._fresh_until:
                         try:
@@ -321,7 +321,7 @@ class Consumer(NotCopied, NotAwaited):
             self._end_reading(reading, is_hurried=is_failed)
 
     def _is_to_end_iterations(self) -> bool:
-        return self._iterations_ended or self.runtime.is_ending
+        return self._iterations_ended or self.session.is_ending
 
     def consume(
         self,
@@ -390,9 +390,9 @@ class Consumer(NotCopied, NotAwaited):
             was_running = consuming is not None and consuming.is_running
             if consuming is not None:
                 consuming.tell_to_stop()
-        self._session.wake()
+        self._pulls.wake()
         has_ended = consuming is None or consuming.join(timeout_s)
-        if not was_running and not self._readings and not self.is_destroyed and not self.runtime.is_ending:
+        if not was_running and not self._readings and not self.is_destroyed and not self.session.is_ending:
             self._return_untouched(time.monotonic() + _END_S)  # else who was reading does so
         return has_ended
 
@@ -438,7 +438,7 @@ class Consumer(NotCopied, NotAwaited):
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.stop_consume()
-        if not self.is_destroyed and not self.runtime.is_closing:
+        if not self.is_destroyed and not self.session.is_closing:
             self._return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True)
 
     def __repr__(self) -> str:
@@ -455,9 +455,9 @@ class Consumer(NotCopied, NotAwaited):
         return self.max_ack_time_ms / 1000
 
     @property
-    def runtime(self) -> Runtime:
+    def session(self) -> Session:
         """The client's threads and links; for the package's own use."""
-        return self._source.runtime
+        return self._source.session
 
     def check_open(self) -> None:
         """
@@ -494,11 +494,11 @@ class Consumer(NotCopied, NotAwaited):
             MemphisError: As fetch().
         """
         waiting.forbid_on_own_thread("fetch()")
-        letters, runtime = self._dead_letters, self.runtime
+        letters, session = self._dead_letters, self.session
         deadline = time.monotonic() + wait_s
 
         def is_enough() -> bool:
-            return bool(letters) or self.is_destroyed or runtime.is_ending or is_over()
+            return bool(letters) or self.is_destroyed or session.is_ending or is_over()
 
         while True:
             if letters:
@@ -506,7 +506,7 @@ class Consumer(NotCopied, NotAwaited):
                 if found:
                     return found
             try:
-                received = self._session.fetch(
+                received = self._pulls.fetch(
                     limit,
                     max(deadline - time.monotonic(), 0.0),
                     only,
@@ -519,25 +519,25 @@ class Consumer(NotCopied, NotAwaited):
                     continue
                 raise
             if received or is_over() or (not letters and time.monotonic() >= deadline):
-                return received  # type: ignore[return-value]  # of the kind that the session was given
+                return received  # type: ignore[return-value]  # of the kind that they were given
             self.check_open()
-            if runtime.is_ending:
+            if session.is_ending:
                 raise ClosedError(f"{self!r}: the client is being closed")
 
     def rest(self, *, is_idle: bool = False) -> None:
         """Asks for nothing ahead any more; *is_idle*: the partitions had nothing more."""
-        self._session.rest(is_idle=is_idle)
+        self._pulls.rest(is_idle=is_idle)
 
     def _hear_dead_letters(self, deadline: Optional[float] = None) -> None:
         requests = self._client._requests
         work = requests.hear_dead_letters(self._view, self._source.group_internal, self._dead_letters.put)
         try:
             if deadline is None:
-                subscription = self.runtime.call(work, JS_S, "consumer()")
+                subscription = self.session.call(work, JS_S, "consumer()")
             else:
-                subscription = self.runtime.loop.call(work, max(deadline - time.monotonic(), 0.0), "consumer()")
+                subscription = self.session.loop.call(work, max(deadline - time.monotonic(), 0.0), "consumer()")
         except MemphisError as exc:
-            with handing_over(self.runtime.callbacks.post):  # others may wait for this consumer
+            with handing_over(self.session.callbacks.post):  # others may wait for this consumer
                 log.warning("%r gets no dead letters: %s", self, exc)  # all else works without
             return
         # Also when it is forgotten: in its queue group it would take dead letters that another member could have.
@@ -565,12 +565,12 @@ class Consumer(NotCopied, NotAwaited):
     @property
     def holds_more(self) -> bool:
         """Whether messages were received that wait for the next portion."""
-        return bool(self._session.holds or self._dead_letters)
+        return bool(self._pulls.holds or self._dead_letters)
 
     @property
     def answered_at(self) -> float:
         """When the broker last said what a partition holds, be it nothing; by ``time.monotonic()``."""
-        return self._session.answered_at
+        return self._pulls.answered_at
 
     def take_portion(
         self,
@@ -604,7 +604,7 @@ class Consumer(NotCopied, NotAwaited):
             found = []  # an outage is a pause; the next look waits for its end
         if not found:
             if portion.is_ahead:
-                self._session.rest(is_idle=True)
+                self._pulls.rest(is_idle=True)
             portion.rest()
             return found
         if found[0].is_dead_letter:
@@ -625,13 +625,13 @@ class Consumer(NotCopied, NotAwaited):
         link = self._client._data_link()
         with contextlib.suppress(ConnectionLostError):  # the acks of those before it are not to die with it either
             link.core.wait_pong(link.core.ping(), int(LULL_S * 1e9))
-        is_alone = len(found) == 1 and not self._session.is_expecting
+        is_alone = len(found) == 1 and not self._pulls.is_expecting
         if is_alone or link.is_memphis or time.monotonic() < self._keep_until:
             return found
         others: list[Message] = found[count:]
-        others += self._session.take_untouched(time.monotonic() + GIVE_BACK_S)  # type: ignore[arg-type]  # as read()
+        others += self._pulls.take_untouched(time.monotonic() + GIVE_BACK_S)  # type: ignore[arg-type]  # as read()
         try:
-            is_told = not others or self.runtime.call(
+            is_told = not others or self.session.call(
                 tell_untouched(self._source, link, others, is_kept=True), GIVE_BACK_S, "reading"
             )
         except MemphisError as exc:
@@ -642,7 +642,7 @@ class Consumer(NotCopied, NotAwaited):
         # A last delivery would be the end of it for the server; what was told makes good for it.
         last = self.max_msg_deliveries if is_told else 1
         nack([message for message in others if message.delivered < last])
-        self._session.put_back([message for message in others if message.delivered >= last])
+        self._pulls.put_back([message for message in others if message.delivered >= last])
         return found[:count]
 
     def _fill(self, portion: Portion) -> Optional[int]:
@@ -675,7 +675,7 @@ class Consumer(NotCopied, NotAwaited):
                 found.append(self._buffer.popleft())
             except IndexError:
                 break
-        return self._session.fresh(found)
+        return self._pulls.fresh(found)
 
     # ---- giving back ------------------------------------------------------------------------------------------------
 
@@ -689,7 +689,7 @@ class Consumer(NotCopied, NotAwaited):
         """It has ended; the last one gives back what it has left. Also on the way out of a destructor."""
         self._readings.discard(reading)
         if not self._readings and not self.is_destroyed:
-            is_hurried = is_hurried or self._iterations_ended or self.runtime.is_ending
+            is_hurried = is_hurried or self._iterations_ended or self.session.is_ending
             self._return_untouched(time.monotonic() + (_END_S if is_hurried else GIVE_BACK_S))
 
     def _return_untouched(self, deadline: float, *, is_waiting: bool = False, is_last: bool = False) -> None:
@@ -701,8 +701,8 @@ class Consumer(NotCopied, NotAwaited):
             is_waiting: Return when the broker has them.
             is_last: Dead letters too, which else wait for the next one who reads.
         """
-        runtime = self.runtime
-        if fork_generation() != runtime.generation:
+        session = self.session
+        if fork_generation() != session.generation:
             return  # they are the parent's
         messages: list[Message] = []
         try:
@@ -713,7 +713,7 @@ class Consumer(NotCopied, NotAwaited):
             else:
                 messages = [message for message in messages if not message.is_dead_letter]
                 self._dead_letters.put_back(letters)
-            messages += self._session.take_untouched(deadline)  # type: ignore[arg-type]  # as read()
+            messages += self._pulls.take_untouched(deadline)  # type: ignore[arg-type]  # as read()
             if not messages:
                 return
             link = self._client._data_link()
@@ -722,9 +722,9 @@ class Consumer(NotCopied, NotAwaited):
                 await return_untouched(self._source, link, messages)
 
             if is_waiting:
-                runtime.call(work(), GIVE_BACK_S, "giving messages back")
+                session.call(work(), GIVE_BACK_S, "giving messages back")
             else:
-                runtime.spawn(work, is_awaited=True)
+                session.spawn(work, is_awaited=True)
         except DeadlineError as exc:
             log.debug("%r: %s", self, exc)
         except MemphisError as exc:  # the client's threads have ended, or it is one of them that asks
@@ -732,7 +732,7 @@ class Consumer(NotCopied, NotAwaited):
             nack(messages)
 
     def _wake(self) -> None:
-        self._session.wake()
+        self._pulls.wake()
 
     def _end(self, deadline: float) -> None:
         if self.is_destroyed:
@@ -741,14 +741,14 @@ class Consumer(NotCopied, NotAwaited):
         hearing = None if self._deafen is None else self._deafen.detach()
         if hearing is None:
             return
-        subscription, runtime = hearing[2][0], self.runtime
+        subscription, session = hearing[2][0], self.session
         try:
             requests, link = self._client._requests, self._client._data_link()
         except MemphisError:  # the client has ended, and the subscription with it
             return
 
         async def leave() -> None:
-            control = runtime.control
+            control = session.control
             if control.is_memphis or not control.is_connected:
                 return
             await tell_untouched(self._source, link, [])
@@ -758,28 +758,28 @@ class Consumer(NotCopied, NotAwaited):
                 await tell_untouched(self._source, link, letters)
 
         with contextlib.suppress(MemphisError):  # the client's threads have ended
-            runtime.spawn(leave, is_awaited=True)
+            session.spawn(leave, is_awaited=True)
 
     def _mark_destroyed(self) -> None:
         self._source.is_destroyed = True
         if self._deafen is not None:
             self._deafen()
         self._iterations_ended = True
-        self._session.wake()
+        self._pulls.wake()
 
 
 def _look_for(source: Source, binding: Binding, answer: Callable[[Optional[StationNotFoundError]], None]) -> None:
     """
     Asks whether a group whose pulls have no answer is still there; *answer* is called on the loop.
 
-    It has no reference to the consumer: the session has this function, and who hears dead letters has the session, so a
+    It has no reference to the consumer: its pulls have this function, and who hears dead letters has its pulls, so a
     forgotten consumer could not be collected otherwise.
     """
 
     async def look() -> None:
         destroyed = None
         try:
-            await source.runtime.control.js_api(f"CONSUMER.INFO.{binding.stream}.{binding.durable}", None, _LOOK_S)
+            await source.session.control.js_api(f"CONSUMER.INFO.{binding.stream}.{binding.durable}", None, _LOOK_S)
         except StationNotFoundError as exc:
             destroyed = StationNotFoundError(
                 f"{binding.stream}: the station or the consumer group is gone ({exc.description})",
@@ -793,4 +793,4 @@ def _look_for(source: Source, binding: Binding, answer: Callable[[Optional[Stati
         finally:
             answer(destroyed)
 
-    source.runtime.spawn(look)
+    source.session.spawn(look)

@@ -22,7 +22,7 @@ from memphis_sync._protocol.json_text import NotJsonError, read_json
 from memphis_sync._protocol.names import durable_name, split_stream
 from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import report_dead_letter
-from memphis_sync._session import Runtime, waiting
+from memphis_sync._session import Session, waiting
 from memphis_sync._session.schemas import decoded
 from memphis_sync.errors import (
     ClosedError,
@@ -73,10 +73,10 @@ class Source:
     garbage collector does not know of (see RawMessage) is in no cycle.
     """
 
-    __slots__ = ("consumer_group", "group_internal", "is_destroyed", "name", "runtime", "view")
+    __slots__ = ("consumer_group", "group_internal", "is_destroyed", "name", "session", "view")
 
-    def __init__(self, runtime: Runtime, view: StationView, name: str, group: str) -> None:
-        self.runtime = runtime
+    def __init__(self, session: Session, view: StationView, name: str, group: str) -> None:
+        self.session = session
         self.view = view
         self.name = name
         self.consumer_group = group
@@ -85,12 +85,12 @@ class Source:
 
     def check_open(self) -> None:
         """Raises unless the consumer can be used here and now; see Consumer.check_open."""
-        self.runtime.check()
+        self.session.check()
         if self.is_destroyed:
             raise ClosedError(f"{self!r} takes no calls any more")
 
     def __repr__(self) -> str:
-        state = "destroyed" if self.is_destroyed else "closed" if self.runtime.is_closing else "open"
+        state = "destroyed" if self.is_destroyed else "closed" if self.session.is_closing else "open"
         return f"<Consumer {self.name!r} of {self.view.name!r} group={self.consumer_group} {state}>"
 
 
@@ -306,12 +306,12 @@ class Message(NotCopied, RawMessage):
             raise UsageError(f"station {self.station!r} has no partitions, so a broker cannot keep its dead letters")
         deadline = time.monotonic() + timeout_s
         self._report(reason, partition, meta.sequence, timeout_s)
-        runtime = self._source.runtime
+        session = self._source.session
         try:
             self._respond("dead_letter", _TERM)
         except ConnectionLostError:  # the control link may be back already, or come back first
             left_s = max(0.0, deadline - time.monotonic())
-            runtime.call(runtime.control.publish(self.reply, _TERM, left_s), left_s, "dead_letter()")
+            session.call(session.control.publish(self.reply, _TERM, left_s), left_s, "dead_letter()")
             self.answer = "dead_letter"
 
     def __repr__(self) -> str:
@@ -357,10 +357,10 @@ class Message(NotCopied, RawMessage):
             "cg_name": source.consumer_group,
             "seq": sequence,
         }
-        runtime = source.runtime
-        body, is_memphis = json.dumps(report).encode(), runtime.data_link().is_memphis
-        work = report_dead_letter(runtime.control, body, timeout_s, is_memphis=is_memphis)
-        runtime.call(work, timeout_s, "dead_letter()")
+        session = source.session
+        body, is_memphis = json.dumps(report).encode(), session.data_link().is_memphis
+        work = report_dead_letter(session.control, body, timeout_s, is_memphis=is_memphis)
+        session.call(work, timeout_s, "dead_letter()")
 
     def _check_unanswered(self) -> None:
         if self.answer is not None:
@@ -382,7 +382,7 @@ class Message(NotCopied, RawMessage):
         waiting.forbid_on_own_thread("ack(wait=True)")
         self._check_unanswered()
         self._source.check_open()
-        link = self._source.runtime.data_link()
+        link = self._source.session.data_link()
         reply = link.replies.request(self.reply.encode(), _ACK, timeout_s)
         if reply.status == _NO_RESPONDERS:
             raise StationNotFoundError(f"{self!r}: the station or the consumer group is gone", code=reply.status)

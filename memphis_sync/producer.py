@@ -90,7 +90,7 @@ class Producer(NotCopied, NotAwaited):
         self.name = name
         self.stations = tuple(view.name for view in views)
         self._link = client._data_link()
-        self._json_writer = client._runtime.json_writer
+        self._json_writer = client._session.json_writer
         self._owner: int = self._link.core.owner_new()
         self._is_idempotent = idempotent
         self._block_on_full_s = block_on_full_s
@@ -254,7 +254,7 @@ class Producer(NotCopied, NotAwaited):
         if not self._is_simple:
             routes = self._choose_all(producer_partition_key, producer_partition_number, id_bytes)
             try:
-                payload = encode_all(self._client._runtime, self.name, self._views, message, headers, routes)
+                payload = encode_all(self._client._session, self.name, self._views, message, headers, routes)
             except UnicodeEncodeError as exc:
                 raise not_utf8(exc) from exc
             return self._produce_all(routes, payload, lines, id_bytes, timeout_ns, nonblocking, on_delivery)
@@ -269,7 +269,7 @@ class Producer(NotCopied, NotAwaited):
             route = self._choose(0, producer_partition_key, producer_partition_number, id_bytes)
         codec = self._live.codec
         if codec is not None:
-            payload = encode_one(self._client._runtime, self.name, self._views[0], codec, message, headers, route)
+            payload = encode_one(self._client._session, self.name, self._views[0], codec, message, headers, route)
         else:
             kind = type(message)
             payload = message if kind is bytes or kind is str else payload_of(message, self._json_writer)
@@ -452,7 +452,7 @@ class Producer(NotCopied, NotAwaited):
         """Sends what was accepted before this producer was registered; waits for room as long as the message may."""
         routes = self._choose_all(held.key, held.number, held.msg_id)
         try:
-            payload = encode_all(self._client._runtime, self.name, self._views, held.message, held.headers, routes)
+            payload = encode_all(self._client._session, self.name, self._views, held.message, held.headers, routes)
         except UnicodeEncodeError as exc:
             raise not_utf8(exc) from exc
         while True:

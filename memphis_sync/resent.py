@@ -171,11 +171,11 @@ class ResentMessage(Message):
         check_seconds("timeout_s", timeout_s, allow_zero=False)
         self._check_unanswered()
         self.owner.check_open()
-        runtime = self.owner.runtime
+        session = self.owner.session
         body = json.dumps({"id": self.id, "cg_name": self.group}).encode()
-        is_memphis = runtime.data_link().is_memphis
-        work = acknowledge_dead_letter(runtime.control, body, timeout_s, is_memphis=is_memphis)
-        runtime.call(work, timeout_s, "ack()")
+        is_memphis = session.data_link().is_memphis
+        work = acknowledge_dead_letter(session.control, body, timeout_s, is_memphis=is_memphis)
+        session.call(work, timeout_s, "ack()")
         self.answer = "ack"
 
     def nack(self) -> None:

@@ -85,7 +85,7 @@ def never() -> bool:
     return False
 
 
-class PullSession:
+class PullConsumer:
     """
     The fetches of one consumer, one after the other.
 

@@ -1,7 +1,7 @@
 """
 One client's threads and links: everything that belongs to one process, behind one reference.
 
-A Runtime never refers to its client, so a client that is forgotten can be collected while its runtime sends what is
+A Session never refers to its client, so a client that is forgotten can be collected while its session sends what is
 left.
 """
 
@@ -48,7 +48,7 @@ class Reader(Protocol):
         """Begins to give back what nobody has looked at; by *deadline* on the monotonic clock."""
 
 
-class Runtime:
+class Session:
     """
     The threads and links of one client.
 

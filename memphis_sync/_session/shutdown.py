@@ -21,7 +21,7 @@ _CLOSE_S = 0.5
 
 
 class Drainable(Protocol):
-    """What the drain needs of a runtime."""
+    """What the drain needs of a session."""
 
     generation: int
     exit_timeout_s: float
@@ -37,26 +37,26 @@ class Drainable(Protocol):
         """Ends everything; returns what was given up."""
 
 
-# Strong references: a runtime whose client was forgotten still has messages to send. Adding and removing is atomic.
+# Strong references: a session whose client was forgotten still has messages to send. Adding and removing is atomic.
 _open: set[Drainable] = set()
 _registered: Optional[int] = None  # the generation whose handler is in place
 _has_ended = False
 
 
-def register(runtime: Drainable) -> None:
-    """Includes a runtime in the drain; the first one of a process installs the handler."""
+def register(session: Drainable) -> None:
+    """Includes a session in the drain; the first one of a process installs the handler."""
     global _registered  # noqa: PLW0603  one handler a process
     generation = fork.fork_generation()
     if _registered != generation:
         _registered = generation
         atexit.register(drain, generation)
         _register_with_multiprocessing(generation)
-    _open.add(runtime)
+    _open.add(session)
 
 
-def unregister(runtime: Drainable) -> None:
-    """A runtime that was closed has nothing to drain."""
-    _open.discard(runtime)
+def unregister(session: Drainable) -> None:
+    """A session that was closed has nothing to drain."""
+    _open.discard(session)
 
 
 def has_ended() -> bool:
@@ -72,52 +72,52 @@ def _register_with_multiprocessing(generation: int) -> None:
 
 
 def drain(generation: int) -> None:
-    """Flushes, reports and closes every open runtime. Idempotent; never raises."""
+    """Flushes, reports and closes every open session. Idempotent; never raises."""
     global _has_ended  # noqa: PLW0603  see register
     if fork.fork_generation() != generation:
         return
-    runtimes = [runtime for runtime in list(_open) if runtime.generation == generation]
+    sessions = [session for session in list(_open) if session.generation == generation]
     left = 0
     try:
-        left = _flush_all(runtimes)
+        left = _flush_all(sessions)
     except KeyboardInterrupt:
         sys.stderr.write("memphis_sync: given up\n")
     finally:
         _has_ended = True
-        failed = sum(runtime.unseen() for runtime in runtimes)  # without what is about to be given up
-        abandoned = sum(_close(runtime) for runtime in runtimes)
-        left = max(left, abandoned) if runtimes else 0
+        failed = sum(session.unseen() for session in sessions)  # without what is about to be given up
+        abandoned = sum(_close(session) for session in sessions)
+        left = max(left, abandoned) if sessions else 0
         if left or failed:
             warn_undelivered(left, "at the end of the process", stacklevel=2, failed=failed)
 
 
-def _flush_all(runtimes: list[Drainable]) -> int:
+def _flush_all(sessions: list[Drainable]) -> int:
     start = time.monotonic()
-    left = sum(_flush(runtime, QUIET_S) for runtime in runtimes)
+    left = sum(_flush(session, QUIET_S) for session in sessions)
     if not left:
         return 0
-    limit = max(runtime.exit_timeout_s for runtime in runtimes)
+    limit = max(session.exit_timeout_s for session in sessions)
     if limit > QUIET_S:
         sys.stderr.write(
             f"memphis_sync: {left} messages are not confirmed yet; waiting up to {limit:g} s (Ctrl-C to give up)\n"
         )
-        left = sum(_flush(runtime, start + runtime.exit_timeout_s - time.monotonic()) for runtime in runtimes)
+        left = sum(_flush(session, start + session.exit_timeout_s - time.monotonic()) for session in sessions)
     return left
 
 
-def _flush(runtime: Drainable, timeout_s: float) -> int:
+def _flush(session: Drainable, timeout_s: float) -> int:
     try:
-        return runtime.flush(max(0.0, min(timeout_s, runtime.exit_timeout_s)))
+        return session.flush(max(0.0, min(timeout_s, session.exit_timeout_s)))
     except MemphisError as exc:
-        sys.stderr.write(f"memphis_sync: {runtime.label}: {exc}\n")
+        sys.stderr.write(f"memphis_sync: {session.label}: {exc}\n")
         return 0
 
 
-def _close(runtime: Drainable) -> int:
+def _close(session: Drainable) -> int:
     try:
-        return runtime.close(_CLOSE_S if runtime.exit_timeout_s else 0.0)
+        return session.close(_CLOSE_S if session.exit_timeout_s else 0.0)
     except (MemphisError, KeyboardInterrupt) as exc:
-        sys.stderr.write(f"memphis_sync: {runtime.label}: {exc}\n")
+        sys.stderr.write(f"memphis_sync: {session.label}: {exc}\n")
         return 0
 
 

@@ -124,7 +124,7 @@ def test_the_wait_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, br
         monkeypatch.setenv(f"MEMPHIS_{name}", str(value))
     monkeypatch.setenv("MEMPHIS_WAIT_S", "2.5")
     with memphis_sync.connect() as client:
-        assert client._runtime.options.wait_s == 2.5
+        assert client._session.options.wait_s == 2.5
     monkeypatch.setenv("MEMPHIS_WAIT_S", "soon")
     with pytest.raises(ConfigurationError, match="MEMPHIS_WAIT_S is 'soon'; it must be a number of seconds"):
         memphis_sync.connect()
@@ -193,7 +193,7 @@ def test_a_greeting_of_a_memphis_broker_says_so(broker, door_to) -> None:
 
     door.usual = treat
     with memphis_sync.connect("127.0.0.1", "root", password="x", port=door.port) as client:
-        assert client._runtime.control.is_memphis
+        assert client._session.control.is_memphis
     door.usual = passes
     with memphis_sync.connect("127.0.0.1", "root", password="memphis", port=door.port) as client:
-        assert not client._runtime.control.is_memphis
+        assert not client._session.control.is_memphis

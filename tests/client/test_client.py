@@ -21,13 +21,13 @@ from memphis_sync._protocol import subjects
 
 def js(client, call):
     """JetStream's own word on a stream or consumer."""
-    runtime = client._runtime
-    return runtime.call(runtime.control.js_api(call, None, 5), 5, call)
+    session = client._session
+    return session.call(session.control.js_api(call, None, 5), 5, call)
 
 
 def publish(client, subject, body):
-    runtime = client._runtime
-    runtime.call(runtime.control.publish(subject, body, 5), 5, subject)
+    session = client._session
+    session.call(session.control.publish(subject, body, 5), 5, subject)
 
 
 # ---- stations
@@ -225,7 +225,7 @@ def test_a_random_suffix(memphis, station_name):
 def test_bad_arguments_are_refused_before_any_io(broker, call, words):
     """The link is closed first: whatever needs it would say so."""
     with memphis_sync.connect(broker.url) as client:
-        client._runtime.loop.call(client._runtime.control.close(), 5)
+        client._session.loop.call(client._session.control.close(), 5)
         with pytest.raises(ConfigurationError) as caught:
             call(client)
         assert words in str(caught.value)
@@ -385,7 +385,7 @@ def test_switches_are_followed(memphis, station_name, until):
     for kind, station in (("schemaverse_to_dls", station_name), ("send_notification", "")):
         body = {"station_name": station, "type": kind, "update": kind == "send_notification"}
         publish(memphis, subjects.CLIENT_UPDATES, json.dumps(body).encode())
-    until(lambda: memphis._runtime.stations.send_notification and not view.live.schemaverse_to_dls)
+    until(lambda: memphis._session.stations.send_notification and not view.live.schemaverse_to_dls)
 
 
 def test_functions_are_followed(memphis, station_name, until):
@@ -400,7 +400,7 @@ def test_functions_are_followed(memphis, station_name, until):
 
 def test_subscriptions_end_with_the_last_producer(memphis, station_name):
     producers = [memphis.producer(station_name, f"p{n}") for n in range(3)]
-    registry = memphis._runtime.stations
+    registry = memphis._session.stations
     assert registry._entries[station_name].references == 3
     for producer in producers:
         producer.destroy()
@@ -409,9 +409,9 @@ def test_subscriptions_end_with_the_last_producer(memphis, station_name):
 
 def test_a_nats_server_without_a_memphis_broker_behind_it(memphis):
     """The same answer that every control subject gives there: no responders."""
-    runtime = memphis._runtime
+    session = memphis._session
     with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:
-        runtime.call(runtime.control.request("nobody.listens.here", b"", 5), 5, "request")
+        session.call(session.control.request("nobody.listens.here", b"", 5), 5, "request")
     assert caught.value.code == 503
 
 

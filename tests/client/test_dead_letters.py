@@ -206,16 +206,16 @@ def test_a_memphis_broker_has_them_in_its_rest_api_only(bare_server: NatsServer,
                     call()
                 assert caught.value.code == 503
             # What a consumer says of a message goes where a Memphis broker listens, which answers nothing.
-            runtime = memphis._runtime
+            session = memphis._session
             for subject, tell in {
                 "$memphis_nacked_dls": report_dead_letter,
                 "$memphis_pm_acks": acknowledge_dead_letter,
             }.items():
                 heard: list[bytes] = []
-                runtime.call(runtime.control.subscribe(subject, heard.append), 5, "subscribe")
-                is_memphis = runtime.data_link().is_memphis
+                session.call(session.control.subscribe(subject, heard.append), 5, "subscribe")
+                is_memphis = session.data_link().is_memphis
                 assert is_memphis
-                runtime.call(tell(runtime.control, b"body", 5, is_memphis=is_memphis), 10, "tell")
+                session.call(tell(session.control, b"body", 5, is_memphis=is_memphis), 10, "tell")
                 until(lambda heard=heard: heard == [b"body"])
     finally:
         proxy.close()
@@ -225,15 +225,15 @@ def test_a_memphis_broker_has_them_in_its_rest_api_only(bare_server: NatsServer,
 def test_silence_of_any_other_broker_is_no_success(bare_server: NatsServer) -> None:
     """Nobody keeps what nobody answers for; and it is not said to be a Memphis broker."""
     with memphis_sync.connect(f"memphis://root:memphis@127.0.0.1:{bare_server.port}") as memphis:
-        runtime = memphis._runtime
+        session = memphis._session
         for subject, tell in {
             "$memphis_nacked_dls": report_dead_letter,
             "$memphis_pm_acks": acknowledge_dead_letter,
         }.items():
             heard: list[bytes] = []
-            runtime.call(runtime.control.subscribe(subject, heard.append), 5, "subscribe")
+            session.call(session.control.subscribe(subject, heard.append), 5, "subscribe")
             with pytest.raises(DeadlineError, match=r"did not say within 0\.5 s that it keeps it"):
-                runtime.call(tell(runtime.control, b"body", 0.5, is_memphis=False), 10, "tell")
+                session.call(tell(session.control, b"body", 0.5, is_memphis=False), 10, "tell")
             assert tell is acknowledge_dead_letter or heard == []
         with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:
             memphis.dls("st").list()

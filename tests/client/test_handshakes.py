@@ -383,15 +383,15 @@ def test_both_links_are_back_soon_beside_addresses_that_never_answer(
 def test_a_link_that_gets_through_wakes_the_other_one(reached, station_name: str, until) -> None:
     door, connect = reached
     with connect(reconnect_interval_ms=300_000) as client:
-        client._runtime.outages._interval_s = 300.0
+        client._session.outages._interval_s = 300.0
         producer = client.producer(station_name, "p")
         producer.produce(b"1")
-        client._runtime.outages.pause_s = lambda _l, tries, _d, _u: 0.0 if tries == 0 else 300.0
+        client._session.outages.pause_s = lambda _l, tries, _d, _u: 0.0 if tries == 0 else 300.0
         door.treatments.extend([says(), says()])
         seen = door.visits
         door.cut()
         until(lambda: door.visits >= seen + 2)
-        client._runtime.outages._wake["data"](str(door.port))
+        client._session.outages._wake["data"](str(door.port))
         until(client.is_connected, 20)
         assert producer.produce(b"2", ack_wait_sec=5).sequence == 2
 
@@ -406,7 +406,7 @@ def test_the_connection_state_is_that_of_both_links(broker, reached, station_nam
         sock = client._data_link()._sock
         sock.shutdown(2)
         until(lambda: not client.is_connected())
-        assert client._runtime.control.is_connected
+        assert client._session.control.is_connected
         assert "reconnecting" in repr(client)
         with pytest.raises(memphis_sync.ConnectionLostError, match="data connection"):
             client.ping()

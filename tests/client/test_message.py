@@ -107,8 +107,8 @@ def test_in_progress_holds_it(one):
 
 def test_dead_letter_reports_before_it_ends(one, memphis, until):
     heard = []
-    runtime = memphis._runtime
-    runtime.call(runtime.control.subscribe("$memphis_sync_dls_report", heard.append), 5, "subscribe")
+    session = memphis._session
+    session.call(session.control.subscribe("$memphis_sync_dls_report", heard.append), 5, "subscribe")
     one(b"poison").dead_letter("unreadable")
     (report,) = until(lambda: list(heard))
     assert json.loads(report) == {
@@ -157,8 +157,8 @@ def test_a_confirmed_ack_is_known_to_the_broker(one, memphis):
     message = one()
     message.ack(wait=True)
     assert message.is_answered
-    runtime = memphis._runtime
-    info = runtime.call(runtime.control.js_api(f"CONSUMER.INFO.{one.station}$1.c", None, 5), 5, "info")
+    session = memphis._session
+    info = session.call(session.control.js_api(f"CONSUMER.INFO.{one.station}$1.c", None, 5), 5, "info")
     assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (1, 0)
     with pytest.raises(UsageError, match="already answered with ack"):
         message.ack(wait=True)

@@ -106,7 +106,7 @@ def odd_station(memphis, broker, station_name):
             piece = sock.recv(4096)
             assert piece, said
             said += piece
-    state = memphis._runtime.call(memphis._runtime.control.js_api(f"STREAM.INFO.{station_name}$1", None, 5), 5, "info")
+    state = memphis._session.call(memphis._session.control.js_api(f"STREAM.INFO.{station_name}$1", None, 5), 5, "info")
     return station_name, state["state"]["messages"]
 
 

@@ -88,24 +88,24 @@ def test_a_second_close_on_the_same_thread_leaves_the_first_one_to_end(broker, s
     client = memphis_sync.connect(broker.url)
     client.produce(station_name, "p", b"1")
     errors = on_signal(client.close)
-    end = client._runtime._close_steps
+    end = client._session._close_steps
 
     def interrupted(deadline):
         interrupt()
         end(deadline)
 
-    monkeypatch.setattr(client._runtime, "_close_steps", interrupted)
+    monkeypatch.setattr(client._session, "_close_steps", interrupted)
     client.close()
     assert errors == []
     assert client.stats().delivered == 1
-    assert not [thread for thread in threading.enumerate() if thread.name == f"memphis-loop-{client._runtime.number}"]
+    assert not [thread for thread in threading.enumerate() if thread.name == f"memphis-loop-{client._session.number}"]
 
 
 def test_opening_the_data_link_that_is_interrupted_is_refused_to_its_interrupter(
     memphis, station_name, on_signal, monkeypatch
 ):
     memphis.station(station_name)
-    errors = on_signal(memphis._runtime.data_link)
+    errors = on_signal(memphis._session.data_link)
     from memphis_sync._data import DataLink
 
     connect = DataLink._connect_any
@@ -209,6 +209,6 @@ def test_a_destructor_on_a_thread_of_the_clients_own_may_not_wait(memphis, stati
         thing.pop()
         gc.collect()
 
-    memphis._runtime.loop.post(kill, [Dies()])
+    memphis._session.loop.post(kill, [Dies()])
     until(lambda: len(met) == len(calls))
     assert met == dict.fromkeys(calls, OwnThreadError)

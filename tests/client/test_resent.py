@@ -45,9 +45,9 @@ def resend(raw):
 def acks(memphis):
     """What was told to the broker about dead letters."""
     heard = []
-    runtime = memphis._runtime
-    runtime.call(
-        runtime.control.subscribe("$memphis_pm_acks", lambda body: heard.append(json.loads(body))), 5, "subscribe"
+    session = memphis._session
+    session.call(
+        session.control.subscribe("$memphis_pm_acks", lambda body: heard.append(json.loads(body))), 5, "subscribe"
     )
     memphis.ping()
     return heard
@@ -310,9 +310,9 @@ def test_one_that_is_owed_can_be_given_up(broker, memphis, station_name, until):
     consumer = memphis.consumer(station_name, "c", max_ack_time_ms=60_000, max_msg_deliveries=1)
     memphis.produce(station_name, "p", b"m")
     (message,) = consumer.fetch(timeout_s=10)
-    runtime = memphis._runtime
+    session = memphis._session
     triples = [(message.partition, message.sequence, message.delivered)]
-    runtime.call(give_back(runtime.control, station_name, "c", triples, [], 5), 5, "give_back()")
+    session.call(give_back(session.control, station_name, "c", triples, [], 5), 5, "give_back()")
     message.nack()
     (again,) = until(lambda: consumer.fetch(timeout_s=1))
     assert (again.is_owed, again.data, again.sequence) == (True, b"m", message.sequence)

@@ -54,8 +54,8 @@ def told(broker):
 
 
 def publish(client, subject, body):
-    runtime = client._runtime
-    runtime.call(runtime.control.publish(subject, json.dumps(body).encode(), 5), 5, subject)
+    session = client._session
+    session.call(session.control.publish(subject, json.dumps(body).encode(), 5), 5, subject)
 
 
 def stored(memphis, station_name, read_all, count):
@@ -219,10 +219,10 @@ def test_a_failure_is_reported_with_the_exact_bytes(memphis, attached, told, sta
         producer.produce(b"\x00\xff\x0a", headers={"k": "v"}, producer_partition_number=2)
     (report,) = told()
     assert re.fullmatch("[0-9a-f]{32}", report.pop("report_id")), "our broker knows it by that when it comes again"
-    own = {"$memphis_producedBy": "p1", "$memphis_connectionId": memphis._runtime.connection_id}
+    own = {"$memphis_producedBy": "p1", "$memphis_connectionId": memphis._session.connection_id}
     assert report == {
         "station_name": name.replace(".", "#"),
-        "producer": {"name": "p1", "connection_id": memphis._runtime.connection_id},
+        "producer": {"name": "p1", "connection_id": memphis._session.connection_id},
         "message": {"data": "00ff0a", "headers": {"k": "v", **own}, "size": 3},
         "validation_error": str(caught.value),
         "partition_number": 2,
@@ -259,7 +259,7 @@ def test_notifications_go_by_their_own_switch(memphis, attached, told, until, st
     producer = attached("json", JSON_A, send_schema_failed_msg_to_dls=False)
     update = {"station_name": "", "type": "send_notification", "update": True}
     publish(memphis, subjects.CLIENT_UPDATES, update)
-    until(lambda: memphis._runtime.stations.send_notification)
+    until(lambda: memphis._session.stations.send_notification)
     with pytest.raises(MemphisSchemaError) as caught:
         producer.produce(b'{"x": "\xff"}')
     (notification,) = told(which=1)
@@ -533,7 +533,7 @@ def test_a_memphis_broker_takes_the_first_message_only(name, source, first):
 
 
 def test_a_source_larger_than_the_broker_takes_is_refused_before_it_is_sent(memphis, station_name):
-    limit = memphis._runtime.control.max_payload
+    limit = memphis._session.control.max_payload
     content = '{"enum": ["' + "x" * limit + '"]}'
     connection = memphis.connection_id
     with pytest.raises(
@@ -549,5 +549,5 @@ def test_a_source_larger_than_the_broker_takes_is_refused_before_it_is_sent(memp
 
 
 def publish_request(client, text):
-    runtime = client._runtime
-    return runtime.call(runtime.control.request("$memphis_schema_detachments", text.encode() + b"x", 5), 5, "request")
+    session = client._session
+    return session.call(session.control.request("$memphis_schema_detachments", text.encode() + b"x", 5), 5, "request")

@@ -108,7 +108,7 @@ def test_a_station_that_was_destroyed_fails_the_produce(memphis: Memphis, statio
 
 
 def _address(memphis: Memphis) -> str:
-    return str(memphis._runtime.options.addresses[0])
+    return str(memphis._session.options.addresses[0])
 
 
 def test_a_refusal_carries_the_brokers_code_and_text(memphis: Memphis, station_name: str) -> None:

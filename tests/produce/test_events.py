@@ -56,7 +56,7 @@ def test_a_loss_and_the_way_back_are_told_on_the_callbacks_thread(
     memphis, proxy = through_proxy(name="shop", **recorder.options)
     producer = memphis.producer(station_name, "p")
     producer.produce(b"m")
-    address = str(memphis._runtime.options.addresses[0])
+    address = str(memphis._session.options.addresses[0])
     proxy.down()
     lost = recorder.wait_for("disconnect")
     waiting = [producer.produce(b"m", nonblocking=True) for _ in range(5)]
@@ -69,7 +69,7 @@ def test_a_loss_and_the_way_back_are_told_on_the_callbacks_thread(
         assert 0 < event.seconds < 20
         assert event.reason == lost[event.link].reason != ""
     assert back["data"].waiting == 5
-    assert {name for _, _, name, _ in recorder.seen} == {f"memphis-callbacks-{memphis._runtime.number}"}
+    assert {name for _, _, name, _ in recorder.seen} == {f"memphis-callbacks-{memphis._session.number}"}
     assert len(recorder.seen) == 4
     assert memphis_sync.wait(waiting, 10).not_done == set()
     memphis.close()
@@ -211,7 +211,7 @@ def test_without_callables_no_callbacks_thread_is_started(through_proxy, station
         assert producer.produce(b"m").sequence == 2
     finally:
         logger.setLevel(logging.NOTSET)
-    name = f"memphis-callbacks-{memphis._runtime.number}"
+    name = f"memphis-callbacks-{memphis._session.number}"
     assert name not in {thread.name for thread in threading.enumerate()}
 
 
@@ -247,4 +247,4 @@ def test_options_are_checked_before_anything_is_opened(options, text: str) -> No
 
 def test_the_interval_may_stand_in_the_url(broker) -> None:
     with memphis_sync.connect(f"{broker.url}/?ping_interval_s=1.5") as memphis:
-        assert memphis._runtime.options.ping_interval_s == 1.5
+        assert memphis._session.options.ping_interval_s == 1.5

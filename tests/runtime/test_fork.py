@@ -68,14 +68,14 @@ print("ok")
 COLLECT = """
 def run():
     global client, station, producer, consumer, message
-    loop = client._runtime.loop._loop
+    loop = client._session.loop._loop
     from memphis_sync._session import shutdown
     shutdown._open.clear()  # the first net: nothing of the parent's is collected while it is listed there
     assert loop.is_closed()  # the second: a StreamWriter that is collected then leaves the shared epoll set alone
     client = station = producer = consumer = message = None
     gc.collect()
 assert child(run) == 0
-assert not client._runtime.loop._loop.is_closed()
+assert not client._session.loop._loop.is_closed()
 assert client.ping() < 5
 client.station("after-the-fork")
 client.close()

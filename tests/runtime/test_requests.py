@@ -67,13 +67,13 @@ class Script:
 
 
 def requests_over(script):
-    runtime = SimpleNamespace(
+    session = SimpleNamespace(
         control=script,
         connection_id="conn-1",
         options=SimpleNamespace(credentials=Credentials("Shop", "secret")),
         stations=StationRegistry(script, lambda _: None),
     )
-    return Requests(runtime)
+    return Requests(session)
 
 
 def run(script, call):

@@ -161,8 +161,8 @@ def test_what_a_member_of_ours_gave_back_untouched_comes_to_it(
     (message,) = ours.fetch(timeout_s=10)
     assert ours._deafen is not None
     ours._deafen()
-    runtime = memphis._runtime
-    runtime.call(give_back(runtime.control, station_name, "g", [(1, message.sequence or 0, 1)], [], 5), 5, "give_back")
+    session = memphis._session
+    session.call(give_back(session.control, station_name, "g", [(1, message.sequence or 0, 1)], [], 5), 5, "give_back")
     message.nack()
     (again,) = until(lambda: theirs.fetch(1))
     assert texts([again]) == ["a"]
