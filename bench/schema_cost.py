@@ -21,7 +21,7 @@ import graphql
 import jsonschema_rs
 from google.protobuf import json_format
 
-from memphis_sync._session.schemas import StationCodec
+from memphis_sync._schema.live import StationCodec
 from memphis_sync.broker.schema_sources import compiled
 
 LINE = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging as _logging
 
-from memphis_sync._logs import UnconfiguredHandler as _UnconfiguredHandler, hand_over_foreign as _hand_over_foreign
+from memphis_sync._base.logs import UnconfiguredHandler as _UnconfiguredHandler, hand_over_foreign as _hand_over_foreign
 from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkItemError, BulkResult, BulkSchemaError, Failure, Item
 from memphis_sync.client import Memphis, connect
 from memphis_sync.completion import as_completed, wait

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memphis_sync._logs import Log
+from memphis_sync._base.logs import Log
 from memphis_sync._protocol.names import split_stream
 from memphis_sync._requests import give_back
 from memphis_sync.errors import MemphisError

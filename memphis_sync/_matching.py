@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Optional
 
+from memphis_sync._base.logs import Log
 from memphis_sync._core import Route
-from memphis_sync._logs import Log
 from memphis_sync._payloads import payload_of
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.schema_reports import schema_dead_letter, schema_notification

@@ -19,12 +19,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
+from memphis_sync._base.logs import Log
+from memphis_sync._base.threads import handing_over
 from memphis_sync._core import Route
-from memphis_sync._logs import Log
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import Session, waiting
-from memphis_sync._threads import handing_over
 from memphis_sync.delivery import DELIVERED, PENDING, UNSENT, Deliveries, Delivery, Target, error_of, pub_ack, reason_of
 from memphis_sync.errors import BufferFullError, ConfigurationError, MemphisError, TransportError
 from memphis_sync.headers import Headers, encode_user_headers

@@ -19,10 +19,10 @@ import uuid
 from collections.abc import Awaitable, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
+from memphis_sync._base.logs import Log
 from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._control.api import ask_until_kept, store
 from memphis_sync._core import fork_generation
-from memphis_sync._logs import Log
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.control import (
     ConsumerCreate,

@@ -9,8 +9,8 @@ from typing import Optional, Union
 
 from memphis_sync import options as opt
 from memphis_sync._arguments import check_name, check_retries
+from memphis_sync._base.hints import hint_keywords
 from memphis_sync._connection import Connection
-from memphis_sync._hints import hint_keywords
 from memphis_sync._requests import CREATE_S
 from memphis_sync.errors import ConfigurationError
 

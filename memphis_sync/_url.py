@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 from urllib.parse import unquote
 
-from memphis_sync._hints import nearest
+from memphis_sync._base.hints import nearest
 from memphis_sync.errors import ConfigurationError
 
 SCHEMES = ("memphis", "memphis+tls", "tls")  # the last two are the same

@@ -23,10 +23,10 @@ from memphis_sync._arguments import (
     station_request,
     with_suffix,
 )
-from memphis_sync._hints import hint_function, hint_keywords, wrong_keyword
+from memphis_sync._base.hints import hint_function, hint_keywords, wrong_keyword
+from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._protocol.control import ConsumerCreate
 from memphis_sync._protocol.names import internal_name
-from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._registration import Ended, Registration
 from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
 from memphis_sync._schema_calls import SchemaCalls

@@ -17,20 +17,21 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
+from memphis_sync._base import primitives
+from memphis_sync._base.hints import hint_keywords
+from memphis_sync._base.logs import Log
+from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._base.threads import handing_over
 from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, Consuming, Handler
 from memphis_sync._core import fork_generation
 from memphis_sync._data import Binding, PullConsumer
 from memphis_sync._give_back import GIVE_BACK_S, nack, return_untouched, tell_untouched
-from memphis_sync._hints import hint_keywords
-from memphis_sync._logs import Log
 from memphis_sync._portion import LULL_S, Portion
 from memphis_sync._protocol.names import durable_name, stream_name
 from memphis_sync._protocol.partitions import check_partition, partition_for_key
 from memphis_sync._read_to_end import ReadToEnd
-from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import JS_S
-from memphis_sync._session import Session, primitives, waiting
-from memphis_sync._threads import handing_over
+from memphis_sync._session import Session, waiting
 from memphis_sync.errors import (
     ClosedError,
     ConfigurationError,

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 
-from memphis_sync._hints import hint_keywords
-from memphis_sync._logs import Log
+from memphis_sync._base.hints import hint_keywords
+from memphis_sync._base.logs import Log
+from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import (
     TYPES,
@@ -26,7 +27,6 @@ from memphis_sync._protocol.dead_letters import (
     DeadLetterRow,
     read_headers,
 )
-from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import CREATE_S, Requests, server_error
 from memphis_sync.errors import ConfigurationError, ServerError
 from memphis_sync.headers import is_own

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
+from memphis_sync._base.logs import Log
+from memphis_sync._base.refusals import NotCopied
 from memphis_sync._core import Ticket
-from memphis_sync._logs import Log
-from memphis_sync._refusals import NotCopied
 from memphis_sync._session import waiting
 from memphis_sync.errors import (
     AckTimeoutError,

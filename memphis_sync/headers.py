@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Optional, Union
 
+from memphis_sync._base.hints import hint_keywords
 from memphis_sync._core import encode_header
-from memphis_sync._hints import hint_keywords
 from memphis_sync.errors import HeaderError
 
 RESERVED_PREFIX = "$memphis"

@@ -15,15 +15,15 @@ from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
+from memphis_sync._base.hints import hint_keywords
+from memphis_sync._base.logs import Log
+from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._core import RawMessage, parse_headers
-from memphis_sync._hints import hint_keywords
-from memphis_sync._logs import Log
 from memphis_sync._protocol.json_text import NotJsonError, read_json
 from memphis_sync._protocol.names import durable_name, split_stream
-from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._requests import report_dead_letter
+from memphis_sync._schema.live import decoded
 from memphis_sync._session import Session, waiting
-from memphis_sync._session.schemas import decoded
 from memphis_sync.errors import (
     ClosedError,
     ConnectionLostError,

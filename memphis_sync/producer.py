@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Literal, NoReturn, Optional, TypeVar, Union
 
+from memphis_sync._base.hints import hint_keywords, wrong_keyword
+from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._core import Route, Turn, Turns, encode_header
-from memphis_sync._hints import hint_keywords, wrong_keyword
 from memphis_sync._matching import encode_all, encode_one
 from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
 from memphis_sync._protocol.names import publish_subject, stream_name
 from memphis_sync._protocol.partitions import check_partition, partition_for_key
-from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync._session import waiting
 from memphis_sync.bulk import Bulk, BulkResult, Item, check_iterable
 from memphis_sync.delivery import (

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
+from memphis_sync._base.logs import Log
 from memphis_sync._core import encode_headers
-from memphis_sync._logs import Log
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import GROUP, ID, OWED, PARTITION, SEQUENCE, TIME
 from memphis_sync._requests import acknowledge_dead_letter

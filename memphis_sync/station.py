@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
-from memphis_sync._hints import hint_keywords
+from memphis_sync._base.hints import hint_keywords
+from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._protocol.names import internal_name
-from memphis_sync._refusals import NotAwaited, NotCopied
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.options import check_int
 

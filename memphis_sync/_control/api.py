@@ -12,8 +12,8 @@ import json
 import time
 from typing import Callable, Optional
 
+from memphis_sync._base.logs import Log
 from memphis_sync._control.connection import ControlLink
-from memphis_sync._logs import Log
 from memphis_sync.errors import ConnectionLostError, DeadlineError, MemphisError, ServerError
 
 log = Log("memphis_sync.control")

@@ -23,10 +23,10 @@ from typing import Any, Callable, Literal, Optional
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from memphis_sync._base.logs import Log
 from memphis_sync._control.error_mapping import NoTlsError, connect_error, lost_reason, request_error
 from memphis_sync._data.handshake import connect_errors, is_passing, next_error, open_connection
 from memphis_sync._data.outages import Outages
-from memphis_sync._logs import Log
 from memphis_sync._nats import HardenedClient, ServerSaidError
 from memphis_sync._protocol.server_errors import REFUSALS
 from memphis_sync.errors import (

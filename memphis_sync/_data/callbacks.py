@@ -17,8 +17,8 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional
 
-from memphis_sync._logs import Log, show_error
-from memphis_sync._threads import start_thread
+from memphis_sync._base.logs import Log, show_error
+from memphis_sync._base.threads import start_thread
 from memphis_sync.types import ConnectOptions, LinkEvent
 
 if TYPE_CHECKING:

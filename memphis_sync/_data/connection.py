@@ -18,6 +18,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
+from memphis_sync._base.logs import DEBUG, ERROR, WARNING, Log
+from memphis_sync._base.threads import handing_over, own_thread, start_thread
 from memphis_sync._core import Inbox, Link, Ticket, encode_sub, watch_forks
 from memphis_sync._data.callbacks import Callbacks, Change
 from memphis_sync._data.handshake import (
@@ -31,9 +33,7 @@ from memphis_sync._data.handshake import (
 from memphis_sync._data.outages import Outages
 from memphis_sync._data.request_reply import Replies
 from memphis_sync._data.tls_loops import END_TLS, Stream, read_loop, send_loop
-from memphis_sync._logs import DEBUG, ERROR, WARNING, Log
 from memphis_sync._protocol.server_errors import REFUSALS, Refusals
-from memphis_sync._threads import handing_over, own_thread, start_thread
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError, DeadlineError
 from memphis_sync.types import FlushResult, LinkEvent, ServerAddress, Stats
 

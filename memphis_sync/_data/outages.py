@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Callable, Literal, Optional
 
-from memphis_sync._logs import DEBUG, INFO, WARNING
+from memphis_sync._base.logs import DEBUG, INFO, WARNING
 
 LinkName = Literal["control", "data"]
 

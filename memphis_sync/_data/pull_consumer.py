@@ -25,10 +25,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar
 
+from memphis_sync._base.logs import Log
+from memphis_sync._base.threads import Section
 from memphis_sync._core import Inbox, RawMessage
 from memphis_sync._data.pull_subscription import TOO_MANY_BYTES, Binding, Ending, Mailbox, pending_behind
-from memphis_sync._logs import Log
-from memphis_sync._threads import Section
 from memphis_sync.errors import (
     ConnectionLostError,
     DeadlineError,

@@ -19,8 +19,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from memphis_sync._base.logs import Log
 from memphis_sync._core import INBOX_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
-from memphis_sync._logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

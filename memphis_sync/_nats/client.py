@@ -25,7 +25,7 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 from nats.errors import Error, NoServersError
 
-from memphis_sync._logs import Log
+from memphis_sync._base.logs import Log
 from memphis_sync._nats.errors import NotMemphisError, ServerSaidError
 from memphis_sync._nats.frames import Frames
 from memphis_sync._protocol.info import MAX_FRAMES, ServerInfo, parse_info

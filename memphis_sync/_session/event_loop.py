@@ -14,9 +14,10 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Callable, Generic, Optional, TypeVar
 
-from memphis_sync._logs import Log
-from memphis_sync._session import fork, primitives, waiting
-from memphis_sync._threads import Sink, own_thread
+from memphis_sync._base import primitives
+from memphis_sync._base.logs import Log
+from memphis_sync._base.threads import Sink, own_thread
+from memphis_sync._session import fork, waiting
 from memphis_sync.errors import ClosedError, DeadlineError
 
 log = Log("memphis_sync.control")

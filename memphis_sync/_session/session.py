@@ -15,15 +15,16 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
+from memphis_sync._base import primitives
+from memphis_sync._base.logs import DEBUG, INFO, Log
+from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._control import ControlLink
+from memphis_sync._control.failure_reporter import FailureReporter
+from memphis_sync._control.station_registry import StationRegistry
 from memphis_sync._data import Callbacks, Change, DataLink, Outages
-from memphis_sync._logs import DEBUG, INFO, Log
 from memphis_sync._protocol.json_text import JsonWriter
-from memphis_sync._session import fork, primitives, shutdown, waiting
+from memphis_sync._session import fork, shutdown, waiting
 from memphis_sync._session.event_loop import LoopThread
-from memphis_sync._session.reports import Reports
-from memphis_sync._session.stations import StationRegistry
-from memphis_sync._threads import Section, handing_over
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ForkedError, MemphisError, UsageError
 from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, Stats
 
@@ -73,7 +74,7 @@ class Session:
         self.json_writer = JsonWriter(options.json_default)
         with handing_over(self.callbacks.post):  # asyncio logs a loop that is made, and a handler may be connecting
             self.loop = LoopThread(number, self.callbacks.post, self.callbacks.failed)
-        self.reports = Reports(self.loop)
+        self.reports = FailureReporter(self.loop)
         self._on_station_removed = on_station_removed
         self._control: Optional[ControlLink] = None
         self._stations: Optional[StationRegistry] = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Callable, Generic, Optional, TypeVar
 
+from memphis_sync._base.threads import Section, forbid_on_own_thread
 from memphis_sync._session import fork
-from memphis_sync._threads import Section, forbid_on_own_thread
 
 V = TypeVar("V")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Callable, Optional, Protocol
 
-from memphis_sync._threads import forbid_on_own_thread
+from memphis_sync._base.threads import forbid_on_own_thread
 
 __all__ = ["SLICE_S", "Waitable", "forbid_on_own_thread", "wait"]
 

@@ -137,8 +137,8 @@ def test_ctrl_c_leaves_no_thread_and_no_descriptor(broker, station_name, use, un
 AFTER_MAIN = """
 import os, threading, time
 import memphis_sync
-from memphis_sync import _threads
-_threads._PARKS = {parks}
+from memphis_sync._base import threads
+threads._PARKS = {parks}
 client = memphis_sync.connect(os.environ["TEST_URL"])
 station = os.environ["TEST_STATION"]
 def refuse(*_):

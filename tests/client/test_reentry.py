@@ -11,8 +11,8 @@ import pytest
 
 import memphis_sync
 from memphis_sync import OwnThreadError, UsageError
+from memphis_sync._base.threads import Latch, Section
 from memphis_sync._session.single_flight import OncePerKey
-from memphis_sync._threads import Latch, Section
 
 
 @pytest.fixture

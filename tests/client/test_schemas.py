@@ -284,10 +284,10 @@ def test_many_failures_are_all_reported_by_the_end_of_close(broker, attached, to
 
 def test_a_report_that_cannot_be_sent_hides_nothing(attached, caplog, monkeypatch):
     """It waits for its turn behind a bound, and what is beyond that is counted in the log."""
-    from memphis_sync._session import reports
+    from memphis_sync._control import failure_reporter
 
     producer = attached("json", JSON_A)
-    monkeypatch.setattr(reports, "MAX_BYTES", 100)
+    monkeypatch.setattr(failure_reporter, "MAX_BYTES", 100)
     with caplog.at_level(logging.WARNING, "memphis_sync.schema"), pytest.raises(MemphisSchemaError, match=r"^Schema"):
         producer.produce({"x": "y" * 200})
     monkeypatch.undo()

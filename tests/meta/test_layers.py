@@ -14,7 +14,7 @@ PACKAGE = ROOT / "memphis_sync"
 
 # Bottom first. A name stands for the module or package memphis_sync.<name>; those of one row may use each other.
 ROWS = [
-    {"errors", "options", "types", "_hints", "_logs", "_refusals", "_threads", "_tls", "_url"},
+    {"errors", "options", "types", "_base", "_tls", "_url"},
     {"_core"},
     {"_protocol", "_schema"},
     {"_nats"},
@@ -45,12 +45,12 @@ ROWS = [
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # The broker is a program of its own: of the client it shares the wire and the bottom row only, the hardened nats-py,
 # and the schemas: it must refuse whatever source a client could not compile, and only the same code knows what that is.
-BROKER_MAY_USE = {"broker", "_nats", "_protocol", "_core", "_schema", "_url", "errors", "options", "types"}
+BROKER_MAY_USE = {"broker", "_nats", "_protocol", "_core", "_schema", "_base", "_url", "errors", "options", "types"}
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
-    "threading": {"_session", "_data", "_logs", "_threads"},
-    "_thread": {"_session", "_data"},
-    "logging": {"_logs", "_control", "", "broker", "cli"},  # a line of the client's goes through _logs.Log
+    "threading": {"_base", "_data"},
+    "_thread": {"_base", "_data"},
+    "logging": {"_base", "_control", "", "broker", "cli"},  # a line of the client's goes through _base.logs.Log
     "nats": {"_nats", "_control", "broker"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
+from memphis_sync._base.threads import start_thread
 from memphis_sync._session import waiting
 from memphis_sync._session.event_loop import LoopThread, PrivateLoop
-from memphis_sync._threads import start_thread
 from memphis_sync.errors import ClosedError, DeadlineError, OwnThreadError, UsageError
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import memphis_sync
 from memphis_sync import Consumer, Headers, Memphis, Message, Producer, Station
-from memphis_sync._hints import hint_keywords, nearest
+from memphis_sync._base.hints import hint_keywords, nearest
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 The package's log lines: on which thread the program's handlers are called, and what is shown when it has none.
 
 A handler is the program's own code: it may be slow, wait for a lock, produce a message. So a thread that others wait
-for never calls one: it hands the line to a thread that nobody waits for (see _threads).
+for never calls one: it hands the line to a thread that nobody waits for (see threads).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any, NamedTuple, Optional
 
-from memphis_sync import _threads
+from memphis_sync._base import threads
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 SHOWN_EVERY_S = 0.9  # a little less than the second that the C core leaves between two reports of failures
@@ -69,7 +69,7 @@ class Log:
         extra: Optional[dict[str, Any]],
         error: Optional[BaseException] = None,
     ) -> None:
-        logger, sink = self._logger, _threads.sink()
+        logger, sink = self._logger, threads.sink()
         if sink is None:
             logger.log(level, text, *args, exc_info=error, extra=extra, stacklevel=3)
             return
@@ -117,7 +117,7 @@ def hand_over_foreign(record: logging.LogRecord) -> bool:
     A filter for the loggers of what runs on our threads and has loggers of its own: a line that is made where the
     program's handlers may not be called is handed over as well.
     """
-    sink = _threads.sink()
+    sink = threads.sink()
     return sink is None or not sink(logging.getLogger(record.name).handle, record)
 
 

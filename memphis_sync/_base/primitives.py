@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any, Callable
 
-from memphis_sync import _threads
+from memphis_sync._base import threads
 from memphis_sync.errors import ConfigurationError
 
 Lock = threading.Lock
@@ -52,5 +52,5 @@ def next_number() -> int:
 
 
 def start_thread(name: str, run: Callable[..., Any], *args: Any) -> Thread:
-    """As _threads.start_thread(), for a callable with arguments."""
-    return _threads.start_thread(name, functools.partial(run, *args))
+    """As threads.start_thread(), for a callable with arguments."""
+    return threads.start_thread(name, functools.partial(run, *args))

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
+from memphis_sync._base import primitives
+from memphis_sync._base.logs import Log
 from memphis_sync._control import ControlLink
 from memphis_sync._control.api import store
-from memphis_sync._logs import Log
 from memphis_sync._protocol import subjects
-from memphis_sync._session import primitives
-from memphis_sync._session.event_loop import LoopThread
 from memphis_sync.errors import MemphisError
+
+if TYPE_CHECKING:
+    from memphis_sync._session.event_loop import LoopThread
 
 log = Log("memphis_sync.schema")
 
@@ -27,7 +29,7 @@ _SEND_S = 20.0  # a broker that is restarted is back by then; nobody waits for i
 _BUSY_S = 0.001
 
 
-class Reports:
+class FailureReporter:
     """
     The reports of one client.
 

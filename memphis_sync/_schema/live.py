@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from memphis_sync._logs import Log
+from memphis_sync._base import primitives
+from memphis_sync._base.logs import Log
 from memphis_sync._protocol.json_text import PLAIN, JsonWriter
 from memphis_sync._schema import Schema, compile_schema
-from memphis_sync._session import primitives
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import MessageCodec, SchemaInfo
 

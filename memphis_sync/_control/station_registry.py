@@ -12,12 +12,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
+from memphis_sync._base.logs import Log
 from memphis_sync._control import ControlLink, Subscription
-from memphis_sync._logs import Log
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.json_text import PLAIN, JsonWriter
 from memphis_sync._protocol.replies import SchemaUpdate
-from memphis_sync._session.schemas import StationCodec
+from memphis_sync._schema.live import StationCodec
 from memphis_sync.errors import MemphisError
 from memphis_sync.types import SchemaInfo, StationLive
 
