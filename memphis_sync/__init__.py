@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging as _logging
 
 from memphis_sync._base.logs import UnconfiguredHandler as _UnconfiguredHandler, hand_over_foreign as _hand_over_foreign
+from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkItemError, BulkResult, BulkSchemaError, Failure, Item
 from memphis_sync.client import Memphis, connect
-from memphis_sync.completion import as_completed, wait
 from memphis_sync.consumer import Consumer
 from memphis_sync.dead_letters import DeadLetter, DeadLetters
-from memphis_sync.delivery import Deliveries, Delivery
+from memphis_sync.delivery import Deliveries, Delivery, as_completed, wait
 from memphis_sync.errors import (
     AckTimeoutError,
     AuthenticationError,
@@ -52,7 +52,6 @@ from memphis_sync.errors import (
 from memphis_sync.headers import Headers
 from memphis_sync.message import Message, Messages
 from memphis_sync.producer import Producer
-from memphis_sync.resent import ResentMessage
 from memphis_sync.station import Station
 from memphis_sync.types import VERSION, FlushResult, LinkEvent, PubAck, Retention, RetryPolicy, Stats, Storage
 

@@ -16,10 +16,10 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
-from memphis_sync import options as opt
 from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords
-from memphis_sync._requests import Requests, longest_s
+from memphis_sync._control.requests import Requests, longest_s
+from memphis_sync._options import checks as opt
 from memphis_sync._session import Session, fork, shutdown, waiting
 from memphis_sync.errors import UsageError
 from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, RetryPolicy, Stats

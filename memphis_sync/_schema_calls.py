@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Optional, Union
 
-from memphis_sync import options as opt
-from memphis_sync._arguments import check_name, check_retries
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._connection import Connection
-from memphis_sync._requests import CREATE_S
+from memphis_sync._control.requests import CREATE_S
+from memphis_sync._options import checks as opt
+from memphis_sync._options.arguments import check_name, check_retries
 from memphis_sync.errors import ConfigurationError
 
 _BOM = "\ufeff"

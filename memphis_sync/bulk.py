@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from memphis_sync._core import count_delivered
-from memphis_sync.delivery import DELIVERED, PENDING, SLICE_NS, Deliveries, Delivery, advice, error_of
+from memphis_sync._data.outcomes import DELIVERED, PENDING, SLICE_NS, advice, error_of
+from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import (
     BufferFullError,
     ConfigurationError,

@@ -14,8 +14,11 @@ import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Callable, NoReturn, Optional, Union
 
-from memphis_sync import options as opt
-from memphis_sync._arguments import (
+from memphis_sync._base.hints import hint_function, hint_keywords, wrong_keyword
+from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._control.requests import CREATE_S, DESTROY_S, JS_S
+from memphis_sync._options import checks as opt
+from memphis_sync._options.arguments import (
     check_name,
     check_retries,
     check_station_names,
@@ -23,12 +26,9 @@ from memphis_sync._arguments import (
     station_request,
     with_suffix,
 )
-from memphis_sync._base.hints import hint_function, hint_keywords, wrong_keyword
-from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._producing.registration import Ended, Registration
 from memphis_sync._protocol.control import ConsumerCreate
 from memphis_sync._protocol.names import internal_name
-from memphis_sync._registration import Ended, Registration
-from memphis_sync._requests import CREATE_S, DESTROY_S, JS_S
 from memphis_sync._schema_calls import SchemaCalls
 from memphis_sync._session.single_flight import OncePerKey
 from memphis_sync.consumer import READ_ALL_S, Consumer

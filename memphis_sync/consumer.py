@@ -22,15 +22,17 @@ from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._base.threads import handing_over
-from memphis_sync._consuming import LONG_POLL_S, OUTAGE_PAUSE_S, Consuming, Handler
+from memphis_sync._consuming.consume_loop import LONG_POLL_S, OUTAGE_PAUSE_S, Consuming, Handler
+from memphis_sync._consuming.give_back import GIVE_BACK_S, nack, return_untouched, tell_untouched
+from memphis_sync._consuming.portion import LULL_S, Portion
+from memphis_sync._consuming.read_to_end import ReadToEnd
+from memphis_sync._consuming.resent import MAX_MESSAGES as MAX_RESENT, ResentBox, ResentMessage
+from memphis_sync._control.requests import JS_S
 from memphis_sync._core import fork_generation
 from memphis_sync._data import Binding, PullConsumer
-from memphis_sync._give_back import GIVE_BACK_S, nack, return_untouched, tell_untouched
-from memphis_sync._portion import LULL_S, Portion
+from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
 from memphis_sync._protocol.names import durable_name, stream_name
 from memphis_sync._protocol.partitions import check_partition, partition_for_key
-from memphis_sync._read_to_end import ReadToEnd
-from memphis_sync._requests import JS_S
 from memphis_sync._session import Session, waiting
 from memphis_sync.errors import (
     ClosedError,
@@ -42,8 +44,6 @@ from memphis_sync.errors import (
     UsageError,
 )
 from memphis_sync.message import Message, Messages, Source
-from memphis_sync.options import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
-from memphis_sync.resent import MAX_MESSAGES as MAX_RESENT, ResentBox, ResentMessage
 from memphis_sync.types import StationView
 
 if TYPE_CHECKING:

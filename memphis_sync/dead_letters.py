@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._control.requests import CREATE_S, Requests, server_error
+from memphis_sync._options.checks import as_int, check_int, show
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import (
     TYPES,
@@ -27,10 +29,8 @@ from memphis_sync._protocol.dead_letters import (
     DeadLetterRow,
     read_headers,
 )
-from memphis_sync._requests import CREATE_S, Requests, server_error
 from memphis_sync.errors import ConfigurationError, ServerError
 from memphis_sync.headers import is_own
-from memphis_sync.options import as_int, check_int, show
 
 if TYPE_CHECKING:
     from memphis_sync.client import Memphis

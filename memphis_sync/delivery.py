@@ -1,64 +1,30 @@
 """
-What a non-blocking produce returns: a Delivery, which has the shape of a ``concurrent.futures.Future``.
+What a non-blocking produce returns: a Delivery, which has the shape of a ``concurrent.futures.Future``; and waiting for
+many of them: wait() and as_completed(), with the shape of those in ``concurrent.futures``.
 
 A Delivery has no state of its own. Its memory is the ticket that the C core writes the outcome into, so one that nobody
-looks at costs nothing after the call that made it.
+looks at costs nothing after the call that made it. The C core wakes a thread that waits for many with what is new, so a
+hundred thousand deliveries cost no more than looking at each once, and no thread of the client's takes part.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections import deque
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Generic, Literal, NamedTuple, Optional, TypeVar, Union
 
-from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotCopied
-from memphis_sync._core import Ticket
+from memphis_sync._core import Group, Ticket
+from memphis_sync._data.outcomes import DELIVERED, OUTCOMES, PENDING, SLICE_NS, error_of, pub_ack, target_of
+from memphis_sync._options.checks import check_callable, check_seconds, show
 from memphis_sync._session import waiting
-from memphis_sync.errors import (
-    AckTimeoutError,
-    DeadlineError,
-    MemphisError,
-    MultiStationError,
-    Outcome,
-    ProduceError,
-    RejectedError,
-    SchemaError,
-    StationGoneError,
-    _rebuild,
-)
-from memphis_sync.options import check_callable
+from memphis_sync.errors import ConfigurationError, DeadlineError, MultiStationError, Outcome, ProduceError, SchemaError
 from memphis_sync.types import PubAck, PubAcks
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from memphis_sync._data import DataLink
-
-logger = Log("memphis_sync.produce")
-
-SLICE_NS = 200_000_000  # waits are cut so that Ctrl-C is served
-_SEVERAL = 2
-_NO_RESPONDERS_CODE = 503
-_new_tuple = tuple.__new__
-PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED, UNKNOWN, UNSENT = range(8)
-_OUTCOMES = ("pending", "delivered", "refused", "no responders", "expired", "abandoned", "unknown", "unsent")
-
-
-class Target(NamedTuple):
-    """Where a route leads, for the reader of its tickets."""
-
-    station: str
-    partition: int
-    stream: str
-    link: DataLink
-    of_partitions: int = 0  # how many the station has
-    of_stations: int = 1  # how many the producer has
-    reason: Optional[tuple[type[MemphisError], tuple[Any, ...], dict[str, Any]]] = None  # parts of an error: why unsent
+ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION = "ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"
 
 
 class Delivery(NotCopied, Ticket):
@@ -75,12 +41,12 @@ class Delivery(NotCopied, Ticket):
     @property
     def station(self) -> str:
         """Name of the station."""
-        return _target(self).station
+        return target_of(self).station
 
     @property
     def partition(self) -> int:
         """Number of the partition, 0 on a station without partitions."""
-        return _target(self).partition
+        return target_of(self).partition
 
     def done(self) -> bool:
         """Whether the outcome is known."""
@@ -152,15 +118,15 @@ class Delivery(NotCopied, Ticket):
         """
         check_callable("fn", fn)
         self.look()
-        if not _target(self).link.watch(self, fn):
-            _target(self).link.call_back(fn, self)
+        if not target_of(self).link.watch(self, fn):
+            target_of(self).link.call_back(fn, self)
 
     def __await__(self) -> Generator[Any, None, PubAck]:
         yield from _until_known(self)
         return self.result(0)
 
     def __repr__(self) -> str:
-        return f"<Delivery {self.station} {_OUTCOMES[self.outcome]}>"
+        return f"<Delivery {self.station} {OUTCOMES[self.outcome]}>"
 
 
 class Deliveries(NotCopied, Mapping[str, Delivery]):
@@ -242,7 +208,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
             try:
                 others.pop()
             except IndexError:
-                _target(delivery).link.call_back(fn, self)
+                target_of(delivery).link.call_back(fn, self)
 
         for delivery in self._each.values():
             delivery.add_done_callback(settled)
@@ -273,95 +239,169 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _target(ticket: Ticket) -> Target:
-    target: Target = ticket.route.target
-    return target
+AnyDelivery = TypeVar("AnyDelivery", bound=Union[Delivery, Deliveries])
 
 
-def pub_ack(ticket: Ticket) -> PubAck:
-    """The confirmation of a delivered message."""
-    station, partition, stream, *_ = ticket.route.target
-    # A named tuple's own __new__ is a Python function, which would take longer than all else here.
-    return _new_tuple(PubAck, (station, partition, ticket.sequence, ticket.duplicate, stream))
+if TYPE_CHECKING:
+
+    class DoneAndNotDone(NamedTuple, Generic[AnyDelivery]):
+        """What wait() returns."""
+
+        done: set[AnyDelivery]
+        not_done: set[AnyDelivery]
+
+else:  # Python before 3.11 has no generic named tuples
+
+    class DoneAndNotDone(NamedTuple):
+        """What wait() returns."""
+
+        done: set
+        not_done: set
 
 
-def reason_of(ticket: Ticket) -> MemphisError:
-    """Why a message is unsent: the error of its producer's registration, or of the message itself."""
-    reason = _target(ticket).reason
-    assert reason is not None, "it is unsent"
-    return _rebuild(*reason)
+def wait(
+    deliveries: Iterable[AnyDelivery],
+    timeout_s: Optional[float] = None,
+    return_when: Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"] = "ALL_COMPLETED",
+) -> DoneAndNotDone[AnyDelivery]:
+    """
+    Waits for deliveries, of any clients.
 
+    Args:
+        deliveries: What ``produce(..., nonblocking=True)`` returned; one of several stations counts as one, which is
+            known when its last outcome is.
+        timeout_s: Limit in seconds; None: until the messages' own deadlines have decided.
+        return_when: ``ALL_COMPLETED``, ``FIRST_COMPLETED`` (at least one is known) or ``FIRST_EXCEPTION`` (one has
+            failed, or all are known).
 
-def error_of(ticket: Ticket) -> Union[ProduceError, SchemaError]:
-    """The error that a settled message ended with."""
-    target = _target(ticket)
-    station, partition = target.station, target.partition
-    where = f"station {station!r}" if partition == 0 else f"station {station!r}, partition {partition}"
-    message_id: Optional[str] = ticket.message_id
-    outcome = ticket.outcome
-    if outcome == UNSENT:
-        reason = reason_of(ticket)
-        if isinstance(reason, (ProduceError, SchemaError)):
-            return reason
-        error = ProduceError(f"the message was never sent to {where}: {reason}", message_id=message_id)
-        error.__cause__ = reason
-        return error
-    if outcome == REFUSED:
-        text = _unescaped(ticket.text)
-        return RejectedError(
-            f"{where} refused the message: {text} (code {ticket.code}, err_code {ticket.err_code})",
-            message_id=message_id,
-            code=ticket.code,
-            err_code=ticket.err_code,
-            description=text,
+    Returns:
+        ``(done, not_done)``, two sets. All of them count as looked at, so their failures are not logged.
+
+    Raises:
+        ConfigurationError: A bad argument.
+        OwnThreadError: Called on one of the client's own threads.
+        ForkedError: A delivery belongs to the parent process.
+    """
+    if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+        raise ConfigurationError(
+            f"return_when is {show(return_when)}; it must be {ALL_COMPLETED!r}, {FIRST_COMPLETED!r} or "
+            f"{FIRST_EXCEPTION!r}"
         )
-    if outcome == NO_RESPONDERS:
-        return StationGoneError(
-            f"{where} does not answer: it was destroyed, or never existed. The message is not stored",
-            message_id=message_id,
-            code=ticket.code,
-            description="no responders",
-        )
-    sent: Outcome = "unknown" if ticket.was_written else "not_sent"
-    fate = f"it may be stored; {advice(ticket)}" if ticket.was_written else "it was never sent"
-    if not target.stream:
-        fate += ", for its producer was not registered by then"
-    if outcome == UNKNOWN:
-        what = (
-            "does not answer"
-            if ticket.code == _NO_RESPONDERS_CODE
-            else f"refused the message ({_unescaped(ticket.text)}; code {ticket.code}, err_code {ticket.err_code})"
-        )
-        return ProduceError(
-            f"{where} {what}, but the message had been sent before, and that was not answered: {fate}",
-            outcome=sent,
-            message_id=message_id,
-        )
-    if outcome == EXPIRED:
-        return AckTimeoutError(
-            f"{where} did not confirm the message before its deadline; {fate}", outcome=sent, message_id=message_id
-        )
-    return ProduceError(
-        f"the client ended before {where} confirmed the message; {fate}", outcome=sent, message_id=message_id
-    )
+    every, deadline = _checked(deliveries, timeout_s, "wait()")
+    if return_when == ALL_COMPLETED:
+        _wait_for_all(every, deadline)
+    else:
+        _wait_for_first(every, deadline, failed_only=return_when == FIRST_EXCEPTION)
+    done = {delivery for delivery in every if delivery.done()}
+    return DoneAndNotDone(done, {delivery for delivery in every if delivery not in done})
 
 
-def advice(ticket: Ticket) -> str:
-    """What to do with a message that may be stored, so that it is stored once."""
-    target, message_id = _target(ticket), ticket.message_id
-    if not message_id:
-        return "without a message id, producing it again may store it twice"
-    # The partition of a key or of an automatic id does not follow from the id.
-    number = "" if target.of_partitions < _SEVERAL else f", producer_partition_number={target.partition} and no key"
-    alone = "" if target.of_stations < _SEVERAL else f" to station {target.station!r} alone,"
-    return f"produce it again{alone} with msg_id={message_id!r}{number}, to store it once"
+def as_completed(deliveries: Iterable[AnyDelivery], timeout_s: Optional[float] = None) -> Iterator[AnyDelivery]:
+    """
+    Iterates over deliveries, of any clients, in the order in which their outcomes become known.
+
+    Args:
+        deliveries: As for wait(); each is yielded once.
+        timeout_s: Limit in seconds from this call to the last one; None: until their own deadlines have decided.
+
+    Returns:
+        An iterator. While it has to wait, it raises DeadlineError at the limit; what it did not yield is still on its
+        way.
+
+    Raises:
+        ConfigurationError, OwnThreadError, ForkedError: As wait().
+    """
+    every, deadline = _checked(deliveries, timeout_s, "as_completed()")
+    return _in_order_of_completion(every, deadline, timeout_s or 0.0)
 
 
-def _unescaped(text: str) -> str:
-    """JSON's escapes undone; the core hands over the string as it stood between its quotes."""
-    if "\\" not in text:
-        return text
-    try:
-        return str(json.loads(f'"{text}"'))
-    except ValueError:
-        return text
+def _checked(
+    deliveries: Iterable[AnyDelivery], timeout_s: Optional[float], what: str
+) -> tuple[list[AnyDelivery], Optional[float]]:
+    """Each delivery once, in the order given, and the deadline on the monotonic clock."""
+    if timeout_s is not None:
+        check_seconds("timeout_s", timeout_s)
+    waiting.forbid_on_own_thread(what)
+    every = list(dict.fromkeys(deliveries))
+    for delivery in every:
+        if not isinstance(delivery, (Delivery, Deliveries)):
+            raise ConfigurationError(
+                f"deliveries holds an object of type {type(delivery).__name__}; it must be what "
+                "produce(..., nonblocking=True) returned"
+            )
+    return every, None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _slice_ns(deadline: Optional[float]) -> int:
+    """How long to wait at once, so that Ctrl-C is served; 0 at the deadline."""
+    return SLICE_NS if deadline is None else min(SLICE_NS, max(int((deadline - time.monotonic()) * 1e9), 0))
+
+
+def _each(delivery: Union[Delivery, Deliveries]) -> Iterable[Delivery]:
+    return (delivery,) if isinstance(delivery, Delivery) else delivery.values()
+
+
+def _wait_for_all(every: list[AnyDelivery], deadline: Optional[float]) -> None:
+    # From the last one on: when that is known, most others are, and looking is cheaper than being woken for each.
+    for delivery in reversed(every):
+        for single in _each(delivery):
+            while single.look() == PENDING:
+                left_ns = _slice_ns(deadline)
+                if left_ns == 0:
+                    return
+                single.wait(left_ns)
+
+
+def _has_failed(delivery: Union[Delivery, Deliveries]) -> bool:
+    return any(single.look() not in (PENDING, DELIVERED) for single in _each(delivery))
+
+
+def _wait_for_first(every: list[AnyDelivery], deadline: Optional[float], *, failed_only: bool) -> None:
+    known = [delivery for delivery in every if delivery.done()]
+    if len(known) == len(every) or (any(map(_has_failed, known)) if failed_only else known):
+        return
+    watch = _Watch([delivery for delivery in every if not delivery.done()])
+    while watch.left:
+        left_ns = _slice_ns(deadline)
+        new = watch.wait(left_ns)
+        if left_ns == 0 or (any(map(_has_failed, new)) if failed_only else new):
+            return
+
+
+def _in_order_of_completion(
+    every: list[AnyDelivery], deadline: Optional[float], timeout_s: float
+) -> Iterator[AnyDelivery]:
+    watch = _Watch(every)
+    while watch.left:
+        left_ns = _slice_ns(deadline)
+        new = watch.wait(left_ns)
+        if not new and left_ns == 0:
+            raise DeadlineError(
+                f"{watch.left} of {len(every)} deliveries were not known within {timeout_s:g} s; they are still on "
+                "their way",
+                timeout_s=timeout_s,
+            )
+        yield from new
+
+
+class _Watch(Generic[AnyDelivery]):
+    """The deliveries of one call, and how many outcomes each still lacks."""
+
+    def __init__(self, every: list[AnyDelivery]) -> None:
+        self._owners = [delivery for delivery in every for _ in _each(delivery)]
+        self._lacks = {delivery: len(delivery) for delivery in every if isinstance(delivery, Deliveries)}
+        self._group = Group(single for delivery in every for single in _each(delivery))
+        self.left = len(every)
+
+    def wait(self, timeout_ns: int) -> list[AnyDelivery]:
+        """Those that have become known; none after *timeout_ns*."""
+        new = []
+        for place in self._group.wait(timeout_ns):
+            owner = self._owners[place]
+            if isinstance(owner, Deliveries):
+                self._lacks[owner] -= 1
+                if self._lacks[owner]:
+                    continue
+            new.append(owner)
+        self.left -= len(new)
+        return new

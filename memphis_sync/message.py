@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._control.requests import report_dead_letter
 from memphis_sync._core import RawMessage, parse_headers
+from memphis_sync._options.checks import MAX_TIME_MS, check_int, check_seconds, check_str
 from memphis_sync._protocol.json_text import NotJsonError, read_json
 from memphis_sync._protocol.names import durable_name, split_stream
-from memphis_sync._requests import report_dead_letter
 from memphis_sync._schema.live import decoded
 from memphis_sync._session import Session, waiting
 from memphis_sync.errors import (
@@ -33,7 +34,6 @@ from memphis_sync.errors import (
     UsageError,
 )
 from memphis_sync.headers import is_own
-from memphis_sync.options import MAX_TIME_MS, check_int, check_seconds, check_str
 from memphis_sync.types import StationView
 
 if TYPE_CHECKING:

@@ -19,31 +19,23 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, NoReturn, Optional, Ty
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._core import Route, Turn, Turns, encode_header
-from memphis_sync._matching import encode_all, encode_one
-from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
+from memphis_sync._data.outcomes import DELIVERED, PENDING, SLICE_NS, Target, error_of, pub_ack
+from memphis_sync._options.checks import as_int, check_callable, check_int, check_seconds
 from memphis_sync._protocol.names import publish_subject, stream_name
 from memphis_sync._protocol.partitions import check_partition, partition_for_key
+from memphis_sync._protocol.payload import message_id, not_utf8, payload_of, size_of
+from memphis_sync._schema.produce_check import encode_all, encode_one
 from memphis_sync._session import waiting
 from memphis_sync.bulk import Bulk, BulkResult, Item, check_iterable
-from memphis_sync.delivery import (
-    DELIVERED,
-    PENDING,
-    SLICE_NS,
-    Deliveries,
-    Delivery,
-    Target,
-    error_of,
-    pub_ack,
-)
+from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import BufferFullError, ClosedError, ConfigurationError, UndeliveredWarning
 from memphis_sync.headers import Headers, encode_user_headers
-from memphis_sync.options import as_int, check_callable, check_int, check_seconds
 from memphis_sync.types import FlushResult, PubAck
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from memphis_sync._registration import Held
+    from memphis_sync._producing.registration import Held
     from memphis_sync.client import Memphis
     from memphis_sync.types import StationView
 

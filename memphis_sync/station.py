@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Optional
 
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._options.checks import check_int
 from memphis_sync._protocol.names import internal_name
 from memphis_sync.dead_letters import DeadLetters
-from memphis_sync.options import check_int
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -13,7 +13,7 @@ from nats import errors as nats_errors
 
 from memphis_sync._data.handshake import CLOSED_EARLY, NOT_MEMPHIS, HandshakeError, refused
 from memphis_sync._nats import NotMemphisError, ServerSaidError
-from memphis_sync._tls import NEEDS_TLS, NO_TLS, tls_reason
+from memphis_sync._options.tls import NEEDS_TLS, NO_TLS, tls_reason
 from memphis_sync.errors import (
     ClosedError,
     ConnectError,

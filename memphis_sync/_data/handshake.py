@@ -24,9 +24,9 @@ from typing import Any, Callable, Optional
 
 from memphis_sync._core import PING, PONG, Event, Parser, encode_connect
 from memphis_sync._data.tls_loops import Stream, Tls
+from memphis_sync._options.tls import NEEDS_TLS, NO_TLS, tls_reason
 from memphis_sync._protocol.info import MAX_FRAMES, ServerInfo, parse_info
 from memphis_sync._protocol.server_errors import is_verdict
-from memphis_sync._tls import NEEDS_TLS, NO_TLS, tls_reason
 from memphis_sync.errors import AuthenticationError, ConnectError, RemoteProtocolError
 from memphis_sync.types import Credentials, ServerAddress
 

@@ -17,9 +17,9 @@ from typing import Any, Callable, Optional
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from memphis_sync._options.checks import is_numpy_bool
 from memphis_sync._protocol.json_text import Default, no_form
 from memphis_sync._schema.base import MismatchError
-from memphis_sync.options import is_numpy_bool
 
 _BUFFERS = (bytes, bytearray, memoryview)
 _PLAIN = frozenset({str, int, float, bool, type(None)})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Optional
 from urllib.parse import urlsplit
 
-from memphis_sync._url import is_loopback
+from memphis_sync._options.url import is_loopback
 from memphis_sync.errors import ConfigurationError, MemphisError
 
 DEFAULT_PORT = 6666

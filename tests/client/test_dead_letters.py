@@ -15,7 +15,7 @@ from fix_proxy import Proxy
 
 import memphis_sync
 from memphis_sync import ConfigurationError, DeadLetter, DeadlineError, Headers, ServerError, StationNotFoundError
-from memphis_sync._requests import acknowledge_dead_letter, report_dead_letter
+from memphis_sync._control.requests import acknowledge_dead_letter, report_dead_letter
 from memphis_sync.broker import BrokerOptions
 from memphis_sync.broker.server import NatsServer
 

@@ -11,8 +11,9 @@ import pytest
 from control_client import ControlClient
 
 import memphis_sync
-from memphis_sync import ConfigurationError, Message, ResentMessage, UsageError, resent as module
-from memphis_sync._requests import give_back
+from memphis_sync import ConfigurationError, Message, ResentMessage, UsageError
+from memphis_sync._consuming.consume_loop import resent as module
+from memphis_sync._control.requests import give_back
 
 
 @pytest.fixture

@@ -522,7 +522,7 @@ def test_the_message_of_a_protobuf_schema_may_be_named(memphis, station_name, re
     ],
 )
 def test_a_memphis_broker_takes_the_first_message_only(name, source, first):
-    from memphis_sync._requests import _check_first
+    from memphis_sync._control.requests import _check_first
 
     said = f", which is '{first}'" if first else ""
     with pytest.raises(ConfigurationError, match=f"takes the first message of the source{said}: put that one first"):

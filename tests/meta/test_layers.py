@@ -14,30 +14,25 @@ PACKAGE = ROOT / "memphis_sync"
 
 # Bottom first. A name stands for the module or package memphis_sync.<name>; those of one row may use each other.
 ROWS = [
-    {"errors", "options", "types", "_base", "_tls", "_url"},
+    {"errors", "types", "_base"},
     {"_core"},
-    {"_protocol", "_schema"},
+    {"_protocol", "_schema", "_options"},
     {"_nats"},
     {"_control", "_data"},
     {"_session"},
-    {"_arguments", "_requests", "_connection", "_schema_calls", "_payloads", "_matching"},
+    {"_connection", "_schema_calls"},
     {
         "client",
         "station",
         "producer",
         "consumer",
         "_consuming",
-        "_give_back",
-        "_portion",
-        "_read_to_end",
-        "_registration",
+        "_producing",
         "message",
         "dead_letters",
-        "resent",
         "headers",
         "delivery",
         "bulk",
-        "completion",
         "",
     },
     {"broker", "testing", "cli", "contrib"},
@@ -45,7 +40,7 @@ ROWS = [
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # The broker is a program of its own: of the client it shares the wire and the bottom row only, the hardened nats-py,
 # and the schemas: it must refuse whatever source a client could not compile, and only the same code knows what that is.
-BROKER_MAY_USE = {"broker", "_nats", "_protocol", "_core", "_schema", "_base", "_url", "errors", "options", "types"}
+BROKER_MAY_USE = {"broker", "_nats", "_protocol", "_core", "_schema", "_base", "_options", "errors", "types"}
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
     "threading": {"_base", "_data"},

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from memphis_sync._control.requests import Requests
 from memphis_sync._control.station_registry import StationRegistry
 from memphis_sync._protocol.control import ConsumerCreate, StationCreate
 from memphis_sync._protocol.replies import ConsumerReply, ProducerReply
-from memphis_sync._requests import Requests
 from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError, StationNotFoundError
 from memphis_sync.types import Credentials
 

@@ -10,8 +10,8 @@ from control_client import ControlClient
 from fix_sdk import SdkClient, SdkError
 
 from memphis_sync import Memphis
+from memphis_sync._control.requests import give_back
 from memphis_sync._protocol.partitions import partition_for_key
-from memphis_sync._requests import give_back
 
 
 def texts(messages: list[Any]) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memphis_sync import options as opt
-from memphis_sync._url import is_loopback
+from memphis_sync._options import checks as opt
+from memphis_sync._options.url import is_loopback
 from memphis_sync.broker import BrokerOptions
 from memphis_sync.errors import ConfigurationError
 

@@ -10,7 +10,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 import memphis_sync
-from memphis_sync import options as opt
+from memphis_sync._options import checks as opt
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.types import ServerAddress
 

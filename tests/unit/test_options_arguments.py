@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from memphis_sync import ConfigurationError, Memphis, Retention, Storage
-from memphis_sync._arguments import check_station_names, consumer_request, station_request, with_suffix
+from memphis_sync._options.arguments import check_station_names, consumer_request, station_request, with_suffix
 
 STATION = {n: p.default for n, p in inspect.signature(Memphis.station).parameters.items() if n != "self"}
 CONSUMER = {n: p.default for n, p in inspect.signature(Memphis.consumer).parameters.items() if n != "self"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import memphis_sync
+from memphis_sync._options.checks import check_int, check_retry, check_seconds
 from memphis_sync.errors import ConfigurationError
-from memphis_sync.options import check_int, check_retry, check_seconds
 from memphis_sync.types import RetryPolicy
 
 

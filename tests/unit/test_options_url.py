@@ -10,8 +10,8 @@ from urllib.parse import quote
 import pytest
 from hypothesis import example, given, strategies as st
 
-from memphis_sync import options as opt
-from memphis_sync._url import looks_like_url, parse_url
+from memphis_sync._options import checks as opt
+from memphis_sync._options.url import looks_like_url, parse_url
 from memphis_sync.errors import ConfigurationError
 
 OPTIONS = frozenset({"timeout_ms", "name", "reconnect", "max_reconnect", "ca_file", "account_id"})

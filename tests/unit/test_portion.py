@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memphis_sync._portion import FITS_S, GROWTH, Portion
+from memphis_sync._consuming.portion import FITS_S, GROWTH, Portion
 
 
 def test_it_begins_with_one_message():

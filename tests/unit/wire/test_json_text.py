@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from memphis_sync._payloads import payload_of
 from memphis_sync._protocol.json_text import PLAIN, JsonWriter, NotJsonError, read_json
+from memphis_sync._protocol.payload import payload_of
 from memphis_sync.errors import ConfigurationError
 
 NAN, INF = float("nan"), float("inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from memphis_sync import options as opt
+from memphis_sync._options import checks as opt
 from memphis_sync._protocol.control import ConsumerCreate, StationCreate
 from memphis_sync._protocol.names import Kind, NameRuleError, lower_name
 from memphis_sync.errors import ConfigurationError

@@ -17,7 +17,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Sequence
-from typing import Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from memphis_sync._base.logs import Log
 from memphis_sync._control import ControlLink, Subscription
@@ -40,7 +40,6 @@ from memphis_sync._protocol.dead_letters import MAX_GIVEN_BACK, CountOwed, DeadL
 from memphis_sync._protocol.names import durable_name, internal_name, stream_name
 from memphis_sync._protocol.replies import ConsumerReply, ProducerReply, SchemaActivateReply, parse_plain_reply
 from memphis_sync._protocol.streams import consumer_config
-from memphis_sync._session import Session
 from memphis_sync.errors import (
     ClosedError,
     ConfigurationError,
@@ -51,6 +50,9 @@ from memphis_sync.errors import (
     StationNotFoundError,
 )
 from memphis_sync.types import StationView
+
+if TYPE_CHECKING:
+    from memphis_sync._session import Session
 
 log = Log("memphis_sync.control")
 

@@ -8,16 +8,18 @@ and a notification goes out if the cluster wants that. Neither waits, and neithe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from memphis_sync._base.logs import Log
 from memphis_sync._core import Route
-from memphis_sync._payloads import payload_of
 from memphis_sync._protocol import subjects
+from memphis_sync._protocol.payload import payload_of
 from memphis_sync._protocol.schema_reports import schema_dead_letter, schema_notification
-from memphis_sync._session import Session
 from memphis_sync.errors import MemphisError, SchemaError
 from memphis_sync.types import MessageCodec, StationView
+
+if TYPE_CHECKING:
+    from memphis_sync._session import Session
 
 log = Log("memphis_sync.schema")
 

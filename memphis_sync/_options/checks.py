@@ -23,8 +23,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Callable, Optional, TypeVar, Union
 
-from memphis_sync._tls import check_context, file_context
-from memphis_sync._url import ParsedUrl, looks_like_url, parse_url
+from memphis_sync._options.tls import check_context, file_context
+from memphis_sync._options.url import ParsedUrl, looks_like_url, parse_url
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.types import ConnectOptions, Credentials, RetryPolicy, ServerAddress
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from memphis_sync._base import primitives
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Latch
-from memphis_sync._portion import Portion
+from memphis_sync._consuming.portion import Portion
 from memphis_sync.errors import MemphisError, StationNotFoundError
 from memphis_sync.message import Message, Messages
 

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import handing_over
 from memphis_sync._core import Route
-from memphis_sync._payloads import message_id, not_utf8, payload_of, size_of
+from memphis_sync._data.outcomes import DELIVERED, PENDING, UNSENT, Target, error_of, pub_ack, reason_of
+from memphis_sync._options.checks import check_callable
 from memphis_sync._protocol.json_text import JsonWriter
+from memphis_sync._protocol.payload import message_id, not_utf8, payload_of, size_of
 from memphis_sync._session import Session, waiting
-from memphis_sync.delivery import DELIVERED, PENDING, UNSENT, Deliveries, Delivery, Target, error_of, pub_ack, reason_of
+from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import BufferFullError, ConfigurationError, MemphisError, TransportError
 from memphis_sync.headers import Headers, encode_user_headers
-from memphis_sync.options import check_callable
 from memphis_sync.types import PubAck
 
 if TYPE_CHECKING:

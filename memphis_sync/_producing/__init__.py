@@ -1,0 +1,1 @@
+"""Parts of a Producer: what happens to messages while it is being registered."""
