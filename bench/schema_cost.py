@@ -22,7 +22,7 @@ import jsonschema_rs
 from google.protobuf import json_format
 
 from memphis_sync._schema.live import StationCodec
-from memphis_sync.broker.schema_sources import compiled
+from memphis_sync.broker.service.schema_sources import compiled
 
 LINE = {
     "type": "object",

@@ -23,7 +23,7 @@ from memphis_sync._protocol.control import (
     StationDestroy,
 )
 from memphis_sync.broker import BrokerProcess
-from memphis_sync.broker.activity import open_connection_ids
+from memphis_sync.broker.storage.connections import open_connection_ids
 
 T = TypeVar("T")
 

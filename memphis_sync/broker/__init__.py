@@ -9,7 +9,7 @@ A Memphis broker in one process and a child: the Memphis control plane on a stoc
 from __future__ import annotations
 
 from memphis_sync.broker.options import BrokerError, BrokerOptions, default_data_dir
-from memphis_sync.broker.process import BrokerProcess
-from memphis_sync.broker.supervisor import run
+from memphis_sync.broker.server.subprocess import BrokerProcess
+from memphis_sync.broker.server.supervisor import run
 
 __all__ = ["BrokerError", "BrokerOptions", "BrokerProcess", "default_data_dir", "run"]

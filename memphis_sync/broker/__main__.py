@@ -21,7 +21,7 @@ from memphis_sync.broker.options import (
     MAX_PAYLOAD,
     BrokerOptions,
 )
-from memphis_sync.broker.supervisor import run
+from memphis_sync.broker.server.supervisor import run
 from memphis_sync.errors import ConfigurationError
 
 _PREFIX = "MEMPHIS_SYNC_BROKER_"

@@ -11,9 +11,11 @@ from typing import Any, Callable, Optional
 import pytest
 from control_client import ControlClient
 
-from memphis_sync.broker import BrokerProcess, protoc, server
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schema_sources import compiled
+from memphis_sync.broker import BrokerProcess
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.server import nats_server
+from memphis_sync.broker.service import protoc
+from memphis_sync.broker.service.schema_sources import compiled
 
 StartBroker = Callable[..., BrokerProcess]
 SMALL = 'syntax = "proto3"; message M { int32 a = 1; }'
@@ -118,11 +120,11 @@ def test_a_nats_server_in_the_working_directory_is_not_started(tmp_path: Path, m
     (tmp_path / "nats-server").write_text("#!/bin/sh\n")
     (tmp_path / "nats-server").chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(server.sysconfig, "get_path", lambda _: str(tmp_path / "none"))
+    monkeypatch.setattr(nats_server.sysconfig, "get_path", lambda _: str(tmp_path / "none"))
     for path in (".", "", "./", f"relative{os.pathsep}."):
         monkeypatch.setenv("PATH", path)
-        with pytest.raises(server.BrokerError, match="there is no nats-server program"):
-            server.find_nats_server()
+        with pytest.raises(nats_server.BrokerError, match="there is no nats-server program"):
+            nats_server.find_nats_server()
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,6 @@ def test_a_nats_server_in_the_working_directory_is_not_started(tmp_path: Path, m
 )
 @pytest.mark.slow
 def test_a_source_that_takes_too_much_is_refused_in_time(source: str) -> None:
-    with pytest.raises(Refusal, match="your Proto file is invalid: ") as caught:
+    with pytest.raises(RequestError, match="your Proto file is invalid: ") as caught:
         compiled("s", "protobuf", 1, source)
     assert len(str(caught.value)) < 2000

@@ -13,7 +13,7 @@ from fix_door import INFO, comes_late, keeps_saying, passes, refuses, says
 
 from memphis_sync._protocol.server_errors import REFUSALS
 from memphis_sync.broker import BrokerOptions, BrokerProcess
-from memphis_sync.broker.server import NatsServer
+from memphis_sync.broker.server.nats_server import NatsServer
 
 if TYPE_CHECKING:
     from fix_door import Door

@@ -17,9 +17,9 @@ from nats.aio.client import Client
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import NackedDeadLetter
 from memphis_sync.broker import BrokerOptions, BrokerProcess
-from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept
-from memphis_sync.broker.server import NatsServer
-from memphis_sync.broker.state import ConflictError
+from memphis_sync.broker.server.nats_server import NatsServer
+from memphis_sync.broker.storage.dead_letters import DeadLetterRecord, DeadLetterStore
+from memphis_sync.broker.storage.tables import ConflictError
 
 T = TypeVar("T")
 
@@ -144,13 +144,15 @@ def with_stores(broker: BrokerProcess) -> Callable[[Callable[..., Awaitable[T]]]
     return run
 
 
-def letter(station: str, *groups: str) -> Kept:
+def letter(station: str, *groups: str) -> DeadLetterRecord:
     now = time.time()
-    return Kept(0, station, "poison", "1.7", 1, 7, "p", dict.fromkeys(groups, now), "", 1, 4, 0)
+    return DeadLetterRecord(0, station, "poison", "1.7", 1, 7, "p", dict.fromkeys(groups, now), "", 1, 4, 0)
 
 
-def test_copies_that_add_groups_at_once_agree_on_one_row(with_stores: Callable[..., Kept], station_name: str) -> None:
-    async def work(*stores: DeadLetterStore) -> Kept:
+def test_copies_that_add_groups_at_once_agree_on_one_row(
+    with_stores: Callable[..., DeadLetterRecord], station_name: str
+) -> None:
+    async def work(*stores: DeadLetterStore) -> DeadLetterRecord:
         puts = [stores[at % 4].put(letter(station_name, f"g{at}"), b"data") for at in range(24)]
         rows = await asyncio.gather(*puts)
         assert len({row.id for row in rows}) == 1

@@ -18,7 +18,7 @@ from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery, Heard, owed,
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import CountOwed, DeadLetterCountReply, GivenBack, MaxDeliveries
 from memphis_sync.broker import BrokerOptions, BrokerProcess
-from memphis_sync.broker.server import NatsServer
+from memphis_sync.broker.server.nats_server import NatsServer
 
 ACK_MS = 1000
 

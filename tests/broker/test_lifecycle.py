@@ -20,7 +20,8 @@ import pytest
 from control_client import ControlClient
 from nats.errors import Error as NatsError
 
-from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess, server
+from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess
+from memphis_sync.broker.server import nats_server
 from memphis_sync.errors import ConfigurationError
 
 PACKAGE = str(Path(__file__).parents[2])
@@ -266,10 +267,10 @@ def test_a_port_in_use_is_one_clear_sentence(spawn: Callable[..., subprocess.Pop
 
 
 def test_a_missing_nats_server_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(nats_server.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BrokerError, match=r"install memphis-sync\[broker\]"):
-        server.find_nats_server()
+        nats_server.find_nats_server()
 
 
 def test_users_with_and_without_the_account_suffix(fresh_broker: Callable[..., BrokerProcess]) -> None:
@@ -476,7 +477,7 @@ def test_an_end_is_waited_for_while_the_process_does_something(how: str, ends: b
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
             process.terminate()
-            assert server.wait_for_end(lambda: process.poll() is not None, process.pid, 2.0) is ends
+            assert nats_server.wait_for_end(lambda: process.poll() is not None, process.pid, 2.0) is ends
         finally:
             process.kill()
 

@@ -21,7 +21,7 @@ import memphis_sync
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import CountOwed, DeadLetterCountReply
 from memphis_sync.broker import BrokerOptions, BrokerProcess
-from memphis_sync.broker.server import NatsServer
+from memphis_sync.broker.server.nats_server import NatsServer
 
 pytestmark = pytest.mark.slow
 

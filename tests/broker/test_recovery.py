@@ -18,7 +18,7 @@ import memphis_sync
 from memphis_sync import Storage
 from memphis_sync._protocol.streams import StationSettings
 from memphis_sync.broker import BrokerProcess
-from memphis_sync.broker.state import State
+from memphis_sync.broker.storage.tables import State
 
 StartBroker = Callable[..., BrokerProcess]
 

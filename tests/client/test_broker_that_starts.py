@@ -17,7 +17,7 @@ from fix_door import INFO, passes, refuses, says
 import memphis_sync
 from memphis_sync import AuthenticationError, ConfigurationError, ConnectError, ServerError
 from memphis_sync.broker import BrokerOptions, BrokerProcess
-from memphis_sync.broker.server import NatsServer
+from memphis_sync.broker.server.nats_server import NatsServer
 
 if TYPE_CHECKING:
     from fix_door import Door

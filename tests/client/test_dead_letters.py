@@ -17,7 +17,7 @@ import memphis_sync
 from memphis_sync import ConfigurationError, DeadLetter, DeadlineError, Headers, ServerError, StationNotFoundError
 from memphis_sync._control.requests import acknowledge_dead_letter, report_dead_letter
 from memphis_sync.broker import BrokerOptions
-from memphis_sync.broker.server import NatsServer
+from memphis_sync.broker.server.nats_server import NatsServer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from control_client import ControlClient
 
 import memphis_sync
 from memphis_sync import ConfigurationError, Message, ResentMessage, UsageError
-from memphis_sync._consuming.consume_loop import resent as module
+from memphis_sync._consuming import resent as module
 from memphis_sync._control.requests import give_back
 
 

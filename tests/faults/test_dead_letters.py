@@ -37,7 +37,7 @@ ACK_TIME_MS = 1000
 def control_plane(tmp_path: Path, until: Any) -> Iterator[BrokerProcess]:
     """A control plane in front of a nats-server that outlives it: connections stay up, and nobody answers requests."""
     from memphis_sync.broker import BrokerOptions, BrokerProcess
-    from memphis_sync.broker.server import NatsServer
+    from memphis_sync.broker.server.nats_server import NatsServer
 
     server = NatsServer(BrokerOptions(port=0), tmp_path / "nats")
     server.prepare()

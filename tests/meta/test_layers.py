@@ -41,6 +41,9 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # The broker is a program of its own: of the client it shares the wire and the bottom row only, the hardened nats-py,
 # and the schemas: it must refuse whatever source a client could not compile, and only the same code knows what that is.
 BROKER_MAY_USE = {"broker", "_nats", "_protocol", "_core", "_schema", "_base", "_options", "errors", "types"}
+# The broker's own rows, bottom first: each program in it is a folder, and only the supervisor starts them all.
+BROKER_ROWS = [{"options", "request_error"}, {"storage"}, {"service", "sdk_port"}, {"server"}, {"__init__", "__main__"}]
+BROKER_RANK = {name: rank for rank, row in enumerate(BROKER_ROWS) for name in row}
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
     "threading": {"_base", "_data"},
@@ -151,6 +154,17 @@ def test_imports_go_down() -> None:
     assert not broken, "\n" + "\n".join(broken)
 
 
+def test_the_imports_of_the_broker_go_down() -> None:
+    broken = []
+    for found in ALL_IMPORTS:
+        if found.part == "broker" and found.target.startswith("memphis_sync.broker."):
+            own = found.path.relative_to(PACKAGE / "broker").with_suffix("").parts[0]
+            other = found.target.split(".")[2]
+            if BROKER_RANK[other] > BROKER_RANK[own]:
+                broken.append(show(found, f"imports go down: {other} is above {own}"))
+    assert not broken, "\n" + "\n".join(broken)
+
+
 @pytest.mark.parametrize("name", ["cli", "testing"])
 def test_nothing_optional_is_imported_with_the_package(name: str) -> None:
     """The command line's libraries load in the command that needs them: a missing extra is one sentence."""
@@ -185,8 +199,8 @@ def test_the_rules_bite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("_protocol/__init__.py", "from ..client import Memphis"),
         ("client.py", "import threading"),
         ("client.py", "from .broker import run"),
-        ("broker/service.py", "from memphis_sync import connect"),
-        ("broker/service.py", "from memphis_sync._data import DataLink"),
+        ("broker/service/service.py", "from memphis_sync import connect"),
+        ("broker/service/service.py", "from memphis_sync._data import DataLink"),
         ("_data/tls_loops.py", "from nats.aio.client import Client"),
         ("consumer.py", "from . import cli"),
     ]:

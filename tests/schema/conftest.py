@@ -16,7 +16,7 @@ settings.load_profile("busy")
 def schema_of():
     """``schema_of(kind, source)`` compiles a schema; ``.proto`` text goes through the broker's own protoc first."""
     from memphis_sync._schema import compile_schema
-    from memphis_sync.broker.schema_sources import compiled
+    from memphis_sync.broker.service.schema_sources import compiled
 
     def make(kind, source, version=1):
         return compile_schema(compiled("s", kind, version, source))

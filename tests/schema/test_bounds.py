@@ -11,8 +11,8 @@ import jsonschema_rs
 import pytest
 
 from memphis_sync._schema import FAILED, SourceError, bounds, compile_schema, json_schema
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schema_sources import compiled
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.schema_sources import compiled
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
@@ -123,7 +123,7 @@ def test_a_source_beyond_the_bounds_is_refused_by_client_and_broker(kind, source
     with pytest.raises(SourceError) as caught:
         schema_of(kind, text)
     assert said in caught.value.reason
-    with pytest.raises(Refusal, match=r"^your (json schema|Avro file) is invalid: |Syntax Error|it has 7000020"):
+    with pytest.raises(RequestError, match=r"^your (json schema|Avro file) is invalid: |Syntax Error|it has 7000020"):
         compiled("s", kind, 1, text)
     assert time.monotonic() - start < ENDS_S
 
@@ -394,7 +394,7 @@ def what_json_says(text):
 )
 def test_an_invalid_json_schema_says_where_and_why(definition, said) -> None:
     text = definition if isinstance(definition, str) else json.dumps(definition)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestError) as caught:
         compiled("s", "json", 1, text)
     assert str(caught.value).startswith("your json schema is invalid: ")
     assert said in str(caught.value)

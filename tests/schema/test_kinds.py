@@ -50,11 +50,11 @@ def test_a_broker_without_a_library_says_which(missing, kind, text) -> None:
     program = f"""
 import sys
 sys.modules[{missing!r}] = None
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schema_sources import compiled
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.schema_sources import compiled
 try:
     compiled("s", {kind!r}, 1, "x")
-except Refusal as exc:
+except RequestError as exc:
     print(exc)
 """
     assert run_python("-c", program).stdout.decode().startswith(text)

@@ -15,8 +15,8 @@ from hypothesis import given, strategies as st
 
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import FAILED, MISALIGNED, SourceError, compile_schema
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schema_sources import compiled
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.schema_sources import compiled
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
@@ -245,7 +245,7 @@ def test_a_descriptor_that_does_not_hold_the_message_is_refused(order, descripto
     ],
 )
 def test_a_source_that_protoc_refuses_is_an_answer(source, text) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestError) as caught:
         compiled("s", "protobuf", 1, source)
     assert str(caught.value).startswith(text)
     assert "/tmp" not in str(caught.value)
@@ -452,9 +452,9 @@ def test_the_message_that_counts_may_be_named(given_as, stored_as, full) -> None
     "name", ["Nobody", "pk", "Inner", "google.protobuf.Any", "NamedEntry", "pk.Blob.NamedEntry", "blob"]
 )
 def test_a_message_that_is_not_there_is_refused_with_those_that_are(name) -> None:
-    with pytest.raises(Refusal, match=f"it holds no message '{name}'; it has Blob, Outer, Outer.Inner$"):
+    with pytest.raises(RequestError, match=f"it holds no message '{name}'; it has Blob, Outer, Outer.Inner$"):
         compiled("s", "protobuf", 1, BLOBS, name)
-    with pytest.raises(Refusal, match="only protobuf schemas have a message's name, and this one is a json"):
+    with pytest.raises(RequestError, match="only protobuf schemas have a message's name, and this one is a json"):
         compiled("s", "json", 1, "{}", name)
 
 

@@ -7,7 +7,7 @@ from typing import Optional
 import pytest
 from hypothesis import given, strategies as st
 
-from memphis_sync.broker.message_ids import MAX_HEADERS, MAX_LINE, MessageIds
+from memphis_sync.broker.sdk_port.msg_id_rewriter import MAX_HEADERS, MAX_LINE, MsgIdRewriter
 
 LIMIT = 1_000_000
 
@@ -20,9 +20,9 @@ def block(*lines: bytes) -> bytes:
     return b"NATS/1.0\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
-def passed(data: bytes, *, size: int = 0, ids: Optional[MessageIds] = None) -> bytes:
+def passed(data: bytes, *, size: int = 0, ids: Optional[MsgIdRewriter] = None) -> bytes:
     """What comes out, fed in pieces of *size* bytes; all at once when 0."""
-    ids = ids or MessageIds(LIMIT)
+    ids = ids or MsgIdRewriter(LIMIT)
     size = size or max(len(data), 1)
     return b"".join(bytes(piece) for at in range(0, len(data), size) for piece in ids.feed(data[at : at + size]))
 
@@ -30,7 +30,7 @@ def passed(data: bytes, *, size: int = 0, ids: Optional[MessageIds] = None) -> b
 def test_the_id_is_added_before_the_header_that_has_it_and_the_sizes_are_right() -> None:
     before = block(b"$memphis_producedBy: p", b"msg-id: id1", b"k: v")
     after = block(b"$memphis_producedBy: p", b"Nats-Msg-Id: id1", b"msg-id: id1", b"k: v")
-    ids = MessageIds(LIMIT)
+    ids = MsgIdRewriter(LIMIT)
     assert passed(hpub(before, b"payload"), ids=ids) == hpub(after, b"payload")
     assert (ids.added, ids.left_out, ids.is_opaque) == (1, 0, False)
 
@@ -94,7 +94,7 @@ def test_blanks_and_letters_as_a_server_takes_them(name: bytes) -> None:
 def test_a_message_that_would_grow_too_large_keeps_its_headers() -> None:
     headers = block(b"msg-id: 1")
     payload = b"x" * (LIMIT - len(headers) - len(b"Nats-Msg-Id: 1\r\n"))
-    ids = MessageIds(LIMIT)
+    ids = MsgIdRewriter(LIMIT)
     assert passed(hpub(headers, payload), ids=ids) == hpub(block(b"Nats-Msg-Id: 1", b"msg-id: 1"), payload)
     too_large = hpub(headers, b"x" * (LIMIT - len(headers)))
     assert passed(too_large, ids=ids) == too_large
@@ -102,13 +102,13 @@ def test_a_message_that_would_grow_too_large_keeps_its_headers() -> None:
 
 
 def test_little_is_held_back() -> None:
-    ids = MessageIds(LIMIT)
+    ids = MsgIdRewriter(LIMIT)
     big = block(b"k: " + b"v" * MAX_HEADERS, b"msg-id: 1")
     data = hpub(big, b"x")
     out = sum(len(piece) for piece in ids.feed(data[: len(data) // 2]))
     assert out == len(data) // 2, "headers of that size aren't looked into"
     assert not ids.is_opaque
-    endless = MessageIds(LIMIT)
+    endless = MsgIdRewriter(LIMIT)
     held = 0
     for _ in range(20):
         held += 10_000 - sum(len(piece) for piece in endless.feed(b"CONNECT {" + b"x" * 9_991))
@@ -135,7 +135,7 @@ def test_little_is_held_back() -> None:
 def test_what_is_not_understood_passes_with_all_that_follows(nonsense: bytes) -> None:
     data = b"PING\r\n" + nonsense + hpub(block(b"msg-id: 1"), b"x")
     for size in (0, 1, 5):
-        ids = MessageIds(LIMIT)
+        ids = MsgIdRewriter(LIMIT)
         assert passed(data, size=size, ids=ids) == data
         assert ids.is_opaque
 
@@ -169,7 +169,7 @@ def expected(headers: list[tuple[bytes, bytes]], payload: bytes) -> tuple[bytes,
 )
 def test_any_stream_split_anywhere(frames: list[tuple[bytes, bytes]], sizes: list[int]) -> None:
     sent, arrives = (b"".join(frame[side] for frame in frames) for side in (0, 1))
-    ids = MessageIds(LIMIT)
+    ids = MsgIdRewriter(LIMIT)
     out, at, turn = [], 0, 0
     while at < len(sent):
         out += [bytes(piece) for piece in ids.feed(sent[at : at + sizes[turn % len(sizes)]])]
@@ -182,6 +182,6 @@ def test_any_stream_split_anywhere(frames: list[tuple[bytes, bytes]], sizes: lis
 @given(st.binary(max_size=300), st.integers(1, 50))
 def test_any_bytes_pass_whole_or_are_held(data: bytes, size: int) -> None:
     """Bytes that are no NATS at all: what came out is a start of what went in."""
-    ids = MessageIds(LIMIT)
+    ids = MsgIdRewriter(LIMIT)
     out = passed(data, size=size, ids=ids)
     assert data.startswith(out) or ids.added

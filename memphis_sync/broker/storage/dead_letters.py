@@ -18,7 +18,7 @@ Rules:
   another message. Who writes ``at`` first wins; the others add to the row they find.
 * ``at``, ``data``, ``row``, in this order, and each step can be repeated: a copy of the service that dies in between
   leaves what the next try completes. A row is never there without its data.
-* Every change of a row names the revision it was made from (see state.py). A row is marked as dropped before its parts
+* Every change of a row names the revision it was made from (see tables.py). A row is marked as dropped before its parts
   go, so whoever meets it half-way finishes the removal and starts anew, instead of adding to something that goes.
 * Nothing is replaced by a limit on messages of a subject: such a removal isn't written to disk, and when nats-server is
   killed after the replacement was deleted, the replaced message is there again. What is removed is purged by name.
@@ -45,8 +45,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
 from memphis_sync._protocol.dead_letters import DeadLetterType
-from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
-from memphis_sync.broker.state import WRONG_LAST_SEQUENCE, ConflictError, key_of, name_of
+from memphis_sync.broker.storage.jetstream_api import JetStreamApi, JetStreamError
+from memphis_sync.broker.storage.tables import WRONG_LAST_SEQUENCE, ConflictError, key_of, name_of
 
 STREAM = "memphis_dead_letters"
 _NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the stream has
@@ -60,7 +60,7 @@ _RENEW = 1 / 6  # of the retention: a group that comes later than that writes th
 
 
 @dataclass(frozen=True)
-class Kept:
+class DeadLetterRecord:
     """
     A dead letter's row.
 
@@ -96,7 +96,7 @@ class Kept:
     revision: int = field(default=0, compare=False)
 
 
-_STORED_FIELDS = frozenset(item.name for item in fields(Kept)) - {"revision"}
+_STORED_FIELDS = frozenset(item.name for item in fields(DeadLetterRecord)) - {"revision"}
 
 
 @dataclass(frozen=True)
@@ -173,21 +173,21 @@ class DeadLetterStore:
 
     # ---- one dead letter --------------------------------------------------------------------------------------------
 
-    async def find(self, station: str, place: str) -> Optional[Kept]:
+    async def find(self, station: str, place: str) -> Optional[DeadLetterRecord]:
         """The dead letter of a message; None when there is none."""
         found = await self._at(station, place)
         row = None if found is None else await self.get(station, found[0])
         return row if row is None or self._is_live(row) else None
 
-    async def get(self, station: str, dead_letter_id: int) -> Optional[Kept]:
+    async def get(self, station: str, dead_letter_id: int) -> Optional[DeadLetterRecord]:
         """A row, whatever its state; None when there is none."""
         message = await self._last(f"{STREAM}.row.{key_of(station)}.{dead_letter_id}")
         if message is None:
             return None
         row = {key: value for key, value in json.loads(_body(message)).items() if key in _STORED_FIELDS}
-        return Kept(**row, revision=message["seq"])
+        return DeadLetterRecord(**row, revision=message["seq"])
 
-    async def find_by_id(self, dead_letter_id: int) -> Optional[Kept]:
+    async def find_by_id(self, dead_letter_id: int) -> Optional[DeadLetterRecord]:
         """A row of which only the id is known, as in acknowledgements."""
         for subject in await self._subjects(f"{STREAM}.row.*.{dead_letter_id}"):
             row = await self.get(name_of(subject.split(".")[2]), dead_letter_id)
@@ -195,7 +195,7 @@ class DeadLetterStore:
                 return row
         return None
 
-    async def put(self, letter: Kept, data: bytes) -> Kept:
+    async def put(self, letter: DeadLetterRecord, data: bytes) -> DeadLetterRecord:
         """
         Keeps a dead letter, or adds its groups and reason to the one of the same message.
 
@@ -212,7 +212,9 @@ class DeadLetterStore:
             except ConflictError:  # somebody else was faster: look again
                 await asyncio.sleep(0)
 
-    async def add(self, row: Kept, letter: Kept, data: Optional[bytes] = None) -> Kept:
+    async def add(
+        self, row: DeadLetterRecord, letter: DeadLetterRecord, data: Optional[bytes] = None
+    ) -> DeadLetterRecord:
         """
         Adds the groups and the reason of *letter* to a row.
 
@@ -232,13 +234,13 @@ class DeadLetterStore:
             merged = await self._renew(merged, data)
         return await self._update(merged)
 
-    async def mark_copied(self, row: Kept) -> None:
+    async def mark_copied(self, row: DeadLetterRecord) -> None:
         """Notes that the dead-letter station has its copy."""
         # If it was changed meanwhile, a copy of the same message id may be sent once more.
         with contextlib.suppress(ConflictError):
             await self._update(replace(row, is_copied=True))
 
-    async def data(self, row: Kept) -> Optional[bytes]:
+    async def data(self, row: DeadLetterRecord) -> Optional[bytes]:
         """Header block and payload; None when they have gone meanwhile."""
         subject = f"{STREAM}.data.{key_of(row.station)}.{row.id}"
         try:
@@ -251,7 +253,9 @@ class DeadLetterStore:
         found = await self._last(subject)  # a follower may not have it yet; the leader knows
         return None if found is None else _body(found)
 
-    async def remove_group(self, row: Optional[Kept], group: str, *, drop_empty: bool, before: float) -> None:
+    async def remove_group(
+        self, row: Optional[DeadLetterRecord], group: str, *, drop_empty: bool, before: float
+    ) -> None:
         """
         A group is done with a dead letter, or is gone.
 
@@ -274,7 +278,7 @@ class DeadLetterStore:
             except ConflictError:
                 row = await self.get(row.station, row.id)
 
-    async def drop(self, row: Optional[Kept]) -> bool:
+    async def drop(self, row: Optional[DeadLetterRecord]) -> bool:
         """
         Removes a dead letter.
 
@@ -296,7 +300,7 @@ class DeadLetterStore:
         subjects = await self._subjects(f"{STREAM}.row.{key_of(station)}.*")
         return sorted(int(subject.rpartition(".")[2]) for subject in subjects)
 
-    async def rows(self, station: str, ids: list[int]) -> list[Kept]:
+    async def rows(self, station: str, ids: list[int]) -> list[DeadLetterRecord]:
         """The rows of these ids that are there, in the same order."""
         found = await asyncio.gather(*(self.get(station, dead_letter_id) for dead_letter_id in ids))
         return [row for row in found if row is not None and self._is_live(row)]
@@ -499,7 +503,7 @@ class DeadLetterStore:
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
-    async def _put(self, letter: Kept, data: bytes) -> Kept:
+    async def _put(self, letter: DeadLetterRecord, data: bytes) -> DeadLetterRecord:
         key = key_of(letter.station)
         try:  # the usual case first: nobody knows it
             dead_letter_id = await self._write(f"{STREAM}.at.{key}.{letter.place}", b"", expected=0)
@@ -519,7 +523,7 @@ class DeadLetterStore:
         await self._write(f"{STREAM}.data.{key}.{dead_letter_id}", data)
         return await self._update(replace(letter, id=dead_letter_id, at=at, stored=time.time(), revision=0))
 
-    async def _renew(self, row: Kept, data: Optional[bytes]) -> Kept:
+    async def _renew(self, row: DeadLetterRecord, data: Optional[bytes]) -> DeadLetterRecord:
         """Writes everything but the row again, so that it is as young as the row."""
         if data is None:
             data = await self.data(row)
@@ -531,7 +535,7 @@ class DeadLetterStore:
         at = await self._write(f"{STREAM}.at.{key}.{row.place}", str(row.id).encode(), expected=row.at)
         return replace(row, at=at, stored=time.time())
 
-    async def _remove(self, row: Kept) -> None:
+    async def _remove(self, row: DeadLetterRecord) -> None:
         marked = row if row.is_dropped else await self._update(replace(row, is_dropped=True))
         key = key_of(row.station)
         await asyncio.gather(
@@ -540,7 +544,7 @@ class DeadLetterStore:
         )
         await self._purge(f"row.{key}.{row.id}")
 
-    def _is_live(self, row: Kept) -> bool:
+    def _is_live(self, row: DeadLetterRecord) -> bool:
         return not row.is_dropped and row.stored + self._retention_s > time.time()
 
     async def _at(self, station: str, place: str) -> Optional[tuple[int, int]]:
@@ -550,7 +554,7 @@ class DeadLetterStore:
             return None
         return int(_body(message) or message["seq"]), message["seq"]
 
-    async def _update(self, row: Kept) -> Kept:
+    async def _update(self, row: DeadLetterRecord) -> DeadLetterRecord:
         value = {key: value for key, value in asdict(row).items() if key in _STORED_FIELDS}
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         subject = f"{STREAM}.row.{key_of(row.station)}.{row.id}"

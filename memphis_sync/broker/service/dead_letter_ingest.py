@@ -62,14 +62,14 @@ from memphis_sync._protocol.names import (
     stream_name,
 )
 from memphis_sync._protocol.streams import StationSettings
-from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept, Owed
-from memphis_sync.broker.jsapi import STREAM_NOT_FOUND, JetStreamApi, JetStreamError, both, nanoseconds
-from memphis_sync.broker.locks import NamedLocks
-from memphis_sync.broker.missed_advisories import MissedAdvisories
-from memphis_sync.broker.redelivery import Redelivery
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.state import ConflictError, State, key_of
-from memphis_sync.broker.stations import READY, settings_of
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.missed_advisories import MissedAdvisories
+from memphis_sync.broker.service.redelivery import Redelivery
+from memphis_sync.broker.service.stations import READY, settings_of
+from memphis_sync.broker.storage.dead_letters import DeadLetterRecord, DeadLetterStore, Owed
+from memphis_sync.broker.storage.jetstream_api import STREAM_NOT_FOUND, JetStreamApi, JetStreamError, both, nanoseconds
+from memphis_sync.broker.storage.locks import NamedLocks
+from memphis_sync.broker.storage.tables import ConflictError, State, key_of
 from memphis_sync.errors import LocalProtocolError
 
 log = logging.getLogger("memphis_sync.broker")
@@ -113,7 +113,7 @@ class _Source:
         return f"message {self.sequence} of station {self.settings.name}, partition {self.partition}"
 
 
-class DeadLetterIntake:
+class DeadLetterIngest:
     """
     Takes what comes in and keeps what is to be kept.
 
@@ -205,7 +205,7 @@ class DeadLetterIntake:
         try:
             tries = message.metadata.num_delivered
             await self._handle(message)
-        except (GoJsonError, NameRuleError, Refusal, MaxPayloadError) as exc:
+        except (GoJsonError, NameRuleError, RequestError, MaxPayloadError) as exc:
             log.warning("%s: dropped: %s", message.subject, str(exc)[:_MAX_REASON])
         except (NatsError, JetStreamError, OSError) as exc:
             log.warning("%s: cannot be kept now, trying again: %s", message.subject, exc)
@@ -275,7 +275,7 @@ class DeadLetterIntake:
         if row is not None and row.value["status"] == READY:
             source = _Source(settings_of(row), owed.partition, owed.sequence, owed.group, "")
             async with self._locks.hold(stream_name(source.settings.internal, owed.partition)):
-                with contextlib.suppress(Refusal):  # it is not there any more
+                with contextlib.suppress(RequestError):  # it is not there any more
                     await self._poison(source)
 
     async def given_back(self, body: bytes) -> None:
@@ -289,13 +289,13 @@ class DeadLetterIntake:
             not len(request.partitions) == len(request.deliveries) == count
             or max(count, len(request.resent)) > MAX_GIVEN_BACK
         ):
-            raise Refusal(f"partitions, sequences and deliveries are to be equally many, up to {MAX_GIVEN_BACK}")
+            raise RequestError(f"partitions, sequences and deliveries are to be equally many, up to {MAX_GIVEN_BACK}")
         if not count or request.resent:
             await self._redelivery.leaves(station, group)
         found: dict[int, list[tuple[int, int]]] = {}
         for partition, sequence, delivery in zip(request.partitions, request.sequences, request.deliveries):
             if partition not in settings.partitions or sequence < 1 or delivery < 1:
-                raise Refusal(f"station {station} has no delivery {delivery} of message {sequence} in {partition}")
+                raise RequestError(f"station {station} has no delivery {delivery} of message {sequence} in {partition}")
             found.setdefault(partition, []).append((sequence, delivery))
         await asyncio.gather(
             *(
@@ -334,13 +334,13 @@ class DeadLetterIntake:
         messages are kept until they are acknowledged, it is gone at once.
 
         Raises:
-            Refusal: It is not kept, and never will be.
+            RequestError: It is not kept, and never will be.
             JetStreamError: It cannot be kept now; the text begins with "timeout", and clients ask again.
         """
         try:
             await self._report(NackedDeadLetter.decode(body))
         except MaxPayloadError as exc:
-            raise Refusal(str(exc)) from exc
+            raise RequestError(str(exc)) from exc
         except (NatsError, JetStreamError, OSError) as exc:
             text = str(exc) or type(exc).__name__
             raise JetStreamError(
@@ -356,11 +356,11 @@ class DeadLetterIntake:
             if partition == 0 and len(settings.partitions) == 1:
                 partition = settings.partitions[0]
             if partition not in settings.partitions:
-                raise Refusal(f"station {station} has no partition {partition}")
+                raise RequestError(f"station {station} has no partition {partition}")
             source = _Source(settings, partition, report.seq, group, report.error[:_MAX_REASON])
             why_not = await self._poison(source)
             if why_not:
-                raise Refusal(f"{source.name} is not kept as a dead letter: {why_not}")
+                raise RequestError(f"{source.name} is not kept as a dead letter: {why_not}")
             if self._redelivery.may_be_owed(station, group):
                 await self._store.answer_owed_place(station, group, source.place)
 
@@ -376,7 +376,7 @@ class DeadLetterIntake:
         meta = message.metadata
         # A report of the official clients has no identity of its own; its place in the queue is the same each time.
         identity = f"{meta.sequence.stream}-{int(meta.timestamp.timestamp() * 1_000_000)}"
-        letter = Kept(
+        letter = DeadLetterRecord(
             id=0,
             station=station,
             type=SCHEMA,
@@ -415,7 +415,7 @@ class DeadLetterIntake:
     async def _station(self, name: str) -> StationSettings:
         row = await self._state.stations.get(key_of(name))
         if row is None or row.value["status"] != READY:
-            raise Refusal(f"station {name} does not exist")
+            raise RequestError(f"station {name} does not exist")
         return settings_of(row)
 
     async def _poison(self, source: _Source) -> str:
@@ -424,7 +424,7 @@ class DeadLetterIntake:
         if not settings.dls_poison:
             return ""
         place, groups = source.place, {source.group: time.time()}
-        letter = Kept(
+        letter = DeadLetterRecord(
             0, settings.name, POISON, place, source.partition, source.sequence, "", groups, source.error, 0, 0, 0
         )
         is_known, known = await both(
@@ -438,12 +438,12 @@ class DeadLetterIntake:
                 return ""
         return await self._poison_from_stream(source, letter)
 
-    async def _poison_from_stream(self, source: _Source, letter: Kept) -> str:
+    async def _poison_from_stream(self, source: _Source, letter: DeadLetterRecord) -> str:
         """Reads the message, which JetStream's advisory doesn't hold, and keeps it."""
         settings = source.settings
         message = await self._message(stream_name(settings.internal, source.partition), source.sequence)
         if message is None:
-            raise Refusal(f"{source.name} is not there any more")
+            raise RequestError(f"{source.name} is not there any more")
         block, payload = (base64.b64decode(message.get(part) or "") for part in ("hdrs", "data"))
         producer = read_headers(block).get(PRODUCED_BY, _UNKNOWN_PRODUCER)
         if producer == RESENT:
@@ -458,7 +458,7 @@ class DeadLetterIntake:
         await self._keep(letter, block + payload, settings)
         return ""
 
-    async def _keep(self, letter: Kept, data: bytes, settings: StationSettings) -> None:
+    async def _keep(self, letter: DeadLetterRecord, data: bytes, settings: StationSettings) -> None:
         row = await self._store.put(letter, data)
         # A station that was destroyed meanwhile may have removed its dead letters before this one was there.
         station = await self._state.stations.get(key_of(settings.name))
@@ -486,7 +486,7 @@ class DeadLetterIntake:
         message: dict[str, Any] = reply["message"]
         return message
 
-    async def _copy(self, row: Kept, settings: StationSettings, data: Optional[bytes] = None) -> None:
+    async def _copy(self, row: DeadLetterRecord, settings: StationSettings, data: Optional[bytes] = None) -> None:
         """Gives the dead-letter station one copy of each dead letter, whatever number of groups it has."""
         if row.is_copied or not settings.dls_station:
             return

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from memphis_sync._schema import KINDS, SourceError, compile_schema, own_first
-from memphis_sync.broker import protoc
-from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service import protoc
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
@@ -32,25 +32,27 @@ def compiled(name: str, kind: str, version: int, content: str, message_name: str
         message_name: The message that counts in a protobuf source; "" for the first.
 
     Raises:
-        Refusal: The type is unknown, the source is wrong, or it does not hold that message.
+        RequestError: The type is unknown, the source is wrong, or it does not hold that message.
     """
     if kind not in KINDS:
-        raise Refusal(f"unsupported schema type {kind!r}; it has to be one of {', '.join(sorted(KINDS))}")
+        raise RequestError(f"unsupported schema type {kind!r}; it has to be one of {', '.join(sorted(KINDS))}")
     content = content.removeprefix("\ufeff")  # a byte order mark, as some editors put in front
     if not content.strip():
-        raise Refusal(_EMPTY)
+        raise RequestError(_EMPTY)
     descriptor = message = ""
     if kind == "protobuf":
         descriptor, message = _descriptor(f"{name}_{version}.proto", content, message_name)
     elif message_name:
-        raise Refusal(f"only protobuf schemas have a message's name, and this one is a {kind} schema: {message_name!r}")
+        raise RequestError(
+            f"only protobuf schemas have a message's name, and this one is a {kind} schema: {message_name!r}"
+        )
     info = SchemaInfo(name, kind, version, content, descriptor, message)
     try:
         compile_schema(info)
     except SourceError as exc:
-        raise Refusal(_invalid(kind, exc.reason[:_MAX_DETAIL])) from exc
+        raise RequestError(_invalid(kind, exc.reason[:_MAX_DETAIL])) from exc
     except SchemaError as exc:  # its library is not installed beside this broker
-        raise Refusal(str(exc)) from exc
+        raise RequestError(str(exc)) from exc
     return info
 
 
@@ -66,13 +68,15 @@ def _descriptor(file_name: str, content: str, message_name: str) -> tuple[str, s
     """The descriptor set in base64, the schema's own file first, and the name of the message that counts."""
     packages = protoc.find()
     if packages is None:
-        raise Refusal("this broker has no protoc: grpcio-tools is not installed: pip install 'memphis-sync[broker]'")
+        raise RequestError(
+            "this broker has no protoc: grpcio-tools is not installed: pip install 'memphis-sync[broker]'"
+        )
     try:
         found = protoc.descriptor_set(packages, file_name, content.encode("utf-8", "replace"))
     except protoc.ProtocError as exc:
         about = "\n".join(line for line in str(exc).splitlines() if not _LOG_LINE.match(line))
-        raise Refusal(_invalid("protobuf", about[:_MAX_DETAIL] or "protoc does not say why")) from exc
+        raise RequestError(_invalid("protobuf", about[:_MAX_DETAIL] or "protoc does not say why")) from exc
     try:
         return own_first(found, file_name, message_name)
     except SourceError as exc:
-        raise Refusal(_invalid("protobuf", exc.reason)) from exc
+        raise RequestError(_invalid("protobuf", exc.reason)) from exc

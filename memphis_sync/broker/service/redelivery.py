@@ -34,10 +34,16 @@ from nats.errors import Error as NatsError
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import headers_size, read_headers, resent_headers
 from memphis_sync._protocol.names import durable_name, internal_name, stream_name
-from memphis_sync.broker.activity import open_connection_ids
-from memphis_sync.broker.dead_letter_store import STREAM, DeadLetterStore, Owed
-from memphis_sync.broker.jsapi import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError, nanoseconds
-from memphis_sync.broker.state import ConflictError, State, connection_key, key_of, name_of
+from memphis_sync.broker.storage.connections import open_connection_ids
+from memphis_sync.broker.storage.dead_letters import STREAM, DeadLetterStore, Owed
+from memphis_sync.broker.storage.jetstream_api import (
+    CONSUMER_NOT_FOUND,
+    STREAM_NOT_FOUND,
+    JetStreamApi,
+    JetStreamError,
+    nanoseconds,
+)
+from memphis_sync.broker.storage.tables import ConflictError, State, connection_key, key_of, name_of
 
 log = logging.getLogger("memphis_sync.broker")
 

@@ -34,7 +34,7 @@ _FROM, _TO = b"\r\nmsg-id:", b"\r\nNats-Msg-Id:"
 Piece = Union[bytes, memoryview]
 
 
-class MessageIds:
+class MsgIdRewriter:
     """
     One connection's bytes from client to server.
 

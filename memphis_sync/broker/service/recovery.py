@@ -20,11 +20,11 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from memphis_sync._protocol.names import NameRuleError, external_name, lower_name, split_stream, stream_name
-from memphis_sync.broker.consumers import Consumers
-from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.state import Row, State, name_of
-from memphis_sync.broker.stations import READY, Stations, settings_of
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.consumers import Consumers
+from memphis_sync.broker.service.stations import READY, Stations, settings_of
+from memphis_sync.broker.storage.jetstream_api import JetStreamApi, JetStreamError
+from memphis_sync.broker.storage.tables import Row, State, name_of
 from memphis_sync.errors import LocalProtocolError
 
 log = logging.getLogger("memphis_sync.broker")
@@ -36,7 +36,7 @@ _AT_ONCE = 64
 _GATHER_S = 0.1  # deletions within this time are one look at a station: it may have thousands of partitions
 _MAX_NOTED = 10_000  # stations of which deletions wait; anybody may publish such an advisory
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0
-FAILURES = (JetStreamError, Refusal, NatsError, OSError, asyncio.TimeoutError)
+FAILURES = (JetStreamError, RequestError, NatsError, OSError, asyncio.TimeoutError)
 
 
 class Recovery:

@@ -11,12 +11,12 @@ from nats.js.errors import APIError
 
 from memphis_sync._protocol.control import ProducerCreate, ProducerDestroy, ProducerReply
 from memphis_sync._protocol.names import lower_name
-from memphis_sync.broker.jsapi import both, is_no_room
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schema_store import active_version
-from memphis_sync.broker.state import State, connection_key, key_of
-from memphis_sync.broker.stations import Stations, settings_of
-from memphis_sync.broker.users import Users
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.stations import Stations, settings_of
+from memphis_sync.broker.service.users import Users
+from memphis_sync.broker.storage.jetstream_api import both, is_no_room
+from memphis_sync.broker.storage.schemas import active_version
+from memphis_sync.broker.storage.tables import State, connection_key, key_of
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -38,15 +38,15 @@ class Producers:
         station = lower_name("Station", request.station_name)
         name = lower_name("Producer", request.name)
         if request.producer_type.lower() not in _TYPES:
-            raise Refusal("producer type has to be one of the following application/connector")
+            raise RequestError("producer type has to be one of the following application/connector")
         self._users.require(request.username, f"User {request.username} does not exist")
         if request.req_version < _WITH_PARTITIONS:
             if await self._stations.find(station) is None:
-                raise Refusal(
+                raise RequestError(
                     "this station does not exist, a default station can not be created automatically, "
                     "please upgrade your SDK version"
                 )
-            raise Refusal("to produce to this station please upgrade your SDK version")
+            raise RequestError("to produce to this station please upgrade your SDK version")
         key = f"{key_of(station)}.{connection_key(request.connection_id)}.{key_of(name)}"
         try:  # side by side, for speed
             row, _ = await both(

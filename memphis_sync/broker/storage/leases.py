@@ -1,10 +1,10 @@
 """
-Claims: a mark in a row that one copy of the service is at work on something that takes several steps.
+Leases: a mark in a row that one copy of the service is at work on something that takes several steps.
 
-A claim names its owner's connection. Others wait while that connection is open, and take the work over when it isn't:
-the owner was killed. An owner that was only cut off for a moment notices by the row's revision that it lost its claim.
+A lease names its owner's connection. Others wait while that connection is open, and take the work over when it isn't:
+the owner was killed. An owner that was only cut off for a moment notices by the row's revision that it lost its lease.
 
-How old a claim is, each copy measures for itself: from when it first saw the row at that revision, on a clock that only
+How old a lease is, each copy measures for itself: from when it first saw the row at that revision, on a clock that only
 goes forward. No time that another process wrote down is compared with ours: clocks differ, and are set back.
 """
 
@@ -15,18 +15,18 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from memphis_sync.broker.activity import open_connection_ids
-from memphis_sync.broker.state import Row
+from memphis_sync.broker.storage.connections import open_connection_ids
+from memphis_sync.broker.storage.tables import Row
 
-_UNKNOWN_S = 10.0  # a claim this old is dead where the server doesn't tell who is connected
+_UNKNOWN_S = 10.0  # a lease this old is dead where the server doesn't tell who is connected
 _STUCK_S = 60.0  # and this old, whoever is connected: no step takes that long
-_FRESH_S = 0.1  # nobody is asked about a younger claim: it is most likely being worked on
-_MAX_SEEN = 1000  # remembered claims; above it, those that nobody has waited for lately are forgotten
+_FRESH_S = 0.1  # nobody is asked about a younger lease: it is most likely being worked on
+_MAX_SEEN = 1000  # remembered leases; above it, those that nobody has waited for lately are forgotten
 
 
-class Claims:
+class Leases:
     """
-    The claims of one copy of the service.
+    The leases of one copy of the service.
 
     Args:
         connection: Its connection.
@@ -39,12 +39,12 @@ class Claims:
         self._seen: dict[str, tuple[int, float, float]] = {}  # revision, first and last time that it was seen
 
     def fields(self) -> dict[str, Any]:
-        """What a row holds while it is claimed; the time is for people who read the row."""
+        """What a row holds while it is leased; the time is for people who read the row."""
         return {"owner": self._owner, "since": time.time()}
 
     async def is_dead(self, key: str, row: Row) -> bool:
         """
-        Whether nobody works on a claimed row any more; call it under this copy's own lock of the row.
+        Whether nobody works on a leased row any more; call it under this copy's own lock of the row.
 
         Args:
             key: What the row is about, unlike every other.

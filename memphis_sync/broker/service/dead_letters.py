@@ -31,11 +31,11 @@ from memphis_sync._protocol.dead_letters import (
     resent_headers,
 )
 from memphis_sync._protocol.names import durable_name, internal_name, lower_name
-from memphis_sync.broker.dead_letter_store import DeadLetterStore, Kept
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.state import State, key_of
-from memphis_sync.broker.stations import READY
-from memphis_sync.broker.users import Users
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.stations import READY
+from memphis_sync.broker.service.users import Users
+from memphis_sync.broker.storage.dead_letters import DeadLetterRecord, DeadLetterStore
+from memphis_sync.broker.storage.tables import State, key_of
 
 _LIST_BYTES = 1 << 20  # of a list's page, where max_payload has room for it
 _LIST_ROWS = 1000
@@ -87,7 +87,7 @@ class DeadLetters:
         rows = await self._store.rows(station, [request.id])
         data = await self._store.data(rows[0]) if rows else None
         if data is None:
-            raise Refusal(f"station {station} has no dead letter {request.id}")
+            raise RequestError(f"station {station} has no dead letter {request.id}")
         start = min(max(0, request.offset), len(data))
         piece = (self._connection.max_payload - _OVERHEAD) // 4 * 3
         return DeadLetterDataReply(data[start : start + piece], len(data))
@@ -131,7 +131,7 @@ class DeadLetters:
         self._users.require(username, f"User {username} does not exist")
         row = await self._state.stations.get(key_of(station))
         if row is None or row.value["status"] != READY:
-            raise Refusal(f"station {station} does not exist")
+            raise RequestError(f"station {station} does not exist")
         return station
 
     async def _page(self, station: str, wanted: Sequence[int], after_id: int, limit: int) -> tuple[list[int], int]:
@@ -140,7 +140,7 @@ class DeadLetters:
         ids = [dead_letter_id for dead_letter_id in every if dead_letter_id > after_id]
         return ids[:limit], (ids[limit - 1] if len(ids) > limit else 0)
 
-    async def _send(self, row: Kept, data: bytes) -> bool:
+    async def _send(self, row: DeadLetterRecord, data: bytes) -> bool:
         """Sends a dead letter to its groups; False when their headers would make it larger than the server takes."""
         payload = data[row.header_bytes :]
         headers = read_headers(data[: row.header_bytes])
@@ -162,11 +162,11 @@ class DeadLetters:
 
 def _checked_type(kind: str) -> str:
     if kind and kind.lower() not in TYPES:
-        raise Refusal(f"dead letters are of type {' or '.join(TYPES)}, not {kind}")
+        raise RequestError(f"dead letters are of type {' or '.join(TYPES)}, not {kind}")
     return kind.lower()
 
 
-def _shown(row: Kept, data: Optional[bytes]) -> DeadLetterRow:
+def _shown(row: DeadLetterRecord, data: Optional[bytes]) -> DeadLetterRow:
     return DeadLetterRow(
         id=row.id,
         station=row.station,
@@ -183,7 +183,7 @@ def _shown(row: Kept, data: Optional[bytes]) -> DeadLetterRow:
     )
 
 
-def _size_of(row: Kept) -> int:
+def _size_of(row: DeadLetterRecord) -> int:
     """Bytes of a row in a reply, without its data."""
     return len(json.dumps(_shown(row, None).to_json(), ensure_ascii=False).encode("utf-8", "replace"))
 

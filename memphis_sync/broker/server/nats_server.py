@@ -28,9 +28,9 @@ import time
 from pathlib import Path
 from typing import IO, Any, Callable, Optional
 
-from memphis_sync.broker.child_output import ChildOutput
-from memphis_sync.broker.disk import DiskWatch
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
+from memphis_sync.broker.server.child_output import ChildOutput
+from memphis_sync.broker.server.disk import DiskWatch
 
 log = logging.getLogger("memphis_sync.broker")
 

@@ -27,11 +27,11 @@ from memphis_sync.broker.options import (
     default_data_dir,
     nats_address,
 )
-from memphis_sync.broker.server import IDLE_S, NatsServer, Progress, in_url, reachable
+from memphis_sync.broker.server.nats_server import IDLE_S, NatsServer, Progress, in_url, reachable
 
 if TYPE_CHECKING:
-    from memphis_sync.broker.sdk_relay import SdkRelay
-    from memphis_sync.broker.service import Service
+    from memphis_sync.broker.sdk_port.proxy import SdkProxy
+    from memphis_sync.broker.service.service import Service
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -97,7 +97,7 @@ class _Broker:
         self._child_ended: asyncio.Event
         self._exit_code = 0
         self._is_restart = False  # the nats-server was told to end, and is to come back
-        self._relay: Optional[SdkRelay] = None
+        self._relay: Optional[SdkProxy] = None
 
     async def run(self) -> int:
         """Runs until told to stop; gives the exit code."""
@@ -148,7 +148,7 @@ class _Broker:
 
     async def _start_service(self) -> Optional[Service]:
         """The service, answering requests; None when the broker was told to stop meanwhile."""
-        from memphis_sync.broker.service import Service  # noqa: PLC0415  nats is imported while nats-server boots
+        from memphis_sync.broker.service.service import Service  # noqa: PLC0415  nats is imported while nats-server boots
 
         if self._server is None:
             assert self._options.nats is not None
@@ -175,17 +175,17 @@ class _Broker:
         options, server = self._options, self._server
         if options.sdk_port is None:
             return
-        from memphis_sync.broker.sdk_relay import SdkRelay, server_certificate  # noqa: PLC0415  most brokers have none
+        from memphis_sync.broker.sdk_port.proxy import SdkProxy, server_certificate  # noqa: PLC0415  most brokers have none
 
         if server is None:
             servers = [nats_address(url) for url in (options.nats or "").split(",")]
-            self._relay = SdkRelay(options.host, options.sdk_port, lambda: servers)
+            self._relay = SdkProxy(options.host, options.sdk_port, lambda: servers)
         else:
             host, certificate = reachable(options.host), None
             if options.tls_cert is not None:
                 ca = None if options.tls_ca is None else str(options.tls_ca)
                 certificate = server_certificate(str(options.tls_cert), str(options.tls_key), ca)
-            self._relay = SdkRelay(
+            self._relay = SdkProxy(
                 options.host,
                 options.sdk_port,
                 lambda: [(host, server.port)],

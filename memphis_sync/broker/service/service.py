@@ -28,23 +28,23 @@ from memphis_sync._protocol import subjects
 from memphis_sync._protocol.control import GoJsonError, ProducerReply, SchemaActivateReply
 from memphis_sync._protocol.names import NameRuleError
 from memphis_sync._protocol.streams import SettingError
-from memphis_sync.broker.claims import Claims
-from memphis_sync.broker.connection import PENDING_BYTES, ServiceConnection, open_connection
-from memphis_sync.broker.consumers import Consumers
-from memphis_sync.broker.dead_letter_intake import DeadLetterIntake
-from memphis_sync.broker.dead_letter_store import DeadLetterStore
-from memphis_sync.broker.dead_letters import DeadLetters
-from memphis_sync.broker.housekeeping import Housekeeping
-from memphis_sync.broker.jsapi import JetStreamApi, JetStreamError, is_no_room
-from memphis_sync.broker.notifications import Notifications
 from memphis_sync.broker.options import BrokerError, BrokerOptions
-from memphis_sync.broker.producers import Producers
-from memphis_sync.broker.recovery import Recovery
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schemas import Schemas
-from memphis_sync.broker.state import State
-from memphis_sync.broker.stations import Stations
-from memphis_sync.broker.users import Users
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.connection import PENDING_BYTES, ServiceConnection, open_connection
+from memphis_sync.broker.service.consumers import Consumers
+from memphis_sync.broker.service.dead_letter_ingest import DeadLetterIngest
+from memphis_sync.broker.service.dead_letters import DeadLetters
+from memphis_sync.broker.service.notifications import Notifications
+from memphis_sync.broker.service.producers import Producers
+from memphis_sync.broker.service.recovery import Recovery
+from memphis_sync.broker.service.schemas import Schemas
+from memphis_sync.broker.service.stations import Stations
+from memphis_sync.broker.service.users import Users
+from memphis_sync.broker.storage.dead_letters import DeadLetterStore
+from memphis_sync.broker.storage.expiry import Expiry
+from memphis_sync.broker.storage.jetstream_api import JetStreamApi, JetStreamError, is_no_room
+from memphis_sync.broker.storage.leases import Leases
+from memphis_sync.broker.storage.tables import State
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -99,7 +99,7 @@ class Service:
         self._upkeep: list[asyncio.Task[None]] = []
         self._recovery: Optional[Recovery] = None
         self._is_whole: asyncio.Event
-        self._intake: Optional[DeadLetterIntake] = None
+        self._intake: Optional[DeadLetterIngest] = None
         self._is_stopping = False
         self._ended: asyncio.Future[str]
 
@@ -136,7 +136,7 @@ class Service:
         notify = self._dispatcher(subjects.NOTIFICATIONS, Notifications().take, _plain)
         await self._connection.subscribe(subjects.NOTIFICATIONS, queue="memphis_notifications_group", cb=notify)
         await self._connection.flush()
-        for upkeep in (Housekeeping(self._connection, state).run(), recovery.run()):
+        for upkeep in (Expiry(self._connection, state).run(), recovery.run()):
             self._upkeep.append(asyncio.create_task(upkeep))
 
     async def stop(self) -> None:
@@ -194,25 +194,25 @@ class Service:
             refusal = self._connection.refusal
             self._ended.set_result(f"it refused the login ({refusal})" if refusal else "the connection was closed")
 
-    async def _open_state(self) -> tuple[State, DeadLetterStore, DeadLetterIntake]:
+    async def _open_state(self) -> tuple[State, DeadLetterStore, DeadLetterIngest]:
         """What is remembered from before; from now on dead letters are taken as they come."""
         options = self._options
         store = DeadLetterStore(self._connection, options.replicas, options.dls_retention_hours * 3600)
         state, _ = await asyncio.gather(State.open(self._connection.jetstream(), options.replicas), store.open())
-        intake = DeadLetterIntake(self._connection, state, store, options.replicas)
-        await intake.start()
-        return state, store, intake
+        ingest = DeadLetterIngest(self._connection, state, store, options.replicas)
+        await ingest.start()
+        return state, store, ingest
 
     def _handlers(
-        self, state: State, store: DeadLetterStore, intake: DeadLetterIntake
+        self, state: State, store: DeadLetterStore, ingest: DeadLetterIngest
     ) -> tuple[dict[str, tuple[Handler, ErrorBody]], Recovery]:
         api = JetStreamApi(self._connection)
         users = Users(self._options.usernames)
-        claims = Claims(self._connection, self._id)
-        stations = Stations(self._connection, api, state, users, claims, store)
+        leases = Leases(self._connection, self._id)
+        stations = Stations(self._connection, api, state, users, leases, store)
         producers = Producers(state, stations, users)
         schemas = Schemas(self._connection, state, stations)
-        consumers = Consumers(self._connection, api, state, stations, users, claims, intake)
+        consumers = Consumers(self._connection, api, state, stations, users, leases, ingest)
         dead_letters = DeadLetters(self._connection, state, users, store)
         recovery = Recovery(self._connection, api, state, stations, consumers)
         handlers: dict[str, tuple[Handler, ErrorBody]] = {
@@ -226,9 +226,9 @@ class Service:
             subjects.SCHEMA_ATTACH: (schemas.attach, _plain),
             subjects.SCHEMA_DETACH: (schemas.detach, _plain),
             subjects.SCHEMA_ACTIVATE: (schemas.activate, _activation_error),
-            subjects.DEAD_LETTER_REPORT: (intake.report, _plain),
-            subjects.GIVEN_BACK: (intake.given_back, _plain),
-            subjects.OWED: (intake.owed, _json_error),
+            subjects.DEAD_LETTER_REPORT: (ingest.report, _plain),
+            subjects.GIVEN_BACK: (ingest.given_back, _plain),
+            subjects.OWED: (ingest.owed, _json_error),
             subjects.DEAD_LETTER_LIST: (dead_letters.list_page, _json_error),
             subjects.DEAD_LETTER_DATA: (dead_letters.data_piece, _json_error),
             subjects.DEAD_LETTER_RESEND: (dead_letters.resend, _json_error),
@@ -271,7 +271,7 @@ class Service:
 
     def _error_text(self, subject: str, exc: Exception) -> str:
         """What the client is told; official ones ask again when they read "timeout"."""
-        if isinstance(exc, (GoJsonError, Refusal, NameRuleError, SettingError)):
+        if isinstance(exc, (GoJsonError, RequestError, NameRuleError, SettingError)):
             return str(exc)
         trouble = self._trouble()
         if is_no_room(exc):

@@ -15,19 +15,20 @@ from control_client import ControlClient
 
 from memphis_sync._protocol.control import ConsumerCreate, StationCreate
 from memphis_sync._protocol.streams import StationSettings
-from memphis_sync.broker import BrokerProcess, claims as claims_module
-from memphis_sync.broker.claims import Claims
-from memphis_sync.broker.state import Row, State, key_of
+from memphis_sync.broker import BrokerProcess
+from memphis_sync.broker.storage import leases as leases_module
+from memphis_sync.broker.storage.leases import Leases
+from memphis_sync.broker.storage.tables import Row, State, key_of
 
 
 @pytest.fixture
 def other(broker: BrokerProcess) -> Iterator[ControlClient]:
-    """A connection that stands for another copy of the service: open, so its claims count."""
+    """A connection that stands for another copy of the service: open, so its leases count."""
     with ControlClient(broker, connection_id="other-copy") as client:
         yield client
 
 
-def claim_station(
+def lease_station(
     client: ControlClient, name: str, status: str, owner: str, *, since: Optional[float] = None, **settings: Any
 ) -> None:
     async def write() -> None:
@@ -48,27 +49,27 @@ def release_station(client: ControlClient, name: str) -> None:
 
 
 def test_a_creation_left_by_a_dead_copy_is_finished_as_it_was_asked(control: ControlClient, station_name: str) -> None:
-    claim_station(control, station_name, "creating", "dead", partitions_number=3, retention_value=777)
+    lease_station(control, station_name, "creating", "dead", partitions_number=3, retention_value=777)
     assert control.producer(station_name)["partitions_update"]["partitions_list"] == [1, 2, 3]
     assert control.stream(f"{station_name}$3")["max_age"] == 777_000_000_000
 
 
 def test_a_destruction_left_by_a_dead_copy_is_finished(control: ControlClient, station_name: str) -> None:
     assert control.station(station_name, partitions_number=3) == ""
-    claim_station(control, station_name, "deleting", "dead", partitions_number=3)
+    lease_station(control, station_name, "deleting", "dead", partitions_number=3)
     assert control.station(station_name, partitions_number=1) == ""
     assert control.stream(f"{station_name}$1")
     assert "error" in control.jetstream(f"STREAM.INFO.{station_name}$2")
 
 
 @pytest.mark.parametrize("years", [-50, 1, 50])
-def test_a_claim_of_a_dead_copy_is_taken_over_whatever_its_clock_said(
+def test_a_lease_of_a_dead_copy_is_taken_over_whatever_its_clock_said(
     control: ControlClient, station_name: str, years: int
 ) -> None:
-    """A clock that was set back after the crash makes the claim one of the future."""
+    """A clock that was set back after the crash makes the lease one of the future."""
     written = time.time() + years * 365 * 86400
     begin = time.monotonic()
-    claim_station(control, station_name, "creating", "dead", since=written, partitions_number=2)
+    lease_station(control, station_name, "creating", "dead", since=written, partitions_number=2)
     assert control.producer(station_name)["partitions_update"]["partitions_list"] == [1, 2]
     assert control.consumer(station_name, consumers_group="g", last_messages=0).startswith("{")
 
@@ -79,22 +80,22 @@ def test_a_claim_of_a_dead_copy_is_taken_over_whatever_its_clock_said(
 
     control.run(mark())
     assert json.loads(control.consumer(station_name, "late", consumers_group="g"))["error"] == ""
-    claim_station(control, station_name, "deleting", "dead", since=written, partitions_number=2)
+    lease_station(control, station_name, "deleting", "dead", since=written, partitions_number=2)
     assert control.destroy_station(station_name) == "Station  does not exist"
     assert time.monotonic() - begin < 9
 
 
-def test_a_claim_counts_from_when_it_was_first_seen_and_ends_when_its_owner_hangs(
+def test_a_lease_counts_from_when_it_was_first_seen_and_ends_when_its_owner_hangs(
     other: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The owner is connected all the time; only a claim that it does not renew is taken from it."""
-    monkeypatch.setattr(claims_module, "_STUCK_S", 1.0)
-    claims = Claims(other.connection, "this-copy")
+    """The owner is connected all the time; only a lease that it does not renew is taken from it."""
+    monkeypatch.setattr(leases_module, "_STUCK_S", 1.0)
+    leases = Leases(other.connection, "this-copy")
     row = {"owner": "other-copy", "since": time.time() + 1e9}
 
     async def watch() -> tuple[float, int]:
         begin, renewed = time.monotonic(), 1
-        while not await claims.is_dead("key", Row(row, renewed)):
+        while not await leases.is_dead("key", Row(row, renewed)):
             if renewed == 1 and time.monotonic() - begin > 0.7:
                 begin, renewed = time.monotonic(), 2  # it is alive after all: everything counts from here
             await asyncio.sleep(0.01)
@@ -105,18 +106,18 @@ def test_a_claim_counts_from_when_it_was_first_seen_and_ends_when_its_owner_hang
     assert took >= 1.0
 
 
-def test_claims_of_groups_that_nobody_asks_for_are_not_remembered_for_ever() -> None:
-    claims = Claims(None, "this-copy")
+def test_leases_of_groups_that_nobody_asks_for_are_not_remembered_for_ever() -> None:
+    leases = Leases(None, "this-copy")
     for at in range(5000):
-        claims._age(f"group {at}", 1, at * 1.0)
-    assert len(claims._seen) <= 1001
+        leases._age(f"group {at}", 1, at * 1.0)
+    assert len(leases._seen) <= 1001
 
 
 @pytest.mark.slow
 def test_waiting_for_a_living_copy_ends_with_an_error_that_clients_ask_again_after(
     control: ControlClient, other: ControlClient, station_name: str
 ) -> None:
-    claim_station(other, station_name, "creating", "other-copy")
+    lease_station(other, station_name, "creating", "other-copy")
     group = f"{station_name}-g"
     assert control.consumer(group, consumers_group="g").startswith("{")
 
@@ -147,7 +148,7 @@ def test_requests_that_wait_for_something_that_never_comes_hold_no_slot_for_ever
     control: ControlClient, other: ControlClient, station_name: str
 ) -> None:
     """More of them than there are slots; each waits behind the others for the lock of one station."""
-    claim_station(other, station_name, "creating", "other-copy")
+    lease_station(other, station_name, "creating", "other-copy")
     assert control.connection is not None
     connection = control.connection
     station = StationCreate(name=station_name, username="root").encode()
@@ -171,7 +172,7 @@ def test_requests_that_wait_for_something_that_never_comes_hold_no_slot_for_ever
 
 
 def test_a_living_copy_is_waited_for(control: ControlClient, other: ControlClient, station_name: str) -> None:
-    claim_station(other, station_name, "deleting", "other-copy")
+    lease_station(other, station_name, "deleting", "other-copy")
     begin = time.monotonic()
     timer = threading.Timer(1.0, release_station, (other, station_name))
     timer.start()

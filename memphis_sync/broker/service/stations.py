@@ -1,8 +1,9 @@
 """
 Stations: creation, destruction, and the station that a producer or consumer makes by naming it.
 
-A row is claimed before its streams are made, and marked before they are deleted: of several copies of the service one
-does the work and the others wait for it, and finish it if that copy dies (see claims.py). All steps can be repeated.
+A row is leased before its streams are made, and marked before they are deleted: of several copies of the service one
+does the work and the others wait for it, and finish it if that copy dies (see storage/leases.py). All steps can be
+repeated.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from memphis_sync._protocol.streams import (
     station_settings,
     stream_config,
 )
-from memphis_sync.broker.claims import Claims
-from memphis_sync.broker.dead_letter_store import DeadLetterStore
-from memphis_sync.broker.jsapi import (
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.users import Users
+from memphis_sync.broker.storage.dead_letters import DeadLetterStore
+from memphis_sync.broker.storage.jetstream_api import (
     NO_SUITABLE_PEERS,
     REPLICAS_WITHOUT_CLUSTER,
     STREAM_EXISTS,
@@ -38,11 +40,10 @@ from memphis_sync.broker.jsapi import (
     JetStreamError,
     first_error,
 )
-from memphis_sync.broker.locks import NamedLocks
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schema_store import attachment
-from memphis_sync.broker.state import ConflictError, Row, State, key_of
-from memphis_sync.broker.users import Users
+from memphis_sync.broker.storage.leases import Leases
+from memphis_sync.broker.storage.locks import NamedLocks
+from memphis_sync.broker.storage.schemas import attachment
+from memphis_sync.broker.storage.tables import ConflictError, Row, State, key_of
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -70,14 +71,14 @@ class Stations:
         api: JetStreamApi,
         state: State,
         users: Users,
-        claims: Claims,
+        leases: Leases,
         dead_letters: DeadLetterStore,
     ) -> None:
         self._connection = connection
         self._api = api
         self._state = state
         self._users = users
-        self._claims = claims
+        self._leases = leases
         self._dead_letters = dead_letters
         self._locks = NamedLocks()
 
@@ -129,7 +130,7 @@ class Stations:
             row = await self._settled(name)
             if row is None:
                 # Two blanks: Memphis prints an empty name here, and clients have come to know the text.
-                raise Refusal("Station  does not exist")
+                raise RequestError("Station  does not exist")
             await self._unmake(name, row)
 
     async def find(self, name: str) -> Optional[Row]:
@@ -222,9 +223,9 @@ class Stations:
         check_partitions_number(request.partitions_number, name)
         settings = station_settings(request, name)
         if settings.tiered_storage_enabled:
-            raise Refusal("tiered storage is not available in this broker: leave tiered_storage_enabled out")
+            raise RequestError("tiered storage is not available in this broker: leave tiered_storage_enabled out")
         if settings.dls_station and lower_name("Station", settings.dls_station) == name:
-            raise Refusal(f"station {name} can not be its own dead-letter station")
+            raise RequestError(f"station {name} can not be its own dead-letter station")
         return settings
 
     async def _settled(self, name: str) -> Optional[Row]:
@@ -234,10 +235,10 @@ class Stations:
             row = await self._state.stations.get(key_of(name))
             if row is None or row.value["status"] == READY:
                 return row
-            if await self._claims.is_dead(f"station {name}", row):
+            if await self._leases.is_dead(f"station {name}", row):
                 await self._take_over(name, row)
             elif time.monotonic() > deadline:
-                raise Refusal(f"timeout: station {name} is still being made or deleted")
+                raise RequestError(f"timeout: station {name} is still being made or deleted")
             else:
                 await asyncio.sleep(_POLL_S)
 
@@ -245,49 +246,49 @@ class Stations:
         log.warning("station %s was left half-way (%s); finishing it", name, row.value["status"])
         try:
             if row.value["status"] == CREATING:
-                await self._finish(settings_of(row), await self._claim(name, row, CREATING))
+                await self._finish(settings_of(row), await self._lease(name, row, CREATING))
             else:
                 await self._unmake(name, row)
         except ConflictError:
             return  # somebody else took it over first; the caller looks again
 
-    async def _claim(self, name: str, row: Row, status: str) -> Row:
-        value = {**row.value, "status": status, **self._claims.fields()}
+    async def _lease(self, name: str, row: Row, status: str) -> Row:
+        value = {**row.value, "status": status, **self._leases.fields()}
         return await self._state.stations.update(key_of(name), value, row.revision)
 
     async def _make(self, settings: StationSettings, schema: Optional[dict[str, Any]] = None) -> Row:
-        """Claims the name, makes the streams, says that they are there."""
+        """Leases the name, makes the streams, says that they are there."""
         value = {
             "settings": asdict(settings),
             "version": STATION_VERSION,
             "schema": schema,
             "status": CREATING,
-            **self._claims.fields(),
+            **self._leases.fields(),
         }
         try:
-            claim = await self._state.stations.create(key_of(settings.name), value)
-            return await self._finish(settings, claim)
+            lease = await self._state.stations.create(key_of(settings.name), value)
+            return await self._finish(settings, lease)
         except ConflictError:  # another copy was faster, or took it over: its station counts
             row = await self._settled(settings.name)
             if row is None:
-                raise Refusal(f"timeout: station {settings.name} was created and deleted meanwhile") from None
+                raise RequestError(f"timeout: station {settings.name} was created and deleted meanwhile") from None
             return row
 
-    async def _finish(self, settings: StationSettings, claim: Row) -> Row:
-        """Makes the streams of a claimed row; all of them, or none and no row."""
+    async def _finish(self, settings: StationSettings, lease: Row) -> Row:
+        """Makes the streams of a leased row; all of them, or none and no row."""
         replies = await asyncio.gather(
             *(self._create_stream(settings, partition) for partition in settings.partitions), return_exceptions=True
         )
         error = first_error(replies)
         if error is None:
-            return await self._claim(settings.name, claim, READY)
+            return await self._lease(settings.name, lease, READY)
         # Only what this request made: a stream that was there before may hold somebody's messages.
         made = [reply["config"]["name"] for reply in replies if isinstance(reply, dict) and reply.get("did_create")]
         await asyncio.gather(*(self._api.delete_stream(stream) for stream in made), return_exceptions=True)
         with contextlib.suppress(ConflictError):  # taken over: it isn't ours to delete any more
-            await self._state.stations.delete(key_of(settings.name), claim.revision)
+            await self._state.stations.delete(key_of(settings.name), lease.revision)
         if isinstance(error, JetStreamError) and error.err_code in (REPLICAS_WITHOUT_CLUSTER, NO_SUITABLE_PEERS):
-            raise Refusal(
+            raise RequestError(
                 "station can not be created, probably since replicas count is larger than the cluster size"
             ) from error
         raise error
@@ -300,11 +301,11 @@ class Stations:
         """Deletes streams, then what is known about the station, then its row; announces it before the reply."""
         settings = settings_of(row)
         try:
-            claim = await self._claim(name, row, DELETING)
+            lease = await self._lease(name, row, DELETING)
         except ConflictError:
             if await self._settled(name) is None:
                 return
-            raise Refusal(f"timeout: station {name} was changed by somebody else meanwhile") from None
+            raise RequestError(f"timeout: station {name} was changed by somebody else meanwhile") from None
         streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
         results = await asyncio.gather(*map(self._api.delete_stream, streams), return_exceptions=True)
         error = first_error(results)
@@ -315,7 +316,7 @@ class Stations:
         await self._state.producers.purge(f"{key_of(name)}.>")
         await self._dead_letters.purge(name)
         with contextlib.suppress(ConflictError):  # another copy took it over and has done or is doing the same
-            await self._state.stations.delete(key_of(name), claim.revision)
+            await self._state.stations.delete(key_of(name), lease.revision)
         update = {"station_name": settings.internal, "type": "remove_station", "update": None}
         await self._connection.publish(subjects.CLIENT_UPDATES, json.dumps(update).encode())
 
@@ -326,5 +327,5 @@ def _without_tenant(username: str, prefix: str) -> str:
     if match is None:
         return username
     if match.group(2) != "1":
-        raise Refusal(f"{prefix}: Tenant with id {match.group(2)} does not exist")
+        raise RequestError(f"{prefix}: Tenant with id {match.group(2)} does not exist")
     return match.group(1)

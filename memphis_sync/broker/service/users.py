@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from memphis_sync.broker.refusal import Refusal
+from memphis_sync.broker.request_error import RequestError
 
 
 class Users:
@@ -23,7 +23,7 @@ class Users:
         Checks that a user exists.
 
         Raises:
-            Refusal: It doesn't; *otherwise* is the text.
+            RequestError: It doesn't; *otherwise* is the text.
         """
         if not name or (self._names is not None and name not in self._names):
-            raise Refusal(otherwise)
+            raise RequestError(otherwise)

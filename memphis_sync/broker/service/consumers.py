@@ -27,16 +27,23 @@ from nats.js.errors import APIError
 from memphis_sync._protocol.control import ConsumerCreate, ConsumerDestroy, ConsumerReply
 from memphis_sync._protocol.names import durable_name, lower_name, stream_name
 from memphis_sync._protocol.streams import StationSettings, check_start, consumer_config
-from memphis_sync.broker.activity import open_connection_ids
-from memphis_sync.broker.claims import Claims
-from memphis_sync.broker.dead_letter_intake import DeadLetterIntake
-from memphis_sync.broker.jsapi import CONSUMER_EXISTS, JetStreamApi, JetStreamError, both, first_error, is_no_room
-from memphis_sync.broker.locks import NamedLocks
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schema_store import active_version
-from memphis_sync.broker.state import ConflictError, Row, State, connection_key, key_of, name_of
-from memphis_sync.broker.stations import WAIT_S, Stations, settings_of
-from memphis_sync.broker.users import Users
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.dead_letter_ingest import DeadLetterIngest
+from memphis_sync.broker.service.stations import WAIT_S, Stations, settings_of
+from memphis_sync.broker.service.users import Users
+from memphis_sync.broker.storage.connections import open_connection_ids
+from memphis_sync.broker.storage.jetstream_api import (
+    CONSUMER_EXISTS,
+    JetStreamApi,
+    JetStreamError,
+    both,
+    first_error,
+    is_no_room,
+)
+from memphis_sync.broker.storage.leases import Leases
+from memphis_sync.broker.storage.locks import NamedLocks
+from memphis_sync.broker.storage.schemas import active_version
+from memphis_sync.broker.storage.tables import ConflictError, Row, State, connection_key, key_of, name_of
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -56,15 +63,15 @@ class Consumers:
         state: State,
         stations: Stations,
         users: Users,
-        claims: Claims,
-        dead_letters: DeadLetterIntake,
+        leases: Leases,
+        dead_letters: DeadLetterIngest,
     ) -> None:
         self._connection = connection
         self._api = api
         self._state = state
         self._stations = stations
         self._users = users
-        self._claims = claims
+        self._leases = leases
         self._dead_letters = dead_letters
         self._locks = NamedLocks()
 
@@ -76,16 +83,16 @@ class Consumers:
         group = lower_name("Consumer", request.consumers_group) if request.consumers_group else name
         if request.consumer_type.lower() not in _TYPES:
             kind = request.consumer_type.lower()
-            raise Refusal(f"consumer type has to be one of the following application/connector and not {kind}")
+            raise RequestError(f"consumer type has to be one of the following application/connector and not {kind}")
         station = lower_name("Station", request.station_name)
         self._users.require(request.username, "user does not exist")
         if request.req_version < _WITH_PARTITIONS:
             if await self._stations.find(station) is None:
-                raise Refusal(
+                raise RequestError(
                     "This station does not exist, a default station can not be created automatically, "
                     "please upgrade your SDK version"
                 )
-            raise Refusal("to consume from this station please upgrade your SDK version")
+            raise RequestError("to consume from this station please upgrade your SDK version")
         group_key = f"{key_of(station)}.{key_of(group)}"
         member_key = f"{group_key}.{connection_key(request.connection_id)}.{key_of(name)}.{secrets.token_hex(6)}"
         async with self._locks.hold(group_key):
@@ -124,20 +131,20 @@ class Consumers:
         Checks that a group is there on all partitions.
 
         Raises:
-            Refusal: It would have to be made, with nobody who is remembered as its member.
+            RequestError: It would have to be made, with nobody who is remembered as its member.
         """
         infos = (
             self._api.request(f"CONSUMER.INFO.{stream_name(settings.internal, partition)}.{durable_name(group)}")
             for partition in settings.partitions
         )
         if first_error(await asyncio.gather(*infos, return_exceptions=True)) is not None:
-            raise Refusal(f"the broker's store is full: there is no room for the new consumer group {group}")
+            raise RequestError(f"the broker's store is full: there is no room for the new consumer group {group}")
 
     async def destroy(self, body: bytes) -> None:
         """Serves a destruction: one member of that name on that connection goes."""
         request = ConsumerDestroy.decode(body)
         station = lower_name("Station", request.station_name)
-        gone = Refusal(f"Consumer {request.name} at station {request.station_name} does not exist")
+        gone = RequestError(f"Consumer {request.name} at station {request.station_name} does not exist")
         row = await self._stations.find(station)
         try:
             name = lower_name("Consumer", request.name)
@@ -191,7 +198,7 @@ class Consumers:
         """Deletes the group's durables if no member is connected."""
         while not await self._has_connected_members(group_key):
             try:
-                mark = await self._state.closing.create(group_key, self._claims.fields())
+                mark = await self._state.closing.create(group_key, self._leases.fields())
             except ConflictError:  # another copy closes it, or died at that: look again when it is over
                 await self._wait_until_open(group_key, settings, group)
                 continue
@@ -226,13 +233,13 @@ class Consumers:
             mark: Optional[Row] = await self._state.closing.get(group_key)
             if mark is None:
                 return
-            if not await self._claims.is_dead(f"group {group_key}", mark):
+            if not await self._leases.is_dead(f"group {group_key}", mark):
                 if time.monotonic() > deadline:
-                    raise Refusal(f"timeout: consumer group {group} is still being closed")
+                    raise RequestError(f"timeout: consumer group {group} is still being closed")
                 await asyncio.sleep(_POLL_S)
                 continue
             with contextlib.suppress(ConflictError):  # somebody else was faster
-                mark = await self._state.closing.update(group_key, self._claims.fields(), mark.revision)
+                mark = await self._state.closing.update(group_key, self._leases.fields(), mark.revision)
                 await self._close(group_key, settings, group, mark)
 
     async def _make_durables(self, settings: StationSettings, group: str, request: ConsumerCreate) -> None:

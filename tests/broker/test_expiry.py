@@ -7,8 +7,8 @@ from typing import Any
 from control_client import ControlClient
 
 from memphis_sync.broker import BrokerProcess
-from memphis_sync.broker.housekeeping import KEEP_S, Housekeeping
-from memphis_sync.broker.state import State
+from memphis_sync.broker.storage.expiry import KEEP_S, Expiry
+from memphis_sync.broker.storage.tables import State
 
 
 def test_rows_of_closed_connections_go_after_a_day_but_one_of_each_group(fresh_broker: Any) -> None:
@@ -26,8 +26,8 @@ def test_rows_of_closed_connections_go_after_a_day_but_one_of_each_group(fresh_b
         async def rounds() -> list[int]:
             assert control.connection is not None
             state = await State.open(control.connection.jetstream(), 1)
-            housekeeping = Housekeeping(control.connection, state)
-            removed = [await housekeeping.sweep(now) for now in (0.0, KEEP_S - 1, KEEP_S, KEEP_S * 2)]
+            expiry = Expiry(control.connection, state)
+            removed = [await expiry.sweep(now) for now in (0.0, KEEP_S - 1, KEEP_S, KEEP_S * 2)]
             members = [key.split(".")[1:4] for key in await state.members.keys(">")]
             assert sorted(members) == [["left", "dies-1", "c"], ["used", "stays", "c"]]
             assert [key.split(".")[1] for key in await state.producers.keys(">")] == ["stays"]
@@ -45,11 +45,11 @@ def test_a_connection_that_comes_back_starts_anew(fresh_broker: Any) -> None:
             assert client.producer("st")["error"] == ""
         control.wait_until_gone("comes-back")
 
-        async def housekeeping() -> Housekeeping:
+        async def expiry() -> Expiry:
             assert control.connection is not None
-            return Housekeeping(control.connection, await State.open(control.connection.jetstream(), 1))
+            return Expiry(control.connection, await State.open(control.connection.jetstream(), 1))
 
-        keeper = control.run(housekeeping())
+        keeper = control.run(expiry())
         assert control.run(keeper.sweep(0.0)) == 0
         with ControlClient(broker, connection_id="comes-back"):
             assert control.run(keeper.sweep(KEEP_S)) == 0

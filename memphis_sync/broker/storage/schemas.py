@@ -14,13 +14,13 @@ from typing import Any, Optional
 
 from memphis_sync._protocol.names import lower_name
 from memphis_sync._protocol.replies import SchemaUpdate
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.state import ConflictError, Row, State, key_of
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.storage.tables import ConflictError, Row, State, key_of
 
 
-def missing(name: str) -> Refusal:
+def missing(name: str) -> RequestError:
     """There is no such schema."""
-    return Refusal(f"Schema {name} does not exist")
+    return RequestError(f"Schema {name} does not exist")
 
 
 async def attachment(state: State, name: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ async def attachment(state: State, name: str) -> dict[str, Any]:
     What a station's row holds of its schema.
 
     Raises:
-        Refusal: There is no such schema.
+        RequestError: There is no such schema.
         NameRuleError: It is no name at all.
     """
     name = lower_name("Schema", name)
@@ -51,7 +51,7 @@ async def version_of(state: State, name: str, row: Row, number: int) -> SchemaUp
     """One version of a schema, as clients get it."""
     content = await state.schema_versions.get(f"{key_of(name)}.{row.value['versions'][number - 1]}")
     if content is None:
-        raise Refusal(f"version {number} of schema {name} is damaged: its content is missing")
+        raise RequestError(f"version {number} of schema {name} is damaged: its content is missing")
     return SchemaUpdate(name=name, type=row.value["type"], version=number, **content.value)
 
 
@@ -95,7 +95,7 @@ async def activate_version(state: State, name: str, number: int) -> int:
         The version's number.
 
     Raises:
-        Refusal: There is no such schema or version.
+        RequestError: There is no such schema or version.
     """
     while True:
         row = await state.schemas.get(key_of(name))
@@ -103,7 +103,7 @@ async def activate_version(state: State, name: str, number: int) -> int:
             raise missing(name)
         count = len(row.value["versions"])
         if not 0 <= number <= count:
-            raise Refusal(f"Schema {name} has no version {number}; it has 1 to {count}")
+            raise RequestError(f"Schema {name} has no version {number}; it has 1 to {count}")
         wanted = number or count
         with contextlib.suppress(ConflictError):
             await state.schemas.update(key_of(name), {**row.value, "active": wanted}, row.revision)

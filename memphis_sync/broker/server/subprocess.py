@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import quote
 
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
-from memphis_sync.broker.server import CONFIG_FILE, PID_FILE, end, in_url, reachable, wait_for_end
+from memphis_sync.broker.server.nats_server import CONFIG_FILE, PID_FILE, end, in_url, reachable, wait_for_end
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,7 +28,7 @@ _START = (
     "import sys; root = sys.argv.pop(1); sys.path = [root, *filter(None, sys.path)]; "
     "from memphis_sync.broker.__main__ import main; sys.exit(main())"
 )
-_PACKAGE_ROOT = Path(__file__).absolute().parents[2]
+_PACKAGE_ROOT = Path(__file__).absolute().parents[3]
 _POLL_S = 0.005
 _STOP_IDLE_S = 15.0  # how long both processes may do nothing when they are to end; each has a bound of its own
 

@@ -28,12 +28,12 @@ from memphis_sync._protocol.control import (
 )
 from memphis_sync._protocol.names import internal_name, lower_name
 from memphis_sync._protocol.replies import SchemaUpdate, schema_change
-from memphis_sync.broker.locks import NamedLocks
-from memphis_sync.broker.refusal import Refusal
-from memphis_sync.broker.schema_sources import compiled
-from memphis_sync.broker.schema_store import activate_version, active_version, add_version, attachment, version_of
-from memphis_sync.broker.state import ConflictError, Row, State, key_of, name_of
-from memphis_sync.broker.stations import Stations
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.schema_sources import compiled
+from memphis_sync.broker.service.stations import Stations
+from memphis_sync.broker.storage.locks import NamedLocks
+from memphis_sync.broker.storage.schemas import activate_version, active_version, add_version, attachment, version_of
+from memphis_sync.broker.storage.tables import ConflictError, Row, State, key_of, name_of
 from memphis_sync.types import SchemaInfo
 
 log = logging.getLogger("memphis_sync.broker")
@@ -77,9 +77,9 @@ class Schemas:
         request = SchemaAttach.decode(body)
         station = lower_name("Station", request.station_name)
         if await self._stations.find(station) is None:
-            raise Refusal(f"memphis: Station {station} does not exist")
+            raise RequestError(f"memphis: Station {station} does not exist")
         if not await self._stations.set_schema(station, await attachment(self._state, request.name)):
-            raise Refusal(f"memphis: Station {station} does not exist")
+            raise RequestError(f"memphis: Station {station} does not exist")
         await self._announce(station)
 
     async def detach(self, body: bytes) -> None:
@@ -87,7 +87,7 @@ class Schemas:
         request = SchemaDetach.decode(body)
         station = lower_name("Station", request.station_name)
         if not await self._stations.set_schema(station, None):
-            raise Refusal(f"station {station} does not exist")
+            raise RequestError(f"station {station} does not exist")
         await self._announce(station)
 
     async def activate(self, body: bytes) -> SchemaActivateReply:
@@ -119,10 +119,10 @@ class Schemas:
         if row is None:
             return
         if row.value["type"] != info.type:
-            raise Refusal(f"{name} already exist with type - {row.value['type']}")
+            raise RequestError(f"{name} already exist with type - {row.value['type']}")
         newest = await version_of(self._state, name, row, len(row.value["versions"]))
         if (newest.content, newest.message_struct_name) == (info.content, info.message_struct_name):
-            raise Refusal(f"{name} already exists in the db with the same schema content")
+            raise RequestError(f"{name} already exists in the db with the same schema content")
 
     def _content(self, info: SchemaInfo) -> dict[str, str]:
         """A version's row; clients get it in one message, so it must fit into one, in JSON."""
@@ -133,7 +133,7 @@ class Schemas:
         }
         size, room = len(json.dumps(content)), self._connection.max_payload - _OVERHEAD
         if size > room:
-            raise Refusal(f"your schema content is too large: it takes {size} bytes, and a message holds {room}")
+            raise RequestError(f"your schema content is too large: it takes {size} bytes, and a message holds {room}")
         return content
 
     async def _announce(self, station: str) -> None:

@@ -1,5 +1,5 @@
 """
-A second listener, for the official SDKs: it honours their message ids (see message_ids.py), as no nats-server does.
+A second listener, for the official SDKs: it honours their message ids (see msg_id_rewriter.py), as no nats-server does.
 
 A relay between client and nats-server, so that no message is copied in JetStream and our own clients have no hop: they
 send ``Nats-Msg-Id`` themselves, on the nats-server's own port.
@@ -23,8 +23,8 @@ import sys
 import time
 from typing import Any, Callable, Optional
 
-from memphis_sync.broker.message_ids import MessageIds
 from memphis_sync.broker.options import BrokerError
+from memphis_sync.broker.sdk_port.msg_id_rewriter import MsgIdRewriter
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -39,7 +39,7 @@ _MAX_PAYLOAD = re.compile(rb'"max_payload":\s*([0-9]{1,10})')
 _DEFAULT_MAX_PAYLOAD = 1024 * 1024  # of a server that doesn't tell
 
 
-class SdkRelay:
+class SdkProxy:
     """
     The listener and its connections.
 
@@ -137,7 +137,7 @@ class SdkRelay:
                 return server
         raise failure
 
-    def count(self, ids: MessageIds) -> None:
+    def count(self, ids: MsgIdRewriter) -> None:
         """Adds a connection's counts to its own, and says so when ids had to be left out."""
         self.added += ids.added
         ids.added = 0
@@ -223,12 +223,12 @@ class _Server(_Side, asyncio.Protocol):
 
 
 class _Client(_Side, asyncio.BufferedProtocol):
-    """The end at the SDK: its bytes go through MessageIds."""
+    """The end at the SDK: its bytes go through MsgIdRewriter."""
 
-    def __init__(self, relay: SdkRelay) -> None:
+    def __init__(self, relay: SdkProxy) -> None:
         super().__init__()
         self._relay = relay
-        self._ids = MessageIds(_DEFAULT_MAX_PAYLOAD)
+        self._ids = MsgIdRewriter(_DEFAULT_MAX_PAYLOAD)
         self._opening: Optional[asyncio.Task[None]] = None
         self._is_let_in = False
         self._early = b""  # came with the end of the handshake, before the certificate was looked at

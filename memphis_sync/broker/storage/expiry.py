@@ -13,8 +13,8 @@ import time
 
 from nats.aio.client import Client
 
-from memphis_sync.broker.activity import open_connection_ids
-from memphis_sync.broker.state import State, connection_key
+from memphis_sync.broker.storage.connections import open_connection_ids
+from memphis_sync.broker.storage.tables import State, connection_key
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -22,7 +22,7 @@ INTERVAL_S = 15 * 60.0
 KEEP_S = 24 * 60 * 60.0
 
 
-class Housekeeping:
+class Expiry:
     """What one copy of the service has seen so far; several copies may do the same work."""
 
     def __init__(self, connection: Client, state: State) -> None:

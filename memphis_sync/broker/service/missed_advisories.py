@@ -6,7 +6,7 @@ nobody, and one that starts again forgets at once what has had its deliveries an
 there that would keep the advisory. The message never comes again, and is no dead letter.
 
 Rules:
-* Of what members gave back there are notes (see dead_letter_store.py). They are gone through once when a copy of the
+* Of what members gave back there are notes (see storage/dead_letters.py). They are gone through once when a copy of the
   service starts, and when its connection comes back: a message whose last delivery is among them, and of which nothing
   else is written, is owed to its group, as if the advisory had come.
 * But only when none can come any more: the group has no unanswered message left in that partition, or its ack time is
@@ -28,9 +28,9 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from memphis_sync._protocol.names import NameRuleError, durable_name, internal_name, lower_name, stream_name
-from memphis_sync.broker.dead_letter_store import DeadLetterStore, Owed
-from memphis_sync.broker.jsapi import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
-from memphis_sync.broker.state import ConflictError
+from memphis_sync.broker.storage.dead_letters import DeadLetterStore, Owed
+from memphis_sync.broker.storage.jetstream_api import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from memphis_sync.broker.storage.tables import ConflictError
 
 log = logging.getLogger("memphis_sync.broker")
 
