@@ -1,10 +1,10 @@
 /*
- * What lane.c, outbox.c, outbox_wait.c, link.c, link_io.c, link_read.c and inbox.c share and no binding sees.
+ * What the files of the outbox and of the link share, and no binding sees.
  *
- * Lock order: outbox->lock, then link->inbox_lock; nobody holds either across IO.
- *   outbox->lock      the logs, their counters, tickets that are attached, the link's connection and control buffers
- *   link->inbox_lock  the list of inboxes and what they hold
- *   group->lock       which tickets of a group are settled; taken last
+ * Lock order: outbox->lock, then link->receive_lock; nobody holds either across IO.
+ *   outbox->lock        the logs, their counters, tickets that are attached, the link's connection and control buffers
+ *   link->receive_lock  the list of receive buffers and what they hold
+ *   set->lock           which tickets of a wait set are settled; taken last
  * Conditions use CLOCK_MONOTONIC. A condition is signalled only when its waiter count says that somebody waits.
  */
 #ifndef MEMPHIS_CORE_INTERNAL_H
@@ -29,7 +29,7 @@ enum mcore_slot_state {
 enum mcore_slot_flag {
     MCORE_FLAG_WRITTEN = 1,
     MCORE_FLAG_REPORT = 2,
-    MCORE_FLAG_UNHEARD = 4, /* its last answer was that nobody listens; not written since */
+    MCORE_FLAG_NO_RESPONDERS = 4, /* its last answer was that nobody listens; not written since */
     MCORE_FLAG_UNSURE = 8   /* a writing of it had no answer, or may have had two: it may be stored, whatever is answered */
 };
 
@@ -108,13 +108,13 @@ struct mcore_waiter {
     struct mcore_waiter *next;
 };
 
-/* One ticket of a group, on the ticket's list of groups while it is not settled. */
-struct mcore_group_node {
-    struct mcore_group_node *next;
-    struct mcore_group *group;
+/* One ticket of a wait set, on the ticket's list of sets while it is not settled. */
+struct mcore_wait_set_node {
+    struct mcore_wait_set_node *next;
+    struct mcore_wait_set *set;
     struct mcore_outbox *outbox;
     struct mcore_ticket *ticket;
-    uint32_t place; /* in the group */
+    uint32_t place; /* in the set */
 };
 
 /* A paused message: all pause equally long, so the queue is in the order of due times. */
@@ -130,7 +130,7 @@ struct mcore_retry {
  */
 enum mcore_lane_number { MCORE_BULK = 0, MCORE_EXPRESS_LANE = 1, MCORE_LANES = 2 };
 
-struct mcore_lane {
+struct mcore_send_log {
     uint8_t *block;
     size_t block_len;
     struct mcore_log *log;
@@ -162,8 +162,8 @@ struct mcore_outbox {
     pthread_cond_t room;    /* there is air again */
     pthread_cond_t reports; /* settled slots wait to be reported */
 
-    struct mcore_lane lanes[MCORE_LANES];
-    struct mcore_lane *writing_lane; /* whose run is being written */
+    struct mcore_send_log lanes[MCORE_LANES];
+    struct mcore_send_log *writing_lane; /* whose run is being written */
     uint64_t window;
     int64_t next_deadline_ns; /* no unsettled deadline lies before it */
     unsigned retry_attempts;
@@ -224,7 +224,7 @@ struct mcore_link {
     bool stopping;
     bool writing; /* a thread is in send() with `current`, or holds it between next and written */
     bool sans_io; /* the bytes go through the caller's hands, not to the socket as they are */
-    bool poked;   /* mcore_link_wake() was called since the last next */
+    bool wake_requested; /* mcore_link_wake() was called since the last next */
 
     struct mcore_buffer control; /* filled by callers */
     unsigned pongs_queued;       /* in `control` */
@@ -241,7 +241,7 @@ struct mcore_link {
     int64_t ping_interval_ns;
     int64_t heard_ns; /* when the peer last sent anything; written by the reader without the lock */
     int64_t asked_ns; /* when it was last asked with a PING */
-    bool is_lame;     /* the server has announced its end */
+    bool is_lame_duck; /* the server has announced its end */
 
     struct mcore_parser parser;
     struct mcore_buffer input;
@@ -249,63 +249,63 @@ struct mcore_link {
     int last_errno;
     char text[512];
 
-    pthread_mutex_t inbox_lock;
-    struct mcore_inbox *inboxes;
-    bool inbox_ready; /* what somebody waits for has come; it is told when the lock is about to be let go */
+    pthread_mutex_t receive_lock;
+    struct mcore_receive_buffer *receive_buffers;
+    bool receive_ready; /* what somebody waits for has come; it is told when the lock is about to be let go */
 };
 
-struct mcore_inbox {
+struct mcore_receive_buffer {
     struct mcore_link *link;
-    struct mcore_inbox *next;
+    struct mcore_receive_buffer *next;
     uint64_t sid;
     uint64_t connection;
     pthread_cond_t cond;
     struct mcore_buffer records;
     size_t usual; /* how many bytes were taken last time: the next block begins as large */
     long count;
-    uint64_t messages; /* since the inbox was made */
+    uint64_t messages; /* since the buffer was made */
     uint64_t statuses;
     uint64_t dropped;
     bool is_jetstream; /* takes no messages but the server's own */
-    uint64_t most_messages; /* what mcore_inbox_expect() said */
+    uint64_t most_messages; /* what mcore_receive_buffer_expect() said */
     uint64_t most_bytes;
     uint64_t held_bytes; /* of messages in `records`, as most_bytes counts */
     unsigned held_statuses;
     uint64_t wanted_messages; /* of the waiter; UINT64_MAX without one */
     uint64_t wanted_statuses;
-    bool woken; /* mcore_inbox_wake() was called since the last wait */
+    bool woken; /* mcore_receive_buffer_wake() was called since the last wait */
     bool closed;
 };
 
-/* lane.c: one log; outbox->lock held. */
-bool mcore_lane_init(struct mcore_lane *lane, const uint8_t *token, size_t token_len, const char *mark, uint64_t tag,
-                     uint64_t max_bytes, uint64_t max_messages);
-void mcore_lane_free(struct mcore_lane *lane);
+/* send_log.c: one log; outbox->lock held. */
+bool mcore_send_log_init(struct mcore_send_log *lane, const uint8_t *token, size_t token_len, const char *mark,
+                         uint64_t tag, uint64_t max_bytes, uint64_t max_messages);
+void mcore_send_log_free(struct mcore_send_log *lane);
 /* Gives the memory of the messages back; there must be none. Nothing can be appended afterwards. */
-void mcore_lane_release(struct mcore_lane *lane);
-struct mcore_slot *mcore_lane_slot(const struct mcore_lane *lane, uint64_t slot);
-size_t mcore_lane_frame_size(const struct mcore_lane *lane, const struct mcore_route *route,
-                             const struct mcore_message *message, size_t digits);
+void mcore_send_log_release(struct mcore_send_log *lane);
+struct mcore_slot *mcore_send_log_slot(const struct mcore_send_log *lane, uint64_t slot);
+size_t mcore_send_log_frame_size(const struct mcore_send_log *lane, const struct mcore_route *route,
+                                 const struct mcore_message *message, size_t digits);
 /* MCORE_OK, or why the message does not fit now, once for each route. */
-int mcore_lane_check(const struct mcore_lane *lane, const struct mcore_route *const *routes, size_t count,
-                     const struct mcore_message *message);
+int mcore_send_log_check(const struct mcore_send_log *lane, const struct mcore_route *const *routes, size_t count,
+                         const struct mcore_message *message);
 /* Writes the frame; returns its slot. There must be room. */
-struct mcore_slot *mcore_lane_append(struct mcore_lane *lane, const struct mcore_route *route,
-                                     const struct mcore_message *message, struct mcore_ticket *ticket);
+struct mcore_slot *mcore_send_log_append(struct mcore_send_log *lane, const struct mcore_route *route,
+                                         const struct mcore_message *message, struct mcore_ticket *ticket);
 /* Gives the newest slot its deadline. */
-void mcore_lane_set_deadline(struct mcore_lane *lane, int64_t deadline_ns);
+void mcore_send_log_set_deadline(struct mcore_send_log *lane, int64_t deadline_ns);
 /* Moves the deadline of a slot forward. */
-void mcore_lane_advance_deadline(struct mcore_lane *lane, uint64_t slot, int64_t deadline_ns);
+void mcore_send_log_advance_deadline(struct mcore_send_log *lane, uint64_t slot, int64_t deadline_ns);
 /* The stream that stores a frame: its subject's first token. */
-const uint8_t *mcore_lane_stream(const struct mcore_lane *lane, const struct mcore_slot *entry, size_t *len);
-bool mcore_lane_has_run(const struct mcore_lane *lane, uint64_t window);
-long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
-                         const uint8_t **data, size_t *len);
+const uint8_t *mcore_send_log_stream(const struct mcore_send_log *lane, const struct mcore_slot *entry, size_t *len);
+bool mcore_send_log_has_run(const struct mcore_send_log *lane, uint64_t window);
+long mcore_send_log_run_take(struct mcore_send_log *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
+                             const uint8_t **data, size_t *len);
 /* A paused slot may be sent again. */
-void mcore_lane_queue_again(struct mcore_lane *lane, uint64_t slot);
+void mcore_send_log_queue_again(struct mcore_send_log *lane, uint64_t slot);
 /* Gives storage back from the head as far as everything is settled and nobody writes it. */
-void mcore_lane_reclaim(struct mcore_lane *lane);
-uint64_t mcore_lane_rewind(struct mcore_lane *lane, struct mcore_stats *stats);
+void mcore_send_log_reclaim(struct mcore_send_log *lane);
+uint64_t mcore_send_log_rewind(struct mcore_send_log *lane, struct mcore_stats *stats);
 
 /* Outbox parts that the link calls with outbox->lock held. */
 int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);
@@ -323,18 +323,18 @@ void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox);
 /* Lets outbox->lock go and posts the waiters of what was settled under it. */
 void mcore_outbox_unlock(struct mcore_outbox *outbox);
 
-/* Outbox parts shared by outbox.c and outbox_wait.c, lock held. */
-struct mcore_lane *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot);
-void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t slot, int outcome,
-                              uint64_t sequence, int duplicate, int code, int err_code, const char *text,
-                              size_t text_len, unsigned flags);
+/* Outbox parts shared by outbox.c, ticket.c, held.c and outbox_wait.c, lock held. */
+struct mcore_send_log *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot);
+void mcore_outbox_notify_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t slot, int outcome,
+                                uint64_t sequence, int duplicate, int code, int err_code, const char *text,
+                                size_t text_len, unsigned flags);
 void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);
 /* A slot of an owner was settled: whoever waits for it counts it off. */
-void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_lane *lane, uint64_t slot,
+void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_send_log *lane, uint64_t slot,
                                    uint32_t owner);
-void mcore_outbox_tell_ticket_locked(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int outcome,
-                                     uint64_t sequence, int duplicate, int code, int err_code, const char *text,
-                                     size_t text_len, unsigned flags);
+void mcore_outbox_notify_ticket_locked(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int outcome,
+                                       uint64_t sequence, int duplicate, int code, int err_code, const char *text,
+                                       size_t text_len, unsigned flags);
 void mcore_outbox_note_report_locked(struct mcore_outbox *outbox, uint64_t number);
 void mcore_outbox_note_unseen_locked(struct mcore_outbox *outbox, int outcome);
 void mcore_outbox_count_locked(struct mcore_outbox *outbox, int outcome, int duplicate);
@@ -348,8 +348,8 @@ int mcore_outbox_room_beside_held_locked(const struct mcore_outbox *outbox, uint
 uint64_t mcore_outbox_abandon_held_locked(struct mcore_outbox *outbox);
 void mcore_held_release_locked(struct mcore_outbox *outbox, struct mcore_held *held);
 
-/* group.c: a ticket of a group was settled; the outbox's lock held. Does not touch the ticket. */
-void mcore_group_settled(struct mcore_group_node *node);
+/* wait_set.c: a ticket of a wait set was settled; the outbox's lock held. Does not touch the ticket. */
+void mcore_wait_set_settled(struct mcore_wait_set_node *node);
 
 /* JetStream's answer to a publish; the pointers lead into its JSON, still escaped. */
 struct mcore_puback {
@@ -366,10 +366,11 @@ struct mcore_puback {
 /* Reads a PubAck. Returns MCORE_DELIVERED, MCORE_REFUSED, or MCORE_PENDING for what is none. */
 int mcore_puback_parse(const uint8_t *json, size_t len, struct mcore_puback *ack);
 
-/* One message; inbox_lock held. Who waits for it is woken by the unlock. */
-void mcore_inbox_put_locked(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event, int status);
-void mcore_inbox_unlock(struct mcore_link *link);
-void mcore_inbox_close_all(struct mcore_link *link);
+/* One message; receive_lock held. Who waits for it is woken by the unlock. */
+void mcore_receive_buffer_put_locked(struct mcore_link *link, const uint8_t *data, const struct mcore_event *event,
+                                     int status);
+void mcore_receive_buffer_unlock(struct mcore_link *link);
+void mcore_receive_buffer_close_all(struct mcore_link *link);
 
 /* A socket error ends the connection; outbox->lock held. */
 void mcore_link_broken_locked(struct mcore_link *link, int error);

@@ -112,7 +112,7 @@ int64_t mcore_outbox_unhold(struct mcore_outbox *outbox, const struct mcore_rout
 {
     if (message->payload_len > UINT32_MAX / 2 || message->headers_len > UINT32_MAX / 4)
         return MCORE_E_TOO_LARGE;
-    struct mcore_lane *lane = &outbox->lanes[MCORE_BULK];
+    struct mcore_send_log *lane = &outbox->lanes[MCORE_BULK];
     struct mcore_message part = *message;
     pthread_mutex_lock(&outbox->lock);
     int64_t result = MCORE_OK;
@@ -120,7 +120,7 @@ int64_t mcore_outbox_unhold(struct mcore_outbox *outbox, const struct mcore_rout
         if (tickets[i]->held == NULL || !tickets[i]->held->waits)
             result = MCORE_E_ENDED;
     if (result == MCORE_OK)
-        result = mcore_lane_check(lane, routes, count, message);
+        result = mcore_send_log_check(lane, routes, count, message);
     if (result == MCORE_OK)
         result = (int64_t)lane->log->tail_slot;
     for (size_t i = 0; i < count && result >= 0; i++) {
@@ -130,10 +130,10 @@ int64_t mcore_outbox_unhold(struct mcore_outbox *outbox, const struct mcore_rout
         if (message->parts != NULL)
             part.payload_len = message->parts[i];
         part.report = held->report;
-        struct mcore_slot *entry = mcore_lane_append(lane, routes[i], &part, tickets[i]);
+        struct mcore_slot *entry = mcore_send_log_append(lane, routes[i], &part, tickets[i]);
         if (message->parts != NULL)
             part.payload += part.payload_len;
-        mcore_lane_set_deadline(lane, held->deadline_ns);
+        mcore_send_log_set_deadline(lane, held->deadline_ns);
         entry->thread = held->thread;
         outbox->thread_backlog[entry->thread]++;
         outbox->stats.queued++;
@@ -162,7 +162,7 @@ static int settle_locked(struct mcore_outbox *outbox, struct mcore_held *held, i
         return 0;
     leave(outbox, held);
     mcore_outbox_count_locked(outbox, outcome, 0);
-    mcore_outbox_tell_ticket_locked(outbox, held->ticket, outcome, 0, 0, 0, 0, text, text_len, 0);
+    mcore_outbox_notify_ticket_locked(outbox, held->ticket, outcome, 0, 0, 0, 0, text, text_len, 0);
     if (held->report)
         mcore_outbox_note_report_locked(outbox, held->number);
     mcore_outbox_after_settle_locked(outbox);

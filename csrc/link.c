@@ -1,5 +1,5 @@
 /*
- * A link's state: attach and detach, control frames, what the loops share. The loops are in link_io.c.
+ * A link's state: attach and detach, control frames, what the loops share. The loops are in link_write.c.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -53,7 +53,7 @@ struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payloa
     mcore_parser_init(&link->parser, 0, max_payload);
     mcore_cond_init(&link->quiet);
     mcore_cond_init(&link->pong);
-    pthread_mutex_init(&link->inbox_lock, NULL);
+    pthread_mutex_init(&link->receive_lock, NULL);
     return link;
 }
 
@@ -67,7 +67,7 @@ void mcore_link_free(struct mcore_link *link)
     mcore_buffer_free(&link->input);
     pthread_cond_destroy(&link->quiet);
     pthread_cond_destroy(&link->pong);
-    pthread_mutex_destroy(&link->inbox_lock);
+    pthread_mutex_destroy(&link->receive_lock);
     free(link);
 }
 
@@ -151,8 +151,8 @@ int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, siz
             link->current_len = 0;
             link->pings = 0;
             link->pongs = 0;
-            link->is_lame = false;
-            link->poked = false;
+            link->is_lame_duck = false;
+            link->wake_requested = false;
             link->asked_ns = 0;
             __atomic_store_n(&link->heard_ns, mcore_now_ns(), __ATOMIC_RELAXED);
             link->last_errno = 0;
@@ -187,7 +187,7 @@ uint64_t mcore_link_detach(struct mcore_link *link)
     uint64_t in_flight = mcore_outbox_rewind_locked(outbox);
     pthread_cond_broadcast(&link->pong);
     unlock(link);
-    mcore_inbox_close_all(link);
+    mcore_receive_buffer_close_all(link);
     return in_flight;
 }
 

@@ -18,7 +18,7 @@
  */
 static bool slot_of(const struct mcore_outbox *outbox, const uint8_t *subject, size_t len, uint64_t *slot)
 {
-    const struct mcore_lane *lane = &outbox->lanes[MCORE_BULK];
+    const struct mcore_send_log *lane = &outbox->lanes[MCORE_BULK];
     if (len > lane->inbox_len && subject[lane->inbox_len] == 'e')
         lane = &outbox->lanes[MCORE_EXPRESS_LANE];
     if (len <= lane->inbox_len || len > lane->inbox_len + MCORE_MAX_U64_DIGITS)
@@ -77,7 +77,7 @@ static void control_event_locked(struct mcore_link *link, const uint8_t *data, c
     case MCORE_EV_INFO:
         /* Written by Go's encoder, which leaves no blanks. */
         if (memmem(data + event->payload.off, event->payload.len, "\"ldm\":true", 10) != NULL)
-            link->is_lame = true;
+            link->is_lame_duck = true;
         break;
     case MCORE_EV_ERR:
         keep_text(link, data + event->payload.off, event->payload.len);
@@ -90,24 +90,24 @@ static void control_event_locked(struct mcore_link *link, const uint8_t *data, c
 static void handle_events(struct mcore_link *link, const uint8_t *data, const struct mcore_event *events, long count)
 {
     struct mcore_outbox *outbox = link->outbox;
-    enum { NONE, OUTBOX, INBOXES } locked = NONE; /* kept for as long as events need the same one */
+    enum { NONE, OUTBOX, RECEIVE_BUFFERS } locked = NONE; /* kept for as long as events need the same one */
     for (long i = 0; i < count; i++) {
         const struct mcore_event *event = &events[i];
         bool is_message = event->kind == MCORE_EV_MSG || event->kind == MCORE_EV_HMSG;
-        bool is_for_inbox = is_message && event->sid != 1;
-        if (is_for_inbox && locked != INBOXES) {
+        bool is_for_buffer = is_message && event->sid != 1;
+        if (is_for_buffer && locked != RECEIVE_BUFFERS) {
             if (locked == OUTBOX)
                 mcore_outbox_unlock(outbox);
-            pthread_mutex_lock(&link->inbox_lock);
-            locked = INBOXES;
-        } else if (!is_for_inbox && locked != OUTBOX) {
-            if (locked == INBOXES)
-                mcore_inbox_unlock(link);
+            pthread_mutex_lock(&link->receive_lock);
+            locked = RECEIVE_BUFFERS;
+        } else if (!is_for_buffer && locked != OUTBOX) {
+            if (locked == RECEIVE_BUFFERS)
+                mcore_receive_buffer_unlock(link);
             pthread_mutex_lock(&outbox->lock);
             locked = OUTBOX;
         }
-        if (is_for_inbox) {
-            mcore_inbox_put_locked(link, data, event, status_of(data, event));
+        if (is_for_buffer) {
+            mcore_receive_buffer_put_locked(link, data, event, status_of(data, event));
             continue;
         }
         uint64_t slot;
@@ -119,8 +119,8 @@ static void handle_events(struct mcore_link *link, const uint8_t *data, const st
     }
     if (locked == OUTBOX)
         mcore_outbox_unlock(outbox);
-    else if (locked == INBOXES)
-        mcore_inbox_unlock(link);
+    else if (locked == RECEIVE_BUFFERS)
+        mcore_receive_buffer_unlock(link);
 }
 
 static void keep_offending(struct mcore_link *link, const uint8_t *data, size_t len)
@@ -166,7 +166,7 @@ static int end_of(struct mcore_link *link, bool eof, int error)
     int end;
     if (link->stopping)
         end = MCORE_LINK_STOPPED;
-    else if (link->is_lame)
+    else if (link->is_lame_duck)
         end = MCORE_LINK_LAME;
     else if (link->text[0] != '\0')
         end = MCORE_LINK_SERVER;
@@ -199,7 +199,7 @@ static int received(struct mcore_link *link, size_t count)
         pthread_mutex_unlock(&link->outbox->lock);
         return MCORE_LINK_PROTOCOL;
     }
-    return link->is_lame ? end_of(link, true, 0) : MCORE_LINK_GOES_ON;
+    return link->is_lame_duck ? end_of(link, true, 0) : MCORE_LINK_GOES_ON;
 }
 
 /* The socket, -1 when there is none to read from. */

@@ -43,15 +43,15 @@ enum mcore_error {
 };
 
 enum mcore_limit {
-    MCORE_MAX_CONTROL_LINE = 4096,  /* nats-server's own default for a control line, INFO and -ERR aside */
-    MCORE_MAX_INFO_LINE = 262144,   /* INFO lists every server of a cluster; 256 KiB is far above any seen */
+    MCORE_MAX_CONTROL_LINE = 4096,         /* nats-server's own default for a control line, INFO and -ERR aside */
+    MCORE_MAX_INFO_LINE = 262144,          /* INFO lists every server of a cluster; 256 KiB is far above any seen */
     MCORE_MAX_U64_DIGITS = 20,
-    MCORE_MAX_PUBACK = 16384,       /* bytes of an answer to a message that are read; JetStream's have a few hundred */
-    MCORE_MAX_PONGS = 16,           /* queued at once; a server that asks faster is answered by fewer */
-    MCORE_CONTROL_BYTES = 67108864, /* control frames and acks that a connection may owe: more, and it counts as broken */
-    MCORE_INBOX_BYTES = 67108864,   /* of the messages that an inbox holds, unless its owner expects more */
-    MCORE_INBOX_STATUSES = 1024,    /* that an inbox holds; each request is ended by one */
-    MCORE_INBOX_STATUS_BYTES = 4096 /* of one of them, its subject and header block */
+    MCORE_MAX_PUBACK = 16384,              /* bytes read of an answer to a message; JetStream's have a few hundred */
+    MCORE_MAX_PONGS = 16,                  /* queued at once; a server that asks faster is answered by fewer */
+    MCORE_CONTROL_BYTES = 67108864,        /* control frames and acks that a connection may owe: more, and it is broken */
+    MCORE_RECEIVE_BUFFER_BYTES = 67108864, /* of the messages that a buffer holds, unless its owner expects more */
+    MCORE_RECEIVE_BUFFER_STATUSES = 1024,  /* that a buffer holds; each request is ended by one */
+    MCORE_RECEIVE_BUFFER_STATUS_BYTES = 4096 /* of one of them, its subject and header block */
 };
 
 /* ---- 2. Hash and fork counter ------------------------------------------------------------------------------------- */
@@ -222,12 +222,12 @@ struct mcore_ticket {
     int duplicate;       /* delivered: the broker had it before */
     int was_written;     /* the frame was given to the socket at least once */
     int attached;        /* the outbox may still write to it */
-    int looked;          /* somebody has asked for the outcome */
+    int observed;         /* somebody has asked for the outcome */
     int code;            /* refused, unknown: HTTP-like status */
     int err_code;        /* refused, unknown: JetStream's own code */
     char *text;          /* refused, unknown: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
     void *waiters;       /* threads that wait for it alone */
-    void *groups;        /* groups that wait for it among others */
+    void *wait_sets;        /* those that wait for it among others */
     struct mcore_held *held; /* NULL: its message was never held; freed by mcore_ticket_release */
 };
 
@@ -431,20 +431,21 @@ int mcore_ticket_wait(struct mcore_outbox *outbox, struct mcore_ticket *ticket, 
 void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *ticket);
 
 /*
- * A group waits for many tickets at once, of several outboxes too: each settled ticket is handed out once, by its place in
- * the order of adding, in the order of settling. The tickets and their outboxes outlive the group. One thread uses it.
+ * A wait set waits for many tickets at once, of several outboxes too: each settled ticket is handed out once, by its
+ * place in the order of adding, in the order of settling. The tickets and their outboxes outlive the set. One thread uses
+ * it.
  */
-struct mcore_group;
+struct mcore_wait_set;
 
 /* Room for `count` tickets; NULL when the system gives no memory. */
-struct mcore_group *mcore_group_new(size_t count);
-void mcore_group_free(struct mcore_group *group);
+struct mcore_wait_set *mcore_wait_set_new(size_t count);
+void mcore_wait_set_free(struct mcore_wait_set *set);
 
 /* Adds a ticket; one that is settled already is handed out by the next wait. MCORE_OK, or MCORE_E_ROOM. */
-int mcore_group_add(struct mcore_group *group, struct mcore_outbox *outbox, struct mcore_ticket *ticket);
+int mcore_wait_set_add(struct mcore_wait_set *set, struct mcore_outbox *outbox, struct mcore_ticket *ticket);
 
 /* Waits for at least one; returns how many places were written to `out`, 0 after timeout_ns. */
-long mcore_group_wait(struct mcore_group *group, uint32_t *out, size_t max, int64_t timeout_ns);
+long mcore_wait_set_wait(struct mcore_wait_set *set, uint32_t *out, size_t max, int64_t timeout_ns);
 
 int64_t mcore_now_ns(void);
 
@@ -458,7 +459,7 @@ int64_t mcore_now_ns(void);
  */
 
 struct mcore_link;
-struct mcore_inbox;
+struct mcore_receive_buffer;
 
 enum mcore_link_end {
     MCORE_LINK_GOES_ON = -1, /* no end yet */
@@ -486,7 +487,7 @@ int mcore_link_attach(struct mcore_link *link, int fd, const uint8_t *first, siz
 
 /*
  * Ends the connection's use: wakes both loops, waits until no thread writes any more, rewinds the outbox, fails the open
- * inboxes. The socket itself is still the caller's to close. Returns how many frames were in flight.
+ * buffers. The socket itself is still the caller's to close. Returns how many frames were in flight.
  */
 uint64_t mcore_link_detach(struct mcore_link *link);
 
@@ -538,7 +539,7 @@ void mcore_link_written(struct mcore_link *link, size_t count, int error);
  * For a sender that waits for its socket: does what mcore_link_next() does besides waiting. Returns after how many
  * nanoseconds it is to be called again.
  */
-int64_t mcore_link_tend(struct mcore_link *link);
+int64_t mcore_link_run_timers(struct mcore_link *link);
 
 /* Makes mcore_link_next() return if there is a connection, with or without bytes: its caller has something to write. */
 void mcore_link_wake(struct mcore_link *link);
@@ -596,33 +597,34 @@ struct mcore_record {
  * jetstream: take only messages whose ack goes to $JS.ACK., which nats-server lets nobody but itself send ("Permissions
  * Violation for Publish with Reply"), and statuses; what others send there is dropped.
  */
-struct mcore_inbox *mcore_inbox_new(struct mcore_link *link, uint64_t sid, int jetstream);
-void mcore_inbox_free(struct mcore_inbox *inbox);
+struct mcore_receive_buffer *mcore_receive_buffer_new(struct mcore_link *link, uint64_t sid, int jetstream);
+void mcore_receive_buffer_free(struct mcore_receive_buffer *buffer);
 
 /*
- * Up to which number of messages, counted since the inbox was made, it takes any, and how many bytes of them it holds
+ * Up to which number of messages, counted since the buffer was made, it takes any, and how many bytes of them it holds
  * before they are taken: subjects, replies, header blocks and payloads, as JetStream counts a pull's max_bytes. At first
- * any number, and MCORE_INBOX_BYTES.
+ * any number, and MCORE_RECEIVE_BUFFER_BYTES.
  */
-void mcore_inbox_expect(struct mcore_inbox *inbox, uint64_t messages, uint64_t bytes);
+void mcore_receive_buffer_expect(struct mcore_receive_buffer *buffer, uint64_t messages, uint64_t bytes);
 
-/* How many messages and statuses were dropped since the inbox was made. */
-uint64_t mcore_inbox_dropped(struct mcore_inbox *inbox);
+/* How many messages and statuses were dropped since the buffer was made. */
+uint64_t mcore_receive_buffer_dropped(struct mcore_receive_buffer *buffer);
 
 /*
- * Waits for so many messages, or so many statuses, or mcore_inbox_wake(), or the end of the connection.
+ * Waits for so many messages, or so many statuses, or mcore_receive_buffer_wake(), or the end of the connection.
  * MCORE_OK, MCORE_E_TIMEOUT or MCORE_E_CLOSED (the connection ended; what had come can still be taken).
  */
-int mcore_inbox_wait(struct mcore_inbox *inbox, uint64_t messages, uint64_t statuses, int64_t timeout_ns);
+int mcore_receive_buffer_wait(struct mcore_receive_buffer *buffer, uint64_t messages, uint64_t statuses,
+                              int64_t timeout_ns);
 
-/* Ends the wait for this inbox with MCORE_OK, or the next one if nobody waits now. */
-void mcore_inbox_wake(struct mcore_inbox *inbox);
+/* Ends the wait for this buffer with MCORE_OK, or the next one if nobody waits now. */
+void mcore_receive_buffer_wake(struct mcore_receive_buffer *buffer);
 
 /* Whether its connection has ended: nothing more comes. */
-int mcore_inbox_is_closed(struct mcore_inbox *inbox);
+int mcore_receive_buffer_is_closed(struct mcore_receive_buffer *buffer);
 
 /* Detaches all records received so far; free *data with mcore_free(). Returns the number of records. */
-long mcore_inbox_take(struct mcore_inbox *inbox, uint8_t **data, size_t *len);
+long mcore_receive_buffer_take(struct mcore_receive_buffer *buffer, uint8_t **data, size_t *len);
 
 void mcore_free(void *memory);
 

@@ -1,3 +1,6 @@
+/*
+ * MurmurHash3, x86, 32 bits: by which a key finds its partition, in every Memphis SDK.
+ */
 #include "memphis_core.h"
 
 /* Block reads are put together from bytes: right on every host, any alignment, and one load where that is allowed. */

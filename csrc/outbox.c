@@ -1,6 +1,6 @@
 /*
- * The outbox: its two lanes under one lock. Append, runs for the sender, settling, rewind, expiry; waiting and reporting
- * are in outbox_wait.c.
+ * The outbox: its two lanes under one lock. Append, runs for the sender, settling, rewind, expiry; tickets are in
+ * ticket.c, waiting and reporting in outbox_wait.c.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -23,11 +23,11 @@ struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, ui
         return NULL;
     uint64_t express_bytes = max_bytes < EXPRESS_BYTES ? max_bytes : EXPRESS_BYTES;
     uint64_t express_messages = max_messages < EXPRESS_MESSAGES ? max_messages : EXPRESS_MESSAGES;
-    if (!mcore_lane_init(&outbox->lanes[MCORE_BULK], token, token_len, "", 0, max_bytes, max_messages) ||
-        !mcore_lane_init(&outbox->lanes[MCORE_EXPRESS_LANE], token, token_len, "e", express_tag, express_bytes,
-                         express_messages)) {
-        mcore_lane_free(&outbox->lanes[MCORE_BULK]);
-        mcore_lane_free(&outbox->lanes[MCORE_EXPRESS_LANE]);
+    if (!mcore_send_log_init(&outbox->lanes[MCORE_BULK], token, token_len, "", 0, max_bytes, max_messages) ||
+        !mcore_send_log_init(&outbox->lanes[MCORE_EXPRESS_LANE], token, token_len, "e", express_tag, express_bytes,
+                             express_messages)) {
+        mcore_send_log_free(&outbox->lanes[MCORE_BULK]);
+        mcore_send_log_free(&outbox->lanes[MCORE_EXPRESS_LANE]);
         free(outbox);
         return NULL;
     }
@@ -55,7 +55,7 @@ void mcore_outbox_free(struct mcore_outbox *outbox)
     pthread_cond_destroy(&outbox->reports);
     pthread_mutex_destroy(&outbox->lock);
     for (int i = 0; i < MCORE_LANES; i++)
-        mcore_lane_free(&outbox->lanes[i]);
+        mcore_send_log_free(&outbox->lanes[i]);
     free(outbox->owners);
     free(outbox->reported);
     free(outbox->retries);
@@ -87,10 +87,10 @@ long mcore_outbox_owner_new(struct mcore_outbox *outbox)
 size_t mcore_outbox_frame_size(const struct mcore_outbox *outbox, const struct mcore_route *route,
                                const struct mcore_message *message)
 {
-    return mcore_lane_frame_size(&outbox->lanes[MCORE_EXPRESS_LANE], route, message, MCORE_MAX_U64_DIGITS);
+    return mcore_send_log_frame_size(&outbox->lanes[MCORE_EXPRESS_LANE], route, message, MCORE_MAX_U64_DIGITS);
 }
 
-struct mcore_lane *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot)
+struct mcore_send_log *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot)
 {
     return &outbox->lanes[slot & express_tag ? MCORE_EXPRESS_LANE : MCORE_BULK];
 }
@@ -106,19 +106,20 @@ uint32_t mcore_thread_number(void)
     return mine % MCORE_THREADS;
 }
 
-static struct mcore_lane *lane_for(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
-                                   const struct mcore_message *message, uint32_t thread, int *error)
+static struct mcore_send_log *lane_for(struct mcore_outbox *outbox, const struct mcore_route *const *routes,
+                                       size_t count, const struct mcore_message *message, uint32_t thread,
+                                       int *error)
 {
-    struct mcore_lane *express = &outbox->lanes[MCORE_EXPRESS_LANE];
+    struct mcore_send_log *express = &outbox->lanes[MCORE_EXPRESS_LANE];
     if (message->urgent && outbox->thread_backlog[thread] == 0 &&
-        mcore_lane_check(express, routes, count, message) == MCORE_OK) {
+        mcore_send_log_check(express, routes, count, message) == MCORE_OK) {
         *error = MCORE_OK;
         return express;
     }
-    struct mcore_lane *bulk = &outbox->lanes[MCORE_BULK];
-    *error = mcore_lane_check(bulk, routes, count, message);
+    struct mcore_send_log *bulk = &outbox->lanes[MCORE_BULK];
+    *error = mcore_send_log_check(bulk, routes, count, message);
     if (*error == MCORE_OK && outbox->held_messages > 0) {
-        size_t bytes = mcore_lane_frame_size(bulk, routes[0], message, MCORE_MAX_U64_DIGITS);
+        size_t bytes = mcore_send_log_frame_size(bulk, routes[0], message, MCORE_MAX_U64_DIGITS);
         *error = mcore_outbox_room_beside_held_locked(outbox, bytes * count, count);
     }
     return bulk;
@@ -135,7 +136,7 @@ int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_rout
     uint32_t thread = mcore_thread_number();
     pthread_mutex_lock(&outbox->lock);
     int error = MCORE_E_CLOSED;
-    struct mcore_lane *lane = outbox->closed ? NULL : lane_for(outbox, routes, count, message, thread, &error);
+    struct mcore_send_log *lane = outbox->closed ? NULL : lane_for(outbox, routes, count, message, thread, &error);
     if (error != MCORE_OK) {
         if (error == MCORE_E_FULL_BYTES || error == MCORE_E_FULL_MESSAGES)
             outbox->stats.buffer_full++;
@@ -147,10 +148,10 @@ int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_rout
     for (size_t i = 0; i < count; i++) {
         if (message->parts != NULL)
             part.payload_len = message->parts[i];
-        struct mcore_slot *entry = mcore_lane_append(lane, routes[i], &part, tickets == NULL ? NULL : tickets[i]);
+        struct mcore_slot *entry = mcore_send_log_append(lane, routes[i], &part, tickets == NULL ? NULL : tickets[i]);
         if (message->parts != NULL)
             part.payload += part.payload_len;
-        mcore_lane_set_deadline(lane, deadline_ns);
+        mcore_send_log_set_deadline(lane, deadline_ns);
         entry->thread = thread;
         outbox->stats.accepted++;
         outbox->stats.queued++;
@@ -182,15 +183,15 @@ void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox)
 
 bool mcore_outbox_has_run_locked(const struct mcore_outbox *outbox)
 {
-    return mcore_lane_has_run(&outbox->lanes[MCORE_EXPRESS_LANE], outbox->window) ||
-           mcore_lane_has_run(&outbox->lanes[MCORE_BULK], outbox->window);
+    return mcore_send_log_has_run(&outbox->lanes[MCORE_EXPRESS_LANE], outbox->window) ||
+           mcore_send_log_has_run(&outbox->lanes[MCORE_BULK], outbox->window);
 }
 
 long mcore_outbox_run_take_locked(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len)
 {
     for (int i = MCORE_LANES - 1; i >= 0; i--) {
-        struct mcore_lane *lane = &outbox->lanes[i];
-        long count = mcore_lane_run_take(lane, outbox->window, max_bytes, &outbox->stats, data, len);
+        struct mcore_send_log *lane = &outbox->lanes[i];
+        long count = mcore_send_log_run_take(lane, outbox->window, max_bytes, &outbox->stats, data, len);
         if (count > 0) {
             outbox->writing_lane = lane;
             return count;
@@ -201,12 +202,12 @@ long mcore_outbox_run_take_locked(struct mcore_outbox *outbox, size_t max_bytes,
 
 void mcore_outbox_run_done_locked(struct mcore_outbox *outbox)
 {
-    struct mcore_lane *lane = outbox->writing_lane;
+    struct mcore_send_log *lane = outbox->writing_lane;
     if (lane == NULL)
         return;
     outbox->writing_lane = NULL;
     lane->pin_pos = UINT64_MAX;
-    mcore_lane_reclaim(lane);
+    mcore_send_log_reclaim(lane);
     mcore_outbox_after_settle_locked(outbox);
 }
 
@@ -214,7 +215,7 @@ uint64_t mcore_outbox_rewind_locked(struct mcore_outbox *outbox)
 {
     uint64_t count = 0;
     for (int i = 0; i < MCORE_LANES; i++)
-        count += mcore_lane_rewind(&outbox->lanes[i], &outbox->stats);
+        count += mcore_send_log_rewind(&outbox->lanes[i], &outbox->stats);
     return count;
 }
 
@@ -247,11 +248,11 @@ void mcore_outbox_owner_less_locked(struct mcore_outbox *outbox, uint32_t owner,
 static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outcome, uint64_t sequence, int duplicate,
                          int code, int err_code, const char *text, size_t text_len)
 {
-    struct mcore_lane *lane = mcore_outbox_lane(outbox, number);
+    struct mcore_send_log *lane = mcore_outbox_lane(outbox, number);
     uint64_t slot = number & ~express_tag;
     if (slot < lane->log->head_slot || slot >= lane->log->tail_slot)
         return 0;
-    struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+    struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
     if (entry->state == MCORE_SLOT_SETTLED)
         return 0;
     bool sleeps_without_run = outbox->sender_sleeps && !mcore_outbox_has_run_locked(outbox);
@@ -271,10 +272,10 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, int outco
     mcore_outbox_owner_less_locked(outbox, entry->owner, outcome);
     if (outbox->flushes != NULL)
         mcore_outbox_count_off_locked(outbox, lane, slot, entry->owner);
-    mcore_outbox_tell_locked(outbox, lane, slot, outcome, sequence, duplicate, code, err_code, text, text_len,
-                             entry->flags);
+    mcore_outbox_notify_locked(outbox, lane, slot, outcome, sequence, duplicate, code, err_code, text, text_len,
+                               entry->flags);
     if (slot == lane->log->head_slot)
-        mcore_lane_reclaim(lane);
+        mcore_send_log_reclaim(lane);
     /* Only when the window kept it back until now: else whoever queued it has seen to its being written. */
     if (sleeps_without_run && mcore_outbox_has_run_locked(outbox))
         mcore_outbox_wake_sender_locked(outbox);
@@ -317,10 +318,10 @@ static bool retry_push(struct mcore_outbox *outbox, uint64_t number, int64_t due
  * Lets a message pause to which nobody listened: until it is sent again, or, when it has had its attempts or no time for
  * another one, for as long as the ack of a message that was stored all the same may take.
  */
-static void pause_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t number)
+static void pause_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t number)
 {
     uint64_t slot = number & ~express_tag;
-    struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+    struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
     if (entry->state != MCORE_SLOT_IN_FLIGHT) {
         /* Two answers to one writing: one of them is false. */
         entry->flags |= MCORE_FLAG_UNSURE;
@@ -328,7 +329,7 @@ static void pause_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, u
     }
     int64_t due_ns = mcore_deadline_after(outbox->retry_pause_ns);
     entry->state = MCORE_SLOT_PAUSED;
-    entry->flags |= MCORE_FLAG_UNHEARD;
+    entry->flags |= MCORE_FLAG_NO_RESPONDERS;
     lane->in_flight--;
     outbox->stats.in_flight--;
     outbox->stats.queued++;
@@ -338,7 +339,7 @@ static void pause_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, u
     } else {
         due_ns = mcore_deadline_after(MCORE_VERDICT_NS);
         if (due_ns < entry->deadline_ns)
-            mcore_lane_advance_deadline(lane, slot, due_ns);
+            mcore_send_log_advance_deadline(lane, slot, due_ns);
         if (due_ns < outbox->next_deadline_ns)
             outbox->next_deadline_ns = due_ns;
     }
@@ -351,10 +352,10 @@ static void retry_due_locked(struct mcore_outbox *outbox, int64_t now_ns)
 {
     while (outbox->retries_head < outbox->retries_len && outbox->retries[outbox->retries_head].due_ns <= now_ns) {
         uint64_t number = outbox->retries[outbox->retries_head++].slot;
-        struct mcore_lane *lane = mcore_outbox_lane(outbox, number);
+        struct mcore_send_log *lane = mcore_outbox_lane(outbox, number);
         uint64_t slot = number & ~express_tag;
-        if (slot >= lane->log->head_slot && mcore_lane_slot(lane, slot)->state == MCORE_SLOT_PAUSED)
-            mcore_lane_queue_again(lane, slot);
+        if (slot >= lane->log->head_slot && mcore_send_log_slot(lane, slot)->state == MCORE_SLOT_PAUSED)
+            mcore_send_log_queue_again(lane, slot);
     }
     if (outbox->retries_head == outbox->retries_len)
         outbox->retries_head = outbox->retries_len = 0;
@@ -380,11 +381,11 @@ static int disbelieve(struct mcore_outbox *outbox, const char *why)
 
 int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t number, int status, const uint8_t *json, size_t len)
 {
-    struct mcore_lane *lane = mcore_outbox_lane(outbox, number);
+    struct mcore_send_log *lane = mcore_outbox_lane(outbox, number);
     uint64_t slot = number & ~express_tag;
     if (slot < lane->log->head_slot || slot >= lane->log->tail_slot)
         return 0;
-    const struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+    const struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
     if (entry->state == MCORE_SLOT_SETTLED)
         return 0;
     if ((entry->flags & MCORE_FLAG_WRITTEN) == 0)
@@ -398,7 +399,7 @@ int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t number, int st
     if (outcome == MCORE_PENDING)
         return disbelieve(outbox, "it cannot be read");
     size_t stream_len;
-    const uint8_t *stream = mcore_lane_stream(lane, entry, &stream_len);
+    const uint8_t *stream = mcore_send_log_stream(lane, entry, &stream_len);
     if (ack.stream == NULL || ack.stream_len != stream_len || memcmp(ack.stream, stream, stream_len) != 0)
         return disbelieve(outbox, "it names another stream than the message's");
     if (outcome == MCORE_REFUSED && (entry->flags & MCORE_FLAG_UNSURE) != 0)
@@ -420,14 +421,14 @@ int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, con
  */
 static int expire_slot_locked(struct mcore_outbox *outbox, uint64_t number, unsigned flags)
 {
-    if ((flags & MCORE_FLAG_UNHEARD) == 0)
+    if ((flags & MCORE_FLAG_NO_RESPONDERS) == 0)
         return settle_locked(outbox, number, MCORE_EXPIRED, 0, 0, 0, 0, NULL, 0);
     int outcome = (flags & MCORE_FLAG_UNSURE) != 0 ? MCORE_UNKNOWN : MCORE_NO_RESPONDERS;
     return settle_locked(outbox, number, outcome, 0, 0, 503, 0, NULL, 0);
 }
 
 /* Fails what is due in one block of slots, and notes when the next of them is. */
-static uint64_t expire_block(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t block, int64_t now_ns)
+static uint64_t expire_block(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t block, int64_t now_ns)
 {
     uint64_t max = lane->log->max_messages;
     uint64_t head = lane->log->head_slot;
@@ -456,7 +457,7 @@ uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
     uint64_t expired = 0;
     int64_t next = MCORE_NEVER;
     for (int i = 0; i < MCORE_LANES; i++) {
-        struct mcore_lane *lane = &outbox->lanes[i];
+        struct mcore_send_log *lane = &outbox->lanes[i];
         uint64_t max = lane->log->max_messages;
         uint64_t tail = lane->log->tail_slot;
         for (uint64_t slot = lane->log->head_slot; slot < tail;) {
@@ -479,7 +480,7 @@ uint64_t mcore_outbox_abandon(struct mcore_outbox *outbox)
     pthread_mutex_lock(&outbox->lock);
     uint64_t count = mcore_outbox_abandon_held_locked(outbox);
     for (int i = 0; i < MCORE_LANES; i++) {
-        struct mcore_lane *lane = &outbox->lanes[i];
+        struct mcore_send_log *lane = &outbox->lanes[i];
         uint64_t tail = lane->log->tail_slot;
         for (uint64_t slot = lane->log->head_slot; slot < tail; slot++)
             count += (uint64_t)settle_locked(outbox, slot | lane->tag, MCORE_ABANDONED, 0, 0, 0, 0, NULL, 0);
@@ -495,7 +496,55 @@ int mcore_outbox_release(struct mcore_outbox *outbox)
                outbox->lanes[MCORE_BULK].pin_pos == UINT64_MAX && outbox->lanes[MCORE_EXPRESS_LANE].pin_pos == UINT64_MAX;
     for (int i = 0; can && i < MCORE_LANES; i++)
         if (outbox->lanes[i].block != NULL)
-            mcore_lane_release(&outbox->lanes[i]);
+            mcore_send_log_release(&outbox->lanes[i]);
     pthread_mutex_unlock(&outbox->lock);
     return can ? 1 : 0;
+}
+
+/* ---- the same for callers without the lock ---------------------------------------------------------------------- */
+
+void mcore_outbox_stats(struct mcore_outbox *outbox, struct mcore_stats *stats)
+{
+    pthread_mutex_lock(&outbox->lock);
+    *stats = outbox->stats;
+    pthread_mutex_unlock(&outbox->lock);
+}
+
+void mcore_outbox_close(struct mcore_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    outbox->closed = true;
+    pthread_cond_broadcast(&outbox->room);
+    pthread_mutex_unlock(&outbox->lock);
+}
+
+long mcore_outbox_run_take(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len)
+{
+    pthread_mutex_lock(&outbox->lock);
+    long count = mcore_outbox_run_take_locked(outbox, max_bytes, data, len);
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+void mcore_outbox_run_done(struct mcore_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    mcore_outbox_run_done_locked(outbox);
+    pthread_mutex_unlock(&outbox->lock);
+}
+
+uint64_t mcore_outbox_rewind(struct mcore_outbox *outbox)
+{
+    pthread_mutex_lock(&outbox->lock);
+    uint64_t count = mcore_outbox_rewind_locked(outbox);
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+uint64_t mcore_outbox_expire(struct mcore_outbox *outbox, int64_t now_ns)
+{
+    pthread_mutex_lock(&outbox->lock);
+    uint64_t count = mcore_outbox_expire_locked(outbox, now_ns);
+    mcore_outbox_unlock(outbox);
+    return count;
 }

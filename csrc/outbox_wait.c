@@ -1,265 +1,10 @@
 /*
- * Telling the outcome: tickets, waiters, reports, counts. A waiter of one ticket has a condition of its own, so an ack
- * wakes the thread that waits for it and no other.
+ * Waiting for the outbox as a whole: reports of outcomes, news to log, counts of what is outstanding, and room.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "core_internal.h"
-
-int64_t mcore_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-int64_t mcore_deadline_after(int64_t timeout_ns)
-{
-    int64_t now = mcore_now_ns();
-    if (timeout_ns <= 0)
-        return now;
-    return timeout_ns < MCORE_NEVER - now ? now + timeout_ns : MCORE_NEVER - 1;
-}
-
-int mcore_cond_init(pthread_cond_t *cond)
-{
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-#if !defined(__APPLE__)
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-#endif
-    int error = pthread_cond_init(cond, &attributes);
-    pthread_condattr_destroy(&attributes);
-    return error;
-}
-
-int mcore_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns)
-{
-    if (until_ns == MCORE_NEVER)
-        return pthread_cond_wait(cond, lock);
-#if defined(__APPLE__)
-    int64_t left = until_ns - mcore_now_ns();
-    if (left <= 0)
-        return ETIMEDOUT;
-    struct timespec span = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
-    return pthread_cond_timedwait_relative_np(cond, lock, &span);
-#else
-    struct timespec at = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
-    return pthread_cond_timedwait(cond, lock, &at);
-#endif
-}
-
-/* ---- one ticket --------------------------------------------------------------------------------------------------- */
-
-static char *copy_text(const char *text, size_t len)
-{
-    if (len == 0)
-        return NULL;
-    char *copy = malloc(len + 1);
-    if (copy == NULL)
-        return NULL;
-    memcpy(copy, text, len);
-    copy[len] = '\0';
-    return copy;
-}
-
-static void note_unseen(struct mcore_outbox *outbox, int outcome, const char *text, size_t len)
-{
-    static const char *const plain[] = {"", "", "refused", "no responders: the station is gone", "not confirmed in time",
-                                        "abandoned at close", "no responders, but it was sent before: it may be stored", "it could not be sent"};
-    if (len == 0) {
-        text = plain[outcome];
-        len = strlen(text);
-    }
-    size_t cut = len < sizeof(outbox->unseen_text) - 1 ? len : sizeof(outbox->unseen_text) - 1;
-    memcpy(outbox->unseen_text, text, cut);
-    outbox->unseen_text[cut] = '\0';
-    outbox->stats.unseen++;
-    mcore_outbox_wake_sender_locked(outbox); /* whose thread logs it */
-}
-
-/* Moves the waiters of a ticket that is being settled to those that mcore_outbox_unlock() posts. */
-static void take_waiters(struct mcore_outbox *outbox, struct mcore_ticket *ticket)
-{
-    struct mcore_waiter *waiter = ticket->waiters;
-    ticket->waiters = NULL;
-    while (waiter != NULL) {
-        struct mcore_waiter *next = waiter->next;
-        waiter->taken = true;
-        waiter->next = outbox->to_post;
-        outbox->to_post = waiter;
-        waiter = next;
-    }
-}
-
-void mcore_outbox_unlock(struct mcore_outbox *outbox)
-{
-    struct mcore_waiter *waiter = outbox->to_post;
-    outbox->to_post = NULL;
-    pthread_mutex_unlock(&outbox->lock);
-    while (waiter != NULL) {
-        struct mcore_waiter *next = waiter->next; /* the waiter is gone once it is posted */
-        pthread_mutex_lock(&waiter->lock);
-        waiter->posted = true;
-        pthread_cond_signal(&waiter->cond);
-        pthread_mutex_unlock(&waiter->lock);
-        waiter = next;
-    }
-}
-
-void mcore_outbox_note_report_locked(struct mcore_outbox *outbox, uint64_t number)
-{
-    if (outbox->reported_len == outbox->reported_cap) {
-        size_t cap = outbox->reported_cap == 0 ? 64 : outbox->reported_cap * 2;
-        uint64_t *grown = realloc(outbox->reported, cap * sizeof(*grown));
-        if (grown == NULL)
-            return; /* the ticket still has its outcome; only the callback is late until somebody asks */
-        outbox->reported = grown;
-        outbox->reported_cap = cap;
-    }
-    outbox->reported[outbox->reported_len++] = number;
-    if (outbox->report_waiters > 0)
-        pthread_cond_signal(&outbox->reports);
-}
-
-void mcore_outbox_note_unseen_locked(struct mcore_outbox *outbox, int outcome)
-{
-    note_unseen(outbox, outcome, NULL, 0);
-}
-
-void mcore_outbox_tell_ticket_locked(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int outcome,
-                                     uint64_t sequence, int duplicate, int code, int err_code, const char *text,
-                                     size_t text_len, unsigned flags)
-{
-    ticket->sequence = sequence;
-    ticket->duplicate = duplicate;
-    ticket->was_written = (flags & MCORE_FLAG_WRITTEN) != 0;
-    ticket->code = code;
-    ticket->err_code = err_code;
-    ticket->text = copy_text(text, text_len);
-    ticket->attached = 0;
-    take_waiters(outbox, ticket);
-    struct mcore_group_node *node = ticket->groups;
-    ticket->groups = NULL;
-    /* Last: from here on the ticket's owner may free it without the lock. */
-    __atomic_store_n(&ticket->outcome, outcome, __ATOMIC_RELEASE);
-    while (node != NULL) {
-        struct mcore_group_node *next = node->next; /* the group may be gone once it knows */
-        mcore_group_settled(node);
-        node = next;
-    }
-}
-
-void mcore_outbox_tell_locked(struct mcore_outbox *outbox, struct mcore_lane *lane, uint64_t slot, int outcome,
-                              uint64_t sequence, int duplicate, int code, int err_code, const char *text,
-                              size_t text_len, unsigned flags)
-{
-    bool wants_report = (flags & MCORE_FLAG_REPORT) != 0;
-    struct mcore_ticket **place = &lane->tickets[slot % lane->log->max_messages];
-    struct mcore_ticket *ticket = *place;
-    uint64_t number = ticket == NULL ? slot | lane->tag : mcore_ticket_number(ticket);
-    *place = NULL;
-    if (ticket != NULL)
-        mcore_outbox_tell_ticket_locked(outbox, ticket, outcome, sequence, duplicate, code, err_code, text, text_len,
-                                        flags);
-    else if (outcome != MCORE_DELIVERED && !wants_report)
-        note_unseen(outbox, outcome, text, text_len);
-    if (wants_report)
-        mcore_outbox_note_report_locked(outbox, number);
-}
-
-uint64_t mcore_ticket_number(const struct mcore_ticket *ticket)
-{
-    return ticket->held == NULL ? ticket->slot : ticket->held->number;
-}
-
-int mcore_ticket_outcome(const struct mcore_ticket *ticket)
-{
-    return __atomic_load_n(&ticket->outcome, __ATOMIC_ACQUIRE);
-}
-
-static int wait_posted(struct mcore_waiter *self, int64_t until_ns)
-{
-    int error = 0;
-    pthread_mutex_lock(&self->lock);
-    while (!self->posted && error != ETIMEDOUT)
-        error = mcore_cond_wait_until(&self->cond, &self->lock, until_ns);
-    error = self->posted ? 0 : ETIMEDOUT;
-    pthread_mutex_unlock(&self->lock);
-    return error;
-}
-
-static void leave_list(struct mcore_ticket *ticket, const struct mcore_waiter *self)
-{
-    if (ticket->waiters == self) {
-        ticket->waiters = self->next;
-        return;
-    }
-    struct mcore_waiter *waiter = ticket->waiters;
-    while (waiter->next != self)
-        waiter = waiter->next;
-    waiter->next = self->next;
-}
-
-int mcore_ticket_wait(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int64_t timeout_ns)
-{
-    int outcome = mcore_ticket_outcome(ticket);
-    if (outcome != MCORE_PENDING || timeout_ns <= 0)
-        return outcome;
-    int64_t until = mcore_deadline_after(timeout_ns);
-    struct mcore_waiter self = {.posted = false};
-    pthread_mutex_lock(&outbox->lock);
-    outcome = mcore_ticket_outcome(ticket);
-    if (outcome == MCORE_PENDING) {
-        pthread_mutex_init(&self.lock, NULL);
-        mcore_cond_init(&self.cond);
-        self.next = ticket->waiters;
-        ticket->waiters = &self;
-    }
-    pthread_mutex_unlock(&outbox->lock);
-    if (outcome != MCORE_PENDING)
-        return outcome;
-    if (wait_posted(&self, until) == ETIMEDOUT) {
-        pthread_mutex_lock(&outbox->lock);
-        bool taken = self.taken;
-        if (!taken)
-            leave_list(ticket, &self);
-        pthread_mutex_unlock(&outbox->lock);
-        if (taken)
-            wait_posted(&self, MCORE_NEVER);
-    }
-    pthread_cond_destroy(&self.cond);
-    pthread_mutex_destroy(&self.lock);
-    return mcore_ticket_outcome(ticket);
-}
-
-void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *ticket)
-{
-    /* Delivered or looked at: the outbox has let go of it, so the common case needs no lock. */
-    int outcome = mcore_ticket_outcome(ticket);
-    if (outcome != MCORE_DELIVERED) {
-        pthread_mutex_lock(&outbox->lock);
-        outcome = ticket->outcome;
-        if (ticket->held != NULL)
-            mcore_held_release_locked(outbox, ticket->held);
-        if (ticket->attached) {
-            struct mcore_lane *lane = mcore_outbox_lane(outbox, ticket->slot);
-            lane->tickets[(ticket->slot & ~lane->tag) % lane->log->max_messages] = NULL;
-            ticket->attached = 0;
-        } else if (outcome > MCORE_DELIVERED && !ticket->looked) {
-            note_unseen(outbox, outcome, ticket->text == NULL ? "" : ticket->text,
-                        ticket->text == NULL ? 0 : strlen(ticket->text));
-        }
-        pthread_mutex_unlock(&outbox->lock);
-    }
-    free(ticket->text);
-    ticket->text = NULL;
-    free(ticket->held);
-    ticket->held = NULL;
-}
 
 /* ---- reports ------------------------------------------------------------------------------------------------------ */
 
@@ -271,8 +16,8 @@ int mcore_outbox_report(struct mcore_outbox *outbox, struct mcore_ticket *ticket
         ticket->held->report = true;
         wanted = 1;
     } else if (ticket->attached) {
-        const struct mcore_lane *lane = mcore_outbox_lane(outbox, ticket->slot);
-        mcore_lane_slot(lane, ticket->slot & ~lane->tag)->flags |= MCORE_FLAG_REPORT;
+        const struct mcore_send_log *lane = mcore_outbox_lane(outbox, ticket->slot);
+        mcore_send_log_slot(lane, ticket->slot & ~lane->tag)->flags |= MCORE_FLAG_REPORT;
         wanted = 1;
     }
     pthread_mutex_unlock(&outbox->lock);
@@ -413,16 +158,16 @@ static uint64_t count_before(const struct mcore_outbox *outbox, long owner, cons
 {
     uint64_t count = 0;
     for (int i = 0; i < MCORE_LANES; i++) {
-        const struct mcore_lane *lane = &outbox->lanes[i];
+        const struct mcore_send_log *lane = &outbox->lanes[i];
         for (uint64_t slot = lane->log->head_slot; slot < marks[i] && slot < lane->log->tail_slot; slot++) {
-            const struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+            const struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
             count += entry->state != MCORE_SLOT_SETTLED && (owner < 0 || entry->owner == (uint32_t)owner);
         }
     }
     return count;
 }
 
-void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_lane *lane, uint64_t slot,
+void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_send_log *lane, uint64_t slot,
                                    uint32_t owner)
 {
     size_t number = (size_t)(lane - outbox->lanes);
@@ -492,50 +237,4 @@ int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t ti
         outbox->room_wanted = UINT64_MAX;
     pthread_mutex_unlock(&outbox->lock);
     return result;
-}
-
-void mcore_outbox_stats(struct mcore_outbox *outbox, struct mcore_stats *stats)
-{
-    pthread_mutex_lock(&outbox->lock);
-    *stats = outbox->stats;
-    pthread_mutex_unlock(&outbox->lock);
-}
-
-void mcore_outbox_close(struct mcore_outbox *outbox)
-{
-    pthread_mutex_lock(&outbox->lock);
-    outbox->closed = true;
-    pthread_cond_broadcast(&outbox->room);
-    pthread_mutex_unlock(&outbox->lock);
-}
-
-long mcore_outbox_run_take(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len)
-{
-    pthread_mutex_lock(&outbox->lock);
-    long count = mcore_outbox_run_take_locked(outbox, max_bytes, data, len);
-    pthread_mutex_unlock(&outbox->lock);
-    return count;
-}
-
-void mcore_outbox_run_done(struct mcore_outbox *outbox)
-{
-    pthread_mutex_lock(&outbox->lock);
-    mcore_outbox_run_done_locked(outbox);
-    pthread_mutex_unlock(&outbox->lock);
-}
-
-uint64_t mcore_outbox_rewind(struct mcore_outbox *outbox)
-{
-    pthread_mutex_lock(&outbox->lock);
-    uint64_t count = mcore_outbox_rewind_locked(outbox);
-    pthread_mutex_unlock(&outbox->lock);
-    return count;
-}
-
-uint64_t mcore_outbox_expire(struct mcore_outbox *outbox, int64_t now_ns)
-{
-    pthread_mutex_lock(&outbox->lock);
-    uint64_t count = mcore_outbox_expire_locked(outbox, now_ns);
-    mcore_outbox_unlock(outbox);
-    return count;
 }

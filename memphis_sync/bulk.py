@@ -206,7 +206,7 @@ class Bulk:
         return result
 
     def _take(self, iterable: Iterable[Any]) -> None:
-        turn = self._at_once._turns[0]  # of several stations it takes nothing; produce() does
+        turn = self._at_once._round_robins[0]  # of several stations it takes nothing; produce() does
         iterator = iter(iterable)
         index = swept = 0
         while True:
@@ -296,7 +296,7 @@ class Bulk:
                 pending.popleft()
                 self._at = 0
                 continue
-            outcome = tickets[at].look()
+            outcome = tickets[at].observe()
             if outcome == PENDING:
                 return
             if outcome != DELIVERED:  # else it was delivered just now
@@ -312,7 +312,7 @@ class Bulk:
         while self._pending and not self._is_late():
             # The last of a stretch, most often settled after all others of it: each wait costs a thread change.
             tickets = self._pending[0].tickets
-            (tickets[-1] if tickets[-1].look() == PENDING else tickets[self._at]).wait(SLICE_NS)
+            (tickets[-1] if tickets[-1].observe() == PENDING else tickets[self._at]).wait(SLICE_NS)
             self._sweep()
         while self._pending:
             first, step, tickets = self._pending[0]

@@ -30,7 +30,7 @@ from memphis_sync._producing.registration import Ended, Registration
 from memphis_sync._protocol.control import ConsumerCreate
 from memphis_sync._protocol.names import internal_name
 from memphis_sync._schema_calls import SchemaCalls
-from memphis_sync._session.single_flight import OncePerKey
+from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.consumer import READ_ALL_S, Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Delivery
@@ -62,7 +62,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
     def __init__(self) -> None:
         super().__init__()
         self._producers: dict[Hashable, Union[Producer, Registration]] = {}  # each step on it is atomic
-        self._consumers: OncePerKey[Consumer] = OncePerKey("the registration of a consumer")
+        self._consumers: SingleFlight[Consumer] = SingleFlight("the registration of a consumer")
 
     # ---- stations ---------------------------------------------------------------------------------------------------
 

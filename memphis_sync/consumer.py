@@ -23,13 +23,13 @@ from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._base.threads import handing_over
 from memphis_sync._consuming.consume_loop import LONG_POLL_S, OUTAGE_PAUSE_S, Consuming, Handler
-from memphis_sync._consuming.give_back import GIVE_BACK_S, nack, return_untouched, tell_untouched
+from memphis_sync._consuming.give_back import GIVE_BACK_S, nack, report_untouched, return_untouched
 from memphis_sync._consuming.portion import LULL_S, Portion
 from memphis_sync._consuming.read_to_end import ReadToEnd
-from memphis_sync._consuming.resent import MAX_MESSAGES as MAX_RESENT, ResentBox, ResentMessage
+from memphis_sync._consuming.resent import MAX_MESSAGES as MAX_RESENT, ResentMessage, ResentQueue
 from memphis_sync._control.requests import JS_S
 from memphis_sync._core import fork_generation
-from memphis_sync._data import Binding, PullConsumer
+from memphis_sync._data import GroupPartition, PullConsumer
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
 from memphis_sync._protocol.names import durable_name, stream_name
 from memphis_sync._protocol.partitions import check_partition, partition_for_key
@@ -120,7 +120,7 @@ class Consumer(NotCopied, NotAwaited):
         self.context: Any = {}
         durable = durable_name(group)
         self._bindings = [
-            Binding(number, stream_name(view.internal, number), durable) for number in view.partitions or (0,)
+            GroupPartition(number, stream_name(view.internal, number), durable) for number in view.partitions or (0,)
         ]
         self._pulls = PullConsumer(
             client._data_link(),
@@ -130,12 +130,12 @@ class Consumer(NotCopied, NotAwaited):
             ack_time_s=self.ack_time_s,
             look_for=functools.partial(_look_for, self._source),
         )
-        self._dead_letters = ResentBox(self._source, self._pulls.wake)
+        self._dead_letters = ResentQueue(self._source, self._pulls.wake)
         client._session.readers.add(self)
         # Messages that an iteration has fetched and not handed out yet, and until when they need no second look.
         self._buffer: deque[Message] = deque()
         self._fresh_until = 0.0
-        self._deafen: Optional[weakref.finalize[[Subscription], Consumer]] = None  # ends the hearing of dead letters
+        self._unsubscribe: Optional[weakref.finalize[[Subscription], Consumer]] = None  # from dead letters
         self._iterations_ended = False
         self._readings: set[object] = set()  # one for each iteration and each worker of consume() that is not over
         self._keep_until = 0.0
@@ -542,8 +542,8 @@ class Consumer(NotCopied, NotAwaited):
                 log.warning("%r gets no dead letters: %s", self, exc)  # all else works without
             return
         # Also when it is forgotten: in its queue group it would take dead letters that another member could have.
-        self._deafen = weakref.finalize(self, requests.end_subscription, subscription)
-        self._deafen.atexit = False
+        self._unsubscribe = weakref.finalize(self, requests.end_subscription, subscription)
+        self._unsubscribe.atexit = False
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -633,7 +633,7 @@ class Consumer(NotCopied, NotAwaited):
         others += self._pulls.take_untouched(time.monotonic() + GIVE_BACK_S)  # type: ignore[arg-type]  # as read()
         try:
             is_told = not others or self.session.call(
-                tell_untouched(self._source, link, others, is_kept=True), GIVE_BACK_S, "reading"
+                report_untouched(self._source, link, others, is_kept=True), GIVE_BACK_S, "reading"
             )
         except MemphisError as exc:
             log.debug("%r: %s", self, exc)
@@ -739,10 +739,10 @@ class Consumer(NotCopied, NotAwaited):
         if self.is_destroyed:
             return
         self._return_untouched(deadline, is_last=True)
-        hearing = None if self._deafen is None else self._deafen.detach()
-        if hearing is None:
+        subscribed = None if self._unsubscribe is None else self._unsubscribe.detach()
+        if subscribed is None:
             return
-        subscription, session = hearing[2][0], self.session
+        subscription, session = subscribed[2][0], self.session
         try:
             requests, link = self._client._requests, self._client._data_link()
         except MemphisError:  # the client has ended, and the subscription with it
@@ -752,24 +752,26 @@ class Consumer(NotCopied, NotAwaited):
             control = session.control
             if control.is_memphis or not control.is_connected:
                 return
-            await tell_untouched(self._source, link, [])
+            await report_untouched(self._source, link, [])
             await requests.drain_subscription(subscription, max(0.0, deadline - time.monotonic()))
             letters = self._dead_letters.take(MAX_RESENT)
             if letters:
-                await tell_untouched(self._source, link, letters)
+                await report_untouched(self._source, link, letters)
 
         with contextlib.suppress(MemphisError):  # the client's threads have ended
             session.spawn(leave, is_awaited=True)
 
     def _mark_destroyed(self) -> None:
         self._source.is_destroyed = True
-        if self._deafen is not None:
-            self._deafen()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
         self._iterations_ended = True
         self._pulls.wake()
 
 
-def _look_for(source: Source, binding: Binding, answer: Callable[[Optional[StationNotFoundError]], None]) -> None:
+def _look_for(
+    source: Source, binding: GroupPartition, answer: Callable[[Optional[StationNotFoundError]], None]
+) -> None:
     """
     Asks whether a group whose pulls have no answer is still there; *answer* is called on the loop.
 

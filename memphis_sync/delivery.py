@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, Generic, Literal, NamedTuple, Optional, TypeVar, Union
 
 from memphis_sync._base.refusals import NotCopied
-from memphis_sync._core import Group, Ticket
+from memphis_sync._core import Ticket, WaitSet
 from memphis_sync._data.outcomes import DELIVERED, OUTCOMES, PENDING, SLICE_NS, error_of, pub_ack, target_of
 from memphis_sync._options.checks import check_callable, check_seconds, show
 from memphis_sync._session import waiting
@@ -50,7 +50,7 @@ class Delivery(NotCopied, Ticket):
 
     def done(self) -> bool:
         """Whether the outcome is known."""
-        return bool(self.look() != PENDING)
+        return bool(self.observe() != PENDING)
 
     def running(self) -> bool:
         """Whether the outcome is not known yet; a message cannot be taken back."""
@@ -93,7 +93,7 @@ class Delivery(NotCopied, Ticket):
             DeadlineError: Not known within *timeout*.
             OwnThreadError: Called on one of the client's own threads.
         """
-        outcome = self.look()
+        outcome = self.observe()
         if outcome == PENDING:
             waiting.forbid_on_own_thread("Delivery.result()")
             deadline = None if timeout is None else time.monotonic() + timeout
@@ -117,7 +117,7 @@ class Delivery(NotCopied, Ticket):
             ConfigurationError: *fn* is not a plain function: it cannot be called, or is a coroutine function.
         """
         check_callable("fn", fn)
-        self.look()
+        self.observe()
         if not target_of(self).link.watch(self, fn):
             target_of(self).link.call_back(fn, self)
 
@@ -345,7 +345,7 @@ def _wait_for_all(every: list[AnyDelivery], deadline: Optional[float]) -> None:
     # From the last one on: when that is known, most others are, and looking is cheaper than being woken for each.
     for delivery in reversed(every):
         for single in _each(delivery):
-            while single.look() == PENDING:
+            while single.observe() == PENDING:
                 left_ns = _slice_ns(deadline)
                 if left_ns == 0:
                     return
@@ -353,7 +353,7 @@ def _wait_for_all(every: list[AnyDelivery], deadline: Optional[float]) -> None:
 
 
 def _has_failed(delivery: Union[Delivery, Deliveries]) -> bool:
-    return any(single.look() not in (PENDING, DELIVERED) for single in _each(delivery))
+    return any(single.observe() not in (PENDING, DELIVERED) for single in _each(delivery))
 
 
 def _wait_for_first(every: list[AnyDelivery], deadline: Optional[float], *, failed_only: bool) -> None:
@@ -390,13 +390,13 @@ class _Watch(Generic[AnyDelivery]):
     def __init__(self, every: list[AnyDelivery]) -> None:
         self._owners = [delivery for delivery in every for _ in _each(delivery)]
         self._lacks = {delivery: len(delivery) for delivery in every if isinstance(delivery, Deliveries)}
-        self._group = Group(single for delivery in every for single in _each(delivery))
+        self._wait_set = WaitSet(single for delivery in every for single in _each(delivery))
         self.left = len(every)
 
     def wait(self, timeout_ns: int) -> list[AnyDelivery]:
         """Those that have become known; none after *timeout_ns*."""
         new = []
-        for place in self._group.wait(timeout_ns):
+        for place in self._wait_set.wait(timeout_ns):
             owner = self._owners[place]
             if isinstance(owner, Deliveries):
                 self._lacks[owner] -= 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, NoReturn, Optional, Ty
 
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._core import Route, Turn, Turns, encode_header
+from memphis_sync._core import FanOut, RoundRobin, Route, encode_header
 from memphis_sync._data.outcomes import DELIVERED, PENDING, SLICE_NS, Target, error_of, pub_ack
 from memphis_sync._options.checks import as_int, check_callable, check_int, check_seconds
 from memphis_sync._protocol.names import publish_subject, stream_name
@@ -93,11 +93,13 @@ class Producer(NotCopied, NotAwaited):
             b"$memphis_connectionId", client.connection_id.encode()
         )
         self._routes = [self._routes_of(view) for view in views]
-        self._turns = [
-            Turn(list(routes.values()), view.live, view.functions, DEFAULT_ACK_WAIT_S, self._timeout_ns, Delivery)
+        self._round_robins = [
+            RoundRobin(list(routes.values()), view.live, view.functions, DEFAULT_ACK_WAIT_S, self._timeout_ns, Delivery)
             for view, routes in zip(views, self._routes)
         ]
-        self._turn: Union[Turn, Turns] = self._turns[0] if len(views) == 1 else Turns(self._turns, Deliveries)
+        self._direct: Union[RoundRobin, FanOut] = (
+            self._round_robins[0] if len(views) == 1 else FanOut(self._round_robins, Deliveries)
+        )
         self._function_routes: dict[tuple[str, int, int], Route] = {}
         self._is_simple = len(views) == 1
         self._functions = [view.functions for view in views]
@@ -107,7 +109,7 @@ class Producer(NotCopied, NotAwaited):
                 view.live.codec.prepare()
         self._is_closed = False
         # Else each message needs a look at what the producer was told.
-        self._turn.is_plain = block_on_full_s is None and on_delivery is None
+        self._direct.is_plain = block_on_full_s is None and on_delivery is None
 
     @property
     def producer_name(self) -> str:
@@ -211,7 +213,7 @@ class Producer(NotCopied, NotAwaited):
             waiting.forbid_on_own_thread("a blocking produce()")
         try:
             # What most calls ask for, in one step; None when there is more to it.
-            delivery = self._turn.take(
+            delivery = self._direct.take(
                 message,
                 ack_wait_sec,
                 headers,
@@ -256,7 +258,7 @@ class Producer(NotCopied, NotAwaited):
             and not id_bytes
             and not self._functions[0]
         ):
-            route = next(self._turns[0])
+            route = next(self._round_robins[0])
         else:
             route = self._choose(0, producer_partition_key, producer_partition_number, id_bytes)
         codec = self._live.codec
@@ -358,7 +360,7 @@ class Producer(NotCopied, NotAwaited):
         elif view.partitions and (name or key is not None):
             route = self._routes[index][partition_for_key(name, view.partitions)]
         else:
-            route = next(self._turns[index])
+            route = next(self._round_robins[index])
         functions = view.functions
         if functions:
             partition = route.target.partition
@@ -527,7 +529,7 @@ class Producer(NotCopied, NotAwaited):
 
     def _mark_destroyed(self) -> None:
         self._is_closed = True
-        self._turn.is_plain = False
+        self._direct.is_plain = False
 
     def __enter__(self) -> Self:
         return self

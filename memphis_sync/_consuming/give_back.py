@@ -34,11 +34,13 @@ async def return_untouched(source: Source, link: DataLink, messages: Sequence[Me
         link: Its data link.
         messages: Dead letters that were sent again among them; those go to another member.
     """
-    await tell_untouched(source, link, messages)
+    await report_untouched(source, link, messages)
     nack(messages)
 
 
-async def tell_untouched(source: Source, link: DataLink, messages: Sequence[Message], *, is_kept: bool = False) -> bool:
+async def report_untouched(
+    source: Source, link: DataLink, messages: Sequence[Message], *, is_kept: bool = False
+) -> bool:
     """
     Tells our broker of messages that nobody has looked at yet.
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._control.requests import GroupProgress, count_owed, group_progress, last_sequences
-from memphis_sync._data import Binding
+from memphis_sync._data import GroupPartition
 from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError
 from memphis_sync.message import Message, Source, parse_ack_subject
 
@@ -42,7 +42,7 @@ class ReadToEnd:
         MemphisError: The broker did not say what the partitions hold.
     """
 
-    def __init__(self, source: Source, bindings: Sequence[Binding], ack_time_s: float, timeout_s: float) -> None:
+    def __init__(self, source: Source, bindings: Sequence[GroupPartition], ack_time_s: float, timeout_s: float) -> None:
         self._source = source
         self._session = session = source.session
         self._ack_time_s = ack_time_s

@@ -227,7 +227,7 @@ class ResentMessage(Message):
         )
 
 
-class ResentBox:
+class ResentQueue:
     """
     The dead letters of one consumer until they are read. Filled on the loop thread, emptied by any.
 

@@ -57,7 +57,7 @@ _STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
 _JETSTREAM_NOT_READY = 10008
 
 
-Tell = Callable[[Literal["disconnect", "reconnect", "error"], str, str, int, float], None]
+Notify = Callable[[Literal["disconnect", "reconnect", "error"], str, str, int, float], None]
 
 
 def _not_of_our_eof(record: logging.LogRecord) -> bool:
@@ -96,18 +96,18 @@ class ControlLink:
     Args:
         options: What connect() was told.
         connection_id: Goes into CONNECT's name; the broker ties producers and consumers to it.
-        tell: Called with each change: what it is, the address, the reason, tries and seconds since the loss.
+        notify: Called with each change: what it is, the address, the reason, tries and seconds since the loss.
         outages: What is shared with the data link.
     """
 
-    def __init__(self, options: ConnectOptions, connection_id: str, tell: Tell, outages: Outages) -> None:
+    def __init__(self, options: ConnectOptions, connection_id: str, notify: Notify, outages: Outages) -> None:
         self._options = options
         self._outages = outages
         self._wake = asyncio.Event()  # ends the pause between two tries
         self._up_since = 0.0
         self._has_answered = False  # whether a Memphis broker has, ever
         self._connection_id = connection_id
-        self._tell = tell
+        self._notify = notify
         self._nc: Optional[HardenedClient] = None
         self._lost: Optional[asyncio.Future[None]] = None  # pending while the link is up
         self._up = asyncio.Event()
@@ -328,7 +328,7 @@ class ControlLink:
             self._reason,
             extra=self._extra(),
         )
-        self._tell("disconnect", self.address, self._reason, 0, 0.0)
+        self._notify("disconnect", self.address, self._reason, 0, 0.0)
 
     async def _on_reconnected(self) -> None:
         lost_at, attempts = self._lost_at or time.monotonic(), self._attempts + 1
@@ -343,7 +343,7 @@ class ControlLink:
             seconds,
             extra=self._extra(memphis_attempts=attempts, memphis_seconds=round(seconds, 3)),
         )
-        self._tell("reconnect", self.address, reason, attempts, seconds)
+        self._notify("reconnect", self.address, reason, attempts, seconds)
 
     async def _on_error(self, nc: HardenedClient, exc: Exception) -> None:
         if nc is not self._nc:
@@ -352,7 +352,7 @@ class ControlLink:
             if isinstance(exc, ServerSaidError) and exc.is_complaint:
                 # A refused publish or subscribe; the link itself is up.
                 log.warning("%r: %s said: %s", self._options.name, self.address, exc.text, extra=self._extra(exc))
-                self._tell("error", self.address, exc.text, 0, 0.0)
+                self._notify("error", self.address, exc.text, 0, 0.0)
             else:
                 self._reason = lost_reason(exc)  # the disconnected callback comes next and writes the one line
             return
@@ -381,7 +381,7 @@ class ControlLink:
             extra=self._extra(memphis_attempts=self._attempts),
         )
         seconds = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
-        self._tell("error", self.address, self._reason, self._attempts, seconds)
+        self._notify("error", self.address, self._reason, self._attempts, seconds)
 
     def _extra(self, exc: Optional[BaseException] = None, **more: Any) -> dict[str, Any]:
         if exc is not None:

@@ -50,7 +50,7 @@ def _choose() -> ModuleType:
 _binding = _choose()
 
 IMPL = _binding.IMPL
-INBOX_BYTES = _binding.INBOX_BYTES
+RECEIVE_BUFFER_BYTES = _binding.RECEIVE_BUFFER_BYTES
 PING = _binding.PING
 PONG = _binding.PONG
 Event = _binding.Event
@@ -69,9 +69,9 @@ encode_headers = _binding.encode_headers
 parse_headers = _binding.parse_headers
 Link = _binding.Link
 Route = _binding.Route
-Turn = _binding.Turn
-Turns = _binding.Turns
+RoundRobin = _binding.RoundRobin
+FanOut = _binding.FanOut
 Ticket = _binding.Ticket
-Group = _binding.Group
+WaitSet = _binding.WaitSet
 RawMessage = _binding.RawMessage
-Inbox = _binding.Inbox
+ReceiveBuffer = _binding.ReceiveBuffer

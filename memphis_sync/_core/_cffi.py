@@ -1,8 +1,8 @@
 """
 The cffi binding of the C core: checks types, calls, wraps.
 
-This is sections 1 to 5, the twin of _frames.pxi, name by name; _cffi_link, _cffi_route, _cffi_group and _cffi_inbox are
-the twin of _link.pxi.
+This is sections 1 to 5, the twin of _frames.pxi, name by name; _cffi_link, _cffi_route, _cffi_wait_set and
+_cffi_receive_buffer are the twin of _link.pxi.
 
 What the two must share beyond names (error classes and texts, events, limits) is in _translate and _event.
 """
@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from typing import Any, Optional, final
 
 from memphis_sync._core._cffi_core import ffi, lib
-from memphis_sync._core._cffi_group import Group
-from memphis_sync._core._cffi_inbox import Inbox, RawMessage
 from memphis_sync._core._cffi_link import Link
-from memphis_sync._core._cffi_route import Route, Ticket, Turn, Turns, count_delivered
+from memphis_sync._core._cffi_receive_buffer import RawMessage, ReceiveBuffer
+from memphis_sync._core._cffi_route import FanOut, RoundRobin, Route, Ticket, count_delivered
 from memphis_sync._core._cffi_view import checked_bytes, view_of
+from memphis_sync._core._cffi_wait_set import WaitSet
 from memphis_sync._core._event import DEFAULT_MAX_PAYLOAD, KINDS, MAX_EVENTS, Event
 from memphis_sync._core._translate import (
     MAX_SIZE,
@@ -37,19 +37,19 @@ from memphis_sync.types import Buffer
 
 __all__ = [
     "IMPL",
-    "INBOX_BYTES",
     "PING",
     "PONG",
+    "RECEIVE_BUFFER_BYTES",
     "Event",
-    "Group",
-    "Inbox",
+    "FanOut",
     "Link",
     "Parser",
     "RawMessage",
+    "ReceiveBuffer",
+    "RoundRobin",
     "Route",
     "Ticket",
-    "Turn",
-    "Turns",
+    "WaitSet",
     "count_delivered",
     "encode_connect",
     "encode_header",
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 IMPL = "cffi"
-INBOX_BYTES: int = lib.MCORE_INBOX_BYTES
+RECEIVE_BUFFER_BYTES: int = lib.MCORE_RECEIVE_BUFFER_BYTES
 PING = b"PING\r\n"
 PONG = b"PONG\r\n"
 

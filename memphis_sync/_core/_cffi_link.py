@@ -1,9 +1,10 @@
 """
-The cffi binding of the C core: Link. With _cffi_route and _cffi_inbox it is the twin of _link.pxi, name by name.
+The cffi binding of the C core: Link. With _cffi_route, _cffi_wait_set and _cffi_receive_buffer it is the twin of
+_link.pxi, name by name.
 
-Lifetime: Route, Ticket, Inbox and RawMessage hold their Link, which owns the C outbox and link. When all of them become
-garbage in one cycle, their destructors run in any order: the Link then frees its inboxes first, and a Ticket that comes
-later than its Link touches nothing but itself.
+Lifetime: Route, Ticket, ReceiveBuffer and RawMessage hold their Link, which owns the C outbox and link. When all of
+them become garbage in one cycle, their destructors run in any order: the Link then frees its receive buffers first,
+and a Ticket that comes later than its Link touches nothing but itself.
 Fork: the C locks may be held by a thread that does not exist in the child, so nothing of a Link from before a fork is
 touched there: calls raise ForkedError, destructors do nothing.
 Threads: every call into C releases the GIL, unlike those of the twin that do not wait. So what Python code does between
@@ -98,10 +99,10 @@ class Link:
     __slots__ = (
         "_freed",
         "_generation",
-        "_inboxes",
         "_late",
         "_link",
         "_outbox",
+        "_receive_buffers",
         "_watchers",
         "max_payload",
         "token",
@@ -109,7 +110,7 @@ class Link:
 
     _freed: bool
     _generation: int  # of forks, when it was made
-    _inboxes: dict[int, Any]  # C inboxes that are not freed yet
+    _receive_buffers: dict[int, Any]  # C receive buffers that are not freed yet
     _late: list[int]  # slots that were reported before anybody had registered for them
     _link: Any
     _outbox: Any
@@ -137,7 +138,7 @@ class Link:
         self.max_payload = max_payload
         self._watchers = Watchers()
         self._late = []
-        self._inboxes = {}
+        self._receive_buffers = {}
         self._freed = False
         checked_bytes(token=token)
         self._outbox = lib.mcore_outbox_new(token, len(token), max_bytes, max_messages, window)
@@ -153,8 +154,8 @@ class Link:
     def __del__(self, lib: Any = lib) -> None:
         if lib.mcore_fork_generation() == self._generation:
             self._freed = True
-            while self._inboxes:
-                lib.mcore_inbox_free(self._inboxes.popitem()[1])
+            while self._receive_buffers:
+                lib.mcore_receive_buffer_free(self._receive_buffers.popitem()[1])
             lib.mcore_link_free(self._link)
             lib.mcore_outbox_free(self._outbox)
 
@@ -217,10 +218,10 @@ class Link:
         self._check()
         lib.mcore_link_written(self._link, count, errno)
 
-    def tend(self) -> int:
+    def run_timers(self) -> int:
         """Expires deadlines and asks a silent server while the socket is full; returns ns until it is needed again."""
         self._check()
-        return int(lib.mcore_link_tend(self._link))
+        return int(lib.mcore_link_run_timers(self._link))
 
     def wake(self) -> None:
         """Makes ``next`` return, if there is a connection."""

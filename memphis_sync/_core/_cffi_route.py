@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Payload = Union[str, Buffer]
 Callback = Callable[[Any], object]
 
-PLAIN = frozenset({bytes, str})  # what a turn takes
+PLAIN = frozenset({bytes, str})  # what a round robin takes
 
 
 class Ticket:
@@ -68,13 +68,13 @@ class Ticket:
         """Waits for the outcome at most *timeout_ns*; returns it, 0 when it is still pending."""
         link = self._route.link
         link._check()
-        self._ticket.looked = 1
+        self._ticket.observed = 1
         return int(lib.mcore_ticket_wait(link._outbox, self._ticket, timeout_ns))
 
-    def look(self) -> int:
+    def observe(self) -> int:
         """Notes that somebody knows the outcome, so that a failure is not logged as unseen; returns it."""
         self._route.link._check()
-        self._ticket.looked = 1
+        self._ticket.observed = 1
         return int(lib.mcore_ticket_outcome(self._ticket))
 
     @property
@@ -304,7 +304,7 @@ class Route:
     ) -> AnyTicket:
         """``send``, ahead of other threads' backlog, by this very thread where possible; waits at most *slice_ns*."""
         ticket = ticket_of(kind, self, msg_id)
-        ticket._ticket.looked = 1
+        ticket._ticket.observed = 1
         slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket])
         self._append(self._parts, payload, headers, msg_id, timeout_ns, slots, urgent=True)
         lib.mcore_link_push(self.link._link)
@@ -313,7 +313,7 @@ class Route:
 
 
 @final
-class Turn:
+class RoundRobin:
     """
     The routes of one producer to one station, in turn: an iterator without end.
 
@@ -325,14 +325,14 @@ class Turn:
         kind: As of Route.send().
     """
 
-    __slots__ = ("_functions", "_kind", "_live", "_timeout", "_timeout_ns", "_turn", "is_plain")
+    __slots__ = ("_cycle", "_functions", "_kind", "_live", "_timeout", "_timeout_ns", "is_plain")
 
     _functions: Mapping[int, int]
     _kind: type[Ticket]
     _live: Any
     _timeout: float
     _timeout_ns: int
-    _turn: Iterator[Route]
+    _cycle: Iterator[Route]
     is_plain: bool
 
     def __new__(
@@ -345,9 +345,9 @@ class Turn:
         kind: type[Ticket],
     ) -> Self:
         if not routes:
-            raise ConfigurationError("a turn needs at least one route")
+            raise ConfigurationError("a round robin needs at least one route")
         self = super().__new__(cls)
-        self._turn = itertools.cycle(routes)  # one step of it is one of the interpreter, so threads may share it
+        self._cycle = itertools.cycle(routes)  # one step of it is one of the interpreter, so threads may share it
         self._live = live
         self._functions = functions
         self._timeout = timeout
@@ -360,7 +360,7 @@ class Turn:
         return self
 
     def __next__(self) -> Route:
-        return next(self._turn)
+        return next(self._cycle)
 
     def take(
         self,
@@ -395,7 +395,7 @@ class Turn:
         if self._has_option(timeout, number, headers, msg_id, limit, key, callback) or not self._takes(message):
             return None
         if wait_ns >= 0:
-            return next(self._turn).send_and_wait(message, b"", b"", self._timeout_ns, self._kind, wait_ns)
+            return next(self._cycle).send_and_wait(message, b"", b"", self._timeout_ns, self._kind, wait_ns)
         return self._send(message)
 
     def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]:
@@ -432,30 +432,30 @@ class Turn:
         return self.is_plain and type(message) in PLAIN and self._is_free
 
     def _send(self, message: Any) -> Ticket:
-        return next(self._turn).send(message, b"", b"", self._timeout_ns, self._kind)
+        return next(self._cycle).send(message, b"", b"", self._timeout_ns, self._kind)
 
 
 @final
-class Turns:
+class FanOut:
     """
-    The turns of one producer to several stations, for messages that go to all of them.
+    The round robins of one producer to several stations, for messages that go to all of them.
 
     Args:
-        turns: 1 to 64, of one link, and with the same timeout and kind.
-        together: What take() returns is made by it from the list of tickets, in the order of the turns.
+        round_robins: 1 to 64, of one link, and with the same timeout and kind.
+        together: What take() returns is made by it from the list of tickets, in the order of the round robins.
     """
 
-    __slots__ = ("_together", "_turns", "is_plain")
+    __slots__ = ("_round_robins", "_together", "is_plain")
 
-    _turns: list[Turn]
+    _round_robins: list[RoundRobin]
     _together: Callable[[Any], Any]
     is_plain: bool
 
-    def __new__(cls, turns: list[Turn], together: Callable[[Any], Any]) -> Self:
-        if not turns:
-            raise ConfigurationError("there is nothing to take turns")
+    def __new__(cls, round_robins: list[RoundRobin], together: Callable[[Any], Any]) -> Self:
+        if not round_robins:
+            raise ConfigurationError("a fan-out needs at least one round robin")
         self = super().__new__(cls)
-        self._turns = turns
+        self._round_robins = round_robins
         self._together = together
         self.is_plain = False
         return self
@@ -472,13 +472,17 @@ class Turns:
         callback: object,
         wait_ns: int = -1,
     ) -> Any:
-        """As Turn.take(), for all of them or none; never waits, and takes nothing when it is to."""
-        first = self._turns[0]
+        """As RoundRobin.take(), for all of them or none; never waits, and takes nothing when it is to."""
+        first = self._round_robins[0]
         if wait_ns >= 0 or first._has_option(timeout, number, headers, msg_id, limit, key, callback):
             return None
-        if not self.is_plain or type(message) not in PLAIN or not all(turn._is_free for turn in self._turns):
+        if (
+            not self.is_plain
+            or type(message) not in PLAIN
+            or not all(round_robin._is_free for round_robin in self._round_robins)
+        ):
             return None
-        routes = [next(turn) for turn in self._turns]
+        routes = [next(round_robin) for round_robin in self._round_robins]
         tickets = routes[0].link.send_all(routes, message, b"", b"", first._timeout_ns, first._kind)
         return self._together(tickets)
 
@@ -493,7 +497,7 @@ def count_delivered(tickets: list[Any], start: int) -> tuple[int, int]:
     """
     place, duplicates = start, 0
     while place < len(tickets) and tickets[place].outcome == lib.MCORE_DELIVERED:
-        tickets[place].look()
+        tickets[place].observe()
         duplicates += tickets[place].duplicate
         place += 1
     return place, duplicates

@@ -1,7 +1,7 @@
-# The data link's C core as Python sees it: Link, Route, Ticket, Inbox, RawMessage. Checks types, calls, wraps.
+# The data link's C core as Python sees it: Link, Route, Ticket, ReceiveBuffer, RawMessage. Checks types, calls, wraps.
 #
-# Lifetime: Route, Ticket, Inbox and RawMessage hold their Link, which owns the C outbox and link. A Link is freed when
-# the last of them is gone, and only after its loops have returned (they hold a reference while they run).
+# Lifetime: Route, Ticket, ReceiveBuffer and RawMessage hold their Link, which owns the C outbox and link. A Link is freed
+# when the last of them is gone, and only after its loops have returned (they hold a reference while they run).
 # Fork: the C locks may be held by a thread that does not exist in the child, so nothing of a Link from before a fork is
 # touched there: calls raise ForkedError, destructors do nothing.
 cimport cython
@@ -28,7 +28,7 @@ cdef extern from "Python.h":
     bint PyObject_IS_GC(object)
     void PyObject_GC_UnTrack(void *)
 
-INBOX_BYTES = MCORE_INBOX_BYTES
+RECEIVE_BUFFER_BYTES = MCORE_RECEIVE_BUFFER_BYTES
 
 
 cdef object new_off_list(type kind):
@@ -165,10 +165,10 @@ cdef class Link:
         self._check()
         mcore_link_written(self._link, count, errno)
 
-    def tend(self):
+    def run_timers(self):
         """Expires deadlines and asks a silent server while the socket is full; returns ns until it is needed again."""
         self._check()
-        return mcore_link_tend(self._link)
+        return mcore_link_run_timers(self._link)
 
     def wake(self):
         """Makes ``next`` return, if there is a connection."""
@@ -733,7 +733,7 @@ cdef class Route:
         cdef mcore_ticket *slot = &ticket._ticket
         ticket._route = self
         ticket._msg_id = msg_id
-        ticket._ticket.looked = 1
+        ticket._ticket.observed = 1
         self._append(&part, 1, payload, headers, msg_id, timeout_ns, False, True, &slot)
         with nogil:
             mcore_link_push(self.link._link)
@@ -742,7 +742,7 @@ cdef class Route:
 
 
 @cython.final
-cdef class Turn:
+cdef class RoundRobin:
     """
     The routes of one producer to one station, in turn: an iterator without end.
 
@@ -766,7 +766,7 @@ cdef class Turn:
     def __cinit__(self, list routes not None, live, dict functions not None, timeout, int64_t timeout_ns,
                   type kind not None):
         if not routes:
-            raise ConfigurationError("a turn needs at least one route")
+            raise ConfigurationError("a round robin needs at least one route")
         self._routes = routes
         self._next = 0
         self._live = live
@@ -854,39 +854,39 @@ cdef inline bint is_plain_message(message):
 
 
 @cython.final
-cdef class Turns:
+cdef class FanOut:
     """
-    The turns of one producer to several stations, for messages that go to all of them.
+    The round robins of one producer to several stations, for messages that go to all of them.
 
     Args:
-        turns: 1 to 64, of one link, and with the same timeout and kind.
-        together: What take() returns is made by it from the list of tickets, in the order of the turns.
+        round_robins: 1 to 64, of one link, and with the same timeout and kind.
+        together: What take() returns is made by it from the list of tickets, in the order of the round robins.
     """
 
-    cdef list _turns
+    cdef list _round_robins
     cdef object _together
     cdef public bint is_plain
 
-    def __cinit__(self, list turns not None, together):
-        if not turns:
-            raise ConfigurationError("there is nothing to take turns")
-        self._turns = turns
+    def __cinit__(self, list round_robins not None, together):
+        if not round_robins:
+            raise ConfigurationError("a fan-out needs at least one round robin")
+        self._round_robins = round_robins
         self._together = together
         self.is_plain = False
 
     def take(self, message, timeout, headers, msg_id, limit, key, number, callback, int64_t wait_ns=-1):
-        """As Turn.take(), for all of them or none; never waits, and takes nothing when it is to."""
-        cdef Turn first = self._turns[0]
-        cdef Turn turn
+        """As RoundRobin.take(), for all of them or none; never waits, and takes nothing when it is to."""
+        cdef RoundRobin first = self._round_robins[0]
+        cdef RoundRobin round_robin
         if (wait_ns >= 0 or first._has_option(timeout, headers, msg_id, limit, key, number, callback)
                 or not self.is_plain or not is_plain_message(message)):
             return None
-        for turn in self._turns:
-            if not turn._is_free():
+        for round_robin in self._round_robins:
+            if not round_robin._is_free():
                 return None
         routes = []
-        for turn in self._turns:
-            routes.append(turn._route())
+        for round_robin in self._round_robins:
+            routes.append(round_robin._route())
         return self._together((<Route>routes[0]).link.send_all(routes, message, b"", b"", first._timeout_ns,
                                                                first._kind))
 
@@ -907,7 +907,7 @@ def count_delivered(list tickets not None, Py_ssize_t start):
         ticket._route.link._check()
         if mcore_ticket_outcome(&ticket._ticket) != MCORE_DELIVERED:
             break
-        ticket._ticket.looked = 1
+        ticket._ticket.observed = 1
         duplicates += ticket._ticket.duplicate
         place += 1
     return place, duplicates
@@ -948,15 +948,15 @@ cdef class Ticket:
         """Waits for the outcome at most *timeout_ns*; returns it, 0 when it is still pending."""
         self._route.link._check()
         cdef int outcome
-        self._ticket.looked = 1
+        self._ticket.observed = 1
         with nogil:
             outcome = mcore_ticket_wait(self._route.link._outbox, &self._ticket, timeout_ns)
         return outcome
 
-    def look(self):
+    def observe(self):
         """Notes that somebody knows the outcome, so that a failure is not logged as unseen; returns it."""
         self._route.link._check()
-        self._ticket.looked = 1
+        self._ticket.observed = 1
         return mcore_ticket_outcome(&self._ticket)
 
     @property
@@ -1003,7 +1003,7 @@ cdef class Ticket:
 
 @cython.final
 @cython.no_gc_clear  # the links must outlive it
-cdef class Group:
+cdef class WaitSet:
     """
     Waits for many tickets at once, of several links too. One thread uses it.
 
@@ -1011,7 +1011,7 @@ cdef class Group:
         tickets: At most 2**32 - 1.
     """
 
-    cdef mcore_group *_group
+    cdef mcore_wait_set *_set
     cdef uint64_t _generation
     cdef tuple _tickets
 
@@ -1019,17 +1019,17 @@ cdef class Group:
         cdef Ticket ticket
         self._generation = mcore_fork_generation()
         self._tickets = tuple(tickets)
-        self._group = mcore_group_new(len(self._tickets))
-        if self._group == NULL:
+        self._set = mcore_wait_set_new(len(self._tickets))
+        if self._set == NULL:
             raise MemoryError(f"no memory to wait for {len(self._tickets)} messages")
         for ticket in self._tickets:
             ticket._route.link._check()
-            ticket._ticket.looked = 1
-            mcore_group_add(self._group, ticket._route.link._outbox, &ticket._ticket)
+            ticket._ticket.observed = 1
+            mcore_wait_set_add(self._set, ticket._route.link._outbox, &ticket._ticket)
 
     def __dealloc__(self):
         if mcore_fork_generation() == self._generation:
-            mcore_group_free(self._group)
+            mcore_wait_set_free(self._set)
 
     def wait(self, int64_t timeout_ns):
         """Waits for at least one more settled ticket; the places of the new ones among the tickets, in their order."""
@@ -1039,7 +1039,7 @@ cdef class Group:
         if mcore_fork_generation() != self._generation:
             raise ForkedError("this wait began before a fork and stays with the parent process")
         with nogil:
-            count = mcore_group_wait(self._group, places, 1024, timeout_ns)
+            count = mcore_wait_set_wait(self._set, places, 1024, timeout_ns)
         return [places[i] for i in range(count)]
 
 
@@ -1055,7 +1055,7 @@ cdef class Chunk:
 @cython.no_gc
 cdef class RawMessage:
     """
-    One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take().
+    One received message, read from the C core's memory only as far as it is asked. Made by ReceiveBuffer.take().
 
     The garbage collector does not know of it, which takes thousands of objects off its list: what is `owner` or `answer`
     must not lead back to the message.
@@ -1123,7 +1123,7 @@ cdef class RawMessage:
 
 
 @cython.final
-cdef class Inbox:
+cdef class ReceiveBuffer:
     """
     What one subscription of the link receives.
 
@@ -1133,7 +1133,7 @@ cdef class Inbox:
         jetstream: Take only messages that the server itself delivers, with an ack subject, and statuses.
     """
 
-    cdef mcore_inbox *_inbox
+    cdef mcore_receive_buffer *_buffer
     cdef readonly Link link
     cdef readonly uint64_t sid
     cdef readonly uint64_t dropped
@@ -1142,25 +1142,26 @@ cdef class Inbox:
         link._check()
         self.link = link
         self.sid = sid
-        self._inbox = mcore_inbox_new(link._link, sid, jetstream)
-        if self._inbox == NULL:
-            raise MemoryError("no memory for an inbox")
+        self._buffer = mcore_receive_buffer_new(link._link, sid, jetstream)
+        if self._buffer == NULL:
+            raise MemoryError("no memory for a receive buffer")
 
     def __dealloc__(self):
         if self.link is not None and mcore_fork_generation() == self.link._generation:
-            mcore_inbox_free(self._inbox)
+            mcore_receive_buffer_free(self._buffer)
 
     def expect(self, uint64_t messages, uint64_t size):
         """
-        Takes messages up to this number, counted since the inbox was made, and so many bytes of them at once: subjects,
-        replies, headers and payloads. What is beyond is dropped and counted. At first any number, and INBOX_BYTES.
+        Takes messages up to this number, counted since the buffer was made, and so many bytes of them at once:
+        subjects, replies, headers and payloads. What is beyond is dropped and counted. At first any number, and
+        RECEIVE_BUFFER_BYTES.
         """
         self.link._check()
-        mcore_inbox_expect(self._inbox, messages, size)
+        mcore_receive_buffer_expect(self._buffer, messages, size)
 
     def wait(self, uint64_t messages, uint64_t statuses, int64_t timeout_ns):
         """
-        Waits until so many messages or so many statuses have come since the inbox was made, or for wake().
+        Waits until so many messages or so many statuses have come since the buffer was made, or for wake().
 
         Returns:
             0 then, -13 after *timeout_ns*, -11 when the connection ended.
@@ -1169,19 +1170,19 @@ cdef class Inbox:
         cdef int result
         with nogil:
             mcore_link_push(self.link._link)
-            result = mcore_inbox_wait(self._inbox, messages, statuses, timeout_ns)
+            result = mcore_receive_buffer_wait(self._buffer, messages, statuses, timeout_ns)
         return result
 
     def wake(self):
         """Ends a wait() of another thread, or the next one. From any thread."""
         self.link._check()
-        mcore_inbox_wake(self._inbox)
+        mcore_receive_buffer_wake(self._buffer)
 
     @property
     def is_closed(self):
         """Whether its connection has ended: nothing more comes."""
         self.link._check()
-        return mcore_inbox_is_closed(self._inbox) != 0
+        return mcore_receive_buffer_is_closed(self._buffer) != 0
 
     def take(self, type kind not None, owner):
         """
@@ -1194,8 +1195,8 @@ cdef class Inbox:
         cdef size_t at = 0
         cdef const mcore_record *record
         cdef RawMessage message
-        mcore_inbox_take(self._inbox, &data, &size)
-        self.dropped = mcore_inbox_dropped(self._inbox)
+        mcore_receive_buffer_take(self._buffer, &data, &size)
+        self.dropped = mcore_receive_buffer_dropped(self._buffer)
         cdef Chunk chunk = Chunk.__new__(Chunk)
         chunk._data = data
         messages = []

@@ -1,4 +1,4 @@
-# Sections 6 to 8 of csrc/memphis_core.h: outbox, link, inbox. Only what the binding calls.
+# Sections 6 to 8 of csrc/memphis_core.h: outbox, link, receive buffer. Only what the binding calls.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 
@@ -16,7 +16,7 @@ cdef extern from "memphis_core.h" nogil:
         MCORE_DELIVERED
         MCORE_EXPRESS_BIT
         MCORE_LINK_GOES_ON
-        MCORE_INBOX_BYTES
+        MCORE_RECEIVE_BUFFER_BYTES
 
     struct mcore_outbox:
         pass
@@ -24,10 +24,10 @@ cdef extern from "memphis_core.h" nogil:
     struct mcore_link:
         pass
 
-    struct mcore_inbox:
+    struct mcore_receive_buffer:
         pass
 
-    struct mcore_group:
+    struct mcore_wait_set:
         pass
 
     struct mcore_ticket:
@@ -35,7 +35,7 @@ cdef extern from "memphis_core.h" nogil:
         uint64_t sequence
         int duplicate
         int was_written
-        int looked
+        int observed
         int code
         int err_code
         char *text
@@ -122,10 +122,10 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_ticket_wait(mcore_outbox *, mcore_ticket *, int64_t)
     void mcore_ticket_release(mcore_outbox *, mcore_ticket *)
 
-    mcore_group *mcore_group_new(size_t)
-    void mcore_group_free(mcore_group *)
-    int mcore_group_add(mcore_group *, mcore_outbox *, mcore_ticket *)
-    long mcore_group_wait(mcore_group *, uint32_t *, size_t, int64_t)
+    mcore_wait_set *mcore_wait_set_new(size_t)
+    void mcore_wait_set_free(mcore_wait_set *)
+    int mcore_wait_set_add(mcore_wait_set *, mcore_outbox *, mcore_ticket *)
+    long mcore_wait_set_wait(mcore_wait_set *, uint32_t *, size_t, int64_t)
 
     mcore_link *mcore_link_new(mcore_outbox *, size_t, int64_t, int)
     void mcore_link_free(mcore_link *)
@@ -139,7 +139,7 @@ cdef extern from "memphis_core.h" nogil:
     void mcore_link_push(mcore_link *)
     int mcore_link_next(mcore_link *, int64_t, const uint8_t **, size_t *)
     void mcore_link_written(mcore_link *, size_t, int)
-    int64_t mcore_link_tend(mcore_link *)
+    int64_t mcore_link_run_timers(mcore_link *)
     void mcore_link_wake(mcore_link *)
     int mcore_link_feed(mcore_link *, const uint8_t *, size_t)
     int mcore_link_ended(mcore_link *, int)
@@ -151,13 +151,13 @@ cdef extern from "memphis_core.h" nogil:
     int mcore_link_errno(mcore_link *)
     size_t mcore_link_text(mcore_link *, char *, size_t)
 
-    mcore_inbox *mcore_inbox_new(mcore_link *, uint64_t, int)
-    void mcore_inbox_free(mcore_inbox *)
-    void mcore_inbox_expect(mcore_inbox *, uint64_t, uint64_t)
-    uint64_t mcore_inbox_dropped(mcore_inbox *)
-    int mcore_inbox_wait(mcore_inbox *, uint64_t, uint64_t, int64_t)
-    void mcore_inbox_wake(mcore_inbox *)
-    int mcore_inbox_is_closed(mcore_inbox *)
-    long mcore_inbox_take(mcore_inbox *, uint8_t **, size_t *)
+    mcore_receive_buffer *mcore_receive_buffer_new(mcore_link *, uint64_t, int)
+    void mcore_receive_buffer_free(mcore_receive_buffer *)
+    void mcore_receive_buffer_expect(mcore_receive_buffer *, uint64_t, uint64_t)
+    uint64_t mcore_receive_buffer_dropped(mcore_receive_buffer *)
+    int mcore_receive_buffer_wait(mcore_receive_buffer *, uint64_t, uint64_t, int64_t)
+    void mcore_receive_buffer_wake(mcore_receive_buffer *)
+    int mcore_receive_buffer_is_closed(mcore_receive_buffer *)
+    long mcore_receive_buffer_take(mcore_receive_buffer *, uint8_t **, size_t *)
     int64_t mcore_now_ns()
     void mcore_free(void *)

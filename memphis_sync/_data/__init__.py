@@ -14,6 +14,6 @@ from memphis_sync._data.callbacks import Callbacks, Change
 from memphis_sync._data.connection import DataLink
 from memphis_sync._data.outages import Outages
 from memphis_sync._data.pull_consumer import PullConsumer
-from memphis_sync._data.pull_subscription import Binding
+from memphis_sync._data.pull_subscription import GroupPartition
 
-__all__ = ["Binding", "Callbacks", "Change", "DataLink", "Outages", "PullConsumer"]
+__all__ = ["Callbacks", "Change", "DataLink", "GroupPartition", "Outages", "PullConsumer"]

@@ -77,7 +77,7 @@ class Callbacks:
         except RuntimeError:  # the interpreter ends and takes no new threads
             self._may_start.append(True)
 
-    def tell(self, change: Change, event: Callable[[], LinkEvent]) -> None:
+    def notify(self, change: Change, event: Callable[[], LinkEvent]) -> None:
         """Has the user's callable for this change called with an event, which is made only if there is one."""
         fn = self._for_change[change]
         if fn is not None:
@@ -137,7 +137,7 @@ class Callbacks:
         """A thread of the client's met an error that nothing expects: logs it, and tells on_error. From that thread."""
         self._log(logger, f"{self._label!r}: {what} met an unexpected error and goes on", error)
         reason = f"{what}: {type(error).__name__}: {error}"
-        self.tell("error", lambda: LinkEvent(self._label, "data", self._address, reason, 0, 0.0, 0))
+        self.notify("error", lambda: LinkEvent(self._label, "data", self._address, reason, 0, 0.0, 0))
 
     def attach(self, source: Link) -> None:
         """The data link is open: its reports are handed out from now on."""
@@ -211,7 +211,7 @@ class Callbacks:
         is_last = self._is_retiring
         reports = source.wait_reports(0 if is_last else REPORT_WAIT_NS)
         for ticket, callback in reports:
-            ticket.look()
+            ticket.observe()
             self.call(callback, ticket)
         if is_last and not reports:
             self._source = None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._base.logs import DEBUG, ERROR, WARNING, Log
 from memphis_sync._base.threads import handing_over, own_thread, start_thread
-from memphis_sync._core import Inbox, Link, Ticket, encode_sub, watch_forks
+from memphis_sync._core import Link, ReceiveBuffer, Ticket, encode_sub, watch_forks
 from memphis_sync._data.callbacks import Callbacks, Change
 from memphis_sync._data.handshake import (
     Connected,
@@ -315,7 +315,7 @@ class DataLink:
             if count == 0 or (deadline is not None and time.monotonic() >= deadline):
                 return count
 
-    # ---- reports and inboxes -----------------------------------------------------------------------------------
+    # ---- reports and receive buffers ------------------------------------------------------------------------------
 
     def watch(self, ticket: Ticket, callback: Callable[[Any], object]) -> bool:
         """Calls *callback* with the ticket on the callbacks thread once it is settled. False: it is settled already."""
@@ -334,14 +334,14 @@ class DataLink:
         """A block in which the calling thread holds a lock: what it logs is handed to the callbacks thread."""
         return handing_over(self._callbacks.post)
 
-    def new_inbox(self, *, jetstream: bool = False) -> Inbox:
+    def new_receive_buffer(self, *, jetstream: bool = False) -> ReceiveBuffer:
         """
-        An inbox under a subscription number that this link has not used yet.
+        A receive buffer under a subscription number that this link has not used yet.
 
         Args:
             jetstream: For what the server itself delivers only.
         """
-        return Inbox(self.core, next(self._sids), jetstream)
+        return ReceiveBuffer(self.core, next(self._sids), jetstream)
 
     # ---- threads -----------------------------------------------------------------------------------------------
 
@@ -427,7 +427,7 @@ class DataLink:
             in_flight,
             extra={"memphis_client": self._label, "memphis_error": reason},
         )
-        self._tell("disconnect", reason)
+        self._notify("disconnect", reason)
 
     def _survive(self, part: str, exc: BaseException) -> None:
         """The outermost handler of a thread: what nobody foresaw is reported, and the connection is made again."""
@@ -438,7 +438,7 @@ class DataLink:
             exc_info=exc,
             extra={"memphis_client": self._label, "memphis_error": type(exc).__name__},
         )
-        self._tell("error", f"{type(exc).__name__} in the {part} thread: {exc}")
+        self._notify("error", f"{type(exc).__name__} in the {part} thread: {exc}")
 
     def _drop_connection(self) -> None:
         """The reader notices, and connects again."""
@@ -448,8 +448,8 @@ class DataLink:
                     self._sock.shutdown(socket.SHUT_RDWR)
         self._wake.wait(SLICE_S)  # not in a circle at full speed
 
-    def _tell(self, change: Change, reason: str, attempts: int = 0, seconds: float = 0.0) -> None:
-        self._callbacks.tell(
+    def _notify(self, change: Change, reason: str, attempts: int = 0, seconds: float = 0.0) -> None:
+        self._callbacks.notify(
             change,
             lambda: LinkEvent(
                 self._label, "data", str(self._address), reason, attempts, seconds, self.core.outstanding(-1)
@@ -472,7 +472,7 @@ class DataLink:
             extra={"memphis_client": self._label, "memphis_attempts": self._attempts, "memphis_error": reason},
         )
         self._end_reason = self._end_reason or reason
-        self._tell("error", reason, self._attempts, time.monotonic() - self._lost_at)
+        self._notify("error", reason, self._attempts, time.monotonic() - self._lost_at)
         self._end("ended")
         return True
 
@@ -507,11 +507,11 @@ class DataLink:
             if not is_attached:
                 connected.sock.close()
                 return self._give_up("closed")
-            self._tell_back()
+            self._notify_back()
             return False
         return self._give_up(self._lost_reason)
 
-    def _tell_back(self) -> None:
+    def _notify_back(self) -> None:
         self._reconnects += 1
         attempts, seconds = self._attempts, time.monotonic() - self._lost_at
         logger.log(
@@ -524,7 +524,7 @@ class DataLink:
             self.core.outstanding(-1),
             extra={"memphis_client": self._label, "memphis_attempts": attempts},
         )
-        self._tell("reconnect", self._lost_reason, attempts, seconds)
+        self._notify("reconnect", self._lost_reason, attempts, seconds)
 
     # ---- connection --------------------------------------------------------------------------------------------
 

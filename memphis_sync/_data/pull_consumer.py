@@ -27,8 +27,14 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar
 
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Section
-from memphis_sync._core import Inbox, RawMessage
-from memphis_sync._data.pull_subscription import TOO_MANY_BYTES, Binding, Ending, Mailbox, pending_behind
+from memphis_sync._core import RawMessage, ReceiveBuffer
+from memphis_sync._data.pull_subscription import (
+    TOO_MANY_BYTES,
+    Ending,
+    GroupPartition,
+    PullSubscription,
+    pending_behind,
+)
 from memphis_sync.errors import (
     ConnectionLostError,
     DeadlineError,
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
 
 logger = Log("memphis_sync.link")
 _M = TypeVar("_M", bound=RawMessage)
-LookFor = Callable[[Binding, Callable[[Optional[StationNotFoundError]], None]], object]
+LookFor = Callable[[GroupPartition, Callable[[Optional[StationNotFoundError]], None]], object]
 
 SLICE_S = 0.2  # Ctrl-C is served at least this often
 NAP_S = 0.05  # the same for waits that wake() does not end
@@ -68,7 +74,7 @@ _PASSING = ("leadership change", "server shutdown", TOO_MANY_BYTES)  # of 409: t
 class _Fetch(NamedTuple):
     """What one fetch() is after."""
 
-    chosen: list[Binding]
+    chosen: list[GroupPartition]
     batch: int
     deadline: float
     ahead: bool
@@ -105,7 +111,7 @@ class PullConsumer:
     def __init__(
         self,
         link: DataLink,
-        bindings: Sequence[Binding],
+        bindings: Sequence[GroupPartition],
         kind: type[RawMessage],
         owner: object,
         *,
@@ -119,10 +125,10 @@ class PullConsumer:
         self._ack_time_ns = ack_time_s * 1e9
         self._look_for = look_for
         self._lock = Section("a fetch of this consumer")  # who holds it fetches; it guards all that follows
-        self._mailbox: Optional[Mailbox] = None
+        self._subscription: Optional[PullSubscription] = None
         self._surplus: list[RawMessage] = []  # received, not handed out
         # Withdrawn, each with the number of the PING behind its UNSUB, and when that was written.
-        self._retired: deque[tuple[Mailbox, int, float]] = deque()
+        self._retired: deque[tuple[PullSubscription, int, float]] = deque()
         self._first = 0
         self._due: dict[str, float] = {}  # by stream: since when an answer to a pull is owed
         self._silent_from = 0.0  # the silence before this has been reported
@@ -183,9 +189,9 @@ class PullConsumer:
 
     def wake(self) -> None:
         """Makes a fetch that waits ask its *is_over*. From any thread."""
-        mailbox = self._mailbox
-        if mailbox is not None:
-            mailbox.inbox.wake()
+        subscription = self._subscription
+        if subscription is not None:
+            subscription.buffer.wake()
 
     def rest(self, *, is_idle: bool = False) -> None:
         """
@@ -197,10 +203,10 @@ class PullConsumer:
         # Else somebody is fetching, and decides himself.
         if not self._lock.is_mine and self._lock.acquire(timeout=SLICE_S):
             try:
-                mailbox = self._mailbox
-                if mailbox is not None and not mailbox.is_empty:
-                    self._surplus += mailbox.take()[0]
-                    self._withdraw(always=is_idle or mailbox.is_idle(IDLE_S))
+                subscription = self._subscription
+                if subscription is not None and not subscription.is_empty:
+                    self._surplus += subscription.take()[0]
+                    self._withdraw(always=is_idle or subscription.is_idle(IDLE_S))
             except ForkedError as exc:  # the end of a generator that the child of a fork has inherited
                 with self._link.handing_over_logs():
                     logger.debug("%r: %s", self._owner, exc)
@@ -215,8 +221,8 @@ class PullConsumer:
     @property
     def is_expecting(self) -> bool:
         """Whether messages are here or may be on their way; from any thread."""
-        mailbox = self._mailbox
-        return bool(self._surplus or self._retired) or (mailbox is not None and not mailbox.is_empty)
+        subscription = self._subscription
+        return bool(self._surplus or self._retired) or (subscription is not None and not subscription.is_empty)
 
     def take_untouched(self, deadline: float) -> list[RawMessage]:
         """
@@ -228,8 +234,8 @@ class PullConsumer:
         if self._lock.is_mine or not self._lock.acquire(timeout=max(0.0, min(CLOSE_S, deadline - time.monotonic()))):
             return []  # a fetch is under way and takes care of what comes
         try:
-            mailbox = self._mailbox
-            if mailbox is not None and not mailbox.is_idle(IDLE_S):
+            subscription = self._subscription
+            if subscription is not None and not subscription.is_idle(IDLE_S):
                 self._let_come(min(deadline, time.monotonic() + CLOSE_S))
             self._withdraw(always=True)
             if not self._link.is_up():
@@ -246,14 +252,14 @@ class PullConsumer:
             self._surplus = [*messages, *self._surplus]
 
     def __del__(self) -> None:
-        mailbox = getattr(self, "_mailbox", None)
-        if mailbox is not None:
+        subscription = getattr(self, "_subscription", None)
+        if subscription is not None:
             with contextlib.suppress(MemphisError):  # no connection, or it is the parent process's
-                mailbox.withdraw()  # two frames are queued; nothing is waited for
+                subscription.withdraw()  # two frames are queued; nothing is waited for
 
     # ---- what is here already ---------------------------------------------------------------------------------------
 
-    def _chosen(self, partition: Optional[int]) -> list[Binding]:
+    def _chosen(self, partition: Optional[int]) -> list[GroupPartition]:
         if partition is not None:
             return [binding for binding in self._bindings if binding.partition == partition]
         first = self._first
@@ -304,15 +310,15 @@ class PullConsumer:
             False: it has not come until *deadline*; then nothing else may be asked for.
         """
         while self._retired:
-            mailbox, number, _ = self._retired[0]
-            is_over = self._is_over(mailbox.inbox, number, deadline)
-            self._surplus += mailbox.take()[0]
+            subscription, number, _ = self._retired[0]
+            is_over = self._is_over(subscription.buffer, number, deadline)
+            self._surplus += subscription.take()[0]
             if not is_over:
                 return False
             self._retired.popleft()
         return True
 
-    def _is_over(self, inbox: Inbox, number: int, deadline: float) -> bool:
+    def _is_over(self, buffer: ReceiveBuffer, number: int, deadline: float) -> bool:
         while True:
             left = deadline - time.monotonic()
             try:
@@ -320,7 +326,7 @@ class PullConsumer:
                     return True
             except ConnectionLostError:
                 return True
-            if inbox.is_closed:
+            if buffer.is_closed:
                 return True
             if left <= 0:
                 return False
@@ -333,17 +339,17 @@ class PullConsumer:
             if not found and not self._wait_up(fetch):
                 return []
             try:
-                mailbox = self._current()
+                subscription = self._current()
                 if not found:
-                    self._take(mailbox, fetch)
+                    self._take(subscription, fetch)
                     if not self._here(fetch):
-                        self._take_available(mailbox, fetch)
+                        self._take_available(subscription, fetch)
                     if not self._here(fetch):
-                        self._await(mailbox, fetch)
+                        self._await(subscription, fetch)
                     found = self._from_surplus(fetch)
                 if fetch.ahead and not fetch.is_over():
-                    self._ask_ahead(mailbox, fetch)
-                elif not mailbox.is_quiet and time.monotonic() < fetch.deadline:  # else they end by themselves
+                    self._ask_ahead(subscription, fetch)
+                elif not subscription.is_quiet and time.monotonic() < fetch.deadline:  # else they end by themselves
                     self._withdraw()
             except ConnectionLostError:
                 self._lose()
@@ -363,26 +369,28 @@ class PullConsumer:
                 raise ConnectionLostError("the data link has no connection; messages stay with the broker")
         return True
 
-    def _current(self) -> Mailbox:
-        """The mailbox of this connection."""
-        mailbox = self._mailbox
-        if mailbox is not None and mailbox.inbox.is_closed:
+    def _current(self) -> PullSubscription:
+        """The subscription of this connection."""
+        subscription = self._subscription
+        if subscription is not None and subscription.buffer.is_closed:
             self._lose()
-            mailbox = None
-        if mailbox is None:
-            mailbox = self._mailbox = Mailbox(self._link, self._kind, self._owner, self._due, len(self._bindings))
-        return mailbox
+            subscription = None
+        if subscription is None:
+            subscription = self._subscription = PullSubscription(
+                self._link, self._kind, self._owner, self._due, len(self._bindings)
+            )
+        return subscription
 
     def _lose(self) -> None:
         """The connection has ended, and with it all requests; what had come is kept."""
-        mailbox, self._mailbox = self._mailbox, None
-        if mailbox is not None:
-            self._surplus += mailbox.take()[0]
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            self._surplus += subscription.take()[0]
         self._due.clear()
 
-    def _take(self, mailbox: Mailbox, fetch: _Fetch) -> list[Ending]:
+    def _take(self, subscription: PullSubscription, fetch: _Fetch) -> list[Ending]:
         """Moves what has come to the surplus; raises when a partition was ended for a reason that lasts."""
-        messages, endings = mailbox.take()
+        messages, endings = subscription.take()
         self._surplus += messages
         if messages or any(ending.status in _NOTHING_THERE for ending in endings):
             self.answered_at = time.monotonic()
@@ -391,78 +399,78 @@ class PullConsumer:
                 self._judge(ending, fetch.deadline)
         return endings
 
-    def _take_available(self, mailbox: Mailbox, fetch: _Fetch) -> None:
+    def _take_available(self, subscription: PullSubscription, fetch: _Fetch) -> None:
         """What the partitions hold now."""
         # An answer takes a round trip, however short the wait is.
         deadline = max(fetch.deadline, time.monotonic() + LATE_S)
-        self._let_end(mailbox, fetch, deadline)
+        self._let_end(subscription, fetch, deadline)
         here = self._here(fetch)
-        asked = [] if here else [binding for binding in fetch.chosen if not mailbox.is_asked(binding)]
+        asked = [] if here else [binding for binding in fetch.chosen if not subscription.is_asked(binding)]
         while asked and here < fetch.batch and (not here or time.monotonic() < deadline):
             shares = _shares(asked, fetch.batch - here)
-            mailbox.ask(shares, None)
-            ended: set[Binding] = set()
-            while any(mailbox.is_asked(binding) for binding in shares):
+            subscription.ask(shares, None)
+            ended: set[GroupPartition] = set()
+            while any(subscription.is_asked(binding) for binding in shares):
                 left = deadline - time.monotonic()
                 if left <= 0 or fetch.is_over():
                     return
-                has_come = self._wait(mailbox, mailbox.missing(shares), left)
-                ended.update(ending.binding for ending in self._take(mailbox, fetch))
+                has_come = self._wait(subscription, subscription.missing(shares), left)
+                ended.update(ending.binding for ending in self._take(subscription, fetch))
                 if not has_come and not self._here(fetch):
                     self._check_silence(fetch.chosen)
             asked = [binding for binding in asked if binding not in ended]
             here = self._here(fetch)
 
-    def _let_end(self, mailbox: Mailbox, fetch: _Fetch, deadline: float) -> None:
+    def _let_end(self, subscription: PullSubscription, fetch: _Fetch, deadline: float) -> None:
         """Waits for the end of what the fetch before has asked for: a message that comes with it is the first one."""
-        while mailbox.is_ending(fetch.chosen) and not self._here(fetch):
+        while subscription.is_ending(fetch.chosen) and not self._here(fetch):
             left = deadline - time.monotonic()
             if left <= 0 or fetch.is_over():
                 return
-            has_come = self._wait(mailbox, 1, left)
-            self._take(mailbox, fetch)
+            has_come = self._wait(subscription, 1, left)
+            self._take(subscription, fetch)
             if not has_come and not self._here(fetch):
                 self._check_silence(fetch.chosen)
 
-    def _await(self, mailbox: Mailbox, fetch: _Fetch) -> None:
+    def _await(self, subscription: PullSubscription, fetch: _Fetch) -> None:
         """The first that comes."""
         chosen = fetch.chosen
         # Just one, unless the rest is wanted as well: nothing, or little, is withdrawn then, and so given out in vain.
         share = max(1, fetch.batch // len(chosen)) if fetch.ahead else 1
         while not self._here(fetch) and not fetch.is_late():
             left = max(fetch.deadline - time.monotonic(), 0.0)
-            unasked = [binding for binding in chosen if not mailbox.is_asked(binding)]
+            unasked = [binding for binding in chosen if not subscription.is_asked(binding)]
             if unasked:
-                mailbox.ask(dict.fromkeys(unasked, share), min(left, POLL_S), ahead=fetch.ahead)
-            self._wait(mailbox, 1, left)
-            self._take(mailbox, fetch)
+                subscription.ask(dict.fromkeys(unasked, share), min(left, POLL_S), ahead=fetch.ahead)
+            self._wait(subscription, 1, left)
+            self._take(subscription, fetch)
             here = self._here(fetch)
             if not here:
                 self._check_silence(chosen)
             elif fetch.ahead and here < fetch.batch // 2 and pending_behind(self._surplus[-1]):
                 # More is on its way: fewer and larger portions cost less. With nothing behind it, it is not held up.
-                self._wait(mailbox, min(fetch.batch // 2, here + mailbox.missing(chosen)) - here, PORTION_S)
-                self._take(mailbox, fetch)
+                self._wait(subscription, min(fetch.batch // 2, here + subscription.missing(chosen)) - here, PORTION_S)
+                self._take(subscription, fetch)
 
-    def _wait(self, mailbox: Mailbox, enough: int, timeout_s: float) -> bool:
+    def _wait(self, subscription: PullSubscription, enough: int, timeout_s: float) -> bool:
         """Waits for a slice of the time; False after it. Raises ConnectionLostError at the connection's end."""
-        result = mailbox.wait(enough, min(timeout_s, SLICE_S))
+        result = subscription.wait(enough, min(timeout_s, SLICE_S))
         if result == _CLOSED:
             raise ConnectionLostError("the data link lost its connection during a pull")
         return result == 0
 
-    def _ask_ahead(self, mailbox: Mailbox, fetch: _Fetch) -> None:
-        room = fetch.batch - len(self._surplus) - mailbox.missing(self._bindings)
-        unasked = [binding for binding in fetch.chosen if not mailbox.is_asked(binding)]
+    def _ask_ahead(self, subscription: PullSubscription, fetch: _Fetch) -> None:
+        room = fetch.batch - len(self._surplus) - subscription.missing(self._bindings)
+        unasked = [binding for binding in fetch.chosen if not subscription.is_asked(binding)]
         if unasked and room > 0:
-            mailbox.ask(_shares(unasked, room), POLL_S, ahead=True)
+            subscription.ask(_shares(unasked, room), POLL_S, ahead=True)
 
     def _let_come(self, deadline: float) -> None:
         """Waits for the end of what is being delivered."""
-        mailbox = self._mailbox
-        while mailbox is not None and not mailbox.is_empty and time.monotonic() < deadline:
-            result = mailbox.wait(1, IDLE_S)
-            messages, _ = mailbox.take()
+        subscription = self._subscription
+        while subscription is not None and not subscription.is_empty and time.monotonic() < deadline:
+            result = subscription.wait(1, IDLE_S)
+            messages, _ = subscription.take()
             self._surplus += messages
             if result == _CLOSED or not messages:
                 return
@@ -472,13 +480,13 @@ class PullConsumer:
         Takes back what is asked for, if that is not for the next fetch only; what is on its way already is taken by a
         later fetch.
         """
-        mailbox = self._mailbox
-        if mailbox is not None and (always or not mailbox.is_quiet):
-            self._mailbox = None
+        subscription = self._subscription
+        if subscription is not None and (always or not subscription.is_quiet):
+            self._subscription = None
             try:
-                self._retired.append((mailbox, mailbox.withdraw(), time.monotonic()))
+                self._retired.append((subscription, subscription.withdraw(), time.monotonic()))
             except ConnectionLostError:
-                self._surplus += mailbox.take()[0]
+                self._surplus += subscription.take()[0]
 
     # ---- a group that is gone ---------------------------------------------------------------------------------------
 
@@ -500,7 +508,7 @@ class PullConsumer:
             )
         raise ServerError(f"{binding.stream}: the broker ended the pull ({text})", code=status, description=text)
 
-    def _look(self, binding: Binding) -> None:
+    def _look(self, binding: GroupPartition) -> None:
         """Has the group looked for, unless that is under way."""
         if self._has_looked.is_set():
             self._has_looked.clear()
@@ -523,7 +531,7 @@ class PullConsumer:
         if destroyed is not None:
             raise destroyed
 
-    def _check_silence(self, chosen: list[Binding]) -> None:
+    def _check_silence(self, chosen: list[GroupPartition]) -> None:
         """Has a group looked for whose answers are late; raises when it is gone, or the broker hangs."""
         self._check_destroyed()
         now = time.monotonic()
@@ -544,13 +552,13 @@ class PullConsumer:
                 )
 
 
-def _shares(bindings: list[Binding], batch: int) -> dict[Binding, int]:
+def _shares(bindings: list[GroupPartition], batch: int) -> dict[GroupPartition, int]:
     """The batch, divided among the partitions; the first ones get the rest, and some get none when it is small."""
     each, rest = divmod(batch, len(bindings))
     shares = {binding: each + (1 if i < rest else 0) for i, binding in enumerate(bindings)}
     return {binding: share for binding, share in shares.items() if share > 0}
 
 
-def _is_of(message: RawMessage, bindings: list[Binding]) -> bool:
+def _is_of(message: RawMessage, bindings: list[GroupPartition]) -> bool:
     stream = message.subject.rpartition(".")[0]
     return any(binding.stream == stream for binding in bindings)

@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from memphis_sync._base.logs import Log
-from memphis_sync._core import INBOX_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
+from memphis_sync._core import RECEIVE_BUFFER_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ TOO_MANY_BYTES = "message size exceeds maxbytes"  # of 409
 WARN_EVERY_S = 1.0
 
 
-class Binding(NamedTuple):
+class GroupPartition(NamedTuple):
     """One partition of a consumer group: its number, its stream and the group's durable on it."""
 
     partition: int
@@ -45,7 +45,7 @@ class Binding(NamedTuple):
 class Ending(NamedTuple):
     """The server has ended a request: whose, its status and its text."""
 
-    binding: Binding
+    binding: GroupPartition
     status: int
     text: str
 
@@ -60,7 +60,7 @@ def pending_behind(message: RawMessage) -> int:
     return int(pending) if pending.isdecimal() else 0
 
 
-class Mailbox:
+class PullSubscription:
     """
     A subscription with at most one open request for each partition.
 
@@ -79,27 +79,27 @@ class Mailbox:
         self._kind = kind
         self._owner = owner
         self._due = due
-        self.inbox = link.new_inbox(jetstream=True)
-        self._subject = b"_INBOX.%s.%d." % (link.core.token, self.inbox.sid)
-        self._opening = encode_sub(self._subject + b"*", self.inbox.sid)  # goes out with the first request
+        self.buffer = link.new_receive_buffer(jetstream=True)
+        self._subject = b"_INBOX.%s.%d." % (link.core.token, self.buffer.sid)
+        self._opening = encode_sub(self._subject + b"*", self.buffer.sid)  # goes out with the first request
         self._asked = 0
         self._partitions = partitions
-        self._max_bytes = max(INBOX_BYTES // partitions, link.max_payload + ROOM)  # of a request
+        self._max_bytes = max(RECEIVE_BUFFER_BYTES // partitions, link.max_payload + ROOM)  # of a request
         self._dropped = 0
         self._warned_at = 0.0
         # By stream: the binding, the request's number, how many messages it asked for, and when the server ends it.
-        self._open: dict[str, tuple[Binding, str, int, float]] = {}
+        self._open: dict[str, tuple[GroupPartition, str, int, float]] = {}
         self._missing: dict[str, int] = {}  # by stream: how many messages its request may still bring
         # Streams whose open request is no hindrance: it was made ahead, or waits for nothing and so ends by itself. To
         # end that one would be to end it while it brings messages.
         self._staying: set[str] = set()
         self._brought_at = 0.0  # when the last messages were taken
-        self._messages = 0  # taken so far, as the inbox counts
+        self._messages = 0  # taken so far, as the buffer counts
         self._statuses = 0
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
-    def ask(self, shares: dict[Binding, int], expires_s: Optional[float], *, ahead: bool = False) -> None:
+    def ask(self, shares: dict[GroupPartition, int], expires_s: Optional[float], *, ahead: bool = False) -> None:
         """
         Asks partitions without an open request for so many messages each.
 
@@ -124,15 +124,15 @@ class Mailbox:
             if ahead or expires_s is None:
                 self._staying.add(binding.stream)
             self._due.setdefault(binding.stream, due)
-        self.inbox.expect(self._messages + sum(self._missing.values()), self._max_bytes * self._partitions)
+        self.buffer.expect(self._messages + sum(self._missing.values()), self._max_bytes * self._partitions)
         self._core.write(b"".join(frames))
         self._opening = b""
 
-    def is_asked(self, binding: Binding) -> bool:
+    def is_asked(self, binding: GroupPartition) -> bool:
         """Whether the partition has an open request."""
         return binding.stream in self._open
 
-    def missing(self, bindings: Iterable[Binding]) -> int:
+    def missing(self, bindings: Iterable[GroupPartition]) -> int:
         """How many messages the open requests of these partitions may still bring."""
         return sum(self._missing.get(binding.stream, 0) for binding in bindings)
 
@@ -141,7 +141,7 @@ class Mailbox:
         """Whether no request is open but those that may stay for the next fetch."""
         return len(self._open) == len(self._staying)
 
-    def is_ending(self, bindings: Iterable[Binding]) -> bool:
+    def is_ending(self, bindings: Iterable[GroupPartition]) -> bool:
         """Whether a request is open whose time is over, or one that only the last fetch was after: its end is near."""
         now = time.monotonic()
         return any(
@@ -162,17 +162,17 @@ class Mailbox:
     # ---- taking -----------------------------------------------------------------------------------------------------
 
     def wait(self, enough: int, timeout_s: float) -> int:
-        """Waits for *enough* messages that were not taken yet, or one ending. Returns as Inbox.wait()."""
-        return self.inbox.wait(self._messages + enough, self._statuses + 1, int(timeout_s * 1e9))
+        """Waits for *enough* messages that were not taken yet, or one ending. Returns as ReceiveBuffer.wait()."""
+        return self.buffer.wait(self._messages + enough, self._statuses + 1, int(timeout_s * 1e9))
 
     def take(self) -> tuple[list[RawMessage], list[Ending]]:
         """What has come."""
-        messages, statuses = self.inbox.take(self._kind, self._owner)
+        messages, statuses = self.buffer.take(self._kind, self._owner)
         if messages:
             self._messages += len(messages)
             self._brought_at = time.monotonic()
             self._count(messages)
-        if self.inbox.dropped != self._dropped:
+        if self.buffer.dropped != self._dropped:
             self._warn()
         return messages, [ending for status in statuses if (ending := self._end(*status)) is not None]
 
@@ -181,7 +181,7 @@ class Mailbox:
         if now - self._warned_at < WARN_EVERY_S:
             return
         self._warned_at = now
-        dropped, self._dropped = self.inbox.dropped - self._dropped, self.inbox.dropped
+        dropped, self._dropped = self.buffer.dropped - self._dropped, self.buffer.dropped
         logger.warning("%r: %d messages were dropped that it had not asked for", self._owner, dropped)
 
     def _count(self, messages: list[RawMessage]) -> None:
@@ -215,7 +215,7 @@ class Mailbox:
                 text = block.split(b"\r\n", 1)[0][12:].strip().decode("utf-8", "replace")
                 if text.lower() == TOO_MANY_BYTES and self._missing[stream] == share:
                     # The next one alone is too large: it was stored under another limit than the server has now.
-                    self._max_bytes = max(INBOX_BYTES, self._max_bytes) + ROOM
+                    self._max_bytes = max(RECEIVE_BUFFER_BYTES, self._max_bytes) + ROOM
                 self._due.pop(stream, None)
                 self._close(stream)
                 return Ending(binding, status, text)
@@ -242,5 +242,5 @@ class Mailbox:
         for stream in self._open:
             if self._due.get(stream, 0.0) > now:
                 del self._due[stream]  # it was not late, and now no answer will come; a late one stays late
-        self._core.control(encode_unsub(self.inbox.sid))
+        self._core.control(encode_unsub(self.buffer.sid))
         return self._core.ping()

@@ -10,11 +10,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from memphis_sync._core import INBOX_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
+from memphis_sync._core import RECEIVE_BUFFER_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
 from memphis_sync.errors import ConnectionLostError, DeadlineError
 
 if TYPE_CHECKING:
-    from memphis_sync._core import Inbox
+    from memphis_sync._core import ReceiveBuffer
     from memphis_sync._data.connection import DataLink
 
 SLICE_S = 0.2  # Ctrl-C is served at least this often
@@ -32,10 +32,10 @@ class _Place:
     """A subscription whose requests were all answered."""
 
     def __init__(self, link: DataLink) -> None:
-        self.inbox: Inbox = link.new_inbox()
-        self.subject = b"_INBOX.%s.%d.r" % (link.core.token, self.inbox.sid)
-        self.opening = encode_sub(self.subject, self.inbox.sid)
-        self.messages = 0  # taken so far, as the inbox counts
+        self.buffer: ReceiveBuffer = link.new_receive_buffer()
+        self.subject = b"_INBOX.%s.%d.r" % (link.core.token, self.buffer.sid)
+        self.opening = encode_sub(self.subject, self.buffer.sid)
+        self.messages = 0  # taken so far, as the buffer counts
         self.statuses = 0
 
 
@@ -68,7 +68,7 @@ class Replies:
             reply = self._ask(place, subject, payload, deadline, timeout_s)
         except BaseException:
             with contextlib.suppress(ConnectionLostError):  # a late answer must not be taken for that of the next one
-                self._link.core.control(encode_unsub(place.inbox.sid))
+                self._link.core.control(encode_unsub(place.buffer.sid))
             raise
         self._idle.append(place)
         return reply
@@ -79,23 +79,23 @@ class Replies:
                 place = self._idle.pop()
             except IndexError:
                 return _Place(self._link)
-            if not place.inbox.is_closed:
+            if not place.buffer.is_closed:
                 return place
 
     def _ask(self, place: _Place, subject: bytes, payload: bytes, deadline: float, timeout_s: float) -> Reply:
-        place.inbox.expect(place.messages + 1, INBOX_BYTES)  # whatever else is sent there is no answer
+        place.buffer.expect(place.messages + 1, RECEIVE_BUFFER_BYTES)  # whatever else is sent there is no answer
         self._link.core.write(place.opening + encode_pub(subject, payload, place.subject))
         place.opening = b""
         while True:
             left = deadline - time.monotonic()
-            result = place.inbox.wait(place.messages + 1, place.statuses + 1, int(min(max(left, 0.0), SLICE_S) * 1e9))
+            result = place.buffer.wait(place.messages + 1, place.statuses + 1, int(min(max(left, 0.0), SLICE_S) * 1e9))
             if result == _CLOSED:
                 raise ConnectionLostError("the data link lost its connection before the answer came")
             if result == _OK:
                 break
             if left <= 0:
                 raise DeadlineError(f"no answer within {timeout_s:g} s", timeout_s=timeout_s)
-        messages, statuses = place.inbox.take(RawMessage, None)
+        messages, statuses = place.buffer.take(RawMessage, None)
         place.messages += len(messages)
         place.statuses += len(statuses)
         return Reply(statuses[0][0], b"") if statuses else Reply(0, messages[0].payload)

@@ -136,7 +136,7 @@ def _send_all(core: Link, stream: Stream, records: bytes) -> None:
             poller = select.poll()
             poller.register(stream.sock, select.POLLOUT)
             # Deadlines and a silent peer are the sender's business also while the socket is full.
-            poller.poll(min(core.tend(), MAX_POLL_NS) // 1_000_000 + 1)
+            poller.poll(min(core.run_timers(), MAX_POLL_NS) // 1_000_000 + 1)
 
 
 def read_loop(core: Link, stream: Stream) -> tuple[int, int, str]:

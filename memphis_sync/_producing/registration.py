@@ -163,7 +163,7 @@ class Registration:
     def _outcome(self, tickets: list[Delivery], deadline: float) -> Union[PubAck, dict[str, PubAck]]:
         """Waits for a message's outcome; the registration is part of its time."""
         for ticket in tickets:
-            while ticket.look() == PENDING:
+            while ticket.observe() == PENDING:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     self._core.expire_held()  # a frame is expired by the sender

@@ -128,7 +128,7 @@ class Session:
             await asyncio.sleep(pause_s)
 
     async def _open(self, deadline: float) -> None:
-        control = ControlLink(self.options, self.connection_id, self._tell, self.outages)
+        control = ControlLink(self.options, self.connection_id, self._notify, self.outages)
         try:
             await control.connect(deadline)
             self._control = control
@@ -138,7 +138,7 @@ class Session:
             await control.close()
             raise
 
-    def _tell(self, change: Change, address: str, reason: str, attempts: int, seconds: float) -> None:
+    def _notify(self, change: Change, address: str, reason: str, attempts: int, seconds: float) -> None:
         """The control link's changes, for the user's callables."""
 
         def event() -> LinkEvent:
@@ -146,7 +146,7 @@ class Session:
             waiting = stats.queued + stats.in_flight
             return LinkEvent(self.label, "control", address, reason, attempts, seconds, waiting)
 
-        self.callbacks.tell(change, event)
+        self.callbacks.notify(change, event)
 
     @property
     def control(self) -> ControlLink:

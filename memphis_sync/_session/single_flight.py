@@ -17,7 +17,7 @@ class _Slot(Generic[V]):
         self.value: Optional[V] = None
 
 
-class OncePerKey(Generic[V]):
+class SingleFlight(Generic[V]):
     """
     A mapping that makes its missing values: one maker a key at a time, different keys side by side.
 

@@ -1,6 +1,6 @@
 /*
  * What a peer can send, into everything that reads it: parser, header blocks, answers to messages, a link with its outbox
- * and inboxes; and what a caller can give, into the writers of frames. The first byte of an input says which, the second
+ * and buffers; and what a caller can give, into the writers of frames. The first byte of an input says which, the second
  * how the rest is cut into pieces: the same bytes in any pieces must have the same effect.
  *
  * One entry, LLVMFuzzerTestOneInput(): for tests/c/fuzz_driver.c, which needs nothing but a compiler, and for libFuzzer.
@@ -50,7 +50,7 @@ struct seen {
     uint8_t *data;
     size_t len;
     size_t cap;
-    bool is_lame; /* the server said it ends: what stands behind that in the same piece is still looked at */
+    bool is_lame_duck; /* the server said it ends: what stands behind that in the same piece is still looked at */
 };
 
 static void see(struct seen *seen, const void *bytes, size_t len)
@@ -78,8 +78,8 @@ static void see_bytes(struct seen *seen, const uint8_t *bytes, size_t len)
 
 static void must_be_equal(struct seen *one, struct seen *other)
 {
-    MUST(one->is_lame || other->is_lame || one->len == other->len);
-    MUST(one->is_lame || other->is_lame || one->len == 0 || memcmp(one->data, other->data, one->len) == 0);
+    MUST(one->is_lame_duck || other->is_lame_duck || one->len == other->len);
+    MUST(one->is_lame_duck || other->is_lame_duck || one->len == 0 || memcmp(one->data, other->data, one->len) == 0);
     free(one->data);
     free(other->data);
 }
@@ -289,11 +289,11 @@ static void fuzz_frames(const uint8_t *data, size_t size)
 
 enum { MESSAGES = 6, URGENT = 3 }; /* the first of them go to the express lane */
 
-static void see_inbox(struct seen *seen, struct mcore_inbox *inbox)
+static void see_inbox(struct seen *seen, struct mcore_receive_buffer *buffer)
 {
     uint8_t *data;
     size_t len;
-    see_number(seen, mcore_inbox_take(inbox, &data, &len));
+    see_number(seen, mcore_receive_buffer_take(buffer, &data, &len));
     for (size_t at = 0; at < len;) {
         struct mcore_record record;
         memcpy(&record, data + at, sizeof(record));
@@ -307,7 +307,7 @@ static void see_inbox(struct seen *seen, struct mcore_inbox *inbox)
         at += record.size;
     }
     mcore_free(data);
-    see_number(seen, (int64_t)mcore_inbox_dropped(inbox));
+    see_number(seen, (int64_t)mcore_receive_buffer_dropped(buffer));
 }
 
 static struct seen feed_in_pieces(const uint8_t *data, size_t size, uint8_t seed)
@@ -335,9 +335,9 @@ static struct seen feed_in_pieces(const uint8_t *data, size_t size, uint8_t seed
     /* What was read too far by the handshake is the first piece. */
     size_t at = next_piece(&cut, size);
     MUST(mcore_link_attach(link, fd, (const uint8_t *)"SUB _INBOX.T.* 1\r\n", 18, data, at) == MCORE_OK);
-    struct mcore_inbox *inboxes[] = {mcore_inbox_new(link, 2, 1), mcore_inbox_new(link, 3, 0)};
-    mcore_inbox_expect(inboxes[0], 3, 400);
-    mcore_inbox_expect(inboxes[1], 2, 1000);
+    struct mcore_receive_buffer *buffers[] = {mcore_receive_buffer_new(link, 2, 1), mcore_receive_buffer_new(link, 3, 0)};
+    mcore_receive_buffer_expect(buffers[0], 3, 400);
+    mcore_receive_buffer_expect(buffers[1], 2, 1000);
     const uint8_t *out;
     size_t out_len;
     while (mcore_link_next(link, 0, &out, &out_len) == MCORE_NEXT_BYTES) /* all is on its way before anything comes */
@@ -352,14 +352,14 @@ static struct seen feed_in_pieces(const uint8_t *data, size_t size, uint8_t seed
     }
     if (end == MCORE_LINK_GOES_ON)
         end = mcore_link_ended(link, 0);
-    seen.is_lame = link->is_lame;
+    seen.is_lame_duck = link->is_lame_duck;
     see_number(&seen, end);
     if (end != MCORE_LINK_PROTOCOL) { /* then it is what has come of the offending bytes */
         char text[600];
         see_bytes(&seen, (uint8_t *)text, mcore_link_text(link, text, sizeof(text)));
     }
-    see_inbox(&seen, inboxes[0]);
-    see_inbox(&seen, inboxes[1]);
+    see_inbox(&seen, buffers[0]);
+    see_inbox(&seen, buffers[1]);
     see_number(&seen, link->pongs);
     see_bytes(&seen, link->control.data, link->control.len);
     struct mcore_stats stats;
@@ -375,8 +375,8 @@ static struct seen feed_in_pieces(const uint8_t *data, size_t size, uint8_t seed
         if (tickets[i].text != NULL)
             see_bytes(&seen, (uint8_t *)tickets[i].text, strlen(tickets[i].text));
     }
-    mcore_inbox_free(inboxes[0]);
-    mcore_inbox_free(inboxes[1]);
+    mcore_receive_buffer_free(buffers[0]);
+    mcore_receive_buffer_free(buffers[1]);
     mcore_link_detach(link);
     mcore_outbox_expire(outbox, MCORE_NEVER - 1);
     MUST(mcore_outbox_outstanding(outbox, -1) == 0);

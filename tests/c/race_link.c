@@ -1,6 +1,6 @@
 /*
  * Every thread that a link has, at once: appenders of both lanes, sender, reader, a server whose connections end after a
- * random number of frames, waiters, groups, reports, and somebody who asks for counts all the time. What it is for is
+ * random number of frames, waiters, wait sets, reports, and somebody who asks for counts all the time. What it is for is
  * ThreadSanitizer (tests/c/tsan.sh); that each message ends once and the counters add up is checked as well.
  *
  *   race_link [messages of each appender]
@@ -57,16 +57,16 @@ static int append(const struct mcore_route *route, const struct mcore_message *m
     }
 }
 
-/* Waits for a full group of tickets, one settled place after the other. */
+/* Waits for a full set of tickets, one settled place after the other. */
 static void wait_for_all(struct mcore_ticket *tickets)
 {
-    struct mcore_group *group = mcore_group_new(GROUP);
+    struct mcore_wait_set *set = mcore_wait_set_new(GROUP);
     uint32_t places[GROUP];
     for (int i = 0; i < GROUP; i++)
-        mcore_group_add(group, outbox, &tickets[i]);
+        mcore_wait_set_add(set, outbox, &tickets[i]);
     for (int left = GROUP; left > 0;)
-        left -= (int)mcore_group_wait(group, places, GROUP, SECOND);
-    mcore_group_free(group);
+        left -= (int)mcore_wait_set_wait(set, places, GROUP, SECOND);
+    mcore_wait_set_free(set);
     for (int i = 0; i < GROUP; i++) {
         if (mcore_ticket_outcome(&tickets[i]) == MCORE_PENDING)
             abort();
@@ -279,16 +279,16 @@ static void *run_asker(void *unused)
         int64_t ping = mcore_link_ping(the_link);
         if (ping > 0)
             mcore_link_wait_pong(the_link, ping, 5 * MILLISECOND);
-        struct mcore_inbox *inbox = mcore_inbox_new(the_link, 7, 0);
+        struct mcore_receive_buffer *buffer = mcore_receive_buffer_new(the_link, 7, 0);
         mcore_link_publish(the_link, BYTES_OF("$JS.API.x"), BYTES_OF("{}"));
         mcore_link_write(the_link, BYTES_OF("PUB x 0\r\n\r\n"));
-        mcore_inbox_wait(inbox, 1, 1, 2 * MILLISECOND);
-        mcore_inbox_wake(inbox);
+        mcore_receive_buffer_wait(buffer, 1, 1, 2 * MILLISECOND);
+        mcore_receive_buffer_wake(buffer);
         uint8_t *data = NULL;
         size_t len = 0;
-        mcore_inbox_take(inbox, &data, &len);
+        mcore_receive_buffer_take(buffer, &data, &len);
         mcore_free(data);
-        mcore_inbox_free(inbox);
+        mcore_receive_buffer_free(buffer);
     }
     return unused;
 }

@@ -503,7 +503,7 @@ static void test_a_lost_link_and_an_end_during_a_pause(void)
     mcore_outbox_free(outbox);
 }
 
-/* ---- groups ------------------------------------------------------------------------------------------------------- */
+/* ---- wait sets ---------------------------------------------------------------------------------------------------- */
 
 static void test_a_group_hands_out_each_settled_ticket_once(void)
 {
@@ -516,23 +516,23 @@ static void test_a_group_hands_out_each_settled_ticket_once(void)
         CHECK(append(outboxes[i % 2], "m", 0, &tickets[i]) == i / 2);
     CHECK(send_all(outboxes[0]) == 2 && send_all(outboxes[1]) == 2);
     ack(outboxes[0], 0, "{\"stream\":\"st$1\",\"seq\":1}");
-    struct mcore_group *group = mcore_group_new(5);
-    struct mcore_group *other = mcore_group_new(1);
+    struct mcore_wait_set *set = mcore_wait_set_new(5);
+    struct mcore_wait_set *other = mcore_wait_set_new(1);
     for (int i = 0; i < 4; i++)
-        CHECK(mcore_group_add(group, outboxes[i % 2], &tickets[i]) == MCORE_OK);
-    CHECK(mcore_group_add(group, outboxes[1], &tickets[3]) == MCORE_OK); /* twice: handed out twice */
-    CHECK(mcore_group_add(group, outboxes[1], &tickets[3]) == MCORE_E_ROOM);
-    CHECK(mcore_group_add(other, outboxes[1], &tickets[3]) == MCORE_OK);
-    CHECK(mcore_group_wait(group, places, 8, 0) == 1 && places[0] == 0);
-    CHECK(mcore_group_wait(group, places, 8, SECOND / 100) == 0);
+        CHECK(mcore_wait_set_add(set, outboxes[i % 2], &tickets[i]) == MCORE_OK);
+    CHECK(mcore_wait_set_add(set, outboxes[1], &tickets[3]) == MCORE_OK); /* twice: handed out twice */
+    CHECK(mcore_wait_set_add(set, outboxes[1], &tickets[3]) == MCORE_E_ROOM);
+    CHECK(mcore_wait_set_add(other, outboxes[1], &tickets[3]) == MCORE_OK);
+    CHECK(mcore_wait_set_wait(set, places, 8, 0) == 1 && places[0] == 0);
+    CHECK(mcore_wait_set_wait(set, places, 8, SECOND / 100) == 0);
     ack(outboxes[1], 1, "{\"stream\":\"st$1\",\"seq\":1}");
     ack(outboxes[0], 1, "{\"stream\":\"st$1\",\"seq\":2}");
-    CHECK(mcore_group_wait(group, places, 2, 0) == 2 && places[0] + places[1] == 3 + 4);
-    CHECK(mcore_group_wait(group, places, 8, 0) == 1 && places[0] == 2);
-    mcore_group_free(group); /* ticket 1 is still pending */
-    CHECK(tickets[1].groups == NULL);
-    CHECK(mcore_group_wait(other, places, 8, 0) == 1 && places[0] == 0);
-    mcore_group_free(other);
+    CHECK(mcore_wait_set_wait(set, places, 2, 0) == 2 && places[0] + places[1] == 3 + 4);
+    CHECK(mcore_wait_set_wait(set, places, 8, 0) == 1 && places[0] == 2);
+    mcore_wait_set_free(set); /* ticket 1 is still pending */
+    CHECK(tickets[1].wait_sets == NULL);
+    CHECK(mcore_wait_set_wait(other, places, 8, 0) == 1 && places[0] == 0);
+    mcore_wait_set_free(other);
     for (int i = 0; i < 4; i++)
         mcore_ticket_release(outboxes[i % 2], &tickets[i]);
     mcore_outbox_free(outboxes[0]);
@@ -567,16 +567,16 @@ static void test_groups_come_and_go_while_tickets_are_settled(void)
     pthread_create(&thread, NULL, settle_all, &settler);
     int pending = ALL;
     while (pending > 0) {
-        struct mcore_group *group = mcore_group_new(ALL);
+        struct mcore_wait_set *set = mcore_wait_set_new(ALL);
         pending = 0;
         for (int i = 0; i < ALL; i++)
             if (mcore_ticket_outcome(&tickets[i]) == MCORE_PENDING) {
-                mcore_group_add(group, outbox, &tickets[i]);
+                mcore_wait_set_add(set, outbox, &tickets[i]);
                 pending++;
             }
         if (pending > 0)
-            CHECK(mcore_group_wait(group, places, ALL, 5 * SECOND) > 0);
-        mcore_group_free(group);
+            CHECK(mcore_wait_set_wait(set, places, ALL, 5 * SECOND) > 0);
+        mcore_wait_set_free(set);
     }
     pthread_join(thread, NULL);
     for (int i = 0; i < ALL; i++)
@@ -598,7 +598,7 @@ static void test_unseen_failures_are_counted_once(void)
         mcore_outbox_settle(outbox, slot, MCORE_REFUSED, 0, 0, 500, 1, "stream full", 11);
     CHECK(send_all(outbox) == 1);
     ack(outbox, 3, "{\"stream\":\"st$1\",\"seq\":1}");
-    looked.looked = 1;
+    looked.observed = 1;
     mcore_ticket_release(outbox, &ignored);
     mcore_ticket_release(outbox, &looked);
     char text[32];
@@ -1258,14 +1258,14 @@ static void test_a_sender_is_woken_without_bytes_and_expires_deadlines(void)
     message.timeout_ns = SECOND / 50;
     CHECK(mcore_outbox_append(hands.outbox, routes, 1, &message, tickets) == 0);
     CHECK(mcore_link_next(hands.link, 0, &data, &len) == MCORE_NEXT_BYTES);
-    int64_t left = mcore_link_tend(hands.link); /* as a sender does whose socket is full */
+    int64_t left = mcore_link_run_timers(hands.link); /* as a sender does whose socket is full */
     CHECK(left > 0 && left <= SECOND / 50);
     usleep(25000);
-    mcore_link_tend(hands.link);
+    mcore_link_run_timers(hands.link);
     CHECK(mcore_ticket_wait(hands.outbox, &ticket, 0) == MCORE_EXPIRED);
     mcore_link_written(hands.link, len, 0);
     mcore_ticket_release(hands.outbox, &ticket);
-    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_UNSEEN || ticket.looked);
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_UNSEEN || ticket.observed);
     close_hands(&hands);
 }
 
@@ -1506,16 +1506,16 @@ static void test_inbox_keeps_messages_and_statuses(void)
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
     CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, (const uint8_t *)"", 0) == MCORE_OK);
-    struct mcore_inbox *inbox = mcore_inbox_new(link, 7, 0);
+    struct mcore_receive_buffer *inbox = mcore_receive_buffer_new(link, 7, 0);
     const char *stream = "MSG s$1.final 7 $JS.ACK.x 3\r\nabc\r\nMSG other 8 1\r\nz\r\n"
                          "HMSG _INBOX.T.7.1 7 28 28\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n";
     CHECK(send(fds[1], stream, strlen(stream), 0) == (ssize_t)strlen(stream));
     shutdown(fds[1], SHUT_WR);
     CHECK(mcore_link_read_loop(link) == MCORE_LINK_EOF);
-    CHECK(mcore_inbox_wait(inbox, 1, 1, 0) == MCORE_OK);
+    CHECK(mcore_receive_buffer_wait(inbox, 1, 1, 0) == MCORE_OK);
     uint8_t *data;
     size_t len;
-    CHECK(mcore_inbox_take(inbox, &data, &len) == 2);
+    CHECK(mcore_receive_buffer_take(inbox, &data, &len) == 2);
     struct mcore_record record;
     memcpy(&record, data, sizeof(record));
     CHECK(record.status == 0 && record.payload_len == 3 && record.reply_len == 9);
@@ -1523,14 +1523,14 @@ static void test_inbox_keeps_messages_and_statuses(void)
     memcpy(&record, data + record.size, sizeof(record));
     CHECK(record.status == 404 && record.payload_len == 0);
     mcore_free(data);
-    mcore_inbox_wake(inbox);
-    CHECK(mcore_inbox_wait(inbox, 5, 5, SECOND) == MCORE_OK);
-    CHECK(mcore_inbox_wait(inbox, 5, 5, 0) == MCORE_E_TIMEOUT);
-    CHECK(!mcore_inbox_is_closed(inbox));
+    mcore_receive_buffer_wake(inbox);
+    CHECK(mcore_receive_buffer_wait(inbox, 5, 5, SECOND) == MCORE_OK);
+    CHECK(mcore_receive_buffer_wait(inbox, 5, 5, 0) == MCORE_E_TIMEOUT);
+    CHECK(!mcore_receive_buffer_is_closed(inbox));
     mcore_link_detach(link);
-    CHECK(mcore_inbox_is_closed(inbox));
-    CHECK(mcore_inbox_wait(inbox, 5, 5, SECOND) == MCORE_E_CLOSED);
-    mcore_inbox_free(inbox);
+    CHECK(mcore_receive_buffer_is_closed(inbox));
+    CHECK(mcore_receive_buffer_wait(inbox, 5, 5, SECOND) == MCORE_E_CLOSED);
+    mcore_receive_buffer_free(inbox);
     close(fds[0]);
     close(fds[1]);
     mcore_link_free(link);
@@ -1694,11 +1694,11 @@ static void send_messages(struct mcore_link *link, int count, size_t payload_len
     free(frame);
 }
 
-static long taken(struct mcore_inbox *inbox)
+static long taken(struct mcore_receive_buffer *inbox)
 {
     uint8_t *data;
     size_t len;
-    long count = mcore_inbox_take(inbox, &data, &len);
+    long count = mcore_receive_buffer_take(inbox, &data, &len);
     mcore_free(data);
     return count;
 }
@@ -1706,49 +1706,51 @@ static long taken(struct mcore_inbox *inbox)
 static void test_an_inbox_holds_no_more_than_was_asked_for(void)
 {
     struct hands hands = open_hands(0, "", "");
-    struct mcore_inbox *inbox = mcore_inbox_new(hands.link, 7, 0);
-    mcore_inbox_expect(inbox, 0, 1000);
+    struct mcore_receive_buffer *inbox = mcore_receive_buffer_new(hands.link, 7, 0);
+    mcore_receive_buffer_expect(inbox, 0, 1000);
     send_messages(hands.link, 5, 10);
-    CHECK(taken(inbox) == 0 && mcore_inbox_dropped(inbox) == 5);
-    mcore_inbox_expect(inbox, 3, 1000);
+    CHECK(taken(inbox) == 0 && mcore_receive_buffer_dropped(inbox) == 5);
+    mcore_receive_buffer_expect(inbox, 3, 1000);
     send_messages(hands.link, 5, 10);
-    CHECK(mcore_inbox_wait(inbox, 3, UINT64_MAX, 0) == MCORE_OK);
-    CHECK(taken(inbox) == 3 && mcore_inbox_dropped(inbox) == 7);
+    CHECK(mcore_receive_buffer_wait(inbox, 3, UINT64_MAX, 0) == MCORE_OK);
+    CHECK(taken(inbox) == 3 && mcore_receive_buffer_dropped(inbox) == 7);
     send_messages(hands.link, 5, 10);
-    CHECK(taken(inbox) == 0 && mcore_inbox_dropped(inbox) == 12); /* they were asked for once */
-    mcore_inbox_expect(inbox, 100, 1000);
+    CHECK(taken(inbox) == 0 && mcore_receive_buffer_dropped(inbox) == 12); /* they were asked for once */
+    mcore_receive_buffer_expect(inbox, 100, 1000);
     send_messages(hands.link, 11, 99); /* with their subject 100 bytes each */
-    CHECK(taken(inbox) == 10 && mcore_inbox_dropped(inbox) == 13);
+    CHECK(taken(inbox) == 10 && mcore_receive_buffer_dropped(inbox) == 13);
     send_messages(hands.link, 1, 1000);
-    CHECK(taken(inbox) == 0 && mcore_inbox_dropped(inbox) == 14);
+    CHECK(taken(inbox) == 0 && mcore_receive_buffer_dropped(inbox) == 14);
     send_messages(hands.link, 1, 999);
     CHECK(taken(inbox) == 1);
     /* The end of a request comes through a full inbox; without end that is bounded too. */
     send_messages(hands.link, 1, 999);
-    for (int i = 0; i < 10 * MCORE_INBOX_STATUSES; i++)
+    for (int i = 0; i < 10 * MCORE_RECEIVE_BUFFER_STATUSES; i++)
         CHECK(is_fed(hands.link, "HMSG _INBOX.T.7.1 7 16 16\r\nNATS/1.0 404\r\n\r\n\r\n"));
-    CHECK(mcore_inbox_wait(inbox, UINT64_MAX, 1, 0) == MCORE_OK);
-    CHECK(taken(inbox) == 1 + MCORE_INBOX_STATUSES && mcore_inbox_dropped(inbox) == 14 + 9 * MCORE_INBOX_STATUSES);
-    mcore_inbox_free(inbox);
+    CHECK(mcore_receive_buffer_wait(inbox, UINT64_MAX, 1, 0) == MCORE_OK);
+    CHECK(taken(inbox) == 1 + MCORE_RECEIVE_BUFFER_STATUSES);
+    CHECK(mcore_receive_buffer_dropped(inbox) == 14 + 9 * MCORE_RECEIVE_BUFFER_STATUSES);
+    mcore_receive_buffer_free(inbox);
     /* Nobody has said what is expected. */
-    inbox = mcore_inbox_new(hands.link, 7, 0);
+    inbox = mcore_receive_buffer_new(hands.link, 7, 0);
     send_messages(hands.link, 1000, 100000);
-    CHECK(taken(inbox) == MCORE_INBOX_BYTES / 100001 && mcore_inbox_dropped(inbox) == 1000 - MCORE_INBOX_BYTES / 100001);
-    mcore_inbox_free(inbox);
+    CHECK(taken(inbox) == MCORE_RECEIVE_BUFFER_BYTES / 100001);
+    CHECK(mcore_receive_buffer_dropped(inbox) == 1000 - MCORE_RECEIVE_BUFFER_BYTES / 100001);
+    mcore_receive_buffer_free(inbox);
     close_hands(&hands);
 }
 
 static void test_an_inbox_of_jetstream_takes_only_its_messages(void)
 {
     struct hands hands = open_hands(0, "", "");
-    struct mcore_inbox *inbox = mcore_inbox_new(hands.link, 7, 1);
-    mcore_inbox_expect(inbox, 2, 1000);
+    struct mcore_receive_buffer *inbox = mcore_receive_buffer_new(hands.link, 7, 1);
+    mcore_receive_buffer_expect(inbox, 2, 1000);
     CHECK(is_fed(hands.link, "MSG s 7 1\r\nx\r\nMSG s 7 JS.ACK.a 1\r\nx\r\nMSG s 7 $JS.ACK 1\r\nx\r\nMSG s 7 r 1\r\nx\r\n"));
-    CHECK(taken(inbox) == 0 && mcore_inbox_dropped(inbox) == 4);
+    CHECK(taken(inbox) == 0 && mcore_receive_buffer_dropped(inbox) == 4);
     CHECK(is_fed(hands.link, "MSG s 7 $JS.ACK.a 1\r\nx\r\nHMSG s 7 $JS.ACK.b 12 12\r\nNATS/1.0\r\n\r\n\r\n"));
     CHECK(is_fed(hands.link, "HMSG _INBOX.T.7.1 7 16 16\r\nNATS/1.0 404\r\n\r\n\r\n"));
-    CHECK(taken(inbox) == 3 && mcore_inbox_dropped(inbox) == 4);
-    mcore_inbox_free(inbox);
+    CHECK(taken(inbox) == 3 && mcore_receive_buffer_dropped(inbox) == 4);
+    mcore_receive_buffer_free(inbox);
     close_hands(&hands);
 }
 

@@ -118,7 +118,7 @@ def test_json_sub_of_a_message_that_was_sent_again(
     memphis.produce(station_name, "p", b"text")
     (message,) = consumer.fetch(timeout_s=10)
     message.dead_letter("why")
-    consumer._deafen()  # the other member of the group shall have it
+    consumer._unsubscribe()  # the other member of the group shall have it
     command = [sys.executable, "-m", "memphis_sync.cli", "--json", "sub", station_name, "--group", "g", "--count", "1"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "MEMPHIS_URL": broker.url}

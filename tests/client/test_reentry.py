@@ -12,7 +12,7 @@ import pytest
 import memphis_sync
 from memphis_sync import OwnThreadError, UsageError
 from memphis_sync._base.threads import Latch, Section
-from memphis_sync._session.single_flight import OncePerKey
+from memphis_sync._session.single_flight import SingleFlight
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def interrupt():
 
 
 def test_a_making_that_is_interrupted_is_refused_to_its_interrupter(on_signal):
-    cache = OncePerKey("the registration of a producer")
+    cache = SingleFlight("the registration of a producer")
     errors = on_signal(lambda: cache.get("key", object))
 
     def make():

@@ -1,5 +1,5 @@
 """
-Link, Route, Ticket, Inbox and RawMessage of Cython and of cffi: the same calls, results, errors and texts.
+Link, Route, Ticket, ReceiveBuffer and RawMessage of Cython and of cffi: the same calls, results, errors and texts.
 
 The peer is a socket pair and a script: it reads what the sender writes and answers as a JetStream server would. What
 the link does on a real server is tested through the public classes.
@@ -211,7 +211,7 @@ def test_a_deadline_is_kept_when_it_is_set_while_the_sender_writes(binding, peer
 def test_send_and_wait_returns_at_the_ack_or_at_the_end_of_its_slice(binding, peer: Peer) -> None:
     route = route_of(binding, peer.link)
     ticket = route.send_and_wait(b"x", b"", b"", LONG, binding.Ticket, SECOND // 100)
-    assert ticket.look() == PENDING
+    assert ticket.observe() == PENDING
     peer.message()
     answering = threading.Thread(target=lambda: peer.answer(peer.message()[0], b'{"stream":"orders$1","seq":7}'))
     answering.start()
@@ -328,7 +328,7 @@ def test_a_released_link_answers_every_call_as_a_closed_and_empty_one(binding) -
     link = link_of(binding)
     route = route_of(binding, link)
     ticket = route.send(b"x", b"", b"", LONG, binding.Ticket)
-    inbox = binding.Inbox(link, 7)
+    inbox = binding.ReceiveBuffer(link, 7)
     assert not link.release()
     link.close()
     assert not link.release()
@@ -336,7 +336,7 @@ def test_a_released_link_answers_every_call_as_a_closed_and_empty_one(binding) -
     link.stop()
     assert link.release()
     assert link.release()
-    assert (ticket.outcome, ticket.wait(0), ticket.look()) == (ABANDONED,) * 3
+    assert (ticket.outcome, ticket.wait(0), ticket.observe()) == (ABANDONED,) * 3
     for send in (route.send, lambda *args: route.send_and_wait(*args, 0)):
         with pytest.raises(ClosedError):
             send(b"x", b"", b"", LONG, binding.Ticket)
@@ -381,7 +381,7 @@ class Live:
 
 def turn_of(binding, link, kind=None):
     routes = [route_of(binding, link, target=place) for place in range(2)]
-    turn = binding.Turn(routes, Live(), {}, 15.0, LONG, kind or binding.Ticket)
+    turn = binding.RoundRobin(routes, Live(), {}, 15.0, LONG, kind or binding.Ticket)
     turn.is_plain = True
     return turn
 
@@ -390,11 +390,11 @@ def turn_of(binding, link, kind=None):
 def test_a_turn_takes_plain_messages_and_nothing_else(binding, wait: tuple[int, ...]) -> None:
     link = link_of(binding)
     with pytest.raises(ConfigurationError, match="at least one route"):
-        binding.Turn([], Live(), {}, 15.0, LONG, binding.Ticket)
+        binding.RoundRobin([], Live(), {}, 15.0, LONG, binding.Ticket)
     functions: dict[int, int] = {}
     routes = [route_of(binding, link, target=place) for place in range(2)]
     timeout, live = 15.0, Live()
-    turn = binding.Turn(routes, live, functions, timeout, LONG, binding.Ticket)
+    turn = binding.RoundRobin(routes, live, functions, timeout, LONG, binding.Ticket)
     plain = (timeout, None, None, None, None, -1, None)
 
     def take(message, *options):
@@ -437,15 +437,15 @@ def test_a_turn_takes_from_an_iterator(binding) -> None:
 def test_turns_send_to_all_or_to_none(binding) -> None:
     link = link_of(binding, max_messages=5)
     timeout, lives, functions = 15.0, [Live(), Live()], [{}, {}]
-    with pytest.raises(ConfigurationError, match="nothing to take turns"):
-        binding.Turns([], tuple)
+    with pytest.raises(ConfigurationError, match="at least one round robin"):
+        binding.FanOut([], tuple)
     each = [
-        binding.Turn(
+        binding.RoundRobin(
             [route_of(binding, link, target=(place, i)) for i in range(2)], *told, timeout, LONG, binding.Ticket
         )
         for place, told in enumerate(zip(lives, functions))
     ]
-    turns = binding.Turns(each, tuple)
+    turns = binding.FanOut(each, tuple)
     plain = (timeout, None, None, None, None, -1, None)
     assert turns.take(b"x", *plain) is None, "not before it is plain"
     turns.is_plain = True
@@ -579,7 +579,7 @@ def test_failures_that_nobody_asked_about_are_counted(binding) -> None:
     kept = route.send(b"x", b"", b"", LONG, binding.Ticket)
     route.send(b"x", b"", b"", LONG, binding.Ticket)  # dropped at once
     gc.collect()
-    looked.look()
+    looked.observe()
     link.close()
     assert link.abandon() == 3
     assert link.stats()["unseen"] == 1
@@ -631,7 +631,7 @@ def test_control_frames_round_trips_and_the_end_of_a_connection(binding, peer: P
 
 def test_inboxes_and_messages(binding, peer: Peer) -> None:
     link = peer.link
-    inbox = binding.Inbox(link, 5)
+    inbox = binding.ReceiveBuffer(link, 5)
     assert (inbox.link, inbox.sid) == (link, 5)
     assert inbox.wait(1, 1, SECOND // 1000) == TIMEOUT
     assert inbox.take(binding.RawMessage, None) == ([], [])
@@ -660,12 +660,12 @@ def test_inboxes_and_messages(binding, peer: Peer) -> None:
     assert messages[1].payload == b"hi"
     with pytest.raises(ConnectionLostError):
         messages[0].respond()
-    assert binding.Inbox(link, 6).wait(1, 1, SECOND) == CLOSED
+    assert binding.ReceiveBuffer(link, 6).wait(1, 1, SECOND) == CLOSED
 
 
 def test_an_inbox_takes_what_is_expected(binding, peer: Peer) -> None:
-    inbox = binding.Inbox(peer.link, 5)
-    assert binding.INBOX_BYTES == 64 << 20
+    inbox = binding.ReceiveBuffer(peer.link, 5)
+    assert binding.RECEIVE_BUFFER_BYTES == 64 << 20
     inbox.expect(3, 21)
     # Four bytes of subject and reply, ten of payload: the second does not fit, and the last is not asked for.
     for size in (10, 4, 1, 0):
@@ -687,7 +687,7 @@ def test_an_inbox_takes_what_is_expected(binding, peer: Peer) -> None:
     for bad in (-1, 1 << 64):
         with pytest.raises(OverflowError):
             inbox.expect(bad, 1)
-    others = binding.Inbox(peer.link, 6, jetstream=True)
+    others = binding.ReceiveBuffer(peer.link, 6, jetstream=True)
     peer.send(b"MSG a.b 6 1\r\nx\r\nMSG a.b 6 r 1\r\nx\r\nMSG a.b 6 $JS.ACK.s 1\r\ny\r\n")
     assert others.wait(1, 1 << 40, 10 * SECOND) == 0
     assert [message.payload for message in others.take(binding.RawMessage, None)[0]] == [b"y"]
@@ -696,7 +696,7 @@ def test_an_inbox_takes_what_is_expected(binding, peer: Peer) -> None:
 
 def test_acks_go_out_together_and_behind_control_frames(binding, peer: Peer) -> None:
     link = peer.link
-    inbox = binding.Inbox(link, 5)
+    inbox = binding.ReceiveBuffer(link, 5)
     peer.send(b"MSG a 5 $JS.ACK.one 0\r\n\r\nMSG a 5 $JS.ACK.two 0\r\n\r\n")
     assert inbox.wait(2, 1 << 40, 10 * SECOND) == 0
     (one, two), _ = inbox.take(binding.RawMessage, None)
@@ -735,7 +735,7 @@ def test_acks_go_out_together_and_behind_control_frames(binding, peer: Peer) -> 
 
 
 def test_many_acks_do_not_wait(binding, peer: Peer) -> None:
-    inbox = binding.Inbox(peer.link, 5)
+    inbox = binding.ReceiveBuffer(peer.link, 5)
     peer.send(b"MSG a 5 $JS.ACK.s 0\r\n\r\n")
     assert inbox.wait(1, 1 << 40, 10 * SECOND) == 0
     ((message,), _) = inbox.take(binding.RawMessage, None)
@@ -745,7 +745,7 @@ def test_many_acks_do_not_wait(binding, peer: Peer) -> None:
 
 
 def test_an_inbox_is_woken_and_closed(binding, peer: Peer) -> None:
-    inbox = binding.Inbox(peer.link, 5)
+    inbox = binding.ReceiveBuffer(peer.link, 5)
     waked = threading.Timer(0.05, inbox.wake)
     waked.start()
     assert inbox.wait(1, 1, 10 * SECOND) == 0
@@ -762,7 +762,7 @@ def test_an_inbox_is_woken_and_closed(binding, peer: Peer) -> None:
 
 
 def test_a_message_knows_its_age(binding, peer: Peer) -> None:
-    inbox = binding.Inbox(peer.link, 5)
+    inbox = binding.ReceiveBuffer(peer.link, 5)
     before = time.monotonic_ns()
     peer.send(b"MSG a 5 $JS.ACK.s 0\r\n\r\n")
     assert inbox.wait(1, 1 << 40, 10 * SECOND) == 0
@@ -794,7 +794,7 @@ def test_everything_may_become_garbage_in_one_cycle(binding) -> None:
         route = route_of(binding, link, target=cycle)
         cycle["ticket"] = route.send(b"x", b"", b"", LONG, binding.Ticket, lambda _: None)
         cycle["tickets"] = [route.send(b"x", b"", b"", LONG, subclass(binding)) for _ in range(3)]
-        cycle["inbox"] = binding.Inbox(link, 9)
+        cycle["inbox"] = binding.ReceiveBuffer(link, 9)
         cycle["link"] = link
         link.close()
         link.abandon()
@@ -819,7 +819,7 @@ def test_in_a_child_calls_are_refused_and_destructors_do_nothing(binding) -> Non
     link = link_of(binding)
     route = route_of(binding, link)
     ticket = route.send(b"x", b"", b"", LONG, binding.Ticket)
-    inbox = binding.Inbox(link, 3)
+    inbox = binding.ReceiveBuffer(link, 3)
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -884,7 +884,7 @@ def test_next_hands_out_bytes_until_they_are_written(in_hands):
     in_hands.written(0)
     in_hands.push()
     assert in_hands.next(0) == (NOTHING, b"")
-    assert in_hands.tend() > 60 * SECOND  # nothing is due
+    assert in_hands.run_timers() > 60 * SECOND  # nothing is due
 
 
 def test_feed_answers_and_ends_as_the_loop_does(in_hands):
@@ -927,4 +927,4 @@ def test_the_callers_loops_produce_as_the_cores_do(binding, in_hands):
     in_hands.stop()
     assert in_hands.next(LONG) == (STOPPED, b"")
     in_hands.abandon()
-    again.look()
+    again.observe()

@@ -1,3 +1,6 @@
+/*
+ * The fork counter: how often this process and its ancestors were forked since somebody began to watch.
+ */
 #include "memphis_core.h"
 
 #include <pthread.h>

@@ -33,8 +33,8 @@ static uint8_t *joined(const char *front, const uint8_t *token, size_t token_len
     return out;
 }
 
-bool mcore_lane_init(struct mcore_lane *lane, const uint8_t *token, size_t token_len, const char *mark, uint64_t tag,
-                     uint64_t max_bytes, uint64_t max_messages)
+bool mcore_send_log_init(struct mcore_send_log *lane, const uint8_t *token, size_t token_len, const char *mark,
+                         uint64_t tag, uint64_t max_bytes, uint64_t max_messages)
 {
     size_t slots_off = round_up(sizeof(struct mcore_log), 64);
     size_t data_off = round_up(slots_off + max_messages * sizeof(struct mcore_slot), 4096);
@@ -62,7 +62,7 @@ bool mcore_lane_init(struct mcore_lane *lane, const uint8_t *token, size_t token
     return true;
 }
 
-void mcore_lane_release(struct mcore_lane *lane)
+void mcore_send_log_release(struct mcore_send_log *lane)
 {
     lane->released = *lane->log;
     lane->released.head_slot = lane->released.sent_slot = lane->released.tail_slot;
@@ -77,7 +77,7 @@ void mcore_lane_release(struct mcore_lane *lane)
     lane->due_ns = NULL;
 }
 
-void mcore_lane_free(struct mcore_lane *lane)
+void mcore_send_log_free(struct mcore_send_log *lane)
 {
     if (lane->block != NULL)
         munmap(lane->block, lane->block_len);
@@ -87,7 +87,7 @@ void mcore_lane_free(struct mcore_lane *lane)
     free(lane->id);
 }
 
-struct mcore_slot *mcore_lane_slot(const struct mcore_lane *lane, uint64_t slot)
+struct mcore_slot *mcore_send_log_slot(const struct mcore_send_log *lane, uint64_t slot)
 {
     return &lane->slots[slot % lane->log->max_messages];
 }
@@ -102,7 +102,7 @@ static bool has_id(const struct mcore_route *route, const struct mcore_message *
 }
 
 /* Bytes of the header block for a slot number of `digits` digits. */
-static size_t block_size(const struct mcore_lane *lane, const struct mcore_route *route,
+static size_t block_size(const struct mcore_send_log *lane, const struct mcore_route *route,
                          const struct mcore_message *message, size_t digits)
 {
     size_t size = sizeof(version_line) - 1 + route->fixed_len + message->headers_len + 2;
@@ -113,8 +113,8 @@ static size_t block_size(const struct mcore_lane *lane, const struct mcore_route
     return size;
 }
 
-size_t mcore_lane_frame_size(const struct mcore_lane *lane, const struct mcore_route *route,
-                             const struct mcore_message *message, size_t digits)
+size_t mcore_send_log_frame_size(const struct mcore_send_log *lane, const struct mcore_route *route,
+                                 const struct mcore_message *message, size_t digits)
 {
     size_t block = block_size(lane, route, message, digits);
     size_t total = block + message->payload_len;
@@ -128,7 +128,7 @@ static uint8_t *put(uint8_t *out, const void *bytes, size_t len)
     return out + len;
 }
 
-static void frame_write(const struct mcore_lane *lane, uint8_t *out, const struct mcore_route *route,
+static void frame_write(const struct mcore_send_log *lane, uint8_t *out, const struct mcore_route *route,
                         const struct mcore_message *message, uint64_t slot)
 {
     uint8_t digits[MCORE_MAX_U64_DIGITS];
@@ -175,8 +175,8 @@ static uint64_t place_for(const struct mcore_log *log, uint64_t pos, size_t len)
     return off + len <= log->max_bytes ? pos : pos + (log->max_bytes - off);
 }
 
-int mcore_lane_check(const struct mcore_lane *lane, const struct mcore_route *const *routes, size_t count,
-                     const struct mcore_message *message)
+int mcore_send_log_check(const struct mcore_send_log *lane, const struct mcore_route *const *routes, size_t count,
+                         const struct mcore_message *message)
 {
     const struct mcore_log *log = lane->log;
     uint64_t pos = log->tail_pos;
@@ -186,7 +186,7 @@ int mcore_lane_check(const struct mcore_lane *lane, const struct mcore_route *co
     for (size_t i = 0; i < count; i++) {
         if (message->parts != NULL)
             part.payload_len = message->parts[i];
-        size_t len = mcore_lane_frame_size(lane, routes[i], &part, mcore_u64_size(log->tail_slot + i));
+        size_t len = mcore_send_log_frame_size(lane, routes[i], &part, mcore_u64_size(log->tail_slot + i));
         all += len;
         pos = place_for(log, pos, len) + len;
         fits = fits && pos - log->head_pos <= log->max_bytes;
@@ -200,15 +200,15 @@ int mcore_lane_check(const struct mcore_lane *lane, const struct mcore_route *co
     return fits ? MCORE_OK : MCORE_E_FULL_BYTES;
 }
 
-struct mcore_slot *mcore_lane_append(struct mcore_lane *lane, const struct mcore_route *route,
-                                     const struct mcore_message *message, struct mcore_ticket *ticket)
+struct mcore_slot *mcore_send_log_append(struct mcore_send_log *lane, const struct mcore_route *route,
+                                         const struct mcore_message *message, struct mcore_ticket *ticket)
 {
     struct mcore_log *log = lane->log;
     uint64_t slot = log->tail_slot;
-    size_t len = mcore_lane_frame_size(lane, route, message, mcore_u64_size(slot));
+    size_t len = mcore_send_log_frame_size(lane, route, message, mcore_u64_size(slot));
     uint64_t pos = place_for(log, log->tail_pos, len);
     frame_write(lane, lane->data + pos % log->max_bytes, route, message, slot);
-    struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+    struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
     entry->pos = pos;
     entry->len = (uint32_t)len;
     entry->owner = route->owner;
@@ -226,28 +226,28 @@ struct mcore_slot *mcore_lane_append(struct mcore_lane *lane, const struct mcore
     return entry;
 }
 
-void mcore_lane_set_deadline(struct mcore_lane *lane, int64_t deadline_ns)
+void mcore_send_log_set_deadline(struct mcore_send_log *lane, int64_t deadline_ns)
 {
     const struct mcore_log *log = lane->log;
     uint64_t slot = log->tail_slot - 1;
     uint64_t place = slot % log->max_messages;
     int64_t *due_ns = &lane->due_ns[place / MCORE_DUE_BLOCK];
-    mcore_lane_slot(lane, slot)->deadline_ns = deadline_ns;
+    mcore_send_log_slot(lane, slot)->deadline_ns = deadline_ns;
     /* The first of a block forgets what the last round left there, unless its oldest are still kept at the block's end. */
     bool is_first = place % MCORE_DUE_BLOCK == 0 && log->head_slot + log->max_messages >= slot + MCORE_DUE_BLOCK;
     if (is_first || deadline_ns < *due_ns)
         *due_ns = deadline_ns;
 }
 
-void mcore_lane_advance_deadline(struct mcore_lane *lane, uint64_t slot, int64_t deadline_ns)
+void mcore_send_log_advance_deadline(struct mcore_send_log *lane, uint64_t slot, int64_t deadline_ns)
 {
     int64_t *due_ns = &lane->due_ns[slot % lane->log->max_messages / MCORE_DUE_BLOCK];
-    mcore_lane_slot(lane, slot)->deadline_ns = deadline_ns;
+    mcore_send_log_slot(lane, slot)->deadline_ns = deadline_ns;
     if (deadline_ns < *due_ns)
         *due_ns = deadline_ns;
 }
 
-const uint8_t *mcore_lane_stream(const struct mcore_lane *lane, const struct mcore_slot *entry, size_t *len)
+const uint8_t *mcore_send_log_stream(const struct mcore_send_log *lane, const struct mcore_slot *entry, size_t *len)
 {
     const uint8_t *subject = lane->data + entry->pos % lane->log->max_bytes + 5; /* behind "HPUB " */
     size_t end = 0;
@@ -259,7 +259,7 @@ const uint8_t *mcore_lane_stream(const struct mcore_lane *lane, const struct mco
 
 /* ---- the sender's side -------------------------------------------------------------------------------------------- */
 
-bool mcore_lane_has_run(const struct mcore_lane *lane, uint64_t window)
+bool mcore_send_log_has_run(const struct mcore_send_log *lane, uint64_t window)
 {
     if (lane->queued == 0 || lane->in_flight >= window)
         return false;
@@ -267,22 +267,22 @@ bool mcore_lane_has_run(const struct mcore_lane *lane, uint64_t window)
     return !lane->window_was_full || lane->in_flight <= window - window / 8;
 }
 
-long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
-                         const uint8_t **data, size_t *len)
+long mcore_send_log_run_take(struct mcore_send_log *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
+                             const uint8_t **data, size_t *len)
 {
     struct mcore_log *log = lane->log;
     /* Behind a slot that is sent again lie others that are on their way, or pausing. */
-    while (log->sent_slot < log->tail_slot && mcore_lane_slot(lane, log->sent_slot)->state != MCORE_SLOT_QUEUED)
+    while (log->sent_slot < log->tail_slot && mcore_send_log_slot(lane, log->sent_slot)->state != MCORE_SLOT_QUEUED)
         log->sent_slot++;
     lane->window_was_full = false;
     uint64_t slot = log->sent_slot;
     if (slot == log->tail_slot || lane->in_flight >= window)
         return 0;
-    uint64_t start = mcore_lane_slot(lane, slot)->pos;
+    uint64_t start = mcore_send_log_slot(lane, slot)->pos;
     uint64_t end = start;
     long count = 0;
     for (; slot < log->tail_slot; slot++) {
-        struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+        struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
         if (entry->state != MCORE_SLOT_QUEUED || entry->pos != end)
             break;
         if (count > 0 && end % log->max_bytes == 0)
@@ -296,7 +296,7 @@ long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_by
         if (entry->flags & MCORE_FLAG_WRITTEN)
             stats->resent++;
         entry->state = MCORE_SLOT_IN_FLIGHT;
-        entry->flags = (uint8_t)((entry->flags & ~MCORE_FLAG_UNHEARD) | MCORE_FLAG_WRITTEN);
+        entry->flags = (uint8_t)((entry->flags & ~MCORE_FLAG_NO_RESPONDERS) | MCORE_FLAG_WRITTEN);
         stats->queued--;
         stats->queued_bytes -= entry->len;
         stats->in_flight++;
@@ -312,19 +312,19 @@ long mcore_lane_run_take(struct mcore_lane *lane, uint64_t window, size_t max_by
     return count;
 }
 
-void mcore_lane_queue_again(struct mcore_lane *lane, uint64_t slot)
+void mcore_send_log_queue_again(struct mcore_send_log *lane, uint64_t slot)
 {
-    mcore_lane_slot(lane, slot)->state = MCORE_SLOT_QUEUED;
+    mcore_send_log_slot(lane, slot)->state = MCORE_SLOT_QUEUED;
     lane->queued++;
     if (slot < lane->log->sent_slot)
         lane->log->sent_slot = slot;
 }
 
-void mcore_lane_reclaim(struct mcore_lane *lane)
+void mcore_send_log_reclaim(struct mcore_send_log *lane)
 {
     struct mcore_log *log = lane->log;
     while (log->head_slot < log->tail_slot) {
-        const struct mcore_slot *entry = mcore_lane_slot(lane, log->head_slot);
+        const struct mcore_slot *entry = mcore_send_log_slot(lane, log->head_slot);
         if (entry->state != MCORE_SLOT_SETTLED || entry->pos >= lane->pin_pos)
             break;
         log->head_slot++;
@@ -339,12 +339,12 @@ void mcore_lane_reclaim(struct mcore_lane *lane)
     }
 }
 
-uint64_t mcore_lane_rewind(struct mcore_lane *lane, struct mcore_stats *stats)
+uint64_t mcore_send_log_rewind(struct mcore_send_log *lane, struct mcore_stats *stats)
 {
     struct mcore_log *log = lane->log;
     uint64_t count = 0;
     for (uint64_t slot = log->head_slot; slot < log->tail_slot; slot++) {
-        struct mcore_slot *entry = mcore_lane_slot(lane, slot);
+        struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
         if (entry->state == MCORE_SLOT_IN_FLIGHT || entry->state == MCORE_SLOT_PAUSED)
             entry->flags |= MCORE_FLAG_UNSURE; /* its answer, or one behind it, is lost with the connection */
         if (entry->state != MCORE_SLOT_IN_FLIGHT)

@@ -1,4 +1,4 @@
-"""The cffi binding of the C core: RawMessage and Inbox. See _cffi_link for what holds for all of it."""
+"""The cffi binding of the C core: RawMessage and ReceiveBuffer. See _cffi_link for what holds for all of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECORD_SIZE: int = ffi.sizeof("struct mcore_record")
 
 
 class RawMessage:
-    """One received message, read from the C core's memory only as far as it is asked. Made by Inbox.take()."""
+    """One received message, read from the C core's memory only as far as it is asked. Made by ReceiveBuffer.take()."""
 
     __slots__ = ("_at", "_chunk", "_link", "_record", "answer", "owner")
 
@@ -94,7 +94,7 @@ _numbers = itertools.count()
 
 
 @final
-class Inbox:
+class ReceiveBuffer:
     """
     What one subscription of the link receives.
 
@@ -104,9 +104,9 @@ class Inbox:
         jetstream: Take only messages that the server itself delivers, with an ack subject, and statuses.
     """
 
-    __slots__ = ("_inbox", "_number", "dropped", "link", "sid")
+    __slots__ = ("_buffer", "_number", "dropped", "link", "sid")
 
-    _inbox: Any
+    _buffer: Any
     _number: int
     link: Link
     sid: int
@@ -119,47 +119,49 @@ class Inbox:
         self.sid = sid
         self.dropped = 0
         link._check()
-        self._inbox = lib.mcore_inbox_new(link._link, sid, jetstream)
-        if self._inbox == ffi.NULL:
-            raise MemoryError("no memory for an inbox")
-        link._inboxes[self._number] = self._inbox
+        self._buffer = lib.mcore_receive_buffer_new(link._link, sid, jetstream)
+        if self._buffer == ffi.NULL:
+            raise MemoryError("no memory for a receive buffer")
+        link._receive_buffers[self._number] = self._buffer
         return self
 
     def __del__(self, lib: Any = lib) -> None:
         if lib.mcore_fork_generation() == self.link._generation:
-            inbox = self.link._inboxes.pop(self._number, None)  # None: the link has freed it, or it was never made
-            if inbox is not None:
-                lib.mcore_inbox_free(inbox)
+            # None: the link has freed it, or it was never made.
+            buffer = self.link._receive_buffers.pop(self._number, None)
+            if buffer is not None:
+                lib.mcore_receive_buffer_free(buffer)
 
     def expect(self, messages: int, size: int) -> None:
         """
-        Takes messages up to this number, counted since the inbox was made, and so many bytes of them at once: subjects,
-        replies, headers and payloads. What is beyond is dropped and counted. At first any number, and INBOX_BYTES.
+        Takes messages up to this number, counted since the buffer was made, and so many bytes of them at once:
+        subjects, replies, headers and payloads. What is beyond is dropped and counted. At first any number, and
+        RECEIVE_BUFFER_BYTES.
         """
         self.link._check()
-        lib.mcore_inbox_expect(self._inbox, messages, size)
+        lib.mcore_receive_buffer_expect(self._buffer, messages, size)
 
     def wait(self, messages: int, statuses: int, timeout_ns: int) -> int:
         """
-        Waits until so many messages or so many statuses have come since the inbox was made, or for wake().
+        Waits until so many messages or so many statuses have come since the buffer was made, or for wake().
 
         Returns:
             0 then, -13 after *timeout_ns*, -11 when the connection ended.
         """
         self.link._check()
         lib.mcore_link_push(self.link._link)
-        return int(lib.mcore_inbox_wait(self._inbox, messages, statuses, timeout_ns))
+        return int(lib.mcore_receive_buffer_wait(self._buffer, messages, statuses, timeout_ns))
 
     def wake(self) -> None:
         """Ends a wait() of another thread, or the next one. From any thread."""
         self.link._check()
-        lib.mcore_inbox_wake(self._inbox)
+        lib.mcore_receive_buffer_wake(self._buffer)
 
     @property
     def is_closed(self) -> bool:
         """Whether its connection has ended: nothing more comes."""
         self.link._check()
-        return bool(lib.mcore_inbox_is_closed(self._inbox))
+        return bool(lib.mcore_receive_buffer_is_closed(self._buffer))
 
     def take(self, kind: type[_M], owner: object) -> tuple[list[_M], list[tuple[int, str, bytes]]]:
         """
@@ -169,8 +171,8 @@ class Inbox:
         self.link._check()
         place = ffi.new("uint8_t **")
         length = ffi.new("size_t *")
-        lib.mcore_inbox_take(self._inbox, place, length)
-        self.dropped = lib.mcore_inbox_dropped(self._inbox)
+        lib.mcore_receive_buffer_take(self._buffer, place, length)
+        self.dropped = lib.mcore_receive_buffer_dropped(self._buffer)
         size = length[0]
         messages: list[_M] = []
         statuses: list[tuple[int, str, bytes]] = []

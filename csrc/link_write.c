@@ -135,7 +135,7 @@ static int64_t check_peer(struct mcore_link *link, int64_t now)
  * What is due by the clock: deadlines, paused messages and the silent peer; lock held on entry and return, and let go
  * between if deadlines were due, so that who waited for them does not wake up into it. Returns when to look again.
  */
-static int64_t tend(struct mcore_link *link)
+static int64_t run_timers(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
     if (mcore_outbox_expire_locked(outbox, mcore_now_ns()) > 0) {
@@ -152,7 +152,7 @@ static void wait_writable(struct mcore_link *link)
 {
     struct mcore_outbox *outbox = link->outbox;
     link->writing = true; /* keeps detach() from letting the socket go */
-    int64_t left = tend(link) - mcore_now_ns();
+    int64_t left = run_timers(link) - mcore_now_ns();
     int timeout_ms = left <= 0 ? 0 : left > FULL_LOOK_NS ? (int)(FULL_LOOK_NS / 1000000) : (int)(left / 1000000) + 1;
     struct pollfd poller = {.fd = link->fd, .events = POLLOUT};
     pthread_mutex_unlock(&outbox->lock);
@@ -166,7 +166,7 @@ static int wait_next(struct mcore_link *link, int64_t limit)
 {
     struct mcore_outbox *outbox = link->outbox;
     for (;;) {
-        int64_t until = tend(link);
+        int64_t until = run_timers(link);
         if (link->stopping)
             return MCORE_NEXT_STOPPED;
         int64_t now = mcore_now_ns();
@@ -175,7 +175,7 @@ static int wait_next(struct mcore_link *link, int64_t limit)
             outbox->log_due_ns = now + INT64_C(1000000000);
             return MCORE_NEXT_UNSEEN;
         }
-        if (link->up && !link->writing && (next_current(link) || link->poked))
+        if (link->up && !link->writing && (next_current(link) || link->wake_requested))
             return MCORE_NEXT_BYTES;
         if (now >= limit)
             return MCORE_NEXT_NOTHING;
@@ -214,7 +214,7 @@ int mcore_link_next(struct mcore_link *link, int64_t timeout_ns, const uint8_t *
     *len = 0;
     if (next == MCORE_NEXT_BYTES) {
         link->writing = true;
-        link->poked = false;
+        link->wake_requested = false;
         *data = link->current;
         *len = link->current_len;
     }
@@ -231,10 +231,10 @@ void mcore_link_written(struct mcore_link *link, size_t count, int error)
     pthread_mutex_unlock(&link->outbox->lock);
 }
 
-int64_t mcore_link_tend(struct mcore_link *link)
+int64_t mcore_link_run_timers(struct mcore_link *link)
 {
     pthread_mutex_lock(&link->outbox->lock);
-    int64_t until = tend(link);
+    int64_t until = run_timers(link);
     pthread_mutex_unlock(&link->outbox->lock);
     int64_t now = mcore_now_ns();
     return until == MCORE_NEVER ? MCORE_NEVER : until > now ? until - now : 0;
@@ -243,7 +243,7 @@ int64_t mcore_link_tend(struct mcore_link *link)
 void mcore_link_wake(struct mcore_link *link)
 {
     pthread_mutex_lock(&link->outbox->lock);
-    link->poked = true;
+    link->wake_requested = true;
     mcore_outbox_wake_sender_locked(link->outbox);
     pthread_mutex_unlock(&link->outbox->lock);
 }

@@ -1,4 +1,4 @@
-"""Group of Cython and of cffi: many tickets, one wait; and what garbage and forks must not do to it."""
+"""WaitSet of Cython and of cffi: many tickets, one wait; and what garbage and forks must not do to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_places_come_once_each_and_from_several_links(binding) -> None:
     links = [link_of(binding, token) for token in (b"a", b"b")]
     tickets = [*tickets_of(binding, links[0], 3), *tickets_of(binding, links[1], 2)]
     links[0].abandon()
-    group = binding.Group(iter(tickets))
+    group = binding.WaitSet(iter(tickets))
     assert group.wait(0) == [0, 1, 2]  # settled before: in the order of adding
     started = time.monotonic()
     assert group.wait(SECOND // 20) == []
@@ -47,10 +47,10 @@ def test_places_come_once_each_and_from_several_links(binding) -> None:
 
 
 def test_no_ticket_and_many(binding) -> None:
-    assert binding.Group(()).wait(0) == []
+    assert binding.WaitSet(()).wait(0) == []
     link = link_of(binding)
     tickets = tickets_of(binding, link, 3000)
-    group = binding.Group(tickets)
+    group = binding.WaitSet(tickets)
     link.abandon()
     found: list[int] = []
     while more := group.wait(0):
@@ -60,14 +60,14 @@ def test_no_ticket_and_many(binding) -> None:
 
 def test_only_tickets_are_taken(binding) -> None:
     with pytest.raises((TypeError, AttributeError)):
-        binding.Group([object()])
+        binding.WaitSet([object()])
 
 
 def test_a_group_that_is_dropped_leaves_its_tickets_alone(binding) -> None:
     link = link_of(binding)
     tickets = tickets_of(binding, link, 100)
     for _ in range(3):
-        group = binding.Group(tickets)
+        group = binding.WaitSet(tickets)
         assert group.wait(0) == []
         del group
     link.abandon()
@@ -80,7 +80,7 @@ def test_a_cycle_of_garbage_with_a_pending_group_ends_well(binding) -> None:
         holder: dict[str, object] = {}
         route = binding.Route(link, b"orders$1.final", b"Nats-Msg-Id", b"", link.owner_new(), True, holder)
         tickets = [route.send(b"m", b"", b"", 60 * SECOND, binding.Ticket) for _ in range(50)]
-        holder.update(group=binding.Group(tickets), tickets=tickets, link=link, route=route)
+        holder.update(group=binding.WaitSet(tickets), tickets=tickets, link=link, route=route)
         del link, route, tickets, holder
     gc.collect()
 
@@ -90,7 +90,7 @@ def test_a_cycle_of_garbage_with_a_pending_group_ends_well(binding) -> None:
 def test_a_group_does_not_cross_a_fork(binding) -> None:
     binding.watch_forks()
     link = link_of(binding)
-    group = binding.Group(tickets_of(binding, link, 3))
+    group = binding.WaitSet(tickets_of(binding, link, 3))
     child = os.fork()
     if child == 0:
         try:

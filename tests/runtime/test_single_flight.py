@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from memphis_sync._session.single_flight import OncePerKey
+from memphis_sync._session.single_flight import SingleFlight
 
 
 def race(count, run):
@@ -25,7 +25,7 @@ def race(count, run):
 
 
 def test_twenty_threads_make_one():
-    cache = OncePerKey()
+    cache = SingleFlight()
     made, got = [], []
 
     def make():
@@ -39,7 +39,7 @@ def test_twenty_threads_make_one():
 
 
 def test_keys_do_not_wait_for_each_other():
-    cache = OncePerKey()
+    cache = SingleFlight()
     all_at_once = threading.Barrier(8)
 
     def make(n):
@@ -51,7 +51,7 @@ def test_keys_do_not_wait_for_each_other():
 
 
 def test_a_failed_make_is_tried_again():
-    cache = OncePerKey()
+    cache = SingleFlight()
     with pytest.raises(ZeroDivisionError):
         cache.get("key", lambda: 1 // 0)
     assert cache.values() == []
@@ -59,7 +59,7 @@ def test_a_failed_make_is_tried_again():
 
 
 def test_what_is_discarded_is_made_anew():
-    cache = OncePerKey()
+    cache = SingleFlight()
     first = cache.get("key", object)
     cache.discard(first)
     assert cache.get("key", object) is not first
@@ -70,9 +70,9 @@ def test_what_is_discarded_is_made_anew():
 FORKED = """
 import os, threading
 from memphis_sync._session import fork
-from memphis_sync._session.single_flight import OncePerKey
+from memphis_sync._session.single_flight import SingleFlight
 fork.watch_forks()
-cache = OncePerKey()
+cache = SingleFlight()
 cache.get("there", lambda: "made by the parent")
 making, release = threading.Event(), threading.Event()
 def make():
