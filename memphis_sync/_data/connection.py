@@ -50,7 +50,6 @@ ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a p
 SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
 LAST_ROUND_TRIP_S = 0.05  # what close() allows for the acks of messages, however short its time is
 JOIN_S = 5.0  # how long close() waits for a thread
-_numbers = itertools.count(1)
 _TOKEN_CHARACTERS = string.ascii_letters + string.digits
 _END_STOPPED, _END_EOF, _END_ERRNO, _END_PROTOCOL, _END_SERVER, _END_LAME = range(6)
 
@@ -61,6 +60,7 @@ class DataLink:
 
     Args:
         options: As given to connect().
+        number: The client's, for the names of threads.
         link_id: The connection id of this link, another one than the control link's (protocol reference 1.4).
         label: The client's name, for log lines.
         callbacks: Where the user's callables run.
@@ -68,12 +68,12 @@ class DataLink:
     """
 
     def __init__(
-        self, options: ConnectOptions, *, link_id: str, label: str, callbacks: Callbacks, outages: Outages
+        self, options: ConnectOptions, *, number: int, link_id: str, label: str, callbacks: Callbacks, outages: Outages
     ) -> None:
         self._options = options
         self._link_id = link_id
         self._label = label
-        self._number = next(_numbers)
+        self._number = number
         self._state = threading.Condition()
         self._phase = "closed"
         self._sock: Optional[socket.socket] = None

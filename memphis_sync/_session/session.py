@@ -206,6 +206,7 @@ class Session:
             # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
             made = DataLink(
                 self.options,
+                number=self.number,
                 link_id=str(uuid.uuid4()),
                 label=self.label,
                 callbacks=self.callbacks,
