@@ -99,7 +99,7 @@ class Service:
         self._upkeep: list[asyncio.Task[None]] = []
         self._recovery: Optional[Recovery] = None
         self._is_whole: asyncio.Event
-        self._intake: Optional[DeadLetterIngest] = None
+        self._ingest: Optional[DeadLetterIngest] = None
         self._is_stopping = False
         self._ended: asyncio.Future[str]
 
@@ -119,10 +119,10 @@ class Service:
         self._connection = await self._connect()
         try:
             await JetStreamApi(self._connection).request("INFO")
-            state, store, self._intake = await self._open_state()
+            state, store, self._ingest = await self._open_state()
         except (JetStreamError, NatsError) as exc:
             raise BrokerError(f"JetStream on the NATS server cannot be used: {exc}") from exc
-        handlers, recovery = self._handlers(state, store, self._intake)
+        handlers, recovery = self._handlers(state, store, self._ingest)
         self._recovery = recovery
         await self._restore()
         await recovery.start()
@@ -146,8 +146,8 @@ class Service:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=2.0)
-        if self._intake is not None:
-            await self._intake.stop()
+        if self._ingest is not None:
+            await self._ingest.stop()
         with contextlib.suppress(NatsError):  # the server may be gone by now
             await self._connection.close()
 
@@ -305,5 +305,5 @@ class Service:
                 await self._recovery.sweep()
         finally:
             self._is_whole.set()
-        if self._intake is not None:
-            self._intake.make_good()
+        if self._ingest is not None:
+            self._ingest.make_good()
