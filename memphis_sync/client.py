@@ -109,7 +109,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
             DeadlineError, ConnectionLostError: No answer; the station may exist.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
 
-        Source: Memphis broker 1.4.4, station creation.
+        Source: protocol reference 3.2, 4.2.
         """
         request = station_request(
             name=name,

@@ -2,8 +2,9 @@
 Dead letters that the broker sends again, on their way to the consumers of their group.
 
 They come over the control link, as plain messages without an ack of JetStream's: one is done when the broker has been
-told its number. Whatever happens to one here, the broker keeps it until then and can send it again. Source: Memphis
-protocol reference 7.3, 7.4.
+told its number. Whatever happens to one here, the broker keeps it until then and can send it again.
+
+Source: protocol reference 7.3, 7.4.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def connect_errors(failed: list[ConnectError]) -> ConnectError:
 
 
 def connect_request(credentials: Credentials, connection_name: str) -> bytes:
-    """The CONNECT frame. Source: NATS client protocol; the user form is Memphis' (protocol reference 1.2)."""
+    """The CONNECT frame. Source: NATS client protocol; user and name are Memphis' (protocol reference 1.2, 1.3)."""
     fields: dict[str, Any] = {
         "verbose": False,
         "pedantic": False,

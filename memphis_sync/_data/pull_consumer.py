@@ -14,7 +14,7 @@ is handed out (+WPI); one whose time is nearly over is not handed out at all, fo
 A Memphis broker never answers a pull for a group that is gone. So each request has a time by which an answer is due,
 and when it does not come the group is looked for over the control link.
 
-Source: Memphis protocol reference 5.3, 6.5, 12.5.
+Source: protocol reference 5.3, 6.5, 12.5.
 """
 
 from __future__ import annotations

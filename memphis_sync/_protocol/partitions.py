@@ -25,7 +25,7 @@ def partition_for_key(key: Union[str, bytes], partitions: Sequence[int]) -> int:
     Raises:
         ConfigurationError: The key holds a lone surrogate and has no UTF-8 form.
 
-    Source: memphis.py 1.3.1 and memphis.go; memphis.js is off by one and not followed.
+    Source: protocol reference 9.2: memphis.py and memphis.go; memphis.js is off by one and not followed.
     """
     if isinstance(key, str):
         try:
@@ -51,7 +51,7 @@ def check_partition(number: int, partitions: Sequence[int], station: str) -> Opt
     Raises:
         ConfigurationError: The station has no such partition; the text gives number and bounds.
 
-    Source: memphis.py 1.3.1.
+    Source: protocol reference 9.3.
     """
     if number <= 0 or len(partitions) <= 1:
         return None

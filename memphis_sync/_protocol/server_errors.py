@@ -9,7 +9,7 @@ Rules
   other. The server closes the connection after it, and it is made again.
 
 Source: the texts are those of nats-server 2.9 to 2.14 (``server/errors.go``, ``server/client.go``) and of Memphis 1.4,
-which has them from it.
+which has them from it (protocol reference 1.5).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-The known bugs of Memphis 1.4's broker (protocol/broker.md 12.1), one by one: none is copied where anybody could tell.
+The known bugs of Memphis 1.4's broker (protocol reference 12.1), one by one: none is copied where anybody could tell.
 
 | bug | here |
 |---|---|

@@ -64,9 +64,11 @@ class Finding(NamedTuple):
 
 RUN = "made up by each server anew"
 SERVER = "stock nats-server 2.15 instead of Memphis' fork of 2.10"
-ONE_START = "the start position counts when a group is made; rejoining with another one is no error (broker.md B6)"
+ONE_START = (
+    "the start position counts when a group is made; rejoining with another one is no error (protocol reference B6)"
+)
 LAST_MESSAGES = (
-    "last messages of one partition: the durable is made, as asked for (broker.md B5); the group starts there"
+    "last messages of one partition: the durable is made, as asked for (protocol reference B5); the group starts there"
 )
 DIFFERENCES: tuple[Difference, ...] = (
     *(Difference("INFO", path, RUN) for path in ("server_id", "client_id", "port", "xkey")),
@@ -89,19 +91,19 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "$JS.API.CONSUMER.MSG.NEXT.*",
         "extra",
-        "a pull on a missing consumer is answered (503); a Memphis broker leaves it without an answer (broker.md B36)",
+        "a pull on a missing consumer is answered (503); Memphis leaves it without an answer (protocol reference B36)",
         "py-gone.jsonl",
     ),
     Difference(
         "$memphis_sdk_clients_updates",
         "extra",
-        "every destruction of a station is announced, not only those through REST (broker.md B17)",
+        "every destruction of a station is announced, not only those through REST (protocol reference B17)",
     ),
     Difference("$memphis_consumer_creations", "body", ONE_START, "py-fetch-messages.jsonl"),
     Difference(
         "$memphis_consumer_creations",
         "missing",
-        "one reply to a request, not two (broker.md B8)",
+        "one reply to a request, not two (protocol reference B8)",
         "py-fetch-messages.jsonl",
     ),
     Difference("$JS.API.CONSUMER.INFO.*", "body", LAST_MESSAGES, "*-fetch-messages.jsonl"),

@@ -112,7 +112,11 @@ def test_partitions_by_number_and_in_turn(memphis_js: SdkClient, memphis: Memphi
 
 
 def test_keys_are_read_one_partition_too_low(memphis_js: SdkClient, memphis: Memphis, station_name: str) -> None:
-    """D-js-3 again: the key of partition 2 reads partition 1, and that of partition 1 a stream that is not there."""
+    """
+    The key of partition 2 reads partition 1, and that of partition 1 a stream that is not there.
+
+    Source: protocol reference D-js-3.
+    """
     fill(memphis, station_name, {1: ["a1"], 2: ["a2"], 3: ["a3"]})
     consumer = memphis_js.consumer(stationName=station_name, consumerName="c")
     assert partition_for_key("key", [1, 2, 3]) == 2
@@ -178,7 +182,11 @@ def test_the_last_members_destroy_ends_the_group(
 
 
 def test_a_station_with_capitals_cannot_be_read(memphis_js: SdkClient, memphis: Memphis, station_name: str) -> None:
-    """D-js-8: the SDK looks its partitions up under the name as it was spelled, and asks for a stream without any."""
+    """
+    The SDK looks its partitions up under the name as it was spelled, and asks for a stream without any.
+
+    Source: protocol reference D-js-8.
+    """
     fill(memphis, station_name, {1: ["a"]})
     consumer = memphis_js.consumer(stationName=station_name.upper(), consumerName="c")
     with pytest.raises(SdkError, match="stream not found"):

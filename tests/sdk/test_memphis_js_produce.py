@@ -103,7 +103,7 @@ def test_every_kind_of_message_that_needs_no_schema(memphis_js: SdkClient, memph
         produced(memphis_js, station_name, payload)
     found = read(memphis, station_name, len(payloads))
     assert [message.data for message in found] == [*payloads[:2], "tëxt".encode(), b'{"id":7,"n":null}']
-    for payload in (b"Uint8Array", [1, 2], 3):  # D-js-6
+    for payload in (b"Uint8Array", [1, 2], 3):  # protocol reference D-js-6
         with pytest.raises(SdkError, match="Unsupported message type"):
             produced(memphis_js, station_name, payload)
 
@@ -111,7 +111,11 @@ def test_every_kind_of_message_that_needs_no_schema(memphis_js: SdkClient, memph
 def test_headers_message_id_and_the_name_of_the_producer(
     memphis_js: SdkClient, memphis: Memphis, station_name: str
 ) -> None:
-    """D-js-10: the SDK writes into its caller's headers, as memphis-py does, but copies a plain object."""
+    """
+    The SDK writes into its caller's headers, as memphis-py does, but copies a plain object.
+
+    Source: protocol reference D-js-10.
+    """
     headers = memphis_js.sdk.headers(k="v", x="y")
     produced(memphis_js, station_name, "one", headers=headers, msgId="id-1")
     produced(memphis_js, station_name, "two", headers={"k": "w"})
@@ -148,7 +152,11 @@ def test_the_default_is_not_to_wait(memphis_js: SdkClient, memphis: Memphis, sta
 
 
 def test_a_failed_delivery_that_nobody_waits_for_ends_the_process(broker: BrokerProcess, memphis: Memphis) -> None:
-    """D-js-1: produce() returns as if all were well; then an unhandled rejection takes the whole program down."""
+    """
+    produce() returns as if all were well; then an unhandled rejection takes the whole program down.
+
+    Source: protocol reference D-js-1.
+    """
     with MemphisJs() as process:
         station = memphis.station("js-goes-down")
         producer = process.connect(broker).producer(stationName="js-goes-down", producerName="p")
@@ -174,7 +182,11 @@ def test_partitions_by_number_and_round_robin(memphis_js: SdkClient, memphis: Me
 
 
 def test_keys_go_one_partition_too_low(memphis_js: SdkClient, memphis: Memphis, station_name: str) -> None:
-    """D-js-3: the index into the list is taken for the number; keys of the first partition go nowhere, and say so."""
+    """
+    The index into the list is taken for the number; keys of the first partition go nowhere, and say so.
+
+    Source: protocol reference D-js-3.
+    """
     memphis_js.station(name=station_name, partitionsNumber=3)
     producer = memphis_js.producer(stationName=station_name, producerName="p")
     keys = ["a", "key", "order-17", "", "ключ"]
@@ -206,7 +218,11 @@ def test_several_stations_that_do_not_exist_yet(
 
 
 def test_a_destroyed_producer_stays_in_the_cache(memphis_js: SdkClient, memphis: Memphis, station_name: str) -> None:
-    """D-js-5: producer() hands the destroyed one out again; our broker takes its messages all the same."""
+    """
+    producer() hands the destroyed one out again; our broker takes its messages all the same.
+
+    Source: protocol reference D-js-5.
+    """
     producer = memphis_js.producer(stationName=station_name, producerName="p")
     producer.destroy()
     produced(memphis_js, station_name, "after")

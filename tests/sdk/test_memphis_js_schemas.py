@@ -48,7 +48,7 @@ def test_messages_are_checked_and_read_back(
 def test_a_line_end_in_a_dead_letter_is_put_right(
     memphis_js: SdkClient, memphis: Memphis, station_name: str, tmp_path: Path, until: Until
 ) -> None:
-    """D-js-7: the SDK writes it as one hexadecimal digit; our broker reads it as what it was."""
+    """The SDK writes it as one hexadecimal digit; our broker reads it as what it was (protocol reference D-js-7)."""
     path = SCHEMAS["json"].write(tmp_path)
     memphis_js.createSchema(schemaName=station_name, schemaType="json", schemaFilePath=path)
     station = memphis.station(station_name, schema_name=station_name)
@@ -147,7 +147,7 @@ def test_a_message_delivered_too_often_is_resent_fetched_and_acknowledged(
     assert again.getSequenceNumber() is None
     with pytest.raises(SdkError, match="cannot delay DLS message"):
         again.delay(1)
-    with pytest.raises(SdkError, match="TypeError"):  # D-js-15
+    with pytest.raises(SdkError, match="TypeError"):  # protocol reference D-js-15
         again.getTimeSent()
     again.nack()  # without effect on a dead letter
     again.ack()

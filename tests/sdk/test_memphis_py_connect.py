@@ -83,7 +83,11 @@ def test_token_mode(fresh_broker: Callable[..., BrokerProcess], memphis_py: SdkC
 def test_tls_with_a_token_and_not_with_a_password(
     broker_with: Callable[..., BrokerProcess], authority: Authority, memphis_py: SdkClient
 ) -> None:
-    """D-py-18: with a password it copies its options for a first connection, and a TLS context cannot be copied."""
+    """
+    With a password it copies its options for a first connection, and a TLS context cannot be copied.
+
+    Source: protocol reference D-py-18.
+    """
     mine, made = authority.issue("me@example.org"), authority.issue("127.0.0.1")
     files = {"cert_file": str(mine.cert), "key_file": str(mine.key), "ca_file": authority.file}
     broker = broker_with(made, token="s3cret", tls_ca=Path(authority.file))

@@ -39,7 +39,7 @@ def test_fetch_gives_what_is_in_a_message(memphis_py: SdkClient, memphis: Memphi
     assert [message.get_data_deserialized() for message in found] == [message.get_data() for message in found]
     headers = found[0].get_headers()
     assert (headers["size"], headers["x"], headers["$memphis_producedBy"]) == ("256", "ä", "ours")
-    assert found[0].get_timesent() is None  # D-py-7: it calls a property, and hides the error
+    assert found[0].get_timesent() is None  # protocol reference D-py-7: it calls a property, and hides the error
     for message in found:
         assert message.ack() is None
 
@@ -125,7 +125,11 @@ def test_fetch_messages_makes_a_consumer_and_keeps_it(
 def test_prefetch(
     memphis_py: SdkClient, memphis: Memphis, station_name: str, until: Callable[[Callable[[], bool]], bool]
 ) -> None:
-    """The first fetch loads twice its size behind the caller's back; what is loaded is given out first (D-py-11)."""
+    """
+    The first fetch loads twice its size behind the caller's back; what is loaded is given out first.
+
+    Source: protocol reference D-py-11.
+    """
     fill(memphis, station_name, {1: [f"{number}" for number in range(9)]})
     consumer = memphis_py.consumer(station_name, "c")
     found = texts(consumer.fetch(3, prefetch=True))
@@ -186,7 +190,7 @@ def test_a_delayed_message_comes_again_later(memphis_py: SdkClient, memphis: Mem
 
 
 def test_delay_needs_headers(memphis_py: SdkClient, control: ControlClient, station_name: str) -> None:
-    """P22: a message that another NATS client wrote has none, and the SDK looks into them."""
+    """A message that another NATS client wrote has none, and the SDK looks into them (protocol reference D-py-28)."""
     memphis_py.station(station_name)
     control.publish(f"{station_name}$1.final", b"bare")
     (message,) = memphis_py.consumer(station_name, "c").fetch(1)
@@ -231,7 +235,11 @@ def test_consume_from_one_partition(memphis_py: SdkClient, memphis: Memphis, sta
 def test_an_exception_in_the_callback_ends_consuming_silently(
     memphis_py: SdkClient, memphis: Memphis, station_name: str
 ) -> None:
-    """D-py-13: nobody is told; the messages stay unacknowledged and are there for the next consumer of the group."""
+    """
+    Nobody is told; the messages stay unacknowledged and are there for the next consumer of the group.
+
+    Source: protocol reference D-py-13.
+    """
     fill(memphis, station_name, {1: ["a"]})
     consumer = memphis_py.consumer(station_name, "c", max_ack_time_ms=500, max_msg_deliveries=5)
     calls = memphis_py.sdk.callback(fails=True)

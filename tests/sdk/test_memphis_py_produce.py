@@ -68,7 +68,11 @@ def test_headers_and_the_name_of_the_producer(memphis_py: SdkClient, memphis: Me
 def test_a_message_id_arrives_and_stays_in_a_reused_headers_object(
     memphis_py: SdkClient, memphis: Memphis, station_name: str
 ) -> None:
-    """The SDK writes into its caller's headers (D-py-12): the second message carries the first one's id."""
+    """
+    The SDK writes into its caller's headers: the second message carries the first one's id.
+
+    Source: protocol reference D-py-12.
+    """
     producer = memphis_py.producer(station_name, "p")
     headers = memphis_py.sdk.headers(k="v")
     producer.produce("one", headers=headers, msg_id="id-1")

@@ -47,7 +47,7 @@ def test_messages_are_checked_and_read_back(
 def test_avro_text_that_is_none_skips_the_schemas_own_errors(
     memphis_py: SdkClient, memphis: Memphis, station_name: str, tmp_path: Path
 ) -> None:
-    """D-py-22."""
+    """Text that is not JSON is no schema failure to the SDK (protocol reference D-py-22)."""
     memphis_py.create_schema(station_name, "avro", SCHEMAS["avro"].write(tmp_path))
     memphis.station(station_name, schema_name=station_name)
     with pytest.raises(SdkError, match="MemphisError: memphis: Expecting Avro format"):
@@ -76,8 +76,8 @@ def test_what_changes_while_it_is_connected(
     """
     Attach, next version, detach: the broker tells, and the SDK takes it in.
 
-    It compiles protobuf only (D-py-3): after an attach, every message fails for want of a compiled schema, and after
-    a new version the old one's rules stay. That much is as it is with any broker.
+    It compiles protobuf only (protocol reference D-py-3): after an attach, every message fails for want of a compiled
+    schema, and after a new version the old one's rules stay. That much is as it is with any broker.
     """
     schema, compiles = SCHEMAS[kind], kind == "protobuf"
     memphis_py.create_schema(station_name, kind, schema.write(tmp_path))
@@ -125,7 +125,7 @@ def test_what_changes_while_it_is_connected(
     [
         ("", "json", "{}", "Schema name cannot be empty"),
         ("Upper", "json", "{}", "Only alphanumeric and the '_', '-', '.' characters are allowed in the schema name"),
-        ("fine", "xml", "{}", "TypeError"),  # D-py-17
+        ("fine", "xml", "{}", "TypeError"),  # protocol reference D-py-17
         ("fine", "json", "{", "json|JSON"),
         ("fine", "avro", '{"type": "nothing"}', "avro|Avro|nothing"),
         ("fine", "graphql", "type Query {", "Syntax|syntax|graphql"),
@@ -181,7 +181,7 @@ def test_a_message_delivered_too_often_is_resent_fetched_and_acknowledged(
 def test_a_resent_message_goes_to_one_member_and_to_its_callback(
     memphis_py: SdkClient, memphis: Memphis, station_name: str, until: Until
 ) -> None:
-    """D-py-24: the SDK hands it to the callback, and keeps it for fetch() as well."""
+    """The SDK hands it to the callback, and keeps it for fetch() as well (protocol reference D-py-24)."""
     station = memphis.station(station_name)
     memphis.produce(station_name, "ours", b"poison")
     options = {"consumer_group": "g", "max_ack_time_ms": 500, "max_msg_deliveries": 1}
@@ -202,7 +202,11 @@ def test_a_resent_message_goes_to_one_member_and_to_its_callback(
 def test_dead_letter_ends_the_message_and_tells_nobody(
     memphis_py: SdkClient, memphis: Memphis, control: ControlClient, station_name: str, until: Until
 ) -> None:
-    """D-py-6: the broker hears ``+TERM`` and no report, so for this group the message is lost; others still get it."""
+    """
+    The broker hears ``+TERM`` and no report, so for this group the message is lost; others still get it.
+
+    Source: protocol reference D-py-6.
+    """
     station = memphis.station(station_name)
     memphis.produce(station_name, "ours", b"precious")
     consumer = memphis_py.consumer(station_name, "c", max_ack_time_ms=500, max_msg_deliveries=5)
