@@ -23,6 +23,7 @@ def main(sdist: Path, wheel: Path) -> int:
             "setup.py",
             "pyproject.toml",
             "tests/conftest.py",
+            *(path.as_posix() for path in Path("docs").rglob("*.md")),
         )
         if name not in inside and "__pycache__" not in name
     ]

@@ -3,11 +3,12 @@ What the code cites is there: "protocol reference 5.3" is a heading of docs/refe
 rows.
 
 The page is held to the same: its links, tests and recordings exist, what it shows of a recording is in it, and it knows
-every subject that the code speaks of.
+every subject that the code speaks of, and every text that our broker refuses with.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ CITING = ("memphis_sync", "csrc", "tests", "bench", "setup.py")
 SUFFIXES = {".py", ".pyi", ".pyx", ".pxi", ".pxd", ".c", ".h", ".js", ".json", ".md", ".sh", ".txt"}
 GENERATED = {"_cython.c", "_cffi_core.c"}
 LEAST = 40  # citations that there were at the least; none found would mean that they are looked for in vain
+
+# What makes an error text of our broker's, and how much of it says too little to look for.
+REFUSING = {"Refusal", "RequestError", "SettingError", "NameRuleError", "require"}
+SHORT = 6
+NEVER_SENT = {"the partition's last sequence is needed to start with its last messages"}  # a mistake in our own code
 
 # A section, an appendix, a defect of the broker, one of an SDK. A citation may have several, with commas between them.
 ID = r"(?:\d{1,2}\.\d{1,2}|D-(?:py|js|go)-\d{1,2}|B\d{1,2}|[A-E])(?![\w-])"
@@ -245,6 +251,27 @@ def test_the_page_knows_every_subject(page: str) -> None:
     }
     assert len(spoken) > 25
     assert not sorted(subject for subject in spoken if subject not in page)
+
+
+def test_the_page_knows_every_text_that_our_broker_refuses_with(page: str) -> None:
+    """The longest part of each that has no value in it; a text may stand in several lines here and there."""
+    texts = list(refusals())
+    assert len(texts) > 40
+    words = " ".join(page.split())
+    assert not [f"{where}: {text}" for where, text in texts if " ".join(text.split()) not in words]
+
+
+def refusals() -> Iterator[tuple[str, str]]:
+    for path in sorted((ROOT / "memphis_sync").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] not in REFUSING:
+                continue
+            for text in node.args:
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                fixed = [str(part.value).strip() for part in parts if isinstance(part, ast.Constant)]
+                longest = max(fixed, key=len, default="")
+                if len(longest) > SHORT and longest not in NEVER_SENT:
+                    yield f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", longest
 
 
 def test_the_hash_vectors_are_computed(page: str) -> None:
