@@ -1,5 +1,6 @@
 """
-Where memphis_sync differs from memphis.py 1.3.1 on purpose: one table, which README shows as it stands here.
+Where memphis_sync differs from memphis.py 1.3.1 on purpose: one table, which the page in PAGE shows as it stands here, and
+what stands for the parts of asyncio that a program for memphis.py uses: a second table on the same page.
 
 A row names what it excuses (``names``, checked against the inspection of memphis-py: each must really be missing or
 different, and nothing else may be), or, where a signature cannot show it, the test that does (``shown_by``).
@@ -7,8 +8,10 @@ different, and nothing else may be), or, where a signature cannot show it, the t
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "differences-from-memphis-py.md"
 MAX_ROWS = 15
 
 
@@ -181,7 +184,35 @@ DIFFERENCES = (
 )
 
 
+# Of asyncio, and what stands for it.
+REPLACEMENTS = {
+    "asyncio.run(main())": "main()",
+    "asyncio.sleep(1)": "time.sleep(1)",
+    "asyncio.gather(...)": "concurrent.futures.ThreadPoolExecutor().map(...): all threads may share one client",
+    "asyncio.create_task(work())": "threading.Thread(target=work).start()",
+    "asyncio.to_thread(work)": "work()",
+    "asyncio.wait_for(consumer.fetch(), 5)": "consumer.fetch(timeout_s=5): each call has its own limit",
+    "asyncio.wait_for(event.wait(), 5)": "event.wait(5)",
+    "asyncio.TimeoutError": "builtins.TimeoutError: every DeadlineError is one",
+    "asyncio.Event()": "threading.Event()",
+    "asyncio.Lock()": "threading.Lock()",
+    "asyncio.Semaphore(8)": "threading.Semaphore(8)",
+    "asyncio.Queue()": "queue.Queue()",
+    "asyncio.wait(tasks)": "memphis_sync.wait(deliveries): of messages that were produced without blocking",
+    "asyncio.as_completed(tasks)": "memphis_sync.as_completed(deliveries)",
+}
+
+
 def as_markdown() -> str:
-    """The table as README shows it."""
+    """The table of differences as the page shows it."""
     rows = [f"| {row.theirs} | {row.ours} | {row.why} |" for row in DIFFERENCES]
     return "\n".join(["| memphis.py 1.3.1 | memphis_sync | why |", "|---|---|---|", *rows])
+
+
+def replacements_as_markdown() -> str:
+    """The table of what stands for asyncio as the page shows it."""
+    rows = []
+    for theirs, ours in REPLACEMENTS.items():
+        call, colon, remark = ours.partition(": ")
+        rows.append(f"| `{theirs}` | `{call.replace('builtins.', '')}`{colon}{remark} |")
+    return "\n".join(["| with asyncio | with memphis_sync |", "|---|---|", *rows])

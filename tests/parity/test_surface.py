@@ -15,14 +15,13 @@ from typing import Any, Optional
 
 import fix_memphis_py
 import pytest
-from parity_differences import DIFFERENCES, MAX_ROWS, as_markdown
+from parity_differences import DIFFERENCES, MAX_ROWS, PAGE, REPLACEMENTS, as_markdown, replacements_as_markdown
 
 import memphis_sync
 from memphis_sync import Memphis
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
-README = TESTS.parent / "README.md"
 EXCUSED = {name for row in DIFFERENCES for name in row.names}
 
 
@@ -229,7 +228,18 @@ def test_the_table_is_short_and_each_row_has_its_reason_and_its_proof() -> None:
             assert re.search(rf"^def {test}\(", (TESTS / file).read_text(), re.MULTILINE), row.shown_by
 
 
-def test_readme_shows_the_table_as_it_is() -> None:
-    section = README.read_text().partition("\n## Moving from memphis.py\n")[2].partition("\n## ")[0]
-    shown = "\n".join(line for line in section.splitlines() if line.startswith("|"))
-    assert shown == as_markdown()
+def test_the_page_shows_both_tables_as_they_are() -> None:
+    text = PAGE.read_text()
+    assert f"\n\n{as_markdown()}\n\n" in text
+    assert f"\n\n{replacements_as_markdown()}\n\n" in text
+
+
+def test_what_stands_for_asyncio_is_there() -> None:
+    """On both sides each dotted name is one; a program of a user's has names of its own: consumer, event."""
+    for theirs, ours in REPLACEMENTS.items():
+        assert re.match(r"asyncio\.\w+", theirs)
+        for dotted in re.findall(r"(?<![\w.])[a-z_]+(?:\.\w+)+", f"{theirs} {ours.partition(': ')[0]}"):
+            module, _, name = dotted.rpartition(".")
+            if module not in {"consumer", "event"}:
+                assert hasattr(importlib.import_module(module), name), dotted
+    assert issubclass(memphis_sync.DeadlineError, TimeoutError)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import fix_memphis_py
+from parity_differences import REPLACEMENTS
 
 from memphis_sync.broker import BrokerProcess
 
@@ -17,9 +18,8 @@ PROGRAM = Path(__file__).parent / "memphis_py_program.py"
 
 class WithoutAwait(ast.NodeTransformer):
     """
-    What README says about moving: ``async`` and ``await`` go, ``memphis`` becomes ``memphis_sync``.
-
-    asyncio itself has a counterpart for each thing that a program of this kind needs of it.
+    What the page about moving says: ``async`` and ``await`` go, ``memphis`` becomes ``memphis_sync``, and what the
+    program takes from asyncio has the counterpart of the page's second table.
     """
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
@@ -65,6 +65,12 @@ def run(python: object, program: Path, *args: object) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, ""), f"{done.stdout}\n{done.stderr}"
     return done.stdout.splitlines()
+
+
+def test_the_page_names_all_of_asyncio_that_the_program_uses() -> None:
+    used = set(re.findall(r"asyncio\.\w+", PROGRAM.read_text()))
+    assert used <= {found for row in REPLACEMENTS for found in re.findall(r"asyncio\.\w+", row)}
+    assert used == {"asyncio.run", "asyncio.Event", "asyncio.wait_for"}  # each one has a rule above
 
 
 def test_the_same_program_prints_the_same(broker: BrokerProcess, station_name: str, tmp_path: Path) -> None:
