@@ -17,9 +17,14 @@ def main(sdist: Path, wheel: Path) -> int:
     wrong = [
         f"{sdist.name} lacks {name}"
         for name in (
-            *(path.as_posix() for pattern in ("csrc/*.[ch]", "memphis_sync/**/*.py*") for path in Path().glob(pattern)),
+            *(
+                path.as_posix()
+                for pattern in ("csrc/*.[ch]", "memphis_sync/**/*.py*", "docs/**/*.md")
+                for path in Path().glob(pattern)
+            ),
             "LICENSE",
             "README.md",
+            "CONTRIBUTING.md",
             "setup.py",
             "pyproject.toml",
             "tests/conftest.py",

@@ -165,8 +165,8 @@ class Producer(NotCopied, NotAwaited):
         Args:
             message: bytes, bytearray, memoryview, str (as UTF-8), dict or list (as JSON), a protobuf message or a
                 GraphQL document. It is copied before the call returns, and never changed. On a station with a schema:
-                what the schema's kind takes (see README). The first message after a change of schema waits until the
-                new one is compiled.
+                what the schema's kind takes (docs/how-to/schemas.md). The first message after a change of schema waits
+                until the new one is compiled.
             ack_wait_sec: How long the broker may take to confirm, in seconds, above 0; then the message has failed.
                 Not given, the producer's ``ack_timeout_s`` holds.
             headers: Text to text. Names that begin with ``$memphis`` or ``Nats-`` are reserved.

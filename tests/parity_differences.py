@@ -1,6 +1,6 @@
 """
-Where memphis_sync differs from memphis.py 1.3.1 on purpose: one table, which the page in PAGE shows as it stands here, and
-what stands for the parts of asyncio that a program for memphis.py uses: a second table on the same page.
+Where memphis_sync differs from memphis.py 1.3.1 on purpose, and what stands for the parts of asyncio that programs use
+with it: two tables, which PAGE shows as they stand here.
 
 A row names what it excuses (``names``, checked against the inspection of memphis-py: each must really be missing or
 different, and nothing else may be), or, where a signature cannot show it, the test that does (``shown_by``).

@@ -109,7 +109,7 @@ def test_a_message_of_memphis_py_that_is_produced_twice_is_stored_once(
 
 
 def test_the_other_port_is_the_server_itself(two_ports: BrokerProcess, station_name: str) -> None:
-    """Nothing stands between it and our own clients, and an SDK's ids mean nothing there, as the README says."""
+    """Nothing stands between it and our own clients, and an SDK's ids mean nothing there, as our page on it says."""
     with ControlClient(two_ports) as control:
         assert control.station(station_name) == ""
         with Raw(two_ports, sdk_port=False).connect() as raw:

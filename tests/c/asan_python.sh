@@ -15,7 +15,7 @@ CC=${CC:-gcc}
 BUILD=$(mktemp -d)
 trap 'rm -rf "$BUILD"' EXIT
 mkdir "$BUILD/tree"
-cp -r .ci csrc memphis_sync tests bench setup.py pyproject.toml README.md CHANGELOG.md LICENSE "$BUILD/tree"
+cp -r .ci csrc memphis_sync tests bench docs setup.py pyproject.toml README.md CONTRIBUTING.md CHANGELOG.md LICENSE "$BUILD/tree"
 cd "$BUILD/tree"
 find . -name '*.so' -delete
 MEMPHIS_SYNC_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g" \

@@ -1,0 +1,101 @@
+"""README, CONTRIBUTING and docs/ say what is so: defaults, extras, commands and steps are compared with the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memphis_sync import Memphis, connect
+from memphis_sync.broker import BrokerOptions
+from memphis_sync.broker.options import DEFAULT_ROOT_PASSWORD, ROOT as ROOT_USER
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+COSTS = (ROOT / "docs" / "explanation" / "costs.md").read_text()
+MIB = 2**20
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading."""
+    assert text.count(f"\n## {heading}\n") == 1
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def default(function: Any, name: str) -> Any:
+    return inspect.signature(function).parameters[name].default
+
+
+# ---- README ---------------------------------------------------------------------------------------------------------
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "expected"),
+    [
+        ("messages for 1 hour on disk", default(Memphis.station, "retention_value"), 3600),
+        ("on disk, read or not", default(Memphis.station, "retention_type").name, "MAX_MESSAGE_AGE_SECONDS"),
+        ("on disk, read or not", default(Memphis.station, "storage_type").name, "DISK"),
+        ("It has 1 **partition** or more", default(Memphis.station, "partitions_number"), 1),
+        ("within 2 minutes", default(Memphis.station, "idempotency_window_ms"), 2 * 60 * 1000),
+        ("at most 64 MiB", default(connect, "outbox_max_bytes"), 64 * MIB),
+        ("from the oldest on", default(Memphis.consumer, "start_consume_from_sequence"), 1),
+        ("within 30 seconds", default(Memphis.consumer, "max_ack_time_ms"), 30 * 1000),
+        ("After 2 deliveries", default(Memphis.consumer, "max_msg_deliveries"), 2),
+        ("are kept for 3 hours", BrokerOptions().dls_retention_hours, 3),
+    ],
+)
+def test_a_default_of_the_concepts_is_the_code_s(words: str, value: object, expected: object) -> None:
+    assert words in " ".join(section(README, "Concepts").split())
+    assert value == expected
+
+
+def test_the_end_of_a_process_waits_as_long_as_promised() -> None:
+    assert "waits up to 5 seconds" in section(README, "Promises")
+    assert default(connect, "exit_timeout_s") == 5.0
+
+
+def test_the_url_of_a_broker_is_the_one_that_is_shown() -> None:
+    options = BrokerOptions()
+    url = f"{options.scheme}://{ROOT_USER}:{DEFAULT_ROOT_PASSWORD}@{options.host}:{options.port}"
+    assert f"prints `{url}`" in section(README, "Five minutes to a message")
+
+
+def test_every_extra_is_listed_and_no_other() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    extras = project.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    rows = re.findall(r"^\| (.*) \|.*\|$", section(README, "Install"), re.MULTILINE)[1:]  # without the head
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(re.findall(r"^(\w+) = \[", extras, re.MULTILINE))
+
+
+def test_the_words_about_a_missing_compiler_are_setup_s() -> None:
+    (words,) = re.findall(r"\*(memphis-sync is compiled [^*]*)\*", section(README, "Install"))
+    said = (ROOT / "setup.py").read_text().replace("{' and '.join(missing)}", "a C compiler")
+    assert " ".join(words.split()) in said
+
+
+# ---- docs -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_of_the_costs_is_one() -> None:
+    commands = re.findall(r"`python bench/(\w+\.py)([^`]*)`", COSTS)
+    assert len(commands) == COSTS.count("`python ") >= 10
+    for script, options in commands:
+        source = (ROOT / "bench" / script).read_text() + (ROOT / "bench" / "_common.py").read_text()
+        unknown = [option for option in re.findall(r"--[\w-]+", options) if f'"{option}"' not in source]
+        assert not unknown, f"{script} has no {unknown}"
+
+
+# ---- CONTRIBUTING ---------------------------------------------------------------------------------------------------
+
+
+def test_every_step_of_ci_is_explained_and_no_other() -> None:
+    (steps,) = re.findall(r"STEPS=\$\{\*:-(.*)\}", (ROOT / ".ci" / "run").read_text())
+    assert re.findall(r"^\| `(\w+)` \|", section(CONTRIBUTING, "The gates"), re.MULTILINE) == steps.split()
