@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -99,3 +100,72 @@ def test_every_command_of_the_costs_is_one() -> None:
 def test_every_step_of_ci_is_explained_and_no_other() -> None:
     (steps,) = re.findall(r"STEPS=\$\{\*:-(.*)\}", (ROOT / ".ci" / "run").read_text())
     assert re.findall(r"^\| `(\w+)` \|", section(CONTRIBUTING, "The gates"), re.MULTILINE) == steps.split()
+
+
+# ---- the tree -------------------------------------------------------------------------------------------------------
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Folders and files at the top of the tree, with which a path in a page begins.
+TOP = r"(?:memphis_sync|csrc|tests|docs|bench|broker|_\w+)/|(?:\w+\.md|pyproject\.toml|setup\.py)$|\.ci/"
+
+
+def links_of(page: Path) -> set[str]:
+    """The targets of a page's links within the repository."""
+    return {target for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in target}
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in links_of(page):
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.is_file(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+    """In backticks; one that begins inside of the package, ``_data/tls_loops.py``, is looked for there."""
+    code = re.findall(r"`([^`\s]+)`", page.read_text())
+    paths = [path for path in code if re.match(TOP, path) and not set("<>*{(") & set(path)]
+    missing = [
+        path
+        for path in paths
+        if not any((base / path).exists() for base in (ROOT, ROOT / "memphis_sync", ROOT / "csrc"))
+    ]
+    assert missing == []
+
+
+def test_every_example_of_a_recipe_is_in_the_code() -> None:
+    names = re.findall(
+        r"`(\w+)(?:\(\))?`", " ".join(re.findall(r"^.*Examples?: .*(?:\n.+)*", CONTRIBUTING, re.MULTILINE))
+    )
+    assert len(names) >= 5
+    sources = [*(ROOT / "memphis_sync").rglob("*.py"), *(ROOT / "csrc").glob("*.[ch]")]
+    text = "".join(path.read_text() for path in sources)
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_every_file_of_the_core_is_explained_and_no_other() -> None:
+    table = section((ROOT / "docs/explanation/architecture.md").read_text(), "The C core")
+    listed = re.findall(r"`(\w+\.c)`", "".join(re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)))
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "csrc").glob("*.c"))
+
+
+def test_the_layers_are_those_of_the_layer_test() -> None:
+    """Row by row, but for what is only planned there and the package itself."""
+    table = section((ROOT / "docs/explanation/architecture.md").read_text(), "Layers")
+    shown = [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)]
+    tree = ast.parse((ROOT / "tests" / "meta" / "test_layers.py").read_text())
+    (rows,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROWS"
+    )
+    assert shown == [row - {"", "contrib", "http"} for row in rows]
