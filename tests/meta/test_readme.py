@@ -229,6 +229,7 @@ clients[0].close()
     assert [bytes(message.get_data()) for message in got] == [b"order 1", b"order 3"]
 
 
+@pytest.mark.slow
 def test_django_saves_orders_while_the_broker_is_away() -> None:
     """As test_requests_do_not_queue_behind_a_broker_that_is_away(); what could not be sent is logged."""
     code = f"""{DJANGO_PROJECT}
