@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = Log("memphis_sync.link")
 
+# nats-server closes a connection for which 64 MiB wait to be written, as they may for a reader that is behind.
+ASKED_BYTES = RECEIVE_BUFFER_BYTES * 7 // 8
 ROOM = 8192  # for subjects and headers of the server's own: a message of the largest size still fits
 TOO_MANY_BYTES = "message size exceeds maxbytes"  # of 409
 WARN_EVERY_S = 1.0
@@ -84,7 +86,7 @@ class PullSubscription:
         self._opening = encode_sub(self._subject + b"*", self.buffer.sid)  # goes out with the first request
         self._asked = 0
         self._partitions = partitions
-        self._max_bytes = max(RECEIVE_BUFFER_BYTES // partitions, link.max_payload + ROOM)  # of a request
+        self._max_bytes = max(ASKED_BYTES // partitions, link.max_payload + ROOM)  # of a request
         self._dropped = 0
         self._warned_at = 0.0
         # By stream: the binding, the request's number, how many messages it asked for, and when the server ends it.
@@ -215,7 +217,7 @@ class PullSubscription:
                 text = block.split(b"\r\n", 1)[0][12:].strip().decode("utf-8", "replace")
                 if text.lower() == TOO_MANY_BYTES and self._missing[stream] == share:
                     # The next one alone is too large: it was stored under another limit than the server has now.
-                    self._max_bytes = max(RECEIVE_BUFFER_BYTES, self._max_bytes) + ROOM
+                    self._max_bytes = max(ASKED_BYTES, self._max_bytes) + ROOM
                 self._due.pop(stream, None)
                 self._close(stream)
                 return Ending(binding, status, text)

@@ -139,7 +139,7 @@ def test_what_is_settled_does_not_come_again(fresh_broker: Callable[..., BrokerP
         heard = Heard(client, STATION)
         client.give_back(STATION, *take(client, 3, 1))
         client.knock(STATION, "g")
-        (_, answered, _), *_ = heard.wait_for(3)
+        ((_, answered, _), *_) = heard.wait_for(1)
         client.acknowledge(answered)
         dropped, _ = client.wait_for(STATION, 2)
         wait_until_owed(client, 0)

@@ -115,7 +115,7 @@ def test_a_batch_that_is_too_large_comes_in_portions(memphis, station_name) -> N
             message.ack()
     assert numbers == list(range(count))
     assert max(sizes) * 4 * MIB <= 64 * MIB
-    assert len(sizes) == 2
+    assert len(sizes) == 3
 
 
 def test_prefetched_portions_of_large_messages_come_once(memphis, station_name) -> None:
@@ -131,6 +131,35 @@ def test_prefetched_portions_of_large_messages_come_once(memphis, station_name) 
             numbers.append(int(message.data[:3]))
             message.ack()
     assert sorted(numbers) == list(range(count))
+
+
+def test_a_reader_that_is_behind_keeps_its_connection(broker, station_name, proxy_to) -> None:
+    """All that a fetch has asked for waits in the server meanwhile; nats-server gives a client 64 MiB by itself."""
+    proxy = proxy_to(broker.host, broker.port)
+    goes_on, connections = threading.Event(), set()
+
+    def hold(pair, to_server, data):
+        connections.add(pair)
+        if b"CONSUMER.MSG.NEXT" in data and to_server:
+            threading.Timer(1.0, goes_on.set).start()  # the server has written all that it can by then
+        elif not to_server and len(data) > 16_384:
+            assert goes_on.wait(30)
+        return data
+
+    payload, count = bytes(7 * MIB), 16
+    with memphis_sync.connect(broker.url) as client:
+        client.station(station_name, partitions_number=16)
+        client.producer(station_name, "p").produce_many(b"%03d" % number + payload for number in range(count))
+    with memphis_sync.connect(f"memphis://root:memphis@{proxy.host}:{proxy.port}") as client:
+        consumer = client.consumer(station_name, "c", batch_size=5000)
+        proxy.alter = hold
+        numbers = []
+        while batch := consumer.fetch(5000, prefetch=True, timeout_s=2):
+            for message in batch:
+                numbers.append(int(message.data[:3]))
+                message.ack()
+    assert sorted(numbers) == list(range(count))
+    assert len(connections) <= 2
 
 
 def test_a_message_from_under_a_larger_limit_is_still_delivered(tmp_path) -> None:

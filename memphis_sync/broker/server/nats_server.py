@@ -40,6 +40,8 @@ IDLE_S = 5.0  # a process that is to end, or to start, and does nothing for so l
 _ORPHAN_IDLE_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
 _LONGEST_STOP_S = 600.0  # however busy it is
 _LOGIN_S = 15  # how long a login may take; nats-server's own 2 s are too few for a network that stalls
+# For a reader that is behind; nats-server's own 64 MiB are what one pull may bring, and it closes the connection then.
+_MAX_PENDING_BYTES = 256 << 20
 _POLL_S = 0.01
 _LOOK_S = 0.1  # between two looks at what a process does
 _IDLE_TICKS = 25  # hundredths of a second of a core in IDLE_S
@@ -247,6 +249,7 @@ class NatsServer:
             f"host: {_quote(options.host)}",
             f"port: {self.port or -1}",
             f"max_payload: {options.max_payload}",
+            f"max_pending: {_MAX_PENDING_BYTES}",
             f"pid_file: {_quote(str(self._pid_file))}",
             f"ports_file_dir: {_quote(str(self._ports_dir))}",
             f"jetstream {{ store_dir: {_quote(str(self.data_dir))}, max_file_store: {self._limit} }}",
