@@ -258,15 +258,13 @@ class DeadLetterIngest:
         """
         station, group = source.settings.name, source.group
         count = await self._store.given_back(station, group, source.partition, source.sequence)
-        left = min(count, deliveries)
-        if not left:
+        owed = Owed.after(station, group, source.partition, source.sequence, deliveries, count)
+        if not owed.left:
             return False
         letter = await self._store.find(station, source.place)
         if letter is not None and group in letter.groups:  # it has had them, and this is not the first time it is told
             return False
-        await self._store.owe(
-            Owed(0, station, group, source.partition, source.sequence, left, is_alone=deliveries > left)
-        )
+        await self._store.owe(owed)
         return True
 
     async def _is_due(self, owed: Owed) -> None:

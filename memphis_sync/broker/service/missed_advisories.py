@@ -164,6 +164,4 @@ class MissedAdvisories:
         return is_read and now - lane.since > info["config"]["ack_wait"] / _NS_PER_S + _LOOK_S
 
     async def _owe(self, lane: _Lane, sequence: int, delivery: int, count: int) -> None:
-        left = min(count, delivery)
-        is_alone = delivery > left
-        await self._store.owe(Owed(0, lane.station, lane.group, lane.partition, sequence, left, is_alone=is_alone))
+        await self._store.owe(Owed.after(lane.station, lane.group, lane.partition, sequence, delivery, count))

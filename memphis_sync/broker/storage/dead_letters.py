@@ -126,6 +126,12 @@ class Owed:
     stored: float = 0.0
     revision: int = field(default=0, compare=False)
 
+    @classmethod
+    def after(cls, station: str, group: str, partition: int, sequence: int, deliveries: int, given_back: int) -> Owed:
+        """What a group is owed that has had so many deliveries, and gave so many back; its id is given by owe()."""
+        left = min(given_back, deliveries)
+        return cls(0, station, group, partition, sequence, left, is_alone=deliveries > left)
+
     @property
     def subject(self) -> str:
         """Where it is kept."""
