@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from pages import anchors, links
 from reference.murmur3 import murmur3_x86_32
 
 ROOT = Path(__file__).parents[2]
@@ -100,11 +101,6 @@ def missing(found: list[Citation], page: str) -> list[str]:
     return [f"{citation.where} cites {citation.id}" for citation in found if citation.id not in there]
 
 
-def slug(heading: str) -> str:
-    """The anchor that a heading gets."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-
-
 @pytest.fixture(scope="module")
 def page() -> str:
     return PAGE.read_text(encoding="utf-8")
@@ -185,15 +181,14 @@ def test_another_spelling_is_told(text: str) -> None:
 
 
 def test_links_of_the_page_resolve(page: str) -> None:
-    anchors = {slug(match[1]) for match in re.finditer(r"^#+ (.*)$", page, re.MULTILINE)}
-    links = re.findall(r"\]\(([^)]+)\)", page)
-    assert len(links) > 20
-    wrong = [link for link in links if link.startswith("#") and link[1:] not in anchors]
-    wrong += [link for link in links if not link.startswith("#") and not (PAGE.parent / link).exists()]
+    found, there = links(page), anchors(page)
+    assert len(found) > 20
+    wrong = [link for link in found if link.startswith("#") and link[1:] not in there]
+    wrong += [link for link in found if not link.startswith("#") and not (PAGE.parent / link).exists()]
     assert not wrong
-    there = set(known(page))
+    numbers = set(known(page))
     assert {match[1] for match in HEADING.finditer(page) if "." not in match[1]} <= {
-        number for number in there if f"[{number} " in page or f"[Appendix {number} " in page
+        number for number in numbers if f"[{number} " in page or f"[Appendix {number} " in page
     }, "each chapter is in the contents"
 
 

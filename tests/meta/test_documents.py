@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import anchors, links
 
 from memphis_sync import Memphis, connect
 from memphis_sync.broker import BrokerOptions
@@ -109,24 +110,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 TOP = r"(?:memphis_sync|csrc|tests|docs|bench|broker|_\w+)/|(?:\w+\.md|pyproject\.toml|setup\.py)$|\.ci/"
 
 
-def links_of(page: Path) -> set[str]:
-    """The targets of a page's links within the repository."""
-    return {target for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in target}
-
-
-def anchors(page: Path) -> set[str]:
-    """Of the headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    for target in links_of(page):
+    for target in {link for link in links(page.read_text()) if "://" not in link}:
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
         assert linked.is_file(), target
-        assert not anchor or anchor in anchors(linked), target
+        assert not anchor or anchor in anchors(linked.read_text()), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
