@@ -37,17 +37,17 @@ _ONE = frozenset(
 )
 _LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
 _OBJECT = frozenset({"dependentSchemas", "dependencies", "properties", "patternProperties"})
+_ANY_TARGET = ("$dynamicRef", "$recursiveRef")  # lead to one of several parts, by what came before
 # Those that check the same value.
 _IN_PLACE = frozenset(
     {
-        *("$ref", "$dynamicRef", "$recursiveRef"),
+        *("$ref", *_ANY_TARGET),
         *("not", "if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"),
     }
 )
 _NUMBERS = ("multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _NAMES = ("properties", "dependentRequired", "dependencies")  # looked for in each object, one by one
 _KEPT = ("$defs", "definitions")  # for $ref; they check nothing by themselves
-_ANY_TARGET = ("$dynamicRef", "$recursiveRef")  # lead to one of several parts, by what came before
 _ALTERNATIVES = ("anyOf", "oneOf")  # of which the library says for each what is wrong with it
 _SHOWN = ("enum", "const", "not", "pattern")  # a library's error holds a copy
 _MARKED = ("unevaluatedProperties", "unevaluatedItems")  # ask the parts beside them again
