@@ -520,7 +520,7 @@ class Consumer(NotCopied, NotAwaited):
                     continue
                 raise
             if received or is_over() or (not letters and time.monotonic() >= deadline):
-                return received  # type: ignore[return-value]  # of the kind that they were given
+                return received
             self.check_open()
             if session.is_ending:
                 raise ClosedError(f"{self!r}: the client is being closed")
@@ -630,7 +630,7 @@ class Consumer(NotCopied, NotAwaited):
         if is_alone or link.is_memphis or time.monotonic() < self._keep_until:
             return found
         others: list[Message] = found[count:]
-        others += self._pulls.take_untouched(time.monotonic() + GIVE_BACK_S)  # type: ignore[arg-type]  # as read()
+        others += self._pulls.take_untouched(time.monotonic() + GIVE_BACK_S)
         try:
             is_told = not others or self.session.call(
                 report_untouched(self._source, link, others, is_kept=True), GIVE_BACK_S, "reading"
@@ -714,7 +714,7 @@ class Consumer(NotCopied, NotAwaited):
             else:
                 messages = [message for message in messages if not message.is_dead_letter]
                 self._dead_letters.put_back(letters)
-            messages += self._pulls.take_untouched(deadline)  # type: ignore[arg-type]  # as read()
+            messages += self._pulls.take_untouched(deadline)
             if not messages:
                 return
             link = self._client._data_link()

@@ -23,7 +23,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar
+from typing import TYPE_CHECKING, Callable, Generic, NamedTuple, Optional, TypeVar
 
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Section
@@ -91,7 +91,7 @@ def never() -> bool:
     return False
 
 
-class PullConsumer:
+class PullConsumer(Generic[_M]):
     """
     The fetches of one consumer, one after the other.
 
@@ -112,7 +112,7 @@ class PullConsumer:
         self,
         link: DataLink,
         bindings: Sequence[GroupPartition],
-        kind: type[RawMessage],
+        kind: type[_M],
         owner: object,
         *,
         ack_time_s: float,
@@ -125,10 +125,10 @@ class PullConsumer:
         self._ack_time_ns = ack_time_s * 1e9
         self._look_for = look_for
         self._lock = Section("a fetch of this consumer")  # who holds it fetches; it guards all that follows
-        self._subscription: Optional[PullSubscription] = None
-        self._surplus: list[RawMessage] = []  # received, not handed out
+        self._subscription: Optional[PullSubscription[_M]] = None
+        self._surplus: list[_M] = []  # received, not handed out
         # Withdrawn, each with the number of the PING behind its UNSUB, and when that was written.
-        self._retired: deque[tuple[PullSubscription, int, float]] = deque()
+        self._retired: deque[tuple[PullSubscription[_M], int, float]] = deque()
         self._first = 0
         self._due: dict[str, float] = {}  # by stream: since when an answer to a pull is owed
         self._silent_from = 0.0  # the silence before this has been reported
@@ -147,7 +147,7 @@ class PullConsumer:
         ahead: bool = False,
         outage_s: float = float("inf"),
         is_over: Callable[[], bool] = never,
-    ) -> list[RawMessage]:
+    ) -> list[_M]:
         """
         Up to *batch* messages; waits at most *wait_s* for the first one.
 
@@ -224,7 +224,7 @@ class PullConsumer:
         subscription = self._subscription
         return bool(self._surplus or self._retired) or (subscription is not None and not subscription.is_empty)
 
-    def take_untouched(self, deadline: float) -> list[RawMessage]:
+    def take_untouched(self, deadline: float) -> list[_M]:
         """
         Asks for nothing any more, and takes what was received and not handed out, to be given back to the group.
 
@@ -246,7 +246,7 @@ class PullConsumer:
         finally:
             self._lock.release()
 
-    def put_back(self, messages: Sequence[RawMessage]) -> None:
+    def put_back(self, messages: Sequence[_M]) -> None:
         """Keeps messages for the next fetch, before all others."""
         with self._lock:
             self._surplus = [*messages, *self._surplus]
@@ -272,11 +272,11 @@ class PullConsumer:
             return len(self._surplus)
         return sum(_is_of(message, fetch.chosen) for message in self._surplus)
 
-    def _from_surplus(self, fetch: _Fetch) -> list[RawMessage]:
+    def _from_surplus(self, fetch: _Fetch) -> list[_M]:
         if len(fetch.chosen) == len(self._bindings):
             taken, self._surplus = self._surplus[: fetch.batch], self._surplus[fetch.batch :]
         else:
-            left: list[RawMessage] = []
+            left: list[_M] = []
             taken = []
             for message in self._surplus:
                 fits = len(taken) < fetch.batch and _is_of(message, fetch.chosen)
@@ -333,7 +333,7 @@ class PullConsumer:
 
     # ---- asking and waiting -----------------------------------------------------------------------------------------
 
-    def _read(self, fetch: _Fetch) -> list[RawMessage]:
+    def _read(self, fetch: _Fetch) -> list[_M]:
         while True:
             found = self._from_surplus(fetch)
             if not found and not self._wait_up(fetch):
@@ -369,7 +369,7 @@ class PullConsumer:
                 raise ConnectionLostError("the data link has no connection; messages stay with the broker")
         return True
 
-    def _current(self) -> PullSubscription:
+    def _current(self) -> PullSubscription[_M]:
         """The subscription of this connection."""
         subscription = self._subscription
         if subscription is not None and subscription.buffer.is_closed:
@@ -388,7 +388,7 @@ class PullConsumer:
             self._surplus += subscription.take()[0]
         self._due.clear()
 
-    def _take(self, subscription: PullSubscription, fetch: _Fetch) -> list[Ending]:
+    def _take(self, subscription: PullSubscription[_M], fetch: _Fetch) -> list[Ending]:
         """Moves what has come to the surplus; raises when a partition was ended for a reason that lasts."""
         messages, endings = subscription.take()
         self._surplus += messages
@@ -399,7 +399,7 @@ class PullConsumer:
                 self._judge(ending, fetch.deadline)
         return endings
 
-    def _take_available(self, subscription: PullSubscription, fetch: _Fetch) -> None:
+    def _take_available(self, subscription: PullSubscription[_M], fetch: _Fetch) -> None:
         """What the partitions hold now."""
         # An answer takes a round trip, however short the wait is.
         deadline = max(fetch.deadline, time.monotonic() + LATE_S)
@@ -421,7 +421,7 @@ class PullConsumer:
             asked = [binding for binding in asked if binding not in ended]
             here = self._here(fetch)
 
-    def _let_end(self, subscription: PullSubscription, fetch: _Fetch, deadline: float) -> None:
+    def _let_end(self, subscription: PullSubscription[_M], fetch: _Fetch, deadline: float) -> None:
         """Waits for the end of what the fetch before has asked for: a message that comes with it is the first one."""
         while subscription.is_ending(fetch.chosen) and not self._here(fetch):
             left = deadline - time.monotonic()
@@ -432,7 +432,7 @@ class PullConsumer:
             if not has_come and not self._here(fetch):
                 self._check_silence(fetch.chosen)
 
-    def _await(self, subscription: PullSubscription, fetch: _Fetch) -> None:
+    def _await(self, subscription: PullSubscription[_M], fetch: _Fetch) -> None:
         """The first that comes."""
         chosen = fetch.chosen
         # Just one, unless the rest is wanted as well: nothing, or little, is withdrawn then, and so given out in vain.
@@ -452,14 +452,14 @@ class PullConsumer:
                 self._wait(subscription, min(fetch.batch // 2, here + subscription.missing(chosen)) - here, PORTION_S)
                 self._take(subscription, fetch)
 
-    def _wait(self, subscription: PullSubscription, enough: int, timeout_s: float) -> bool:
+    def _wait(self, subscription: PullSubscription[_M], enough: int, timeout_s: float) -> bool:
         """Waits for a slice of the time; False after it. Raises ConnectionLostError at the connection's end."""
         result = subscription.wait(enough, min(timeout_s, SLICE_S))
         if result == _CLOSED:
             raise ConnectionLostError("the data link lost its connection during a pull")
         return result == 0
 
-    def _ask_ahead(self, subscription: PullSubscription, fetch: _Fetch) -> None:
+    def _ask_ahead(self, subscription: PullSubscription[_M], fetch: _Fetch) -> None:
         room = fetch.batch - len(self._surplus) - subscription.missing(self._bindings)
         unasked = [binding for binding in fetch.chosen if not subscription.is_asked(binding)]
         if unasked and room > 0:

@@ -17,7 +17,7 @@ Source: JetStream pull consumers, max_bytes (ADR-13 and ADR-37 of the NATS archi
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Generic, NamedTuple, Optional, TypeVar
 
 from memphis_sync._base.logs import Log
 from memphis_sync._core import RECEIVE_BUFFER_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from memphis_sync._data.connection import DataLink
 
 logger = Log("memphis_sync.link")
+_M = TypeVar("_M", bound=RawMessage)
 
 # nats-server closes a connection for which 64 MiB wait to be written, as they may for a reader that is behind.
 ASKED_BYTES = RECEIVE_BUFFER_BYTES * 7 // 8
@@ -62,7 +63,7 @@ def pending_behind(message: RawMessage) -> int:
     return int(pending) if pending.isdecimal() else 0
 
 
-class PullSubscription:
+class PullSubscription(Generic[_M]):
     """
     A subscription with at most one open request for each partition.
 
@@ -74,9 +75,7 @@ class PullSubscription:
         partitions: How many it asks, at most.
     """
 
-    def __init__(
-        self, link: DataLink, kind: type[RawMessage], owner: object, due: dict[str, float], partitions: int
-    ) -> None:
+    def __init__(self, link: DataLink, kind: type[_M], owner: object, due: dict[str, float], partitions: int) -> None:
         self._core = link.core
         self._kind = kind
         self._owner = owner
@@ -167,7 +166,7 @@ class PullSubscription:
         """Waits for *enough* messages that were not taken yet, or one ending. Returns as ReceiveBuffer.wait()."""
         return self.buffer.wait(self._messages + enough, self._statuses + 1, int(timeout_s * 1e9))
 
-    def take(self) -> tuple[list[RawMessage], list[Ending]]:
+    def take(self) -> tuple[list[_M], list[Ending]]:
         """What has come."""
         messages, statuses = self.buffer.take(self._kind, self._owner)
         if messages:
@@ -186,7 +185,7 @@ class PullSubscription:
         dropped, self._dropped = self.buffer.dropped - self._dropped, self.buffer.dropped
         logger.warning("%r: %d messages were dropped that it had not asked for", self._owner, dropped)
 
-    def _count(self, messages: list[RawMessage]) -> None:
+    def _count(self, messages: list[_M]) -> None:
         if len(messages) == sum(self._missing.values()):  # as most often under load: no need to look at each
             for stream in self._missing:
                 self._due.pop(stream, None)
