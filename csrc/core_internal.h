@@ -30,7 +30,7 @@ enum mcore_slot_flag {
     MCORE_FLAG_WRITTEN = 1,
     MCORE_FLAG_REPORT = 2,
     MCORE_FLAG_NO_RESPONDERS = 4, /* its last answer was that nobody listens; not written since */
-    MCORE_FLAG_UNSURE = 8   /* a writing of it had no answer, or may have had two: it may be stored, whatever is answered */
+    MCORE_FLAG_UNSURE = 8 /* a writing had no answer, or may have had two: it may be stored, whatever is answered */
 };
 
 /* How long the ack of a message may come after a false "nobody listens"; a true one is the only answer there is. */
@@ -137,8 +137,8 @@ struct mcore_send_log {
     struct mcore_slot *slots;
     uint8_t *data;
     struct mcore_ticket **tickets; /* by slot % max_messages; this process only */
-    int64_t *due_ns; /* of each MCORE_DUE_BLOCK slots: no unsettled one has a deadline before it; MCORE_NEVER: none has */
-    uint8_t *inbox;                /* "_INBOX.<token>." and the lane's mark */
+    int64_t *due_ns; /* of each MCORE_DUE_BLOCK slots: no unsettled one has a deadline before; MCORE_NEVER: none has */
+    uint8_t *inbox;  /* "_INBOX.<token>." and the lane's mark */
     size_t inbox_len;
     uint8_t *id; /* "<token>-" and the lane's mark */
     size_t id_len;
@@ -146,7 +146,7 @@ struct mcore_send_log {
     uint64_t pin_pos; /* bytes from here on are being written; UINT64_MAX when nobody writes */
     uint64_t queued;
     uint64_t in_flight;
-    bool window_was_full; /* then the sender waits for a worthwhile part of the window */
+    bool window_was_full;      /* then the sender waits for a worthwhile part of the window */
     struct mcore_log released; /* what `log` points to once the block was given back: an empty log */
 };
 
@@ -183,7 +183,7 @@ struct mcore_outbox {
     uint64_t held_messages;
     uint64_t held_bytes;
     unsigned held_waiters; /* on `drained`, for held messages to become frames */
-    int64_t held_due_ns; /* no deadline of theirs lies before it, or it is not looked at before */
+    int64_t held_due_ns;   /* no deadline of theirs lies before it, or it is not looked at before */
 
     uint64_t *reported;
     size_t reported_len;
@@ -218,12 +218,12 @@ struct mcore_link {
     pthread_cond_t quiet; /* nobody writes any more */
     pthread_cond_t pong;
 
-    int fd; /* -1: no connection */
+    int fd;              /* -1: no connection */
     uint64_t connection; /* counts attaches */
     bool up;
     bool stopping;
-    bool writing; /* a thread is in send() with `current`, or holds it between next and written */
-    bool sans_io; /* the bytes go through the caller's hands, not to the socket as they are */
+    bool writing;        /* a thread is in send() with `current`, or holds it between next and written */
+    bool sans_io;        /* the bytes go through the caller's hands, not to the socket as they are */
     bool wake_requested; /* mcore_link_wake() was called since the last next */
 
     struct mcore_buffer control; /* filled by callers */
@@ -231,7 +231,7 @@ struct mcore_link {
     struct mcore_buffer acks;    /* of messages: they gather, and go out behind `control` */
     int64_t acks_due_ns;         /* when they go out by themselves, while there are any */
     struct mcore_buffer sending; /* taken from control or acks, being written */
-    const uint8_t *current; /* what is being written: part of sending or of the log */
+    const uint8_t *current;      /* what is being written: part of sending or of the log */
     size_t current_len;
     bool current_is_run;
 
@@ -239,8 +239,8 @@ struct mcore_link {
     int64_t pongs;
     unsigned pong_waiters;
     int64_t ping_interval_ns;
-    int64_t heard_ns; /* when the peer last sent anything; written by the reader without the lock */
-    int64_t asked_ns; /* when it was last asked with a PING */
+    int64_t heard_ns;  /* when the peer last sent anything; written by the reader without the lock */
+    int64_t asked_ns;  /* when it was last asked with a PING */
     bool is_lame_duck; /* the server has announced its end */
 
     struct mcore_parser parser;
@@ -266,7 +266,7 @@ struct mcore_receive_buffer {
     uint64_t messages; /* since the buffer was made */
     uint64_t statuses;
     uint64_t dropped;
-    bool is_jetstream; /* takes no messages but the server's own */
+    bool is_jetstream;      /* takes no messages but the server's own */
     uint64_t most_messages; /* what mcore_receive_buffer_expect() said */
     uint64_t most_bytes;
     uint64_t held_bytes; /* of messages in `records`, as most_bytes counts */

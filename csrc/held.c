@@ -203,7 +203,8 @@ uint64_t mcore_outbox_held_mark(struct mcore_outbox *outbox)
 static uint64_t held_before(const struct mcore_outbox *outbox, uint64_t mark)
 {
     uint64_t count = 0;
-    for (const struct mcore_held *held = outbox->held_first; held != NULL && held->number < (held_tag | mark); held = held->next)
+    for (const struct mcore_held *held = outbox->held_first; held != NULL && held->number < (held_tag | mark);
+         held = held->next)
         count++; /* the list is in the order of the numbers */
     return count;
 }

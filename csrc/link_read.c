@@ -79,11 +79,8 @@ static void control_event_locked(struct mcore_link *link, const uint8_t *data, c
         if (memmem(data + event->payload.off, event->payload.len, "\"ldm\":true", 10) != NULL)
             link->is_lame_duck = true;
         break;
-    case MCORE_EV_ERR:
-        keep_text(link, data + event->payload.off, event->payload.len);
-        break;
-    default:
-        break;
+    case MCORE_EV_ERR: keep_text(link, data + event->payload.off, event->payload.len); break;
+    default: break;
     }
 }
 

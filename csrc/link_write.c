@@ -51,8 +51,7 @@ static bool next_current(struct mcore_link *link)
         return false;
     size_t len = 0;
     const uint8_t *data = NULL;
-    if (mcore_outbox_run_take_locked(link->outbox, link->sans_io ? SANS_IO_RUN_BYTES : RUN_BYTES, &data,
-                                     &len) <= 0)
+    if (mcore_outbox_run_take_locked(link->outbox, link->sans_io ? SANS_IO_RUN_BYTES : RUN_BYTES, &data, &len) <= 0)
         return false;
     link->current = data;
     link->current_len = len;

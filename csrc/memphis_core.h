@@ -25,32 +25,32 @@ extern "C" {
 
 enum mcore_error {
     MCORE_OK = 0,
-    MCORE_E_ARGUMENT = -1,       /* an argument that no correct binding passes */
-    MCORE_E_ROOM = -2,           /* the caller's buffer is smaller than the size asked for */
-    MCORE_E_CONTROL_LINE = -3,   /* a control line longer than the limit */
-    MCORE_E_PAYLOAD = -4,        /* a payload length above the limit, or one that is no number */
-    MCORE_E_SYNTAX = -5,         /* bytes that are no NATS frame */
-    MCORE_E_HEADER = -6,         /* a header block, name or value that breaks NATS/1.0 */
-    MCORE_E_POISONED = -7,       /* the parser has failed before and was not reset */
-    MCORE_E_FULL_BYTES = -8,     /* outbox: no room for the frame's bytes */
-    MCORE_E_FULL_MESSAGES = -9,  /* outbox: no slot left */
-    MCORE_E_TOO_LARGE = -10,     /* outbox: the frame is larger than the whole outbox */
-    MCORE_E_CLOSED = -11,        /* the outbox or link takes nothing any more */
-    MCORE_E_MEMORY = -12,        /* the system gave no memory */
-    MCORE_E_TIMEOUT = -13,       /* a wait ended at its limit */
-    MCORE_E_TOO_MANY = -14,      /* outbox: more messages at once than it ever takes */
-    MCORE_E_ENDED = -15          /* outbox: the message, or the holding of messages, has ended */
+    MCORE_E_ARGUMENT = -1,      /* an argument that no correct binding passes */
+    MCORE_E_ROOM = -2,          /* the caller's buffer is smaller than the size asked for */
+    MCORE_E_CONTROL_LINE = -3,  /* a control line longer than the limit */
+    MCORE_E_PAYLOAD = -4,       /* a payload length above the limit, or one that is no number */
+    MCORE_E_SYNTAX = -5,        /* bytes that are no NATS frame */
+    MCORE_E_HEADER = -6,        /* a header block, name or value that breaks NATS/1.0 */
+    MCORE_E_POISONED = -7,      /* the parser has failed before and was not reset */
+    MCORE_E_FULL_BYTES = -8,    /* outbox: no room for the frame's bytes */
+    MCORE_E_FULL_MESSAGES = -9, /* outbox: no slot left */
+    MCORE_E_TOO_LARGE = -10,    /* outbox: the frame is larger than the whole outbox */
+    MCORE_E_CLOSED = -11,       /* the outbox or link takes nothing any more */
+    MCORE_E_MEMORY = -12,       /* the system gave no memory */
+    MCORE_E_TIMEOUT = -13,      /* a wait ended at its limit */
+    MCORE_E_TOO_MANY = -14,     /* outbox: more messages at once than it ever takes */
+    MCORE_E_ENDED = -15         /* outbox: the message, or the holding of messages, has ended */
 };
 
 enum mcore_limit {
-    MCORE_MAX_CONTROL_LINE = 4096,         /* nats-server's own default for a control line, INFO and -ERR aside */
-    MCORE_MAX_INFO_LINE = 262144,          /* INFO lists every server of a cluster; 256 KiB is far above any seen */
+    MCORE_MAX_CONTROL_LINE = 4096, /* nats-server's own default for a control line, INFO and -ERR aside */
+    MCORE_MAX_INFO_LINE = 262144,  /* INFO lists every server of a cluster; 256 KiB is far above any seen */
     MCORE_MAX_U64_DIGITS = 20,
-    MCORE_MAX_PUBACK = 16384,              /* bytes read of an answer to a message; JetStream's have a few hundred */
-    MCORE_MAX_PONGS = 16,                  /* queued at once; a server that asks faster is answered by fewer */
-    MCORE_CONTROL_BYTES = 67108864,        /* control frames and acks that a connection may owe: more, and it is broken */
-    MCORE_RECEIVE_BUFFER_BYTES = 67108864, /* of the messages that a buffer holds, unless its owner expects more */
-    MCORE_RECEIVE_BUFFER_STATUSES = 1024,  /* that a buffer holds; each request is ended by one */
+    MCORE_MAX_PUBACK = 16384,       /* bytes read of an answer to a message; JetStream's have a few hundred */
+    MCORE_MAX_PONGS = 16,           /* queued at once; a server that asks faster is answered by fewer */
+    MCORE_CONTROL_BYTES = 67108864, /* control frames and acks that a connection may owe: more, and it is broken */
+    MCORE_RECEIVE_BUFFER_BYTES = 67108864,   /* of the messages that a buffer holds, unless its owner expects more */
+    MCORE_RECEIVE_BUFFER_STATUSES = 1024,    /* that a buffer holds; each request is ended by one */
     MCORE_RECEIVE_BUFFER_STATUS_BYTES = 4096 /* of one of them, its subject and header block */
 };
 
@@ -155,8 +155,8 @@ enum mcore_event_kind {
 };
 
 struct mcore_event {
-    int kind;               /* enum mcore_event_kind */
-    uint64_t sid;           /* MSG, HMSG */
+    int kind;                /* enum mcore_event_kind */
+    uint64_t sid;            /* MSG, HMSG */
     struct mcore_span frame; /* the whole frame, line ends included */
     struct mcore_span subject;
     struct mcore_span reply;   /* len 0: none */
@@ -217,17 +217,17 @@ struct mcore_held;
 /* How one message ended. The binding owns it; the outbox writes it once, `outcome` last (release order). */
 struct mcore_ticket {
     uint64_t slot;
-    uint64_t sequence;   /* delivered: the stream sequence */
-    int outcome;         /* enum mcore_outcome; read it with mcore_ticket_outcome() */
-    int duplicate;       /* delivered: the broker had it before */
-    int was_written;     /* the frame was given to the socket at least once */
-    int attached;        /* the outbox may still write to it */
-    int observed;         /* somebody has asked for the outcome */
-    int code;            /* refused, unknown: HTTP-like status */
-    int err_code;        /* refused, unknown: JetStream's own code */
-    char *text;          /* refused, unknown: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
-    void *waiters;       /* threads that wait for it alone */
-    void *wait_sets;        /* those that wait for it among others */
+    uint64_t sequence; /* delivered: the stream sequence */
+    int outcome;       /* enum mcore_outcome; read it with mcore_ticket_outcome() */
+    int duplicate;     /* delivered: the broker had it before */
+    int was_written;   /* the frame was given to the socket at least once */
+    int attached;      /* the outbox may still write to it */
+    int observed;      /* somebody has asked for the outcome */
+    int code;          /* refused, unknown: HTTP-like status */
+    int err_code;      /* refused, unknown: JetStream's own code */
+    char *text;        /* refused, unknown: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
+    void *waiters;     /* threads that wait for it alone */
+    void *wait_sets;   /* those that wait for it among others */
     struct mcore_held *held; /* NULL: its message was never held; freed by mcore_ticket_release */
 };
 
@@ -239,8 +239,8 @@ struct mcore_route {
     size_t id_name_len;
     const uint8_t *fixed; /* header lines of each message, line ends included */
     size_t fixed_len;
-    uint32_t owner;  /* whose backlog it counts in: mcore_outbox_owner_new() */
-    int auto_id;     /* make an id from the link's token and the slot where the caller gives none */
+    uint32_t owner; /* whose backlog it counts in: mcore_outbox_owner_new() */
+    int auto_id;    /* make an id from the link's token and the slot where the caller gives none */
 };
 
 /* What varies from message to message. */
@@ -251,9 +251,9 @@ struct mcore_message {
     size_t headers_len;
     const uint8_t *msg_id; /* length 0: none */
     size_t msg_id_len;
-    int64_t timeout_ns; /* from now to the slot's deadline */
-    int report;         /* hand the slot out through mcore_outbox_wait_reports() when it is settled */
-    int urgent;         /* its producer waits for it: use the express lane if that keeps the thread's order */
+    int64_t timeout_ns;  /* from now to the slot's deadline */
+    int report;          /* hand the slot out through mcore_outbox_wait_reports() when it is settled */
+    int urgent;          /* its producer waits for it: use the express lane if that keeps the thread's order */
     const size_t *parts; /* NULL: each route gets the whole payload; else route i the next parts[i] bytes of it */
 };
 
@@ -279,8 +279,8 @@ struct mcore_stats {
  * lane <slot> is the letter e and the slot's number there.
  * Returns NULL when the system gives no memory.
  */
-struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes,
-                                      uint64_t max_messages, uint64_t window);
+struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes, uint64_t max_messages,
+                                      uint64_t window);
 void mcore_outbox_free(struct mcore_outbox *outbox);
 
 /*
@@ -398,8 +398,7 @@ void mcore_outbox_marks(struct mcore_outbox *outbox, uint64_t *marks);
  * Waits until all that an owner (-1: anybody) had accepted at the marks is settled, whatever is accepted meanwhile. Returns
  * how many of those messages are not.
  */
-uint64_t mcore_outbox_wait_marks(struct mcore_outbox *outbox, long owner, const uint64_t *marks,
-                                 int64_t timeout_ns);
+uint64_t mcore_outbox_wait_marks(struct mcore_outbox *outbox, long owner, const uint64_t *marks, int64_t timeout_ns);
 
 /* How many messages of an owner (-1: of all) have failed or were abandoned since the last call for the same owner. */
 uint64_t mcore_outbox_take_failed(struct mcore_outbox *outbox, long owner);
@@ -589,7 +588,7 @@ struct mcore_record {
     uint32_t reply_len;
     uint32_t header_len;
     uint32_t payload_len;
-    int32_t status; /* 0: a message; else the status of the header block: 404, 408, 409, 503 ... */
+    int32_t status;      /* 0: a message; else the status of the header block: 404, 408, 409, 503 ... */
     int64_t received_ns; /* by mcore_now_ns(), when the bytes came out of the socket */
 };
 

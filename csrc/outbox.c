@@ -13,8 +13,8 @@
 
 static const uint64_t express_tag = UINT64_C(1) << MCORE_EXPRESS_BIT;
 
-struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes,
-                                      uint64_t max_messages, uint64_t window)
+struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes, uint64_t max_messages,
+                                      uint64_t window)
 {
     if (max_bytes == 0 || max_messages == 0 || window == 0 || token_len == 0)
         return NULL;
@@ -107,8 +107,7 @@ uint32_t mcore_thread_number(void)
 }
 
 static struct mcore_send_log *lane_for(struct mcore_outbox *outbox, const struct mcore_route *const *routes,
-                                       size_t count, const struct mcore_message *message, uint32_t thread,
-                                       int *error)
+                                       size_t count, const struct mcore_message *message, uint32_t thread, int *error)
 {
     struct mcore_send_log *express = &outbox->lanes[MCORE_EXPRESS_LANE];
     if (message->urgent && outbox->thread_backlog[thread] == 0 &&
@@ -493,7 +492,8 @@ int mcore_outbox_release(struct mcore_outbox *outbox)
 {
     pthread_mutex_lock(&outbox->lock);
     bool can = outbox->closed && outbox->stats.queued + outbox->stats.in_flight == 0 &&
-               outbox->lanes[MCORE_BULK].pin_pos == UINT64_MAX && outbox->lanes[MCORE_EXPRESS_LANE].pin_pos == UINT64_MAX;
+               outbox->lanes[MCORE_BULK].pin_pos == UINT64_MAX &&
+               outbox->lanes[MCORE_EXPRESS_LANE].pin_pos == UINT64_MAX;
     for (int i = 0; can && i < MCORE_LANES; i++)
         if (outbox->lanes[i].block != NULL)
             mcore_send_log_release(&outbox->lanes[i]);

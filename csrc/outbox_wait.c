@@ -176,8 +176,7 @@ void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mco
             pthread_cond_broadcast(&outbox->drained);
 }
 
-uint64_t mcore_outbox_wait_marks(struct mcore_outbox *outbox, long owner, const uint64_t *marks,
-                                 int64_t timeout_ns)
+uint64_t mcore_outbox_wait_marks(struct mcore_outbox *outbox, long owner, const uint64_t *marks, int64_t timeout_ns)
 {
     int64_t until = mcore_deadline_after(timeout_ns);
     pthread_mutex_lock(&outbox->lock);

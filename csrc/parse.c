@@ -183,8 +183,8 @@ static size_t parse_name(const uint8_t *line, size_t line_len, struct mcore_even
         uint8_t len;
         uint8_t kind;
     } OPS[] = {
-        {"msg", 3, MCORE_EV_MSG},   {"hmsg", 4, MCORE_EV_HMSG}, {"ping", 4, MCORE_EV_PING}, {"pong", 4, MCORE_EV_PONG},
-        {"+ok", 3, MCORE_EV_OK},    {"-err", 4, MCORE_EV_ERR},  {"info", 4, MCORE_EV_INFO},
+        {"msg", 3, MCORE_EV_MSG}, {"hmsg", 4, MCORE_EV_HMSG}, {"ping", 4, MCORE_EV_PING}, {"pong", 4, MCORE_EV_PONG},
+        {"+ok", 3, MCORE_EV_OK},  {"-err", 4, MCORE_EV_ERR},  {"info", 4, MCORE_EV_INFO},
     };
 
     for (size_t i = 0; i < sizeof(OPS) / sizeof(OPS[0]); i++) {
@@ -200,12 +200,17 @@ static size_t parse_name(const uint8_t *line, size_t line_len, struct mcore_even
 static size_t line_limit(const struct mcore_parser *parser, uint8_t first)
 {
     switch (first) {
-    case 'M': case 'm': case 'H': case 'h': case 'P': case 'p': case '+':
-        return parser->max_control_line;
-    case 'I': case 'i': case '-':
-        return parser->max_control_line > MCORE_MAX_INFO_LINE ? parser->max_control_line : MCORE_MAX_INFO_LINE;
-    default:
-        return 0;
+    case 'M':
+    case 'm':
+    case 'H':
+    case 'h':
+    case 'P':
+    case 'p':
+    case '+': return parser->max_control_line;
+    case 'I':
+    case 'i':
+    case '-': return parser->max_control_line > MCORE_MAX_INFO_LINE ? parser->max_control_line : MCORE_MAX_INFO_LINE;
+    default: return 0;
     }
 }
 

@@ -71,10 +71,14 @@ static bool take_number(struct cursor *c, uint64_t *value)
 static bool ends_literal(uint8_t byte)
 {
     switch (byte) {
-    case ',': case ':': case ']': case '}': case '"': case '[': case '{':
-        return true;
-    default:
-        return is_blank(byte);
+    case ',':
+    case ':':
+    case ']':
+    case '}':
+    case '"':
+    case '[':
+    case '{': return true;
+    default: return is_blank(byte);
     }
 }
 

@@ -22,8 +22,14 @@ static char *copy_text(const char *text, size_t len)
 
 static void note_unseen(struct mcore_outbox *outbox, int outcome, const char *text, size_t len)
 {
-    static const char *const plain[] = {"", "", "refused", "no responders: the station is gone", "not confirmed in time",
-                                        "abandoned at close", "no responders, but it was sent before: it may be stored", "it could not be sent"};
+    static const char *const plain[] = {
+        [MCORE_REFUSED] = "refused",
+        [MCORE_NO_RESPONDERS] = "no responders: the station is gone",
+        [MCORE_EXPIRED] = "not confirmed in time",
+        [MCORE_ABANDONED] = "abandoned at close",
+        [MCORE_UNKNOWN] = "no responders, but it was sent before: it may be stored",
+        [MCORE_UNSENT] = "it could not be sent",
+    };
     if (len == 0) {
         text = plain[outcome];
         len = strlen(text);

@@ -107,8 +107,8 @@ int mcore_wait_set_add(struct mcore_wait_set *set, struct mcore_outbox *outbox, 
     pthread_mutex_lock(&outbox->lock);
     bool is_settled = mcore_ticket_outcome(ticket) != MCORE_PENDING;
     if (!is_settled) {
-        set->nodes[place] = (struct mcore_wait_set_node){.next = ticket->wait_sets, .set = set, .outbox = outbox,
-                                                    .ticket = ticket, .place = place};
+        set->nodes[place] = (struct mcore_wait_set_node){
+            .next = ticket->wait_sets, .set = set, .outbox = outbox, .ticket = ticket, .place = place};
         ticket->wait_sets = &set->nodes[place];
         set->is_linked[place] = true; /* nobody else looks at this place yet */
     }

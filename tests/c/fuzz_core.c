@@ -11,12 +11,12 @@
 #include "core_internal.h"
 #include "harness.h"
 
-#define MUST(condition)                                                                  \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
+#define MUST(condition)                                                                   \
+    do {                                                                                  \
+        if (!(condition)) {                                                               \
             fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition); \
-            abort();                                                                     \
-        }                                                                                \
+            abort();                                                                      \
+        }                                                                                 \
     } while (0)
 
 #define MAX_PAYLOAD 2048u
@@ -239,7 +239,8 @@ static void must_come_back(const uint8_t *frame, size_t len, const char *name, s
     mcore_parser_init(&parser, 1 << 20, 1 << 20);
     MUST(mcore_parse(&parser, sent, len + 2, &event, 1, &consumed) == 1 && consumed == len + 2 && event.sid == 7);
     MUST(event.subject.len == subject.len && memcmp(sent + event.subject.off, subject.data, subject.len) == 0);
-    MUST(event.reply.len == reply.len && (reply.len == 0 || memcmp(sent + event.reply.off, reply.data, reply.len) == 0));
+    MUST(event.reply.len == reply.len &&
+         (reply.len == 0 || memcmp(sent + event.reply.off, reply.data, reply.len) == 0));
     MUST(event.headers.len == header.len &&
          (header.len == 0 || memcmp(sent + event.headers.off, header.data, header.len) == 0));
     MUST(event.payload.len == payload.len &&
@@ -328,14 +329,18 @@ static struct seen feed_in_pieces(const uint8_t *data, size_t size, uint8_t seed
     mcore_outbox_set_retry(outbox, 1, 0);
     for (int i = 0; i < MESSAGES; i++) {
         struct mcore_ticket *ticket[] = {&tickets[i]};
-        struct mcore_message message = {.payload = (const uint8_t *)"x", .payload_len = 1, .timeout_ns = 60 * SECOND,
-                                        .urgent = i < URGENT, .report = i % 2};
+        struct mcore_message message = {.payload = (const uint8_t *)"x",
+                                        .payload_len = 1,
+                                        .timeout_ns = 60 * SECOND,
+                                        .urgent = i < URGENT,
+                                        .report = i % 2};
         MUST(mcore_outbox_append(outbox, routes, 1, &message, ticket) >= 0);
     }
     /* What was read too far by the handshake is the first piece. */
     size_t at = next_piece(&cut, size);
     MUST(mcore_link_attach(link, fd, (const uint8_t *)"SUB _INBOX.T.* 1\r\n", 18, data, at) == MCORE_OK);
-    struct mcore_receive_buffer *buffers[] = {mcore_receive_buffer_new(link, 2, 1), mcore_receive_buffer_new(link, 3, 0)};
+    struct mcore_receive_buffer *buffers[] = {mcore_receive_buffer_new(link, 2, 1),
+                                              mcore_receive_buffer_new(link, 3, 0)};
     mcore_receive_buffer_expect(buffers[0], 3, 400);
     mcore_receive_buffer_expect(buffers[1], 2, 1000);
     const uint8_t *out;

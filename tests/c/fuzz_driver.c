@@ -34,8 +34,8 @@ struct input {
     size_t len;
 };
 
-static uint8_t hits[EDGES];     /* of the input that runs */
-static uint8_t reached[EDGES];  /* by any: which orders of magnitude */
+static uint8_t hits[EDGES];    /* of the input that runs */
+static uint8_t reached[EDGES]; /* by any: which orders of magnitude */
 static uintptr_t before;
 static struct input kept[MAX_KEPT];
 static size_t kept_count;
@@ -145,13 +145,52 @@ static size_t read_file(const char *path, uint8_t *data)
 
 /* ---- changing ----------------------------------------------------------------------------------------------------- */
 
+/* clang-format off: a line holds many of them */
 static const char *const words[] = {
-    "MSG ", "HMSG ", "PING\r\n", "PONG\r\n", "+OK\r\n", "-ERR 'x'\r\n", "INFO {\"ldm\":true}\r\n", "\r\n", "\r\n\r\n",
-    "NATS/1.0", " 404", " 503", " 409 Consumer Deleted", "_INBOX.T.0 1 ", "_INBOX.T.e1 1 ", "_INBOX.T.5 1 ", "s 2 $JS.ACK.a ",
-    "s 3 ", "{\"stream\":\"s\",\"seq\":1}", "\"seq\":", "\"error\":{", "\"duplicate\":true", "\"code\":503", "\"err_code\":",
-    "\"description\":\"", "\"a\":[", "\"a\":{", "[[[[", "]}", ",", ":", "\\\"", "4611686018427387904", "18446744073709551615",
-    "99999999999999999999", "-1", "0", "2048", "\xc3\xbc", "\xf4\x8f\xbf\xbf", "\xff", "k: v\r\n",
+    "MSG ",
+    "HMSG ",
+    "PING\r\n",
+    "PONG\r\n",
+    "+OK\r\n",
+    "-ERR 'x'\r\n",
+    "INFO {\"ldm\":true}\r\n",
+    "\r\n",
+    "\r\n\r\n",
+    "NATS/1.0",
+    " 404",
+    " 503",
+    " 409 Consumer Deleted",
+    "_INBOX.T.0 1 ",
+    "_INBOX.T.e1 1 ",
+    "_INBOX.T.5 1 ",
+    "s 2 $JS.ACK.a ",
+    "s 3 ",
+    "{\"stream\":\"s\",\"seq\":1}",
+    "\"seq\":",
+    "\"error\":{",
+    "\"duplicate\":true",
+    "\"code\":503",
+    "\"err_code\":",
+    "\"description\":\"",
+    "\"a\":[",
+    "\"a\":{",
+    "[[[[",
+    "]}",
+    ",",
+    ":",
+    "\\\"",
+    "4611686018427387904",
+    "18446744073709551615",
+    "99999999999999999999",
+    "-1",
+    "0",
+    "2048",
+    "\xc3\xbc",
+    "\xf4\x8f\xbf\xbf",
+    "\xff",
+    "k: v\r\n",
 };
+/* clang-format on */
 
 static size_t insert(uint8_t *data, size_t len, size_t at, const void *what, size_t what_len)
 {
@@ -165,7 +204,8 @@ static size_t insert(uint8_t *data, size_t len, size_t at, const void *what, siz
 /* One change; data has room for MAX_LEN. The first byte says which part is meant, and mostly stays. */
 static size_t change(uint8_t *data, size_t len)
 {
-    static const uint8_t odd[] = {0, 1, 0x7f, 0x80, 0xff, ' ', '\t', '\r', '\n', '"', '\\', '{', '}', '[', ']', '0', '9'};
+    static const uint8_t odd[] = {0,   1,    0x7f, 0x80, 0xff, ' ', '\t', '\r', '\n',
+                                  '"', '\\', '{',  '}',  '[',  ']', '0',  '9'};
     size_t first = random_below(50) == 0 ? 0 : 1;
     if (len <= first)
         return insert(data, len, len, "P", 1);
@@ -174,24 +214,15 @@ static size_t change(uint8_t *data, size_t len)
     if (span > len - at)
         span = len - at;
     switch (random_below(9)) {
-    case 0:
-        data[at] ^= (uint8_t)(1u << random_below(8));
-        return len;
-    case 1:
-        data[at] = odd[random_below(sizeof(odd))];
-        return len;
-    case 2:
-        data[at] = (uint8_t)random_below(256);
-        return len;
-    case 3:
-        return insert(data, len, at, &odd[random_below(sizeof(odd))], 1);
+    case 0: data[at] ^= (uint8_t)(1u << random_below(8)); return len;
+    case 1: data[at] = odd[random_below(sizeof(odd))]; return len;
+    case 2: data[at] = (uint8_t)random_below(256); return len;
+    case 3: return insert(data, len, at, &odd[random_below(sizeof(odd))], 1);
     case 4: {
         const char *word = words[random_below(sizeof(words) / sizeof(words[0]))];
         return insert(data, len, at, word, strlen(word));
     }
-    case 5:
-        memmove(data + at, data + at + span, len - at - span);
-        return len - span;
+    case 5: memmove(data + at, data + at + span, len - at - span); return len - span;
     case 6: {
         uint8_t copy[64];
         memcpy(copy, data + at, span);
@@ -290,7 +321,7 @@ int main(int count, char **arguments)
     size_t edges = 0;
     for (size_t i = 0; i < EDGES; i++)
         edges += reached[i] != 0;
-    printf("fuzz: %llu runs, %zu edges, %zu inputs of which %zu were given, no failure\n", (unsigned long long)runs, edges,
-           kept_count, seeds);
+    printf("fuzz: %llu runs, %zu edges, %zu inputs of which %zu were given, no failure\n", (unsigned long long)runs,
+           edges, kept_count, seeds);
     return EXIT_SUCCESS;
 }

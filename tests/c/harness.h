@@ -12,24 +12,24 @@ static MAY_BE_UNUSED int test_failures; /* of the test that runs now */
 static MAY_BE_UNUSED int tests_passed;
 static MAY_BE_UNUSED int tests_failed;
 
-#define CHECK(condition)                                                        \
-    do {                                                                        \
-        if (!(condition)) {                                                     \
-            test_failures++;                                                    \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);     \
-        }                                                                       \
+#define CHECK(condition)                                                    \
+    do {                                                                    \
+        if (!(condition)) {                                                 \
+            test_failures++;                                                \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+        }                                                                   \
     } while (0)
 
-#define RUN(test)                                                               \
-    do {                                                                        \
-        test_failures = 0;                                                      \
-        test();                                                                 \
-        if (test_failures > 0) {                                                \
-            fprintf(stderr, "FAILED %s\n", #test);                              \
-            tests_failed++;                                                     \
-        } else {                                                                \
-            tests_passed++;                                                     \
-        }                                                                       \
+#define RUN(test)                                  \
+    do {                                           \
+        test_failures = 0;                         \
+        test();                                    \
+        if (test_failures > 0) {                   \
+            fprintf(stderr, "FAILED %s\n", #test); \
+            tests_failed++;                        \
+        } else {                                   \
+            tests_passed++;                        \
+        }                                          \
     } while (0)
 
 static inline int test_summary(const char *name)

@@ -59,8 +59,8 @@ static int rate(const char *name, const char *target, const char *header, size_t
         }
     }
     seconds = now_s() - started;
-    printf("%-28s %6.1f million frames/s %8.0f MB/s (%" PRIu64 " payload bytes)\n", name, (double)parsed / seconds / 1e6,
-           (double)len * ROUNDS / seconds / 1e6, payload);
+    printf("%-28s %6.1f million frames/s %8.0f MB/s (%" PRIu64 " payload bytes)\n", name,
+           (double)parsed / seconds / 1e6, (double)len * ROUNDS / seconds / 1e6, payload);
     free(stream);
     return EXIT_SUCCESS;
 }

@@ -22,8 +22,8 @@ enum { APPENDERS = 4, KEPT = 64, GROUP = 32 };
 static struct mcore_outbox *outbox;
 static struct mcore_link *the_link;
 static int messages = 5000;
-static int is_over;          /* the bystanders' sign to end */
-static int has_drained;      /* the connector's */
+static int is_over;     /* the bystanders' sign to end */
+static int has_drained; /* the connector's */
 static uint64_t reports_got;
 static uint64_t reports_wanted;
 static uint64_t connections;
@@ -103,9 +103,7 @@ static void *run_appender(void *argument)
             mcore_ticket_release(outbox, &mine);
             break;
         }
-        case 1: /* nobody will ask */
-            append(&route, &message, NULL);
-            break;
+        case 1: /* nobody will ask */ append(&route, &message, NULL); break;
         case 2: /* with a report */
             mcore_ticket_release(outbox, ticket);
             message.report = 1;

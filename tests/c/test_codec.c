@@ -107,9 +107,22 @@ static void test_frames_are_written(void)
 
 static void test_bad_frames_are_refused_and_leave_the_buffer(void)
 {
-    static const char *const BAD[] = {"",         "a b",          "a\t",          "\r",           "a\n",     "\x7f",
-                                      "\x1f",     "\x80",         "\xc3",         "\xc0\x80",     "\xe0\x9f\xbf",
-                                      "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82", "a\xff"};
+    static const char *const BAD[] = {"",
+                                      "a b",
+                                      "a\t",
+                                      "\r",
+                                      "a\n",
+                                      "\x7f",
+                                      "\x1f",
+                                      "\x80",
+                                      "\xc3",
+                                      "\xc0\x80",
+                                      "\xe0\x9f\xbf",
+                                      "\xed\xa0\x80",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf5\x80\x80\x80",
+                                      "\xe2\x82",
+                                      "a\xff"};
     const uint8_t *block = U8("NATS/1.0\r\n\r\n");
 
     memset(out, 0xaa, sizeof(out));
@@ -359,7 +372,9 @@ static const struct refused REFUSED[] = {
     {"+OKAY\r\n", MCORE_E_SYNTAX},
     {"\x0bOK\r\n", MCORE_E_SYNTAX},
     {"-ERRx\r\n", MCORE_E_SYNTAX},
-    {"\x0d" "ERR\r\n", MCORE_E_SYNTAX},
+    {"\x0d"
+     "ERR\r\n",
+     MCORE_E_SYNTAX},
     {"INFO\r\n", MCORE_E_SYNTAX},
     {"INFO  \r\n", MCORE_E_SYNTAX},
     {"INFO{}\r\n", MCORE_E_SYNTAX},

@@ -193,7 +193,8 @@ static void test_each_kind_of_answer(void)
         {"{\"stream\":\"st$1\",\"seq\":12}", MCORE_DELIVERED, 12, 0, 0, NULL},
         {"{\"stream\":\"st$1\", \"seq\":12}", MCORE_DELIVERED, 12, 0, 0, NULL},
         {"{\"stream\":\"st$1\", \"seq\":7,\"duplicate\": true}", MCORE_DELIVERED, 7, 1, 0, NULL},
-        {"{\"domain\":\"d\",\"stream\":\"st$1\",\"seq\":18446744073709551615}", MCORE_DELIVERED, UINT64_MAX, 0, 0, NULL},
+        {"{\"domain\":\"d\",\"stream\":\"st$1\",\"seq\":18446744073709551615}", MCORE_DELIVERED, UINT64_MAX, 0, 0,
+         NULL},
         {"{\"stream\":\"st$1\",\"x\":{\"seq\":[1,{}]},\"seq\":3}", MCORE_DELIVERED, 3, 0, 0, NULL},
         {"{\"error\":{\"code\":400,\"err_code\":10071,\"description\":\"wrong \\\"seq\\\":9 it\"},\"stream\":\"st$1\",\"seq\":0}",
          MCORE_REFUSED, 0, 0, 10071, "wrong \\\"seq\\\":9 it"},
@@ -374,7 +375,8 @@ static void test_what_was_written_and_not_answered_is_never_known_to_be_missing(
             CHECK(mcore_outbox_rewind(outbox) == 1);
             CHECK(send_all(outbox) == 1);
             if (which == REFUSED_AGAIN)
-                ack(outbox, 0, "{\"error\":{\"code\":503,\"err_code\":10077,\"description\":\"full\"},\"stream\":\"st$1\"}");
+                ack(outbox, 0,
+                    "{\"error\":{\"code\":503,\"err_code\":10077,\"description\":\"full\"},\"stream\":\"st$1\"}");
             else if (which != EXPIRED)
                 no_responders(outbox, 0);
         }
@@ -951,7 +953,8 @@ static void test_fuzz_against_a_model(void)
 {
     for (int round = 0; round < 40; round++) {
         static int state[MODEL]; /* 0 queued, 1 in flight, 2 settled, 3 pausing for want of responders */
-        struct mcore_outbox *outbox = mcore_outbox_new(BYTES_OF("T"), 1500 + random_below(1500), 24, 1 + random_below(20));
+        struct mcore_outbox *outbox =
+            mcore_outbox_new(BYTES_OF("T"), 1500 + random_below(1500), 24, 1 + random_below(20));
         uint64_t tail = 0, next = 0;
         char payload[200];
         if (round % 2 == 1)
@@ -1000,8 +1003,8 @@ static void test_fuzz_against_a_model(void)
                     }
             } else if (action < 95 && tail > 0) {
                 uint64_t slot = tail - 1 - random_below((uint32_t)(tail < 30 ? tail : 30));
-                int settled = mcore_outbox_settle(outbox, slot, random_below(5) ? MCORE_DELIVERED : MCORE_REFUSED, 1, 0, 0,
-                                                  0, NULL, 0);
+                int settled = mcore_outbox_settle(outbox, slot, random_below(5) ? MCORE_DELIVERED : MCORE_REFUSED, 1, 0,
+                                                  0, 0, NULL, 0);
                 CHECK(settled == (state[slot] != 2));
                 state[slot] = 2;
             } else {
@@ -1102,8 +1105,8 @@ static void *play_server(void *argument)
                 line += total + 2;
                 char body[64], reply[160];
                 int body_len = snprintf(body, sizeof(body), "{\"stream\":\"st$1\",\"seq\":%llu}", slot + 1);
-                int reply_len = snprintf(reply, sizeof(reply), "MSG _INBOX.T.%llu 1 %d\r\n%s\r\n%s", slot, body_len, body,
-                                         slot % 7 == 0 ? "PING\r\n" : "");
+                int reply_len = snprintf(reply, sizeof(reply), "MSG _INBOX.T.%llu 1 %d\r\n%s\r\n%s", slot, body_len,
+                                         body, slot % 7 == 0 ? "PING\r\n" : "");
                 for (int sent = 0; sent < reply_len;) {
                     int piece = reply_len - sent < 11 ? reply_len - sent : 11;
                     sent += (int)send(peer->fd, reply + sent, (size_t)piece, MSG_NOSIGNAL);
@@ -1220,7 +1223,8 @@ static void test_bytes_pass_through_the_callers_hands(void)
     CHECK(next_is(hands.link, "PONG\r\n"));
     mcore_link_written(hands.link, 6, 0);
     CHECK(append(hands.outbox, "payload", 0, &ticket) == 0);
-    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES && memmem(data, len, "payload", 7) != NULL);
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES &&
+          memmem(data, len, "payload", 7) != NULL);
     mcore_link_push(hands.link); /* neither writes it a second time nor to the socket */
     mcore_link_written(hands.link, len, 0);
     mcore_link_push(hands.link);
@@ -1284,7 +1288,8 @@ static void test_a_failed_write_ends_the_connection_and_loses_nothing(void)
     CHECK(mcore_link_detach(hands.link) == 1);
     CHECK(is_consistent(hands.outbox));
     CHECK(mcore_link_attach(hands.link, hands.fds[0], BYTES_OF(""), BYTES_OF("")) == MCORE_OK);
-    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES && memmem(data, len, "again", 5) != NULL);
+    CHECK(mcore_link_next(hands.link, SECOND, &data, &len) == MCORE_NEXT_BYTES &&
+          memmem(data, len, "again", 5) != NULL);
     mcore_link_written(hands.link, len, 0);
     CHECK(mcore_link_feed(hands.link, BYTES_OF("nonsense\r\n")) == MCORE_LINK_PROTOCOL);
     mcore_ticket_release(hands.outbox, &ticket);
@@ -1353,7 +1358,8 @@ static void test_a_peer_that_breaks_the_protocol_ends_the_link(void)
     struct mcore_link *link = mcore_link_new(outbox, 1 << 20, 0, 0);
     int fds[2];
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
-    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, BYTES_OF("PING\r\nHELLO \x01 WORLD\r\n")) == MCORE_OK);
+    CHECK(mcore_link_attach(link, fds[0], (const uint8_t *)"", 0, BYTES_OF("PING\r\nHELLO \x01 WORLD\r\n")) ==
+          MCORE_OK);
     CHECK(mcore_link_read_loop(link) == MCORE_LINK_PROTOCOL);
     char text[128];
     mcore_link_text(link, text, sizeof(text));
@@ -1587,11 +1593,21 @@ static int is_fed(struct mcore_link *link, const char *text)
 
 static void test_a_slot_that_its_lane_has_not_given_is_none(void)
 {
-    static const char *const places[] = {"4611686018427387904",  "4611686018427387905",  "e4611686018427387904",
-                                         "18446744073709551615", "18446744073709551616", "e18446744073709551616",
-                                         "23058430092136939520", "99999999999999999999", "e99999999999999999999",
-                                         "1",                    "e1",                   "e",
-                                         "e0x",                  "ee0",                  "-1",
+    static const char *const places[] = {"4611686018427387904",
+                                         "4611686018427387905",
+                                         "e4611686018427387904",
+                                         "18446744073709551615",
+                                         "18446744073709551616",
+                                         "e18446744073709551616",
+                                         "23058430092136939520",
+                                         "99999999999999999999",
+                                         "e99999999999999999999",
+                                         "1",
+                                         "e1",
+                                         "e",
+                                         "e0x",
+                                         "ee0",
+                                         "-1",
                                          "000000000000000000000"};
     static const char stored[] = "{\"stream\":\"st$1\",\"seq\":1}";
     struct hands hands = open_hands(0, "", "");
@@ -1669,7 +1685,8 @@ static void test_a_peer_that_takes_nothing_is_left(void)
             count++;
         CHECK(count >= 63 && count <= MCORE_CONTROL_BYTES / (1 << 20));
         CHECK(!mcore_link_is_up(hands.link));
-        CHECK(mcore_link_write(hands.link, frame, 1) == MCORE_E_CLOSED && mcore_link_ping(hands.link) == MCORE_E_CLOSED);
+        CHECK(mcore_link_write(hands.link, frame, 1) == MCORE_E_CLOSED &&
+              mcore_link_ping(hands.link) == MCORE_E_CLOSED);
         CHECK(queue(hands.link, frame, 1, !is_ack) == MCORE_E_CLOSED);
         CHECK(mcore_link_ended(hands.link, 0) == MCORE_LINK_ERRNO && mcore_link_errno(hands.link) == ENOBUFS);
         mcore_link_detach(hands.link);
@@ -1745,7 +1762,8 @@ static void test_an_inbox_of_jetstream_takes_only_its_messages(void)
     struct hands hands = open_hands(0, "", "");
     struct mcore_receive_buffer *inbox = mcore_receive_buffer_new(hands.link, 7, 1);
     mcore_receive_buffer_expect(inbox, 2, 1000);
-    CHECK(is_fed(hands.link, "MSG s 7 1\r\nx\r\nMSG s 7 JS.ACK.a 1\r\nx\r\nMSG s 7 $JS.ACK 1\r\nx\r\nMSG s 7 r 1\r\nx\r\n"));
+    CHECK(is_fed(hands.link,
+                 "MSG s 7 1\r\nx\r\nMSG s 7 JS.ACK.a 1\r\nx\r\nMSG s 7 $JS.ACK 1\r\nx\r\nMSG s 7 r 1\r\nx\r\n"));
     CHECK(taken(inbox) == 0 && mcore_receive_buffer_dropped(inbox) == 4);
     CHECK(is_fed(hands.link, "MSG s 7 $JS.ACK.a 1\r\nx\r\nHMSG s 7 $JS.ACK.b 12 12\r\nNATS/1.0\r\n\r\n\r\n"));
     CHECK(is_fed(hands.link, "HMSG _INBOX.T.7.1 7 16 16\r\nNATS/1.0 404\r\n\r\n\r\n"));
