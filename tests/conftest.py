@@ -1,7 +1,7 @@
 """
 The frame of the suite: which fixtures there are, and what a crash leaves behind.
 
-One concern a file: ``fix_*.py`` beside this one hold the fixtures, and README.md says how to run each part.
+One concern a file: ``support/fix_*.py`` hold the fixtures, and README.md says how to run each part.
 """
 
 from __future__ import annotations

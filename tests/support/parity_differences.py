@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "differences-from-memphis-py.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "differences-from-memphis-py.md"
 MAX_ROWS = 15
 
 

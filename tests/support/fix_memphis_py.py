@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 VERSION = "1.3.1"
 REQUIREMENTS = (f"memphis-py=={VERSION}", "protobuf<6")
-FOLDER = Path(__file__).parents[1] / f".venv-memphis-py-{VERSION}"
-PEER = Path(__file__).parent / "sdk" / "memphis_py_peer.py"
+FOLDER = Path(__file__).parents[2] / f".venv-memphis-py-{VERSION}"
+PEER = Path(__file__).parents[1] / "sdk" / "memphis_py_peer.py"
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 

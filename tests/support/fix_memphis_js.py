@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 VERSION = "1.3.2"
 REQUIREMENTS = (f"memphis-dev@{VERSION}", "underscore@1.13")
-FOLDER = Path(__file__).parents[1] / f".node-memphis-dev-{VERSION}"
-PEER = Path(__file__).parent / "sdk" / "memphis_js_peer.js"
+FOLDER = Path(__file__).parents[2] / f".node-memphis-dev-{VERSION}"
+PEER = Path(__file__).parents[1] / "sdk" / "memphis_js_peer.js"
 MARK = "node"
 
 
