@@ -2,21 +2,28 @@
 The client: one connection to a broker, for all threads of a process.
 
 Nothing here blocks on another call: each control request runs on the client's own loop thread, each message on the data
-link. Names are lowered and checked here, before any IO, by the broker's own rules.
+link. Names are lowered and checked here, before any IO, by the broker's own rules. Nothing is opened by a constructor,
+and no destructor does IO: a client that is forgotten is reported as ResourceWarning, and its session sends what is
+queued and ends its threads by itself.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+import sys
 import time
 import warnings
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, Callable, NoReturn, Optional, Union
+import weakref
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
 
+from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_function, hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._control.requests import CREATE_S, DESTROY_S, JS_S
+from memphis_sync._consuming.joining import each_once, join
+from memphis_sync._control.requests import CREATE_S, DESTROY_S, JS_S, Requests, longest_s
 from memphis_sync._options import checks as opt
 from memphis_sync._options.arguments import (
     check_name,
@@ -26,26 +33,33 @@ from memphis_sync._options.arguments import (
     station_request,
     with_suffix,
 )
-from memphis_sync._producing.registration import Ended, Registration
-from memphis_sync._protocol.control import ConsumerCreate
+from memphis_sync._options.schema_source import schema_source
+from memphis_sync._producing.cache import Ended, ProducerCache
 from memphis_sync._protocol.names import internal_name
-from memphis_sync._schema_calls import SchemaCalls
+from memphis_sync._schema import KINDS
+from memphis_sync._session import Session, fork, shutdown, waiting
 from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.consumer import READ_ALL_S, Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Delivery
-from memphis_sync.errors import StationNotFoundError
+from memphis_sync.errors import ConfigurationError, StationNotFoundError, UsageError
 from memphis_sync.headers import Headers
-from memphis_sync.message import Message, Messages
-from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer, ack_wait_ns
+from memphis_sync.message import Messages
+from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer
 from memphis_sync.station import Station
-from memphis_sync.types import LinkEvent, Retention, RetryPolicy, Storage
+from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, Retention, RetryPolicy, Stats, Storage
 
-ProducerKey = tuple[tuple[str, ...], str, bool, bool, Optional[float]]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from memphis_sync._data import DataLink
+
+DEFAULT_CLOSE_S = 5.0
+T = TypeVar("T")
 
 
 @hint_keywords(but={"produce"})
-class Memphis(NotCopied, NotAwaited, SchemaCalls):
+class Memphis(NotCopied, NotAwaited):
     """
     A client of a Memphis broker. Make one a process with memphis_sync.connect(), and share it between all threads.
 
@@ -60,9 +74,215 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
     MAX_BATCH_SIZE = opt.MAX_BATCH_SIZE
 
     def __init__(self) -> None:
-        super().__init__()
-        self._producers: dict[Hashable, Union[Producer, Registration]] = {}  # each step on it is atomic
+        self._session_or_none: Optional[Session] = None
+        self._requests_or_none: Optional[Requests] = None
+        self._opened_at = ""
+        self._producers = ProducerCache()
         self._consumers: SingleFlight[Consumer] = SingleFlight("the registration of a consumer")
+
+    # ---- connection -------------------------------------------------------------------------------------------------
+
+    def connect(
+        self,
+        host: Optional[str] = None,
+        username: Optional[str] = None,
+        account_id: int = 1,
+        connection_token: str = "",
+        password: str = "",
+        port: int = opt.DEFAULT_PORT,
+        reconnect: bool = True,
+        max_reconnect: int = -1,
+        reconnect_interval_ms: int = opt.DEFAULT_RECONNECT_INTERVAL_MS,
+        timeout_ms: int = opt.DEFAULT_TIMEOUT_MS,
+        cert_file: Union[str, os.PathLike[str]] = "",
+        key_file: Union[str, os.PathLike[str]] = "",
+        ca_file: Union[str, os.PathLike[str]] = "",
+        *,
+        tls: Optional[ssl.SSLContext] = None,
+        name: str = opt.DEFAULT_NAME,
+        outbox_max_bytes: int = opt.DEFAULT_OUTBOX_MAX_BYTES,
+        outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
+        max_in_flight: int = opt.DEFAULT_MAX_IN_FLIGHT,
+        exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
+        ping_interval_s: float = opt.DEFAULT_PING_INTERVAL_S,
+        no_responders_retry: Optional[RetryPolicy] = opt.DEFAULT_NO_RESPONDERS_RETRY,
+        wait_s: float = opt.DEFAULT_WAIT_S,
+        on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
+        on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
+        on_error: Optional[Callable[[LinkEvent], object]] = None,
+        json_default: Optional[Callable[[Any], Any]] = None,
+    ) -> None:
+        """Connects this client; arguments and errors are those of memphis_sync.connect(). A client connects once."""
+        if self._session_or_none is not None:
+            raise UsageError(f"{self!r} has been connected before; make another one with memphis_sync.connect()")
+        primitives.check_threading()
+        options = opt.build_connect_options(
+            host=host,
+            username=username,
+            account_id=account_id,
+            connection_token=connection_token,
+            password=password,
+            port=port,
+            reconnect=reconnect,
+            max_reconnect=max_reconnect,
+            reconnect_interval_ms=reconnect_interval_ms,
+            timeout_ms=timeout_ms,
+            cert_file=cert_file,
+            key_file=key_file,
+            ca_file=ca_file,
+            tls=tls,
+            name=name,
+            outbox_max_bytes=outbox_max_bytes,
+            outbox_max_messages=outbox_max_messages,
+            max_in_flight=max_in_flight,
+            exit_timeout_s=exit_timeout_s,
+            ping_interval_s=ping_interval_s,
+            no_responders_retry=no_responders_retry,
+            wait_s=wait_s,
+            on_disconnect=on_disconnect,
+            on_reconnect=on_reconnect,
+            on_error=on_error,
+            json_default=json_default,
+        )
+        waiting.forbid_on_own_thread("connect()")
+        self._open(options)
+
+    def _open(self, options: ConnectOptions) -> None:
+        # The session must not keep its client alive.
+        me = weakref.ref(self)
+
+        def on_station_removed(internal: str) -> None:
+            client = me()
+            if client is not None:
+                client._forget_station(internal)
+
+        session = Session(options, on_station_removed)
+        session.open()
+        self._session_or_none = session
+        self._requests_or_none = Requests(session)
+        if sys.flags.dev_mode:
+            self._opened_at = _caller()
+
+    def is_connected(self) -> bool:
+        """
+        Whether the client's connections to the broker are up at this moment: both of them, once the first producer or
+        fetch has opened the second. False during an outage, after close(), and once reconnecting was given up.
+        """
+        session = self._session_or_none
+        if session is None or fork.fork_generation() != session.generation:
+            return False
+        return not session.is_closing and session.is_connected
+
+    def close(self, timeout_s: float = DEFAULT_CLOSE_S) -> None:
+        """
+        Sends what is queued, waits for its confirmation, then ends connections and threads. Idempotent.
+
+        Stations, producers and consumer groups stay on the broker. In a forked child it does nothing: the messages are
+        the parent's.
+
+        Args:
+            timeout_s: For everything together, in seconds.
+
+        Raises:
+            OwnThreadError: Called on the client's own loop thread.
+            KeyboardInterrupt: Ctrl-C; the client is closed at once, without waiting for confirmations.
+
+        Warns:
+            UndeliveredWarning: Messages were not confirmed in time; the text and ``count`` say how many.
+        """
+        opt.check_seconds("timeout_s", timeout_s)
+        session = self._session_or_none
+        if session is None or session.is_closed or fork.fork_generation() != session.generation:
+            return
+        try:
+            session.close(timeout_s)
+        finally:
+            self._forget_all()
+            if session.left:
+                shutdown.warn_undelivered(session.left, f"when {session.label!r} was closed", stacklevel=3)
+
+    @property
+    def connection_id(self) -> str:
+        """What the broker knows this client by; a header of each message that it produces."""
+        return self._session.connection_id
+
+    def ping(self, timeout_s: float = 1.0) -> float:
+        """
+        One round trip to the broker on each connection that is there already.
+
+        Args:
+            timeout_s: Limit in seconds.
+
+        Returns:
+            Seconds; of the slower connection.
+
+        Raises:
+            DeadlineError: No answer in time; the text names the connection (control or data).
+            ConnectionLostError: A connection is down at the moment; the text names it.
+            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+        """
+        opt.check_seconds("timeout_s", timeout_s, allow_zero=False)
+        return self._session.ping(timeout_s)
+
+    def stats(self) -> Stats:
+        """Counters of all producers since the client was opened. No IO; also after close()."""
+        return self._session.stats()
+
+    def flush(self, timeout_s: Optional[float] = None) -> FlushResult:
+        """
+        Waits until the broker has confirmed or refused every message that was accepted so far.
+
+        Args:
+            timeout_s: Limit in seconds; None waits as long as it takes.
+
+        Returns:
+            How many of these messages are still unconfirmed at the limit; 0 when all are settled, whatever other
+            threads have produced meanwhile. Its ``failed`` says how many messages of the client have failed since the
+            flush() before: confluent's flush() leaves that to delivery reports, and nats.go's
+            ``PublishAsyncComplete()`` to its futures.
+
+        Raises:
+            OwnThreadError: Called on one of the client's own threads.
+            ForkedError: The client belongs to the parent process.
+        """
+        if timeout_s is not None:
+            opt.check_seconds("timeout_s", timeout_s)
+        self._session.check_generation()
+        return self._session.flush(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        session = getattr(self, "_session_or_none", None)
+        if session is None or session.is_closing or fork.fork_generation() != session.generation:
+            return
+        where = f" (opened at {self._opened_at})" if self._opened_at else ""
+        warnings.warn(
+            f"{self!r} was forgotten without close(){where}; use it as a context manager",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )
+        session.retire()
+
+    def __repr__(self) -> str:
+        session = self._session_or_none
+        if session is None:
+            return f"<{type(self).__name__} not connected>"
+        options = session.options
+        if fork.fork_generation() != session.generation:
+            return f"<{type(self).__name__} {options.name!r} of the parent process>"
+        stats = session.stats()
+        return (
+            f"<{type(self).__name__} {options.name!r} {session.state} {session.control.address} "
+            f"user={options.credentials.username} queued={stats.queued} in_flight={stats.in_flight}>"
+        )
 
     # ---- stations ---------------------------------------------------------------------------------------------------
 
@@ -144,7 +364,9 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
             DeadlineError, ConnectionLostError: No answer; the station may be destroyed.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
-        self._destroy_station(check_name("name", "Station", name), check_retries(timeout_retries))
+        name, retries = check_name("name", "Station", name), check_retries(timeout_retries)
+        self._call(self._requests.destroy_station(name, retries), DESTROY_S, retries, "destroy()")
+        self._forget_station(internal_name(name))
 
     def dls(self, station_name: str) -> DeadLetters:
         """
@@ -258,27 +480,11 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         name = check_name("producer_name", "Producer", producer_name)
         key = (stations, name, generate_random_suffix, idempotent, block_on_full_s)
         while True:
-            producer = self._producers.get(key)
-            if not isinstance(producer, Producer):
-                try:
-                    return self._hold(
-                        producer or self._registration(key),
-                        message,
-                        ack_wait_sec,
-                        headers,
-                        nonblocking,
-                        msg_id,
-                        producer_partition_key,
-                        producer_partition_number,
-                        on_delivery,
-                    )
-                except Ended:
-                    continue  # the producer is there, or the next registration is due
-                except StationNotFoundError:
-                    self._discard_producer(self._producers.get(key))
-                    raise
+            kept = self._producers.get(key)
+            if kept is None:
+                kept = self._producers.register(self, key)
             try:
-                return producer.produce(
+                return kept.produce(
                     message,
                     ack_wait_sec,
                     headers,
@@ -289,54 +495,11 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
                     producer_partition_number=producer_partition_number,
                     on_delivery=on_delivery,
                 )
+            except Ended:
+                continue  # the producer is there, or the next registration is due
             except StationNotFoundError:
-                self._discard_producer(producer)  # the next call registers anew, which creates the station again
-                raise
-
-    def _registration(self, key: ProducerKey) -> Registration:
-        """The registration of a producer, begun by the first call that needs it."""
-        stations, name, generate_random_suffix, idempotent, block_on_full_s = key
-        opt.check_bool("idempotent", idempotent)
-        opt.check_bool("generate_random_suffix", generate_random_suffix)
-        if block_on_full_s is not None:
-            opt.check_seconds("block_on_full_s", block_on_full_s)
-        self._session.check()
-
-        def register() -> Producer:
-            return self.producer(
-                list(stations), name, generate_random_suffix, idempotent=idempotent, block_on_full_s=block_on_full_s
-            )
-
-        def ended(registration: Registration, producer: Optional[Producer]) -> None:
-            if self._producers.get(key) is registration:
-                if producer is None:
-                    self._producers.pop(key, None)
-                else:
-                    self._producers[key] = producer
-
-        made = Registration(self._session, stations, register, ended, block_on_full_s)
-        registered = self._producers.setdefault(key, made)
-        if registered is made:
-            made.start()
-        elif isinstance(registered, Producer):
-            raise Ended
-        return registered
-
-    @staticmethod
-    def _hold(
-        registration: Registration,
-        message: Any,
-        ack_wait_sec: float,
-        headers: Union[Headers, Mapping[str, str], None],
-        nonblocking: bool,
-        *options: Any,
-    ) -> Any:
-        return registration.produce(message, ack_wait_ns(ack_wait_sec), headers, *options, nonblocking=nonblocking)
-
-    def _discard_producer(self, producer: Union[Producer, Registration, None]) -> None:
-        for key, found in list(self._producers.items()):
-            if found is producer:
-                self._producers.pop(key, None)
+                self._producers.discard(kept if isinstance(kept, Producer) else self._producers.get(key))
+                raise  # the next call registers anew, which creates the station again
 
     # ---- consumers --------------------------------------------------------------------------------------------------
 
@@ -401,39 +564,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         }
         if not opt.check_bool("create_station", create_station):
             self._call(self._requests.require_station(request.station_name), JS_S, 0, "consumer()")
-        return self._join(request, **settings)
-
-    def _join(
-        self,
-        request: ConsumerCreate,
-        *,
-        batch_max_time_to_wait_ms: int,
-        pull_interval_ms: int = 1000,
-        batch_size: int = 10,
-        retries: int = 1,
-        deadline: Optional[float] = None,
-    ) -> Consumer:
-        """Registers a consumer and makes it; *deadline*: for all of it, by ``time.monotonic()``."""
-        work = self._requests.create_consumer(request, retries)
-        if deadline is None:
-            view = self._call(work, CREATE_S, min(retries, 1), "consumer()")
-        else:
-            left_s = max(deadline - time.monotonic(), 0.0)
-            view = self._session.loop.call(work, left_s, f"consumer {request.name!r} was not registered: its creation")
-            self._session.data_link(deadline)
-        consumer = Consumer(
-            self,
-            view,
-            name=request.name,
-            group=request.consumers_group,
-            pull_interval_ms=pull_interval_ms,
-            batch_size=batch_size,
-            batch_max_time_to_wait_ms=batch_max_time_to_wait_ms,
-            max_ack_time_ms=request.max_ack_time_ms,
-            max_msg_deliveries=request.max_msg_deliveries,
-        )
-        consumer._hear_dead_letters(deadline)
-        return consumer
+        return join(self, request, **settings)
 
     def fetch_messages(
         self,
@@ -487,7 +618,8 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
         )
         consumer = self._consumers.get(
             (station, name, *made_of),
-            lambda: self._join(
+            lambda: join(
+                self,
                 consumer_request(
                     station_name=station,
                     consumer_name=name,
@@ -506,7 +638,7 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
             if opt.check_bool("until_end", until_end):
                 limit_s = READ_ALL_S if timeout_s is None else timeout_s
                 found = consumer.read_all(consumer_partition_key, consumer_partition_number, timeout_s=limit_s)
-                return _each_once(found)
+                return each_once(found)
             if deadline is not None:
                 timeout_s = max(deadline - time.monotonic(), 0.0)
             return consumer.fetch(
@@ -516,60 +648,159 @@ class Memphis(NotCopied, NotAwaited, SchemaCalls):
             self._consumers.discard(consumer)
             raise
 
+    # ---- schemas ----------------------------------------------------------------------------------------------------
+
+    def create_schema(
+        self,
+        schema_name: str,
+        schema_type: str,
+        schema_path: Union[str, os.PathLike[str], None] = None,
+        timeout_retries: int = 5,
+        *,
+        schema_content: Optional[str] = None,
+        message_name: Optional[str] = None,
+    ) -> None:
+        """
+        Creates a schema, or a new version of one that exists. The first version is active; a later one waits for
+        activate_schema_version(). The newest version's own content again is fine, and changes nothing.
+
+        Args:
+            schema_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+            schema_type: ``json``, ``graphql``, ``protobuf`` or ``avro``.
+            schema_path: A UTF-8 file with the schema's source; a byte order mark in front is left out.
+            timeout_retries: How often a request without an answer is repeated; each waits up to 20 s.
+            schema_content: The source itself, in place of the file.
+            message_name: For protobuf: the message in the source that counts, as ``Order`` or ``shop.Order``. None: the
+                first one. A Memphis broker always takes the first; there another name is refused.
+
+        Raises:
+            ConfigurationError: An argument is out of its bounds, the file cannot be read, or the source is larger than
+                the broker takes; nothing was sent.
+            ServerError: The broker refused, with its own text.
+            DeadlineError, ConnectionLostError, ClosedError, ForkedError: As station().
+        """
+        name = check_name("schema_name", "Schema", schema_name)
+        if schema_type not in list(KINDS):  # a list: what was given may have no hash
+            raise ConfigurationError(f"schema_type is {opt.show(schema_type)}; it must be one of {', '.join(KINDS)}")
+        content = schema_source(schema_path, schema_content)
+        message = "" if message_name is None else opt.check_str("message_name", message_name, empty_ok=False)
+        if message and schema_type != "protobuf":
+            raise ConfigurationError(
+                f"message_name is {opt.show(message)}, and schema_type {schema_type}; only protobuf has message names"
+            )
+        retries = check_retries(timeout_retries)
+        self._call(
+            self._requests.create_schema(name, schema_type, content, message, retries),
+            CREATE_S,
+            retries,
+            "create_schema()",
+        )
+
+    def activate_schema_version(self, schema_name: str, version: Optional[int] = None, timeout_retries: int = 5) -> int:
+        """
+        Makes another version of a schema the active one; clients of the stations that use it follow within a second.
+
+        Needs the broker of memphis-sync: a Memphis broker does this through its REST interface only.
+
+        Args:
+            schema_name: The schema.
+            version: Its number, from 1; None for the newest.
+            timeout_retries: How often a request without an answer is repeated; each waits up to 20 s.
+
+        Returns:
+            The number of the version that is active now.
+
+        Raises:
+            ConfigurationError: An argument is out of its bounds; nothing was sent.
+            ServerError: There is no such schema or version, or the broker is a Memphis one (``code`` 503).
+            DeadlineError, ConnectionLostError, ClosedError, ForkedError: As station().
+        """
+        name = check_name("schema_name", "Schema", schema_name)
+        number = 0 if version is None else opt.check_int("version", version, 1, 2**31 - 1)
+        retries = check_retries(timeout_retries)
+        return self._call(
+            self._requests.activate_schema_version(name, number, retries),
+            CREATE_S,
+            retries,
+            "activate_schema_version()",
+        )
+
+    def enforce_schema(self, name: str, station_name: str, timeout_retries: int = 5) -> None:
+        """
+        Makes a station take only messages that match a schema.
+
+        Raises:
+            ConfigurationError: A name breaks the rules; nothing was sent.
+            StationNotFoundError, ServerError: There is no such station or schema, or the broker refused.
+            DeadlineError, ConnectionLostError, ClosedError, ForkedError: As station().
+        """
+        schema = check_name("name", "Schema", name)
+        station = check_name("station_name", "Station", station_name)
+        retries = check_retries(timeout_retries)
+        self._call(self._requests.attach_schema(schema, station, retries), CREATE_S, retries, "enforce_schema()")
+
+    def attach_schema(self, name: str, station_name: str) -> None:
+        """The old name of enforce_schema()."""
+        self.enforce_schema(name, station_name)
+
+    def detach_schema(self, station_name: str, timeout_retries: int = 5) -> None:
+        """Makes a station take any message again. Raises as enforce_schema()."""
+        station = check_name("station_name", "Station", station_name)
+        retries = check_retries(timeout_retries)
+        self._call(self._requests.detach_schema(station, retries), CREATE_S, retries, "detach_schema()")
+
     # ---- for the package's own use ----------------------------------------------------------------------------------
 
-    def _destroy_producer(self, producer: Producer, timeout_retries: int) -> None:
-        """Takes a producer's registrations back."""
-        self._forget(producer)
-        work = self._requests.destroy_producers(producer._views, producer.name, timeout_retries)
-        self._call(work, DESTROY_S, timeout_retries, "destroy()")
+    @property
+    def _session(self) -> Session:
+        session = self._session_or_none
+        if session is None:
+            raise UsageError("the client is not connected; call connect() first, or use memphis_sync.connect()")
+        return session
 
-    def _destroy_consumer(self, consumer: Consumer, timeout_retries: int) -> None:
-        """Takes a consumer out of its group."""
-        work = self._requests.destroy_consumer(consumer._view, consumer.consumer_name, timeout_retries)
-        self._call(work, DESTROY_S, timeout_retries, "destroy()")
-        self._forget(consumer)
-        consumer._mark_destroyed()
+    @property
+    def _requests(self) -> Requests:
+        self._session.check()
+        assert self._requests_or_none is not None
+        return self._requests_or_none
 
-    def _destroy_station(self, name: str, timeout_retries: int) -> None:
-        self._call(self._requests.destroy_station(name, timeout_retries), DESTROY_S, timeout_retries, "destroy()")
-        self._forget_station(internal_name(name))
+    @property
+    def _options(self) -> ConnectOptions:
+        return self._session.options
 
-    def _forget(self, thing: Union[Producer, Consumer]) -> None:
-        """Drops a producer or consumer from the caches of produce() and fetch_messages()."""
-        if isinstance(thing, Consumer):
-            self._consumers.discard(thing)
-        else:
-            self._discard_producer(thing)
+    def _data_link(self) -> DataLink:
+        """The data link, opened by the first call."""
+        return self._session.data_link()
+
+    def _call(self, work: Coroutine[Any, Any, T], per_try_s: float, retries: int, what: str) -> T:
+        """Runs a control request with its retries."""
+        return self._session.call(work, longest_s(per_try_s, retries), what)
 
     def _forget_station(self, internal: str) -> None:
-        """Drops what is cached for exactly this station; runs on the loop too."""
-        for producer in list(self._producers.values()):
-            if isinstance(producer, Producer) and any(view.internal == internal for view in producer._views):
-                self._discard_producer(producer)
+        """A station was destroyed: drops what is cached for exactly this one. Runs on the loop, too."""
+        self._producers.discard_station(internal)
         for consumer in self._consumers.values():
             if consumer._view.internal == internal:
                 self._consumers.discard(consumer)
 
     def _forget_all(self) -> None:
+        """The client is closed: drops what refers back to it."""
         self._producers.clear()
         self._consumers.clear()
 
 
-def _each_once(messages: Iterable[Message]) -> Messages:
-    """Without those that came once more, because their ack time ended before all had come."""
-    seen: set[tuple[Optional[int], Optional[int]]] = set()
-    found = Messages()
-    for message in messages:
-        place = message.partition, message.sequence
-        if message.is_dead_letter or place not in seen:
-            seen.add(place)
-            found.append(message)
-    return found
-
-
 def _check_wait(batch_max_time_to_wait_ms: int) -> int:
     return max(100, opt.check_int("batch_max_time_to_wait_ms", batch_max_time_to_wait_ms, 0, opt.MAX_TIME_MS))
+
+
+def _caller() -> str:
+    """File and line that opened the client: the first frame outside of this package."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 @hint_function

@@ -27,7 +27,7 @@ from memphis_sync._consuming.give_back import GIVE_BACK_S, nack, report_untouche
 from memphis_sync._consuming.portion import LULL_S, Portion
 from memphis_sync._consuming.read_to_end import ReadToEnd
 from memphis_sync._consuming.resent import MAX_MESSAGES as MAX_RESENT, ResentMessage, ResentQueue
-from memphis_sync._control.requests import JS_S
+from memphis_sync._control.requests import DESTROY_S, JS_S
 from memphis_sync._core import fork_generation
 from memphis_sync._data import GroupPartition, PullConsumer
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
@@ -430,7 +430,11 @@ class Consumer(NotCopied, NotAwaited):
         self.check_open()
         self.stop_consume()
         self._return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True, is_last=True)
-        self._client._destroy_consumer(self, timeout_retries)
+        client = self._client
+        work = client._requests.destroy_consumer(self._view, self.consumer_name, timeout_retries)
+        client._call(work, DESTROY_S, timeout_retries, "destroy()")
+        client._consumers.discard(self)
+        self._mark_destroyed()
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, NoReturn, Optional, Ty
 
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._control.requests import DESTROY_S
 from memphis_sync._core import FanOut, RoundRobin, Route, encode_header
 from memphis_sync._data.outcomes import DELIVERED, PENDING, SLICE_NS, Target, error_of, pub_ack
 from memphis_sync._options.checks import as_int, check_callable, check_int, check_seconds
@@ -518,7 +519,10 @@ class Producer(NotCopied, NotAwaited):
                 UndeliveredWarning,
                 stacklevel=3,
             )
-        self._client._destroy_producer(self, timeout_retries)
+        client = self._client
+        client._producers.discard(self)
+        work = client._requests.destroy_producers(self._views, self.name, timeout_retries)
+        client._call(work, DESTROY_S, timeout_retries, "destroy()")
 
     def _at_once(self) -> Producer:
         """The same producer for a caller that waits for room in its own way: BufferFullError comes at once."""

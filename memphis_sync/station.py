@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Optional
 
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._options.checks import check_int
 from memphis_sync._protocol.names import internal_name
 from memphis_sync.dead_letters import DeadLetters
 
@@ -53,7 +52,7 @@ class Station(NotCopied, NotAwaited):
             DeadlineError, ConnectionLostError: No answer; the station may be destroyed.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
-        self._client._destroy_station(self.name, check_int("timeout_retries", timeout_retries, 0, 1000))
+        self._client.destroy_station(self.name, timeout_retries)
 
     def __enter__(self) -> Self:
         return self

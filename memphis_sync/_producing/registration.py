@@ -17,7 +17,7 @@ import copy
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import handing_over
@@ -30,10 +30,8 @@ from memphis_sync._session import Session, waiting
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import BufferFullError, ConfigurationError, MemphisError, TransportError
 from memphis_sync.headers import Headers, encode_user_headers
+from memphis_sync.producer import Producer, ack_wait_ns
 from memphis_sync.types import PubAck
-
-if TYPE_CHECKING:
-    from memphis_sync.producer import Producer
 
 log = Log("memphis_sync.produce")
 
@@ -106,36 +104,40 @@ class Registration:
     def produce(
         self,
         message: Any,
-        ack_wait_ns: int,
+        ack_wait_sec: float,
         headers: Union[Headers, Mapping[str, str], None],
-        msg_id: Optional[str],
-        key: Optional[str],
-        number: int,
-        on_delivery: Optional[Callable[[Delivery], object]],
-        *,
+        async_produce: None,
         nonblocking: bool,
+        msg_id: Optional[str],
+        *,
+        producer_partition_key: Optional[str],
+        producer_partition_number: int,
+        on_delivery: Optional[Callable[[Delivery], object]],
     ) -> Any:
         """
-        Holds a message; see Producer.produce().
+        Holds a message; see Producer.produce(), which is called in the same way.
 
         Raises:
             Ended: It takes no messages any more, for the producer is there, or could not be registered.
         """
+        wait_ns = ack_wait_ns(ack_wait_sec)
         if nonblocking and on_delivery is not None:
             check_callable("on_delivery", on_delivery, is_optional=True)
         if not nonblocking:
             waiting.forbid_on_own_thread("a blocking produce()")
             if on_delivery is not None:
                 raise ConfigurationError("on_delivery is given for a blocking produce; it goes with nonblocking=True")
-        deadline = time.monotonic() + ack_wait_ns / 1e9
+        deadline = time.monotonic() + wait_ns / 1e9
         lines = encode_user_headers(headers)
         id_bytes = b"" if msg_id is None else message_id(msg_id)
         kept = self._snapshot(message)
         size = self._size(kept) + len(lines) + len(id_bytes) + FRAME_BYTES
-        wait_s = self._block_on_full_s if nonblocking else ack_wait_ns / 1e9
+        wait_s = self._block_on_full_s if nonblocking else wait_ns / 1e9
         tickets = self._hold(size, id_bytes, deadline, wait_s)
         plain = None if headers is None else dict(headers.items())
-        self._held.append(Held(tickets, kept, plain, lines, id_bytes, key, number))
+        self._held.append(
+            Held(tickets, kept, plain, lines, id_bytes, producer_partition_key, producer_partition_number)
+        )
         if not nonblocking:
             return self._outcome(tickets, deadline)
         if on_delivery is not None:

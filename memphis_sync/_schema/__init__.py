@@ -24,9 +24,9 @@ __all__ = ["FAILED", "KINDS", "MISALIGNED", "Schema", "SourceError", "compile_sc
 # Kind on the wire: module here, and the package that it needs.
 KINDS = {
     "json": ("json_schema", "jsonschema-rs"),
+    "graphql": ("graphql_schema", "graphql-core"),
     "protobuf": ("protobuf_schema", "protobuf"),
     "avro": ("avro_schema", "fastavro"),
-    "graphql": ("graphql_schema", "graphql-core"),
 }
 
 

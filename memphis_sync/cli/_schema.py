@@ -51,7 +51,7 @@ def create(
     stored and cannot be activated (a Memphis broker does that in its REST interface only) ends with status 1 and a
     line that says both.
     """
-    from memphis_sync._schema_calls import source_text
+    from memphis_sync._options.schema_source import source_text
 
     file = file or need_input()
     kind = kind or _BY_ENDING.get(PurePath(file.name).suffix.lower())

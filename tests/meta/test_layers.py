@@ -24,7 +24,6 @@ ROWS = [
     {"_nats"},
     {"_control", "_data"},
     {"_session"},
-    {"_connection", "_schema_calls"},
     {
         "client",
         "station",
