@@ -10,7 +10,6 @@ queued and ends its threads by itself.
 from __future__ import annotations
 
 import os
-import ssl
 import sys
 import time
 import warnings
@@ -20,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
 
 from memphis_sync._base import primitives
-from memphis_sync._base.hints import hint_function, hint_keywords, wrong_keyword
+from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.joining import each_once, join
 from memphis_sync._control.requests import CREATE_S, DESTROY_S, JS_S, Requests, longest_s
@@ -33,7 +32,10 @@ from memphis_sync._options.arguments import (
     station_request,
     with_suffix,
 )
+from memphis_sync._options.connect import connect_options
+from memphis_sync._options.rows import method_takes, takes
 from memphis_sync._options.schema_source import schema_source
+from memphis_sync._options.table import ConnectArguments, ConnectOptions
 from memphis_sync._producing.cache import Ended, ProducerCache
 from memphis_sync._protocol.names import internal_name
 from memphis_sync._schema import KINDS
@@ -47,7 +49,7 @@ from memphis_sync.headers import Headers
 from memphis_sync.message import Messages
 from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer
 from memphis_sync.station import Station
-from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, Retention, RetryPolicy, Stats, Storage
+from memphis_sync.types import FlushResult, Retention, Stats, Storage
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -82,68 +84,13 @@ class Memphis(NotCopied, NotAwaited):
 
     # ---- connection -------------------------------------------------------------------------------------------------
 
-    def connect(
-        self,
-        host: Optional[str] = None,
-        username: Optional[str] = None,
-        account_id: int = 1,
-        connection_token: str = "",
-        password: str = "",
-        port: int = opt.DEFAULT_PORT,
-        reconnect: bool = True,
-        max_reconnect: int = -1,
-        reconnect_interval_ms: int = opt.DEFAULT_RECONNECT_INTERVAL_MS,
-        timeout_ms: int = opt.DEFAULT_TIMEOUT_MS,
-        cert_file: Union[str, os.PathLike[str]] = "",
-        key_file: Union[str, os.PathLike[str]] = "",
-        ca_file: Union[str, os.PathLike[str]] = "",
-        *,
-        tls: Optional[ssl.SSLContext] = None,
-        name: str = opt.DEFAULT_NAME,
-        outbox_max_bytes: int = opt.DEFAULT_OUTBOX_MAX_BYTES,
-        outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
-        max_in_flight: int = opt.DEFAULT_MAX_IN_FLIGHT,
-        exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
-        ping_interval_s: float = opt.DEFAULT_PING_INTERVAL_S,
-        no_responders_retry: Optional[RetryPolicy] = opt.DEFAULT_NO_RESPONDERS_RETRY,
-        wait_s: float = opt.DEFAULT_WAIT_S,
-        on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
-        on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
-        on_error: Optional[Callable[[LinkEvent], object]] = None,
-        json_default: Optional[Callable[[Any], Any]] = None,
-    ) -> None:
-        """Connects this client; arguments and errors are those of memphis_sync.connect(). A client connects once."""
+    @method_takes(ConnectArguments)
+    def connect(self, given: ConnectArguments) -> None:
+        """Connects this client; errors are those of memphis_sync.connect(). A client connects once."""
         if self._session_or_none is not None:
             raise UsageError(f"{self!r} has been connected before; make another one with memphis_sync.connect()")
         primitives.check_threading()
-        options = opt.build_connect_options(
-            host=host,
-            username=username,
-            account_id=account_id,
-            connection_token=connection_token,
-            password=password,
-            port=port,
-            reconnect=reconnect,
-            max_reconnect=max_reconnect,
-            reconnect_interval_ms=reconnect_interval_ms,
-            timeout_ms=timeout_ms,
-            cert_file=cert_file,
-            key_file=key_file,
-            ca_file=ca_file,
-            tls=tls,
-            name=name,
-            outbox_max_bytes=outbox_max_bytes,
-            outbox_max_messages=outbox_max_messages,
-            max_in_flight=max_in_flight,
-            exit_timeout_s=exit_timeout_s,
-            ping_interval_s=ping_interval_s,
-            no_responders_retry=no_responders_retry,
-            wait_s=wait_s,
-            on_disconnect=on_disconnect,
-            on_reconnect=on_reconnect,
-            on_error=on_error,
-            json_default=json_default,
-        )
+        options = connect_options(given)
         waiting.forbid_on_own_thread("connect()")
         self._open(options)
 
@@ -803,79 +750,10 @@ def _caller() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-@hint_function
-def connect(
-    host: Optional[str] = None,
-    username: Optional[str] = None,
-    account_id: int = 1,
-    connection_token: str = "",
-    password: str = "",
-    port: int = opt.DEFAULT_PORT,
-    reconnect: bool = True,
-    max_reconnect: int = -1,
-    reconnect_interval_ms: int = opt.DEFAULT_RECONNECT_INTERVAL_MS,
-    timeout_ms: int = opt.DEFAULT_TIMEOUT_MS,
-    cert_file: Union[str, os.PathLike[str]] = "",
-    key_file: Union[str, os.PathLike[str]] = "",
-    ca_file: Union[str, os.PathLike[str]] = "",
-    *,
-    tls: Optional[ssl.SSLContext] = None,
-    name: str = opt.DEFAULT_NAME,
-    outbox_max_bytes: int = opt.DEFAULT_OUTBOX_MAX_BYTES,
-    outbox_max_messages: int = opt.DEFAULT_OUTBOX_MAX_MESSAGES,
-    max_in_flight: int = opt.DEFAULT_MAX_IN_FLIGHT,
-    exit_timeout_s: float = opt.DEFAULT_EXIT_TIMEOUT_S,
-    ping_interval_s: float = opt.DEFAULT_PING_INTERVAL_S,
-    no_responders_retry: Optional[RetryPolicy] = opt.DEFAULT_NO_RESPONDERS_RETRY,
-    wait_s: float = opt.DEFAULT_WAIT_S,
-    on_disconnect: Optional[Callable[[LinkEvent], object]] = None,
-    on_reconnect: Optional[Callable[[LinkEvent], object]] = None,
-    on_error: Optional[Callable[[LinkEvent], object]] = None,
-    json_default: Optional[Callable[[Any], Any]] = None,
-) -> Memphis:
+@takes(ConnectArguments)
+def connect(given: ConnectArguments) -> Memphis:
     """
     Connects to a broker.
-
-    Args:
-        host: A host name, an IP address, or a URL ``memphis://user:password@host:port,host2/?option=value``, whose
-            query
-            takes the names of these arguments and ``auth=token`` (the password is a connection token). Without it
-            MEMPHIS_URL is read, else MEMPHIS_HOST, _PORT, _USERNAME, _PASSWORD, _TOKEN, _ACCOUNT_ID, _CA_FILE,
-            _CERT_FILE, _KEY_FILE and _WAIT_S (_PASSWORD_FILE and _TOKEN_FILE name mounted secrets). Arguments and
-            environment are not mixed.
-        username: The broker's user, without account.
-        account_id: From 1; only cloud brokers have others than 1.
-        connection_token: For a broker in token mode; exactly one of this and *password*.
-        password: For a broker in password mode.
-        port: 1 to 65535; for each host without one of its own.
-        reconnect: Whether to connect again after an outage.
-        max_reconnect: Tries for each address in one outage; -1 has no limit.
-        reconnect_interval_ms: Longest pause between tries, from 1; at random from a half of it on. In the first minute
-            of an outage a client tries at least twice a second, so that it is back soon after its broker.
-        timeout_ms: For the whole call, all hosts together, and for each try of a reconnection; from 1.
-        cert_file: PEM file with a client certificate; needs *key_file*.
-        key_file: PEM file with its key, not encrypted.
-        ca_file: PEM file with the CAs to trust, enough by itself for TLS; with ``memphis+tls://`` (or ``tls://``) and
-            without it, the system's.
-        tls: A context of your own instead of the three files; it is used as it is, and so is its check of host names.
-        name: Shown in logs and reprs.
-        outbox_max_bytes: Room for messages that are not confirmed yet, from 65536.
-        outbox_max_messages: The same as a number of messages, from 1.
-        max_in_flight: How many written messages may be unconfirmed at once, from 1.
-        exit_timeout_s: How long the end of the process waits for confirmations, in seconds; 0 does not wait.
-        ping_interval_s: A broker that is silent for so long is asked, and its connection counts as lost after twice as
-            long; in seconds, from 0.01.
-        no_responders_retry: How often a message whose station does not answer is sent again; None: it fails at once.
-        wait_s: How long to wait for a broker that is not there yet, in seconds: refused, unknown or silent hosts are
-            tried again for so long, each try within *timeout_ms*. Refused credentials are an error at once.
-        on_disconnect: Called with a LinkEvent when a connection was lost. This and the next two run on the callbacks
-            thread, one after the other; what they raise is logged and counted in ``stats().callback_errors``.
-        on_reconnect: The same, when it is there again.
-        on_error: The same, when a connection was given up, or the broker refused an operation on it.
-        json_default: Called with each value inside a dict or list message that JSON has no form for (a datetime, a
-            Decimal, a numpy number), as ``json.dumps(default=...)`` calls its own: returns what is sent in its place,
-            and raises for what it does not know. It holds for stations with and without a schema. None: such a message
-            is refused.
 
     Returns:
         A connected client. Close it, or use it as a context manager.
@@ -891,32 +769,5 @@ def connect(
         UsageError: The process is ending.
     """
     client = Memphis()
-    client.connect(
-        host,
-        username,
-        account_id,
-        connection_token,
-        password,
-        port,
-        reconnect,
-        max_reconnect,
-        reconnect_interval_ms,
-        timeout_ms,
-        cert_file,
-        key_file,
-        ca_file,
-        tls=tls,
-        name=name,
-        outbox_max_bytes=outbox_max_bytes,
-        outbox_max_messages=outbox_max_messages,
-        max_in_flight=max_in_flight,
-        exit_timeout_s=exit_timeout_s,
-        ping_interval_s=ping_interval_s,
-        no_responders_retry=no_responders_retry,
-        wait_s=wait_s,
-        on_disconnect=on_disconnect,
-        on_reconnect=on_reconnect,
-        on_error=on_error,
-        json_default=json_default,
-    )
+    client.connect(**vars(given))
     return client

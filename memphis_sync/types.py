@@ -7,8 +7,7 @@ A password or a token is in no repr.
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Optional, Protocol, Union
@@ -216,37 +215,6 @@ class Credentials:
     def identity(self) -> str:
         """The lower-case name by which the broker looks users up; requests with another case are refused."""
         return self.username.lower()
-
-
-@dataclass(frozen=True)
-class ConnectOptions:
-    """
-    Everything that ``connect()`` was told, validated. See there for the meaning, the unit and the bounds of each.
-
-    Attributes:
-        addresses: The brokers, in the order in which they are tried.
-        tls: Context for both links, None for plain TCP.
-    """
-
-    addresses: tuple[ServerAddress, ...]
-    credentials: Credentials
-    name: str
-    reconnect: bool
-    max_reconnect: int
-    reconnect_interval_ms: int
-    timeout_ms: int
-    tls: Optional[ssl.SSLContext] = field(default=None, repr=False)
-    outbox_max_bytes: int = 64 * 1024 * 1024
-    outbox_max_messages: int = 1_000_000
-    max_in_flight: int = 16384
-    exit_timeout_s: float = 5.0
-    ping_interval_s: float = 20.0
-    no_responders_retry: Optional[RetryPolicy] = field(default_factory=RetryPolicy)
-    wait_s: float = 0.0
-    on_disconnect: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
-    on_reconnect: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
-    on_error: Optional[Callable[[LinkEvent], object]] = field(default=None, repr=False)
-    json_default: Optional[Callable[[Any], Any]] = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -67,27 +67,22 @@ def _keywords(function: Callable[..., object]) -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}) - {"self"}
 
 
-def _with_hint(function: Callable[..., T]) -> Callable[..., T]:
-    known = _keywords(function)
-    is_method = "self" in inspect.signature(function).parameters
+def _with_hint(method: Callable[..., T]) -> Callable[..., T]:
+    known = _keywords(method)
 
-    @functools.wraps(function)
+    @functools.wraps(method)
     def checked(*args: Any, **kwargs: Any) -> T:
         if not known.issuperset(kwargs):
-            raise wrong_keyword(function, kwargs, f"{type(args[0]).__name__}." if is_method else "")
-        return function(*args, **kwargs)
+            raise wrong_keyword(method, kwargs, f"{type(args[0]).__name__}.")
+        return method(*args, **kwargs)
 
     return checked
 
 
-def hint_function(function: Callable[..., T]) -> Callable[..., T]:
-    """Lets a function suggest the nearest parameter for a wrong keyword."""
-    return _with_hint(function)
-
-
 def hint_keywords(*, but: Collection[str] = ()) -> Callable[[type[T]], type[T]]:
     """
-    Lets the public methods of a class suggest the nearest parameter for a wrong keyword.
+    Lets the public methods of a class suggest the nearest parameter for a wrong keyword. A method that was given a
+    signature does that by itself (_options/rows.py).
 
     Args:
         but: Methods that are called for each message, where a Python call more would show: those that have keywords
@@ -96,7 +91,8 @@ def hint_keywords(*, but: Collection[str] = ()) -> Callable[[type[T]], type[T]]:
 
     def wrap(cls: type[T]) -> type[T]:
         for name, member in list(vars(cls).items()):
-            if inspect.isfunction(member) and not name.startswith("_") and name not in but:
+            is_public = inspect.isfunction(member) and not name.startswith("_")
+            if is_public and name not in but and not hasattr(member, "__signature__"):
                 setattr(cls, name, _with_hint(member))
         return cls
 

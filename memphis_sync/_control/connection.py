@@ -28,6 +28,7 @@ from memphis_sync._control.error_mapping import NoTlsError, connect_error, lost_
 from memphis_sync._data.handshake import connect_errors, is_passing, next_error, open_connection
 from memphis_sync._data.outages import Outages
 from memphis_sync._nats import HardenedClient, ServerSaidError
+from memphis_sync._options.table import ConnectOptions
 from memphis_sync._protocol.server_errors import REFUSALS
 from memphis_sync.errors import (
     ClosedError,
@@ -39,7 +40,7 @@ from memphis_sync.errors import (
     ServerError,
     StationNotFoundError,
 )
-from memphis_sync.types import ConnectOptions, ServerAddress
+from memphis_sync.types import ServerAddress
 
 log = Log("memphis_sync.control")
 

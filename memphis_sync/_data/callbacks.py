@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Optional
 
 from memphis_sync._base.logs import Log, show_error
 from memphis_sync._base.threads import start_thread
-from memphis_sync.types import ConnectOptions, LinkEvent
+from memphis_sync._options.table import ConnectOptions
+from memphis_sync.types import LinkEvent
 
 if TYPE_CHECKING:
     from memphis_sync._core import Link

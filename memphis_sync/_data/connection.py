@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from memphis_sync.types import ConnectOptions
+    from memphis_sync._options.table import ConnectOptions
 
 logger = Log("memphis_sync.link")
 produce_logger = Log("memphis_sync.produce")

@@ -83,14 +83,14 @@ def file_context(ca_file: str, cert_file: str, key_file: str) -> ssl.SSLContext:
     return context
 
 
-def check_context(value: object) -> Optional[ssl.SSLContext]:
-    """The option ``tls``: None, or a context for clients."""
+def check_context(option: str, value: object) -> Optional[ssl.SSLContext]:
+    """None, or a context for clients."""
     if value is None:
         return None
     if not isinstance(value, ssl.SSLContext):
-        raise ConfigurationError(f"tls is of type {type(value).__name__}; it must be an ssl.SSLContext")
+        raise ConfigurationError(f"{option} is of type {type(value).__name__}; it must be an ssl.SSLContext")
     if value.protocol == ssl.PROTOCOL_TLS_SERVER:
         raise ConfigurationError(
-            "tls is a context for servers (PROTOCOL_TLS_SERVER); make one with ssl.create_default_context()"
+            f"{option} is a context for servers (PROTOCOL_TLS_SERVER); make one with ssl.create_default_context()"
         )
     return value

@@ -22,11 +22,12 @@ from memphis_sync._control import ControlLink
 from memphis_sync._control.failure_reporter import FailureReporter
 from memphis_sync._control.station_registry import StationRegistry
 from memphis_sync._data import Callbacks, Change, DataLink, Outages
+from memphis_sync._options.table import ConnectOptions
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import fork, shutdown, waiting
 from memphis_sync._session.event_loop import LoopThread
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ForkedError, MemphisError, UsageError
-from memphis_sync.types import ConnectOptions, FlushResult, LinkEvent, Stats
+from memphis_sync.types import FlushResult, LinkEvent, Stats
 
 log = Log("memphis_sync.control")
 T = TypeVar("T")

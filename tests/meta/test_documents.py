@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from connect_options_page import PAGE as OPTIONS_PAGE, as_markdown, table_of
 from pages import anchors, links
 
 from memphis_sync import Memphis, connect
@@ -93,6 +94,10 @@ def test_every_command_of_the_costs_is_one() -> None:
         source = (ROOT / "bench" / script).read_text() + (ROOT / "bench" / "_common.py").read_text()
         unknown = [option for option in re.findall(r"--[\w-]+", options) if f'"{option}"' not in source]
         assert not unknown, f"{script} has no {unknown}"
+
+
+def test_the_table_of_options_is_made_from_their_rows() -> None:
+    assert table_of(OPTIONS_PAGE.read_text()) == as_markdown()
 
 
 # ---- CONTRIBUTING ---------------------------------------------------------------------------------------------------

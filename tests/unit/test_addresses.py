@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memphis_sync._options import checks as opt
+from memphis_sync._options.connect import connect_options
+from memphis_sync._options.table import ConnectArguments
 from memphis_sync._options.url import is_loopback
 from memphis_sync.broker import BrokerOptions
 from memphis_sync.errors import ConfigurationError
@@ -33,7 +34,7 @@ def test_a_broker_that_others_can_reach_knows_it(host: str) -> None:
 
 
 def options_of(host, **given):
-    return opt.build_connect_options(environ={}, **{**opt._DEFAULTS, "host": host, **given})
+    return connect_options(ConnectArguments(host, **given), {})
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def options_of(host, **given):
 def test_another_scheme_is_named_with_those_that_there_are(url: str, by_environment: bool) -> None:
     environ, host = ({"MEMPHIS_URL": url}, None) if by_environment else ({}, url)
     with pytest.raises(ConfigurationError) as caught:
-        opt.build_connect_options(environ=environ, **{**opt._DEFAULTS, "host": host})
+        connect_options(ConnectArguments(host), environ)
     text = str(caught.value)
     assert repr(url.partition("://")[0]) in text
     assert "memphis, memphis+tls, tls" in text
@@ -60,7 +61,7 @@ def test_a_bare_name_behind_http_is_a_host_but_no_url(url: str) -> None:
     login = {"username": "u", "password": "p"}
     assert str(options_of(url, **login).addresses[0]) == "b1:6666"
     with pytest.raises(ConfigurationError, match="memphis, memphis\\+tls, tls"):
-        opt.build_connect_options(environ={"MEMPHIS_URL": url}, **{**opt._DEFAULTS, "host": None})
+        connect_options(ConnectArguments(), {"MEMPHIS_URL": url})
 
 
 @pytest.mark.parametrize(

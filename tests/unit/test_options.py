@@ -10,7 +10,8 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 import memphis_sync
-from memphis_sync._options import checks as opt
+from memphis_sync._options.connect import connect_options
+from memphis_sync._options.table import ConnectArguments
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.types import ServerAddress
 
@@ -19,8 +20,7 @@ ARGUMENTS = inspect.signature(memphis_sync.connect).parameters
 
 
 def build(environ=None, **given):
-    defaults = {name: parameter.default for name, parameter in ARGUMENTS.items()}
-    return opt.build_connect_options(environ=environ or {}, **{**defaults, **given})
+    return connect_options(ConnectArguments(**given), environ or {})
 
 
 def refused(environ=None, **given):

@@ -10,7 +10,8 @@ from urllib.parse import quote
 import pytest
 from hypothesis import example, given, strategies as st
 
-from memphis_sync._options import checks as opt
+from memphis_sync._options.connect import connect_options
+from memphis_sync._options.table import ConnectArguments
 from memphis_sync._options.url import looks_like_url, parse_url
 from memphis_sync.errors import ConfigurationError
 
@@ -95,8 +96,7 @@ def test_refusals_name_the_part(url, words):
 
 
 def options_of(url, **given):
-    defaults = {**opt._DEFAULTS, "host": url, **given}
-    return opt.build_connect_options(environ={}, **defaults)
+    return connect_options(ConnectArguments(url, **given), {})
 
 
 def test_query_options_have_the_types_of_the_arguments():
