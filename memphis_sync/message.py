@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._consuming.source import Source
 from memphis_sync._control.requests import report_dead_letter
 from memphis_sync._core import RawMessage, parse_headers
 from memphis_sync._options.checks import MAX_TIME_MS, check_int, check_seconds, check_str
 from memphis_sync._protocol.json_text import NotJsonError, read_json
-from memphis_sync._protocol.names import durable_name, split_stream
+from memphis_sync._protocol.names import split_stream
 from memphis_sync._schema.live import decoded
-from memphis_sync._session import Session, waiting
+from memphis_sync._session import waiting
 from memphis_sync.errors import (
-    ClosedError,
     ConnectionLostError,
     HeaderError,
     MemphisError,
@@ -34,7 +34,6 @@ from memphis_sync.errors import (
     UsageError,
 )
 from memphis_sync.headers import is_own
-from memphis_sync.types import StationView
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,33 +64,6 @@ class Metadata(NamedTuple):
     sequence: int
     time_ns: int
     pending: int
-
-
-class Source:
-    """
-    The consumer as its messages see it: what they need to be answered. It leads to no message, so a message that the
-    garbage collector does not know of (see RawMessage) is in no cycle.
-    """
-
-    __slots__ = ("consumer_group", "group_internal", "is_destroyed", "name", "session", "view")
-
-    def __init__(self, session: Session, view: StationView, name: str, group: str) -> None:
-        self.session = session
-        self.view = view
-        self.name = name
-        self.consumer_group = group
-        self.group_internal = durable_name(group)
-        self.is_destroyed = False
-
-    def check_open(self) -> None:
-        """Raises unless the consumer can be used here and now; see Consumer.check_open."""
-        self.session.check()
-        if self.is_destroyed:
-            raise ClosedError(f"{self!r} takes no calls any more")
-
-    def __repr__(self) -> str:
-        state = "destroyed" if self.is_destroyed else "closed" if self.session.is_closing else "open"
-        return f"<Consumer {self.name!r} of {self.view.name!r} group={self.consumer_group} {state}>"
 
 
 @hint_keywords(but={"ack", "nack"})

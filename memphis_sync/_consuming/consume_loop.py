@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from memphis_sync._base import primitives
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Latch
-from memphis_sync._consuming.portion import Portion
+from memphis_sync._consuming.portion import LONG_POLL_S, OUTAGE_PAUSE_S, Portion
 from memphis_sync.errors import MemphisError, StationNotFoundError
 from memphis_sync.message import Message, Messages
 
@@ -19,9 +19,7 @@ log = Log("memphis_sync.consume")
 
 Handler = Callable[["list[Message]", Optional[MemphisError], Any], object]
 
-LONG_POLL_S = 2.0  # how long one look for messages takes; a stop ends it early
 OUTAGE_S = 0.5  # so long without a connection is an error for the callback
-OUTAGE_PAUSE_S = 0.2
 GONE_PAUSE_S = 1.0  # until a station that is gone is looked for again: it may be made anew
 
 
@@ -38,6 +36,7 @@ class Consuming:
 
     def __init__(self, consumer: Consumer, callback: Handler, only: Optional[int], workers: int) -> None:
         self._consumer = consumer
+        self._reader = consumer._reader
         self._callback = callback
         self._only = only
         self._stop = Latch()
@@ -53,7 +52,7 @@ class Consuming:
         """Starts the threads."""
         try:
             for _ in range(self._workers):
-                self._threads.append(self._consumer.session.start_thread("consume", self._run))
+                self._threads.append(self._reader.session.start_thread("consume", self._run))
         except BaseException:
             self._stop.set()
             raise
@@ -79,52 +78,51 @@ class Consuming:
 
     def is_over(self) -> bool:
         """Whether nothing more is to be handed out."""
-        consumer = self._consumer
-        return self._stop.is_set() or consumer.is_destroyed or consumer.session.is_ending
+        reader = self._reader
+        return self._stop.is_set() or reader.source.is_destroyed or reader.session.is_ending
 
     def _run(self) -> None:
-        reading = self._consumer._begin_reading()
+        reading = self._reader.begin()
         try:
             self._hand_out_portions()
         finally:
-            self._consumer._end_reading(reading)
+            self._reader.end_reading(reading)
 
     def _hand_out_portions(self) -> None:
-        consumer = self._consumer
         while True:
             try:
                 self._read_and_hand_out()
             except BaseException as exc:  # noqa: BLE001  nobody else would meet it, and consuming would end in silence
-                consumer.session.callbacks.failed(f"consume() of {consumer!r}", exc)
+                self._reader.session.callbacks.failed(f"consume() of {self._consumer!r}", exc)
                 self._stop.wait(OUTAGE_PAUSE_S)
             if self.is_over():
                 return
 
     def _read_and_hand_out(self) -> None:
-        consumer = self._consumer
-        portion = Portion(consumer.batch_size, consumer.ack_time_s)
+        consumer, reader = self._consumer, self._reader
+        portion = Portion(consumer.batch_size, reader.ack_time_s)
         while not self.is_over():
             pause_s = self._pause_until - time.monotonic()
             if pause_s > 0:
                 self._stop.wait(min(pause_s, LONG_POLL_S))
                 continue
             try:
-                messages = consumer.take_portion(portion, self._only, outage_s=OUTAGE_S, is_over=self.is_over)
+                messages = reader.take_portion(portion, self._only, outage_s=OUTAGE_S, is_over=self.is_over)
             except MemphisError as exc:
                 if self.is_over():
                     break
                 self._fail(exc)
                 continue
             # A look that only waited for another worker's, or for the broker, does not mean that all is well again.
-            if messages or consumer.answered_at > self._failed_at:
+            if messages or reader.pulls.answered_at > self._failed_at:
                 self._is_failing = False
             if not messages:
                 continue
             # After an empty batch the long poll was the pause.
-            is_more = portion.is_held or consumer.holds_more or self._is_more_behind(messages, portion.size)
+            is_more = portion.is_held or reader.holds_more or self._is_more_behind(messages, portion.size)
             if not is_more and consumer.pull_interval_ms:
                 self._pause_until = time.monotonic() + consumer.pull_interval_ms / 1000
-                consumer.rest(is_idle=True)
+                reader.pulls.rest(is_idle=True)
             started = time.monotonic()
             self._hand_out(messages, None)
             portion.handled(len(messages), time.monotonic() - started)
@@ -140,7 +138,7 @@ class Consuming:
                 seen.add(meta.stream)
                 if meta.pending:
                     return True
-        partitions = 1 if self._only is not None else len(self._consumer._view.partitions)
+        partitions = 1 if self._only is not None else len(self._reader.source.view.partitions)
         return len(messages) >= asked_for and len(seen) < partitions
 
     def _fail(self, error: MemphisError) -> None:
@@ -156,7 +154,7 @@ class Consuming:
 
     def _hand_out(self, messages: list[Message], error: Optional[MemphisError]) -> None:
         consumer = self._consumer
-        raised = consumer.session.callbacks.call(
+        raised = self._reader.session.callbacks.call(
             self._callback, messages, error, consumer.context, log=log, about=f"{consumer!r}: the callback failed"
         )
         if raised is not None and error is None:

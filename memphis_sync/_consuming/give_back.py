@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from memphis_sync._base.logs import Log
 from memphis_sync._consuming.resent import ResentMessage
+from memphis_sync._consuming.source import Source
 from memphis_sync._control.requests import give_back
 from memphis_sync._protocol.names import split_stream
 from memphis_sync.errors import MemphisError
-from memphis_sync.message import NAK, Message, Source, parse_ack_subject
+from memphis_sync.message import NAK, Message, parse_ack_subject
 
 if TYPE_CHECKING:
     from memphis_sync._data import DataLink

@@ -44,7 +44,7 @@ def join(
         max_ack_time_ms=request.max_ack_time_ms,
         max_msg_deliveries=request.max_msg_deliveries,
     )
-    consumer._hear_dead_letters(deadline)
+    consumer._reader.membership.join(deadline)
     return consumer
 
 

@@ -12,6 +12,8 @@ FITS_S = 0.1  # what is taken and waits is handled within so long
 OF_ACK_TIME = 0.1  # and within this share of the ack time
 GROWTH = 4  # times what was just handled, at most: one quick message says little about hundreds
 LULL_S = 0.2  # nothing for so long is a pause
+LONG_POLL_S = 2.0  # how long one look for messages takes after a pause; a stop ends it early
+OUTAGE_PAUSE_S = 0.2
 
 
 class Portion:

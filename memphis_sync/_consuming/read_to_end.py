@@ -14,10 +14,11 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from memphis_sync._consuming.resent import ResentMessage
+from memphis_sync._consuming.source import Source
 from memphis_sync._control.requests import GroupProgress, count_owed, group_progress, last_sequences
 from memphis_sync._data import GroupPartition
 from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError
-from memphis_sync.message import Message, Source, parse_ack_subject
+from memphis_sync.message import Message, parse_ack_subject
 
 ASK_S = 5.0  # for what the broker says of partitions and group
 _MAX_OPEN = 100_000  # messages without an answer that are kept in mind as such; more are only counted

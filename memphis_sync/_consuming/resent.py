@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from memphis_sync._base.logs import Log
+from memphis_sync._consuming.source import Source
 from memphis_sync._control.requests import acknowledge_dead_letter
 from memphis_sync._core import encode_headers
 from memphis_sync._options.checks import check_seconds, check_str
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import GROUP, ID, OWED, PARTITION, SEQUENCE, TIME
 from memphis_sync.errors import UsageError
-from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message, Source, delay_ns, time_of
+from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message, delay_ns, time_of
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from memphis_sync._options import checks as opt
 from memphis_sync._protocol.control import ConsumerCreate, StationCreate
 from memphis_sync._protocol.names import Kind, NameRuleError, lower_name
+from memphis_sync._protocol.partitions import check_partition
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.types import Retention, Storage
 
@@ -109,3 +111,34 @@ def consumer_request(**given: Any) -> ConsumerCreate:
         start_consume_from_sequence=start,
         last_messages=last,
     )
+
+
+def check_place(side: str, key: object, number: object, partitions: Sequence[int], station: str) -> Optional[int]:
+    """
+    The partition that *number* names; None when there is none, or no choice.
+
+    Args:
+        side: "producer" or "consumer", for the error text.
+        key: The partition key that is given beside it: a str or bytes, or None.
+        number: A partition from 1; 0 and less for none.
+        partitions: Those of the station.
+        station: Its name.
+
+    Raises:
+        ConfigurationError: One of the two is of another type, both are given, or there is no such partition.
+    """
+    chosen = opt.as_int(number)
+    if chosen is None:
+        raise ConfigurationError(
+            f"{side}_partition_number is of type {type(number).__name__}; it must be an int: a partition from 1, or -1 "
+            "for none"
+        )
+    if key is not None and not isinstance(key, (str, bytes)):
+        raise ConfigurationError(f"{side}_partition_key is of type {type(key).__name__}; it must be a str or None")
+    partition = check_partition(chosen, partitions, station)
+    if partition is not None and key is not None:
+        raise ConfigurationError(
+            f"Can not use both partition number and partition key: {side}_partition_number is {number!r} and "
+            f"{side}_partition_key is given"
+        )
+    return partition

@@ -43,10 +43,10 @@ _GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a
 class Reader(Protocol):
     """What the end of a client asks of its consumers."""
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         """Makes what waits for messages ask whether it is over."""
 
-    def _end(self, deadline: float) -> None:
+    def end(self, deadline: float) -> None:
         """Begins to give back what nobody has looked at; by *deadline* on the monotonic clock."""
 
 
@@ -362,7 +362,7 @@ class Session:
         """Each step gets what is left of the time; all together a little more, for a time that is very short."""
         if not self._is_closing:
             for reader in list(self.readers):
-                reader._wake()
+                reader.wake()
             self._join_threads(deadline)
             if self._data is not None:
                 self._data.wait_held(deadline)
@@ -399,7 +399,7 @@ class Session:
     def _end_readers(self, deadline: float, left_s: Callable[[float], float]) -> None:
         """What was fetched and nobody has looked at goes back to its group."""
         for reader in list(self.readers):
-            reader._end(deadline)
+            reader.end(deadline)
         if self.loop.is_alive():
             try:
                 self.loop.call(self.loop.drain(), left_s(_GIVE_BACK_S) / 2, "close()")

@@ -181,7 +181,7 @@ def test_what_an_iteration_kept_too_long_is_not_handed_out(memphis, filled):
         message.ack()
         seen.append(message)
         if len(seen) == 60:
-            assert consumer._buffer or consumer._pulls.holds
+            assert consumer._reader.buffer or consumer._reader.pulls.holds
             time.sleep(1.3)
         if len(seen) == 100:
             break

@@ -192,7 +192,7 @@ def test_a_full_box_leaves_them_to_the_broker_and_says_so(memphis, station_name,
     consumer = memphis.consumer(station_name, "c")
     for number in range(5):
         resend(station_name, "c", number)
-    until(lambda: consumer._dead_letters._refused == 2)
+    until(lambda: consumer._reader.letters._refused == 2)
     assert [record for record in caplog.records if "left to the broker" in record.getMessage()]
     assert [letter.id for letter in consumer.fetch(10, timeout_s=10)] == [0, 1, 2]
     resend(station_name, "c", 6, payload=b"x" * 101)
