@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from memphis_sync._core import count_delivered
 from memphis_sync._data.outcomes import DELIVERED, PENDING, SLICE_NS, advice, error_of
+from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, Sender
+from memphis_sync._protocol.payload import not_utf8
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import (
     BufferFullError,
@@ -30,7 +32,6 @@ from memphis_sync.errors import (
 
 if TYPE_CHECKING:
     from memphis_sync.headers import Headers
-    from memphis_sync.producer import Producer
 
 _LONG_S = 86_400.0  # for room: messages leave the outbox when their own time is over at the latest
 SWEEP_EVERY = 256  # settled messages are counted off after so many; after each it would cost more than sending
@@ -152,11 +153,10 @@ class _Stretch(NamedTuple):
 class Bulk:
     """One run of produce_many()."""
 
-    def __init__(self, producer: Producer, timeout_s: Optional[float], *, stop_at_failure: bool) -> None:
-        self._producer = producer
-        self._at_once = producer._at_once()
-        self._has_default = producer._json_writer.default is not None
-        self._link = producer._link
+    def __init__(self, sender: Sender, timeout_s: Optional[float], *, stop_at_failure: bool) -> None:
+        self._sender = sender
+        self._has_default = sender.json_writer.default is not None
+        self._core = sender.link.core
         self._timeout_s = timeout_s
         self._stop_at_failure = stop_at_failure
         self._pending: deque[_Stretch] = deque()
@@ -206,7 +206,7 @@ class Bulk:
         return result
 
     def _take(self, iterable: Iterable[Any]) -> None:
-        turn = self._at_once._round_robins[0]  # of several stations it takes nothing; produce() does
+        turn = self._sender.round_robins[0]  # of several stations it takes nothing; their fan-out does
         iterator = iter(iterable)
         index = swept = 0
         while True:
@@ -249,39 +249,32 @@ class Bulk:
             self._pending.append(_Stretch(index, 0, deliveries))
 
     def _refuse(self, index: int, error: Union[ProduceError, SchemaError]) -> None:
-        self._failed.append(Failure(index, ", ".join(self._producer.stations), error))
+        self._failed.append(Failure(index, ", ".join(self._sender.stations), error))
         if self._stop_at_failure:
             raise _Stop from None
 
     def _send(self, item: Any) -> Union[Delivery, Deliveries]:
-        options: dict[str, Any] = {}
+        sender = self._sender
+        options: tuple[Any, Any, None, Any, int, None] = None, None, None, None, -1, None
         if isinstance(item, Item):
-            options = {
-                "headers": item.headers,
-                "msg_id": item.msg_id,
-                "producer_partition_key": item.key,
-                "producer_partition_number": item.partition,
-            }
+            options = item.headers, item.msg_id, None, item.key, item.partition, None
             item = item.payload
-        producer = self._producer if self._producer._is_closed else self._at_once
+        room_s = None
         if self._has_default and isinstance(item, (dict, list)):
             # Written once only, for json_default may have used an iterator up: it waits for room with what was written.
-            left_s = _LONG_S if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
-            self._at_once._block_on_full_s = left_s
+            room_s = _LONG_S if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
         while True:
             try:
-                sent: Union[Delivery, Deliveries] = producer.produce(item, nonblocking=True, **options)
+                sent: Union[Delivery, Deliveries, None] = sender.direct.take(item, DEFAULT_ACK_WAIT_S, *options)
+                return sender.send(item, DEFAULT_ACK_WAIT_S, True, *options, room_s) if sent is None else sent
+            except UnicodeEncodeError as exc:
+                raise not_utf8(exc) from exc
             except BufferFullError:
                 self._sweep()
                 if self._is_late():
                     raise _Stop from None
                 size = len(item) if isinstance(item, (bytes, bytearray, str)) else 65536
-                self._link.core.wait_room(min(size + 1024, self._room_bound()), SLICE_NS)
-            else:
-                return sent
-
-    def _room_bound(self) -> int:
-        return int(self._link.core.stats()["max_bytes"]) // 2
+                self._core.wait_room(min(size + 1024, int(self._core.stats()["max_bytes"]) // 2), SLICE_NS)
 
     def _sweep(self) -> None:
         """Counts off what is settled at the front."""
@@ -307,7 +300,7 @@ class Bulk:
         self._failed.append(Failure(index, delivery.station, error))
 
     def _settle(self) -> None:
-        self._link.core.push()
+        self._core.push()
         self._sweep()
         while self._pending and not self._is_late():
             # The last of a stretch, most often settled after all others of it: each wait costs a thread change.

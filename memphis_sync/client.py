@@ -37,6 +37,7 @@ from memphis_sync._options.rows import method_takes, takes
 from memphis_sync._options.schema_source import schema_source
 from memphis_sync._options.table import ConnectArguments, ConnectOptions
 from memphis_sync._producing.cache import Ended, ProducerCache
+from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S
 from memphis_sync._protocol.names import internal_name
 from memphis_sync._schema import KINDS
 from memphis_sync._session import Session, fork, shutdown, waiting
@@ -47,7 +48,7 @@ from memphis_sync.delivery import Delivery
 from memphis_sync.errors import ConfigurationError, StationNotFoundError, UsageError
 from memphis_sync.headers import Headers
 from memphis_sync.message import Messages
-from memphis_sync.producer import DEFAULT_ACK_WAIT_S, Producer
+from memphis_sync.producer import Producer
 from memphis_sync.station import Station
 from memphis_sync.types import FlushResult, Retention, Stats, Storage
 

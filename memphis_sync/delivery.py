@@ -166,7 +166,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
         """Whether every outcome is known."""
         return all([delivery.done() for delivery in self._each.values()])  # noqa: C419  each one counts as looked at
 
-    def result(self, timeout: Optional[float] = None) -> dict[str, PubAck]:
+    def result(self, timeout: Optional[float] = None) -> PubAcks:
         """
         Waits for all outcomes.
 
@@ -213,7 +213,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
         for delivery in self._each.values():
             delivery.add_done_callback(settled)
 
-    def __await__(self) -> Generator[Any, None, dict[str, PubAck]]:
+    def __await__(self) -> Generator[Any, None, PubAcks]:
         yield from _until_known(self)
         return self.result(0)
 

@@ -17,21 +17,23 @@ import copy
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import handing_over
 from memphis_sync._core import Route
 from memphis_sync._data.outcomes import DELIVERED, PENDING, UNSENT, Target, error_of, pub_ack, reason_of
-from memphis_sync._options.checks import check_callable
+from memphis_sync._producing.sender import OnDelivery, ack_wait_ns, check_on_delivery
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._protocol.payload import message_id, not_utf8, payload_of, size_of
 from memphis_sync._session import Session, waiting
 from memphis_sync.delivery import Deliveries, Delivery
-from memphis_sync.errors import BufferFullError, ConfigurationError, MemphisError, TransportError
+from memphis_sync.errors import BufferFullError, MemphisError, TransportError
 from memphis_sync.headers import Headers, encode_user_headers
-from memphis_sync.producer import Producer, ack_wait_ns
 from memphis_sync.types import PubAck
+
+if TYPE_CHECKING:
+    from memphis_sync.producer import Producer
 
 log = Log("memphis_sync.produce")
 
@@ -112,7 +114,7 @@ class Registration:
         *,
         producer_partition_key: Optional[str],
         producer_partition_number: int,
-        on_delivery: Optional[Callable[[Delivery], object]],
+        on_delivery: Optional[OnDelivery],
     ) -> Any:
         """
         Holds a message; see Producer.produce(), which is called in the same way.
@@ -121,12 +123,10 @@ class Registration:
             Ended: It takes no messages any more, for the producer is there, or could not be registered.
         """
         wait_ns = ack_wait_ns(ack_wait_sec)
-        if nonblocking and on_delivery is not None:
-            check_callable("on_delivery", on_delivery, is_optional=True)
         if not nonblocking:
             waiting.forbid_on_own_thread("a blocking produce()")
-            if on_delivery is not None:
-                raise ConfigurationError("on_delivery is given for a blocking produce; it goes with nonblocking=True")
+        if on_delivery is not None:
+            check_on_delivery(on_delivery, nonblocking=nonblocking)
         deadline = time.monotonic() + wait_ns / 1e9
         lines = encode_user_headers(headers)
         id_bytes = b"" if msg_id is None else message_id(msg_id)
@@ -275,7 +275,7 @@ class Registration:
 
     def _send(self, producer: Producer, held: Held) -> None:
         try:
-            producer._send_held(held)
+            producer._sender.send_held(held)
         except MemphisError as exc:
             self._fail_one(held, exc)
         except Exception as exc:  # noqa: BLE001  of the message's own methods: it alone has failed

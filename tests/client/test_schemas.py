@@ -475,7 +475,7 @@ def test_sources_with_a_byte_order_mark_are_taken_without_it(memphis, broker, st
         memphis.create_schema(f"{station_name}-{kind}", kind, path)
         memphis.create_schema(f"{station_name}-{kind}-text", kind, schema_content=f"\ufeff{source}")
         memphis.station(f"{station_name}-{kind}", schema_name=f"{station_name}-{kind}")
-        codec = memphis.producer(f"{station_name}-{kind}", "p")._live.codec
+        codec = memphis.producer(f"{station_name}-{kind}", "p")._views[0].live.codec
         assert codec.info.content == source.replace(" ", "\n", 1)
     with ControlClient(broker) as control:  # another SDK sends it as it is in the file
         assert control.schema(f"{station_name}-other", "json", f"\ufeff{JSON_A}") == ""

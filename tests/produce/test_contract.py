@@ -116,7 +116,7 @@ def test_a_refusal_carries_the_brokers_code_and_text(memphis: Memphis, station_n
     producer = memphis.producer(station_name, "p")
     producer.produce(b"m")
     # JetStream refuses a publish whose expectation is wrong; users cannot set such a header, so it goes in below.
-    route = producer._routes[0][1]
+    route = producer._sender.routes[0][1]
     ticket = route.send(b"m", b"Nats-Expected-Last-Sequence: 99\r\n", b"", 5_000_000_000, Delivery)
     with pytest.raises(RejectedError, match="wrong last sequence: 1") as caught:
         ticket.result(5)
@@ -237,7 +237,7 @@ def test_a_failure_that_nobody_looks_at_is_logged_with_its_count(
         producer.produce(b"m", nonblocking=True).result(5)  # what is stored is not counted
         station.destroy()
         # destroy() forgets the producer; what follows is a station that somebody else destroyed.
-        producer._is_closed = False
+        producer._sender.is_closed = False
         for _ in range(30):
             producer.produce(b"m", nonblocking=True)
         looked = producer.produce(b"m", nonblocking=True)

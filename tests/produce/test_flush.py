@@ -85,7 +85,7 @@ def test_a_flush_result_is_a_number_that_can_be_copied():
 
 SCRIPT = """
 import os, sys, time
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/support")
 from fix_proxy import Proxy
 import memphis_sync
 proxy = Proxy(("127.0.0.1", int(os.environ["TEST_PORT"])))
