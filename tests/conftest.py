@@ -50,7 +50,7 @@ class Sentinel:
         test = crashed_in()
         if test is not None:
             SENTINEL.unlink()
-            if session.config.getoption("lf"):
+            if session.config.getoption("lf", False):
                 raise session.Failed(
                     f"the last run crashed in {test}; --last-failed would pass over it: run without it"
                 )
