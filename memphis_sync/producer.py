@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Optional, Union
+from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Optional, Union, overload
 
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
@@ -23,22 +23,29 @@ from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery, Sende
 from memphis_sync._protocol.payload import not_utf8
 from memphis_sync._session import waiting
 from memphis_sync.bulk import Bulk, BulkResult, Item, check_iterable
+from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import BufferFullError, ConfigurationError, UndeliveredWarning
-from memphis_sync.headers import Headers
-from memphis_sync.types import FlushResult
+from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, TypeVar, Unpack
 
     from memphis_sync.client import Memphis
-    from memphis_sync.types import StationView
+    from memphis_sync.types import ProduceOptions, StationView
 
+    # What produce() returns, blocking and not: of one station, unless the producer has several.
+    Acked_co = TypeVar("Acked_co", bound=Union[PubAck, PubAcks], covariant=True, default=PubAck)
+    Pending_co = TypeVar("Pending_co", bound=Union[Delivery, Deliveries], covariant=True, default=Delivery)
+else:  # Python before 3.13 has no defaults of type variables
+    from typing import TypeVar
+
+    Acked_co, Pending_co = TypeVar("Acked_co", covariant=True), TypeVar("Pending_co", covariant=True)
 
 DESTROY_FLUSH_S = 15.0  # as long as the messages' own default deadline, so none is left
 
 
 @hint_keywords(but={"produce"})
-class Producer(NotCopied, NotAwaited):
+class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
     """
     Produces to one station, or to several at once. Made by ``client.producer()``; may be used by any number of threads.
 
@@ -91,11 +98,51 @@ class Producer(NotCopied, NotAwaited):
 
     # ---- producing ---------------------------------------------------------------------------------------------
 
+    @overload
     def produce(
         self,
-        message: Any,
+        message: MessageBody,
+        ack_wait_sec: float = ...,
+        headers: Optional[Mapping[str, str]] = ...,
+        async_produce: None = ...,
+        nonblocking: Literal[False] = ...,
+        **options: Unpack[ProduceOptions],
+    ) -> Acked_co: ...
+
+    @overload
+    def produce(
+        self,
+        message: MessageBody,
+        ack_wait_sec: float = ...,
+        headers: Optional[Mapping[str, str]] = ...,
+        *,
+        nonblocking: Literal[True],
+        concurrent_task_limit: Optional[int] = ...,
+        on_delivery: Optional[OnDelivery] = ...,
+        **options: Unpack[ProduceOptions],
+    ) -> Pending_co: ...
+
+    @overload
+    def produce(
+        self,
+        message: MessageBody,
+        ack_wait_sec: float = ...,
+        headers: Optional[Mapping[str, str]] = ...,
+        async_produce: Optional[bool] = ...,
+        nonblocking: bool = ...,
+        msg_id: Optional[str] = ...,
+        concurrent_task_limit: Optional[int] = ...,
+        producer_partition_key: Optional[str] = ...,
+        producer_partition_number: int = ...,
+        *,
+        on_delivery: Optional[OnDelivery] = ...,
+    ) -> Union[Acked_co, Pending_co]: ...
+
+    def produce(
+        self,
+        message: MessageBody,
         ack_wait_sec: float = DEFAULT_ACK_WAIT_S,
-        headers: Union[Headers, Mapping[str, str], None] = None,
+        headers: Optional[Mapping[str, str]] = None,
         async_produce: Optional[bool] = None,
         nonblocking: bool = False,
         msg_id: Optional[str] = None,
@@ -105,7 +152,7 @@ class Producer(NotCopied, NotAwaited):
         *,
         on_delivery: Optional[OnDelivery] = None,
         **unexpected: NoReturn,
-    ) -> Any:
+    ) -> object:
         """
         Produces a message.
 
@@ -193,7 +240,7 @@ class Producer(NotCopied, NotAwaited):
 
     def produce_many(
         self,
-        iterable: Iterable[Any],
+        iterable: Iterable[Union[MessageBody, Item]],
         *,
         timeout_s: Optional[float] = None,
         on_error: Literal["raise", "collect"] = "raise",

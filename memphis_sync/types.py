@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Optional, Protocol, Union
+from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, NoReturn, Optional, Protocol, TypedDict, Union
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # 3.11 has it in typing
@@ -18,6 +18,38 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
 
 Buffer = Union[bytes, bytearray, memoryview]
+
+
+class ProtobufMessage(Protocol):
+    """A message of protobuf's, by its shape: the library need not be there."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802  protobuf's own name
+        """The message as bytes."""
+
+
+class GraphQLDocument(Protocol):
+    """A document of graphql-core's, by its shape."""
+
+    @property
+    def definitions(self) -> object:
+        """Its operations."""
+
+    @property
+    def loc(self) -> object:
+        """Where it stands in its source."""
+
+
+# What produce() takes; on a station with a schema what the schema's kind takes, which is less.
+MessageBody = Union[Buffer, str, dict[Any, Any], list[Any], ProtobufMessage, GraphQLDocument]
+JsonDefault = Callable[[object], object]
+
+
+class ProduceOptions(TypedDict, total=False):
+    """What Producer.produce() and Memphis.produce() may be told by name, for type checkers; see the first of them."""
+
+    msg_id: Optional[str]
+    producer_partition_key: Optional[str]
+    producer_partition_number: int
 
 
 class Retention(Enum):

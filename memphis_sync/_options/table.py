@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import Any, Callable, Optional, Union
+from typing import Callable, Optional, Union
 
 from memphis_sync._options.checks import (
     MAX_TIME_MS,
@@ -25,7 +25,7 @@ from memphis_sync._options.checks import (
 )
 from memphis_sync._options.rows import arguments, option, rows_of
 from memphis_sync._options.tls import check_context
-from memphis_sync.types import Credentials, LinkEvent, RetryPolicy, ServerAddress
+from memphis_sync.types import Credentials, JsonDefault, LinkEvent, RetryPolicy, ServerAddress
 
 Event = Optional[Callable[[LinkEvent], object]]
 FilePath = Union[str, os.PathLike[str]]
@@ -190,7 +190,7 @@ class ConnectArguments:
         check=check_optional_callable,
         doc="The same, when a connection was given up, or the broker refused an operation on it.",
     )
-    json_default: Optional[Callable[[Any], Any]] = option(
+    json_default: Optional[JsonDefault] = option(
         kw_only=True,
         default=None,
         check=check_optional_callable,

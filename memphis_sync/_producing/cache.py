@@ -6,7 +6,7 @@ No lock: a signal handler or a destructor may come in the middle of the same cal
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from memphis_sync._options import checks as opt
 from memphis_sync._producing.registration import Ended, Registration
@@ -15,14 +15,15 @@ from memphis_sync.producer import Producer
 if TYPE_CHECKING:
     from memphis_sync.client import Memphis
 
+AnyProducer = Producer[Any, Any]  # of one station, or of several
 # Stations, name, and the options generate_random_suffix, idempotent and block_on_full_s.
 ProducerKey = tuple[tuple[str, ...], str, bool, bool, Optional[float]]
 
 
-class ProducerCache(dict[ProducerKey, Union[Producer, Registration]]):
+class ProducerCache(dict[ProducerKey, Union[AnyProducer, Registration]]):
     """Producers, and the registrations of those to come, by what produce() was told."""
 
-    def register(self, client: Memphis, key: ProducerKey) -> Union[Producer, Registration]:
+    def register(self, client: Memphis, key: ProducerKey) -> Union[AnyProducer, Registration]:
         """
         What takes the messages of *key* from now on: a registration, begun by the first call that needs it.
 
@@ -37,12 +38,12 @@ class ProducerCache(dict[ProducerKey, Union[Producer, Registration]]):
             opt.check_seconds("block_on_full_s", block_on_full_s)
         client._session.check()
 
-        def register() -> Producer:
+        def register() -> AnyProducer:
             return client.producer(
                 list(stations), name, generate_random_suffix, idempotent=idempotent, block_on_full_s=block_on_full_s
             )
 
-        def ended(registration: Registration, producer: Optional[Producer]) -> None:
+        def ended(registration: Registration, producer: Optional[AnyProducer]) -> None:
             if self.get(key) is registration:
                 if producer is None:
                     self.pop(key, None)
@@ -55,7 +56,7 @@ class ProducerCache(dict[ProducerKey, Union[Producer, Registration]]):
             made.start()
         return registered
 
-    def discard(self, unwanted: Union[Producer, Registration, None]) -> None:
+    def discard(self, unwanted: Union[AnyProducer, Registration, None]) -> None:
         """Forgets one, whatever its key; the next message registers anew."""
         for key, kept in list(self.items()):
             if kept is unwanted:

@@ -81,8 +81,8 @@ class Registration:
         self,
         session: Session,
         stations: tuple[str, ...],
-        register: Callable[[], Producer],
-        on_end: Callable[[Registration, Optional[Producer]], None],
+        register: Callable[[], Producer[Any, Any]],
+        on_end: Callable[[Registration, Optional[Producer[Any, Any]]], None],
         block_on_full_s: Optional[float],
     ) -> None:
         self._session = session
@@ -95,7 +95,7 @@ class Registration:
         self._targets = [Target(station, 0, "", self._link, 0, len(stations)) for station in stations]
         self._routes = [self._route(target) for target in self._targets]
         self._held: deque[Held] = deque()
-        self._producer: Optional[Producer] = None
+        self._producer: Optional[Producer[Any, Any]] = None
         self._has_ended = False
 
     def _route(self, target: Target) -> Route:
@@ -234,7 +234,7 @@ class Registration:
                 self._session.callbacks.failed("the registration of a producer", exc)
                 self._fail(MemphisError(f"{type(exc).__name__}: {exc}"))
 
-    def _registered(self) -> Producer:
+    def _registered(self) -> Producer[Any, Any]:
         """The producer; while the broker is away, as long as a message waits for it."""
         pause_s = FIRST_PAUSE_S
         while True:
@@ -247,7 +247,7 @@ class Registration:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
-    def _hand_over(self, producer: Producer) -> None:
+    def _hand_over(self, producer: Producer[Any, Any]) -> None:
         self._producer = producer
         self._take_each(lambda held: self._send(producer, held))
         self._on_end(self, producer)
@@ -273,7 +273,7 @@ class Registration:
             else:
                 use(held)
 
-    def _send(self, producer: Producer, held: Held) -> None:
+    def _send(self, producer: Producer[Any, Any], held: Held) -> None:
         try:
             producer._sender.send_held(held)
         except MemphisError as exc:
