@@ -2,6 +2,7 @@
 #ifndef HARNESS_H
 #define HARNESS_H
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,9 @@
 static MAY_BE_UNUSED int test_failures; /* of the test that runs now */
 static MAY_BE_UNUSED int tests_passed;
 static MAY_BE_UNUSED int tests_failed;
+
+/* How far ahead of the machine's the clock of the core is (settable_clock.c); a test sets it back to 0. */
+extern int64_t clock_ahead_ns;
 
 #define CHECK(condition)                                                    \
     do {                                                                    \

@@ -308,6 +308,7 @@ def test_a_message_in_any_partition_is_found_at_once(memphis, station_name):
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.timing
 def test_how_long_an_empty_fetch_waits(memphis, station_name):
     consumer = memphis.consumer(station_name, "c", batch_max_time_to_wait_ms=400)
     for given, seconds in (({}, 0.4), ({"timeout_s": 0.2}, 0.2), ({"timeout_s": 0}, 0.0)):

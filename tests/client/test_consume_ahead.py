@@ -80,6 +80,7 @@ def test_what_one_partition_has_ahead_does_not_hide_another(memphis, station_nam
     assert [message.sequence for message in consumer.fetch(10, timeout_s=5)] == list(range(11, 21))
 
 
+@pytest.mark.timing
 def test_a_message_that_waited_for_long_gets_its_ack_time_anew(memphis, station_name, raw):
     fill(memphis, station_name, 4)
     consumer = memphis.consumer(station_name, "c", max_ack_time_ms=3000, max_msg_deliveries=5)
@@ -93,6 +94,7 @@ def test_a_message_that_waited_for_long_gets_its_ack_time_anew(memphis, station_
     assert pending(raw, f"{station_name}$1") == 2
 
 
+@pytest.mark.timing
 def test_a_message_that_waited_for_too_long_is_not_handed_out(memphis, station_name):
     fill(memphis, station_name, 4)
     consumer = memphis.consumer(station_name, "c", max_ack_time_ms=2000, max_msg_deliveries=5)
@@ -138,6 +140,7 @@ def test_an_iteration_reads_ahead_only_while_it_is_quick(memphis, station_name, 
     assert slow <= 3, "no more than it handles in a tenth of a second, and the one at hand"
 
 
+@pytest.mark.timing
 def test_a_slow_loop_keeps_its_messages_alive(memphis, station_name):
     """A batch of 8 takes 3.2 s in all, with an ack time of 2 s: each message has its time when it is its turn."""
     fill(memphis, station_name, 8)

@@ -108,6 +108,7 @@ def test_the_number_is_checked(memphis, filled):
             consumer.consume(lambda *_: None, workers=workers)
 
 
+@pytest.mark.timing
 def test_a_stopped_reader_waits_no_longer(memphis, station_name):
     """Both ways that wait for messages end at once, not at the end of their look for messages."""
     consumer = memphis.consumer(station_name, "c")

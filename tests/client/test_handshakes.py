@@ -317,6 +317,7 @@ def test_one_outage_is_two_lines_whatever_it_hits(
 # -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_both_links_are_back_soon_after_a_long_outage(reached, station_name: str, until) -> None:
     """With the default interval, whatever the number of tries before."""
     door, connect = reached

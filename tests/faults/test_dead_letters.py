@@ -90,6 +90,7 @@ def test_it_waits_for_a_control_plane_that_comes_back(control_plane: BrokerProce
         assert len(memphis.dls("st").list()) == 1
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("retention", RETENTIONS)
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_when_nobody_answers_the_message_stays_with_its_group(
@@ -118,6 +119,7 @@ def test_when_nobody_answers_the_message_stays_with_its_group(
         assert [letter.data for letter in memphis.dls("st")] == [b"0"], "a report that came twice is one dead letter"
 
 
+@pytest.mark.timing
 def test_it_waits_no_longer_than_it_was_told_when_the_broker_hangs(fresh_broker: Fresh) -> None:
     broker = fresh_broker()
     with memphis_sync.connect(broker.url) as memphis:

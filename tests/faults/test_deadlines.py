@@ -87,6 +87,7 @@ def test_messages_that_were_never_sent(broker: BrokerProcess, through, station_n
     assert [payload for _, _, payload in read_station(broker, station_name)] == [b"first", b"last"]
 
 
+@pytest.mark.timing
 def test_a_blocking_produce_ends_at_its_deadline(broker: BrokerProcess, through, station_name: str) -> None:
     client, proxy = through(broker)
     producer = client.producer(station_name, "p")
@@ -101,6 +102,7 @@ def test_a_blocking_produce_ends_at_its_deadline(broker: BrokerProcess, through,
         assert ack_wait_s <= took_s <= ack_wait_s + SLACK_S
 
 
+@pytest.mark.timing
 def test_a_short_deadline_behind_a_full_socket(broker: BrokerProcess, through, station_name: str) -> None:
     """The sender waits for the socket when a message with a deadline of its own comes."""
     client, proxy = through(broker, max_in_flight=1_000_000)
@@ -141,6 +143,7 @@ def test_unconfirmed_and_confirmed_mixed(broker: BrokerProcess, through, station
     assert counts["delivered"] + counts["unknown"] == 4000
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_deadlines_in_a_long_backlog_stall_no_caller(broker: BrokerProcess, through, station_name: str) -> None:
     """They fall due one by one behind half a million messages: looking for them holds nobody up."""

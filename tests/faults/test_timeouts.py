@@ -128,6 +128,7 @@ class Calls:
 KINDS = [name for name in vars(Calls) if not name.startswith("_")]  # close() is the last
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("partitions", [1, 3, 16])
 @pytest.mark.parametrize("fault", [stopped, swallowed, stalled], ids=lambda fault: fault.__name__)
 def test_every_timeout_is_kept(
@@ -150,6 +151,7 @@ def test_every_timeout_is_kept(
     assert max(took_s.values()) < TIMEOUT_S + SLACK_S, took_s
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("how", ["iteration", "consume"])
 @pytest.mark.parametrize("fault", [stopped, swallowed, stalled], ids=lambda fault: fault.__name__)
 def test_reading_stops_in_time(
@@ -185,6 +187,7 @@ def test_reading_stops_in_time(
     assert took_s < TIMEOUT_S + SLACK_S
 
 
+@pytest.mark.timing
 def test_a_broker_that_hangs_is_an_error_in_the_end(
     own_broker: BrokerProcess,
     through: Callable[..., tuple[Memphis, Proxy]],

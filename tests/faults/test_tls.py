@@ -91,6 +91,7 @@ def test_cuts_within_a_record(secured, tls_broker: BrokerProcess, authority: Aut
     assert client.stats().reconnects >= 18
 
 
+@pytest.mark.timing
 def test_acks_that_never_come(secured, station_name: str) -> None:
     client, proxy = secured
     producer = client.producer(station_name, "p")
@@ -105,6 +106,7 @@ def test_acks_that_never_come(secured, station_name: str) -> None:
     assert 2 <= time.monotonic() - start <= 4
 
 
+@pytest.mark.timing
 def test_a_full_socket_and_a_short_deadline(
     secured, tls_broker: BrokerProcess, authority: Authority, station_name: str
 ) -> None:

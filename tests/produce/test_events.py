@@ -99,6 +99,7 @@ def test_a_stalled_connection_is_lost_within_two_intervals(
     assert memphis.ping() > 0
 
 
+@pytest.mark.timing
 def test_a_stalled_connection_is_noticed_behind_a_full_socket_too(
     through_proxy, station_name: str, recorder: Recorder, holds
 ) -> None:

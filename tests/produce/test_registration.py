@@ -39,6 +39,7 @@ def identity_holds(memphis: Memphis) -> bool:
     return s.accepted == s.delivered + s.failed + s.abandoned + s.queued + s.in_flight
 
 
+@pytest.mark.timing
 def test_a_nonblocking_first_call_returns_at_once_and_its_message_is_stored(hung, station_name: str, holds) -> None:
     memphis, proxy = hung
     before = memphis.stats().accepted
@@ -60,6 +61,7 @@ def test_a_nonblocking_first_call_returns_at_once_and_its_message_is_stored(hung
     assert identity_holds(memphis)
 
 
+@pytest.mark.timing
 def test_a_blocking_first_call_ends_with_its_ack_wait(hung, station_name: str) -> None:
     memphis, _ = hung
     started = time.monotonic()
@@ -70,6 +72,7 @@ def test_a_blocking_first_call_ends_with_its_ack_wait(hung, station_name: str) -
     assert identity_holds(memphis)
 
 
+@pytest.mark.timing
 def test_held_messages_end_at_their_own_deadlines(hung, station_name: str, until, holds) -> None:
     memphis, proxy = hung
     started = time.monotonic()

@@ -41,6 +41,7 @@ def test_a_message_outlives_a_station_that_is_created_again(broker, station_name
     assert sorted(int(data) for _, data in holds(station_name)) == list(range(100))
 
 
+@pytest.mark.timing
 def test_the_policy_bounds_the_attempts_and_the_identity_holds_throughout(broker, station_name: str) -> None:
     policy = RetryPolicy(attempts=3, pause_ms=100)
     with memphis_sync.connect(broker.url, no_responders_retry=policy) as memphis:

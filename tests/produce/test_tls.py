@@ -100,6 +100,7 @@ def test_records_that_come_in_pieces(through_proxy, station_name, holds, chunk) 
     assert holds(station_name) == sent
 
 
+@pytest.mark.timing
 def test_readers_and_writers_do_not_starve_each_other(through_proxy, station_name) -> None:
     """Bulk produce, blocking produce and consume at once, on one link."""
     memphis, _ = through_proxy()
