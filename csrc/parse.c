@@ -49,9 +49,15 @@ static int parse_u64(const uint8_t *p, size_t len, uint64_t *value)
     return len > 0;
 }
 
+/* As for a server: whoever publishes may have put any byte into a subject that parts no words and ends no line. */
+static int is_word(uint8_t byte)
+{
+    return byte > ' ' || (byte != ' ' && byte != '\t' && byte != '\r');
+}
+
 /*
- * Splits line[0:len] at blanks into at most max tokens and returns how many there are, or -1 for more tokens or a
- * control byte. line[len] is the CR: the scan needs no other end, for no token and no blank runs over it.
+ * Splits line[0:len] at blanks into at most max tokens and returns how many there are, or -1 for more tokens or a CR
+ * within. line[len] is the CR: the scan needs no other end, for no token and no blank runs over it.
  */
 static int split_tokens(const uint8_t *line, size_t len, struct mcore_span *tokens, int max)
 {
@@ -69,7 +75,7 @@ static int split_tokens(const uint8_t *line, size_t len, struct mcore_span *toke
             return count;
         }
         start = p;
-        while (*p > ' ') {
+        while (is_word(*p)) {
             p++;
         }
         if (p == start || count == max) {

@@ -1,11 +1,9 @@
 """
 One nats-py connection, with what users are promised of it.
 
-nats-py is used through its public API (but for memphis_sync._nats). What it does differently from what users are
-promised is put right here: its connect() tries for ever, ours within one deadline; its error callback prints each
-failed try of an outage, ours writes one line when the link is lost and one when it is back. Reconnecting, and
-subscribing again after it, is nats-py's own work; the connection id stays the same, so that the broker revives what was
-registered under it.
+What nats-py does differently from what users are promised is put right in ``memphis_sync._nats`` and here: it connects
+within one deadline, and writes one line when the link is lost and one when it is back. Subscribing again after that is
+nats-py's own work; the connection id stays the same, so that the broker revives what was registered under it.
 
 All methods are coroutines of the private loop; the plain properties may be read from any thread.
 """
@@ -16,72 +14,41 @@ import asyncio
 import contextlib
 import functools
 import json
-import logging
 import time
-from typing import Any, Callable, Literal, Optional
+from typing import Any, Callable, Optional
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from memphis_sync._base.logs import Log
-from memphis_sync._control.error_mapping import NoTlsError, connect_error, lost_reason, request_error
-from memphis_sync._data.handshake import connect_errors, is_passing, next_error, open_connection
-from memphis_sync._data.outages import Outages
+from memphis_sync._control.error_mapping import lost_reason, request_error
+from memphis_sync._data.outages import LinkState, Outages
 from memphis_sync._nats import HardenedClient, ServerSaidError
 from memphis_sync._options.table import ConnectOptions
+from memphis_sync._protocol.info import login_options
 from memphis_sync._protocol.server_errors import REFUSALS
 from memphis_sync.errors import (
     ClosedError,
     ConfigurationError,
-    ConnectError,
     ConnectionLostError,
     MemphisError,
     RemoteProtocolError,
     ServerError,
     StationNotFoundError,
 )
-from memphis_sync.types import ServerAddress
 
 log = Log("memphis_sync.control")
 
 # nats-py tells when the server closed the connection, and nothing when it broke or PING had no answer.
 _BROKEN = "the connection broke, or the broker did not answer PING"
 _CLOSE_S = 1.0
-_DISCARD_S = 0.3  # twice this is less than the grace that connect() has over its limit
 _FOREVER_S = 86400
 _NO_RESPONDERS = 503
-_RECONNECTION_ENDS_S = 0.2
-_AGAIN_S = 0.2  # before another try of what passes by itself
+_RECONNECTION_ENDS_S = 0.2  # what nats-py's close() waits for
 _STARTING_S = 5.0  # how long "nobody listens" may mean that a broker is starting, when none has ever answered
 _STARTING_PAUSE_S = 0.1
 _STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND = 10059, 10014  # JetStream's err_code
 _JETSTREAM_NOT_READY = 10008
-
-
-Notify = Callable[[Literal["disconnect", "reconnect", "error"], str, str, int, float], None]
-
-
-def _not_of_our_eof(record: logging.LogRecord) -> bool:
-    """Drops what asyncio says of nats-py's stream at each end under TLS: it means nothing, and on our loop only."""
-    is_ours = (record.threadName or "").startswith("memphis-loop-")
-    return not (is_ours and "eof_received() has no effect" in str(record.msg))
-
-
-def _under_tls_only(nc: HardenedClient, secret: str) -> Callable[[], str]:
-    """
-    A part of the login that nats-py asks for when it writes CONNECT.
-
-    nats-py starts TLS only if the server's INFO demands it, and else goes on in the clear, at each reconnect anew: so
-    whoever sits between could have the password by dropping a word from INFO. What INFO said is in no public property;
-    should it ever move, nobody can log in with TLS, which is the side to err on.
-    """
-
-    def give() -> str:
-        if not getattr(nc, "_server_info", {}).get("tls_required"):
-            raise NoTlsError
-        return secret
-
-    return give
 
 
 def _post(loop: asyncio.AbstractEventLoop, work: Callable[..., None], *args: Any) -> None:
@@ -97,29 +64,28 @@ class ControlLink:
     Args:
         options: What connect() was told.
         connection_id: Goes into CONNECT's name; the broker ties producers and consumers to it.
-        notify: Called with each change: what it is, the address, the reason, tries and seconds since the loss.
         outages: What is shared with the data link.
     """
 
-    def __init__(self, options: ConnectOptions, connection_id: str, notify: Notify, outages: Outages) -> None:
+    def __init__(self, options: ConnectOptions, connection_id: str, outages: Outages) -> None:
         self._options = options
         self._outages = outages
+        self._state = LinkState("control", outages, log, str(options.addresses[0]))
         self._wake = asyncio.Event()  # ends the pause between two tries
-        self._up_since = 0.0
         self._has_answered = False  # whether a Memphis broker has, ever
         self._connection_id = connection_id
-        self._notify = notify
         self._nc: Optional[HardenedClient] = None
         self._lost: Optional[asyncio.Future[None]] = None  # pending while the link is up
         self._up = asyncio.Event()
-        self._lost_at: Optional[float] = None
-        self._attempts = 0  # that have failed, in the present outage
-        self._tries = 0  # that were begun
-        self._reason = _BROKEN
+        self._reason = _BROKEN  # why the connection ends, if it does now
         self._flushes: set[asyncio.Future[None]] = set()  # kept here, or the loop would forget running tasks
         self._is_closing = False
         self._giving_up: Optional[asyncio.Future[None]] = None
-        self.address = str(options.addresses[0])
+
+    @property
+    def address(self) -> str:
+        """``host:port`` where it is connected, or was."""
+        return self._state.address
 
     @property
     def is_connected(self) -> bool:
@@ -134,158 +100,61 @@ class ControlLink:
         return nc is not None and nc.is_memphis
 
     @property
-    def state(self) -> str:
-        """``connected``, ``reconnecting`` or ``closed``."""
-        nc = self._nc
-        if nc is None or nc.is_closed:
-            return "closed"
-        return "connected" if self.is_connected else "reconnecting"
-
-    @property
     def max_payload(self) -> int:
         """Largest body that the server takes, in bytes."""
         return 1048576 if self._nc is None else int(self._nc.max_payload)
 
-    # ---- connecting -------------------------------------------------------------------------------------------------
+    # ---- its life ---------------------------------------------------------------------------------------------------
 
     async def connect(self, deadline: float) -> None:
         """
-        Tries each address once, and again while there is time when what went wrong may pass by itself: a server that
-        says something else than a verdict on the credentials, or closes the connection during the handshake.
+        Connects to the first address that answers.
 
         Args:
             deadline: On the monotonic clock, for all addresses together.
 
         Raises:
-            AuthenticationError: An address refused the credentials, and none gave a connection.
-            ConnectError: No address gave a connection; the text has each with its reason.
-        """
-        addresses = self._options.addresses
-        before: Optional[ConnectError] = None
-        while True:
-            failed: list[ConnectError] = []
-            for index, address in enumerate(addresses):
-                # An address that never answers must leave time for the ones behind it.
-                timeout_s = max(0.0, deadline - time.monotonic()) / (len(addresses) - index)
-                try:
-                    nc = await self._try(address, addresses[index:] + addresses[:index], timeout_s)
-                except ConnectError as exc:
-                    log.debug("%r: %s", self._options.name, exc, extra=self._extra(exc))
-                    failed.append(exc)
-                    continue
-                self._nc = nc
-                self._mark_up()
-                post = functools.partial(_post, asyncio.get_running_loop())
-                self._outages.join("control", functools.partial(post, self._hurry), functools.partial(post, self._end))
-                log.info("%r connected to %s", self._options.name, self.address, extra=self._extra())
-                return
-            before = error = connect_errors(failed) if before is None else next_error(before, connect_errors(failed))
-            if not is_passing(error) or time.monotonic() + _AGAIN_S >= deadline:
-                raise error
-            await asyncio.sleep(_AGAIN_S)
-
-    async def _try(self, address: ServerAddress, order: tuple[ServerAddress, ...], timeout_s: float) -> HardenedClient:
-        """One try at the first of *order*; the others are for nats-py's own reconnects."""
-        deadline = time.monotonic() + timeout_s
-        nc = HardenedClient([str(each) for each in order], self._pause)
-        first_error: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        is_trying = True
-
-        async def on_error(exc: Exception) -> None:
-            if not is_trying:
-                await self._on_error(nc, exc)
-            elif not first_error.done():
-                first_error.set_result(exc)
-                # nats-py would now try again, for ever; it is held here until the task is cancelled.
-                await asyncio.Event().wait()
-
-        connecting = asyncio.ensure_future(self._nats_connect(nc, order, on_error))
-        try:
-            both: set[asyncio.Future[Any]] = {connecting, first_error}
-            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if connecting.done() and connecting.exception() is None:
-                return nc
-            if connecting.done():
-                error: Optional[BaseException] = connecting.exception()
-            else:
-                error = first_error.result() if first_error.done() else None
-        finally:
-            is_trying = False
-            if not connecting.done() or connecting.cancelled() or connecting.exception() is not None:
-                await self._discard(nc, connecting)
-        if isinstance(error, ConnectionError) and self._options.tls is not None:
-            await self._ask_again(address, deadline)
-        raise connect_error(address, error, timeout_s, is_tls=self._options.tls is not None)
-
-    async def _ask_again(self, address: ServerAddress, deadline: float) -> None:
-        """
-        Raises why a server closed the connection after the TLS handshake: with TLS 1.3 it is then that it refuses a
-        client certificate, and nats-py hears of the closing before the reason. The other link's handshake waits for it.
+            AuthenticationError, ConnectError: As connect_first().
         """
         options = self._options
-        login = (address, options.credentials, self._connection_id, deadline, options.tls)
-        connected = await asyncio.get_running_loop().run_in_executor(None, open_connection, *login)
-        connected.sock.close()
-
-    async def _nats_connect(self, nc: HardenedClient, order: tuple[ServerAddress, ...], on_error: Any) -> None:
-        options, who = self._options, self._options.credentials
-        login: dict[str, Any] = (
-            {"token": who.token} if who.token else {"user": who.login, "password": who.password or ""}
-        )
-        if options.tls is not None:
-            login = {name: _under_tls_only(nc, secret) for name, secret in login.items()}
-            logging.getLogger("asyncio").addFilter(_not_of_our_eof)
-            login["tls"] = options.tls  # and no tls_hostname: each server is checked by the name in its own address
-        # 0 means "for ever" to nats-py, so the bound is kept by _on_error.
-        await nc.connect(
-            servers=[f"nats://{address}" for address in order],
-            name=f"{self._connection_id}::{who.identity}",
-            error_cb=on_error,
+        nc = HardenedClient(self._pause)
+        # 0 means "for ever" to nats-py, so the bound of reconnecting is kept by _on_error.
+        await nc.open(
+            deadline,
+            servers=[f"nats://{address}" for address in options.addresses],
+            error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
             closed_cb=self._on_closed,
             lame_duck_mode_cb=self._on_lame_duck,
             allow_reconnect=options.reconnect and options.max_reconnect != 0,
-            connect_timeout=options.timeout_ms / 1000,  # type: ignore[arg-type]  # nats-py takes any number
-            reconnect_time_wait=_RECONNECTION_ENDS_S,  # type: ignore[arg-type]  # what its close() waits for
+            connect_timeout=options.timeout_ms / 1000,
+            reconnect_time_wait=_RECONNECTION_ENDS_S,
             max_reconnect_attempts=-1,
-            ping_interval=options.ping_interval_s,  # type: ignore[arg-type]
+            ping_interval=options.ping_interval_s,
             max_outstanding_pings=1,  # a second one unanswered is the end: twice the interval
             dont_randomize=True,
             inbox_prefix="_INBOX",  # the only prefix that users with roles may subscribe to
-            **login,
+            tls=options.tls,
+            **login_options(options.credentials, self._connection_id),
         )
-        if not nc.is_connected:  # nats-py goes on when the connection ends where the first PONG should be
-            raise ConnectionResetError("the server closed the connection during the handshake")
-
-    @staticmethod
-    async def _discard(nc: HardenedClient, connecting: asyncio.Future[None]) -> None:
-        connecting.cancel()
-        await asyncio.wait({connecting}, timeout=_DISCARD_S)
-        try:
-            await asyncio.wait_for(nc.close(), _DISCARD_S)
-        except Exception as exc:  # noqa: BLE001  the attempt has its error already
-            log.debug("closing a failed connection: %r", exc)
-        finally:
-            nc.abort()
-
-    # ---- what nats-py tells us --------------------------------------------------------------------------------------
+        self._nc = nc
+        self._mark_up()
+        post = functools.partial(_post, asyncio.get_running_loop())
+        self._outages.join("control", functools.partial(post, self._hurry), functools.partial(post, self._end))
+        log.info("%r connected to %s", options.name, self.address, extra=self._extra())
 
     async def _pause(self) -> None:
         """Between two tries of an outage; cut short when the other link gets through."""
-        if self._lost_at is None:
-            return  # connect()
-        down_s = time.monotonic() - self._lost_at
-        pause_s = self._outages.pause_s("control", self._tries, down_s, self._lost_at - self._up_since)
-        self._tries += 1
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), pause_s)
+            await asyncio.wait_for(self._wake.wait(), self._state.pause_s())
         self._wake.clear()
+        self._state.attempts += 1
 
     def _hurry(self, address: str) -> None:
         """The data link is through at *address*: that is the next try, and now."""
         nc = self._nc
-        if nc is not None and self._lost_at is not None:
+        if nc is not None and self._state.is_lost:
             self._wake.set()
             nc.hurry(address)
 
@@ -293,18 +162,14 @@ class ControlLink:
         """The client has ended for good because its other link has."""
         nc = self._nc
         if nc is not None and not nc.is_closed:
-            self._reason = reason
+            self._state.reason = self._reason = reason
             self._giving_up = asyncio.ensure_future(nc.close())
 
     def _mark_up(self) -> None:
         nc = self._nc
-        url = nc.connected_url if nc is not None else None
-        if url is not None and url.hostname:
-            self.address = str(ServerAddress(url.hostname, url.port or 0))
+        assert nc is not None
+        self._state.up(nc.address)
         self._lost = asyncio.get_running_loop().create_future()
-        self._lost_at = None
-        self._up_since = time.monotonic()
-        self._attempts = self._tries = 0
         self._reason = _BROKEN
         self._up.set()
 
@@ -318,76 +183,40 @@ class ControlLink:
         self._up.clear()
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)
-        if self._nc is None or self._is_closing or self._lost_at is not None:
-            return
-        self._lost_at = time.monotonic()
-        log.log(
-            self._outages.lost("control"),
-            "%r lost %s (%s); retrying",
-            self._options.name,
-            self.address,
-            self._reason,
-            extra=self._extra(),
-        )
-        self._notify("disconnect", self.address, self._reason, 0, 0.0)
+        if self._nc is not None and not self._is_closing and not self._state.is_lost:
+            self._state.lost(self._reason)
 
     async def _on_reconnected(self) -> None:
-        lost_at, attempts = self._lost_at or time.monotonic(), self._attempts + 1
-        seconds, reason = time.monotonic() - lost_at, self._reason
         self._mark_up()
-        log.log(
-            self._outages.back("control", self.address),
-            "%r reconnected to %s after %d attempts in %.1f s",
-            self._options.name,
-            self.address,
-            attempts,
-            seconds,
-            extra=self._extra(memphis_attempts=attempts, memphis_seconds=round(seconds, 3)),
-        )
-        self._notify("reconnect", self.address, reason, attempts, seconds)
+        self._state.back()
 
-    async def _on_error(self, nc: HardenedClient, exc: Exception) -> None:
-        if nc is not self._nc:
-            return  # a failed try that is being closed; its error is known
-        if self._lost_at is None or self._is_closing:
+    async def _on_error(self, exc: Exception) -> None:
+        nc, state = self._nc, self._state
+        if nc is None:
+            return
+        if self._is_closing or not state.is_lost:
             if isinstance(exc, ServerSaidError) and exc.is_complaint:
                 # A refused publish or subscribe; the link itself is up.
                 log.warning("%r: %s said: %s", self._options.name, self.address, exc.text, extra=self._extra(exc))
-                self._notify("error", self.address, exc.text, 0, 0.0)
+                state.error(exc.text)
             else:
                 self._reason = lost_reason(exc)  # the disconnected callback comes next and writes the one line
             return
-        self._attempts += 1
-        log.debug("%r: attempt %d failed: %s", self._options.name, self._attempts, exc, extra=self._extra(exc))
+        log.debug("%r: attempt %d failed: %s", self._options.name, state.attempts, exc, extra=self._extra(exc))
         limit = self._options.max_reconnect
-        if limit >= 0 and self._attempts >= limit * len(self._options.addresses):
+        if limit >= 0 and state.attempts >= limit * len(self._options.addresses):
             # A task, because nats-py's close() waits for the very task that is calling this.
             self._giving_up = asyncio.ensure_future(nc.close())
 
     async def _on_closed(self) -> None:
         self._up.clear()
-        nc = self._nc
-        if nc is None or self._is_closing:
-            return
-        if nc.refusal:
-            self._reason = f"the broker refused the credentials: {nc.refusal}; {REFUSALS} times by each address"
-        is_first = self._outages.end("control", self._reason)
-        log.log(
-            logging.ERROR if is_first else logging.DEBUG,
-            "%r gave up on %s (%s) after %d attempts; open a new client",
-            self._options.name,
-            self.address,
-            self._reason,
-            self._attempts,
-            extra=self._extra(memphis_attempts=self._attempts),
-        )
-        seconds = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
-        self._notify("error", self.address, self._reason, self._attempts, seconds)
+        nc, state = self._nc, self._state
+        if nc is not None and not self._is_closing:
+            state.gave_up(f"{nc.refusal}; {REFUSALS} times by each address" if nc.refusal else state.reason)
 
-    def _extra(self, exc: Optional[BaseException] = None, **more: Any) -> dict[str, Any]:
-        if exc is not None:
-            more["memphis_error"] = type(exc).__name__
-        return {"memphis_client": self._options.name, **more}
+    def _extra(self, exc: Optional[BaseException] = None) -> dict[str, str]:
+        told = {"memphis_client": self._options.name}
+        return told if exc is None else {**told, "memphis_error": type(exc).__name__}
 
     # ---- using it ---------------------------------------------------------------------------------------------------
 

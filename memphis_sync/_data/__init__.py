@@ -12,8 +12,8 @@ follow each other. Neither is held while the other is taken, except that a fetch
 
 from memphis_sync._data.callbacks import Callbacks, Change
 from memphis_sync._data.connection import DataLink
-from memphis_sync._data.outages import Outages
+from memphis_sync._data.outages import LinkName, Outages
 from memphis_sync._data.pull_consumer import PullConsumer
 from memphis_sync._data.pull_subscription import GroupPartition
 
-__all__ = ["Callbacks", "Change", "DataLink", "GroupPartition", "Outages", "PullConsumer"]
+__all__ = ["Callbacks", "Change", "DataLink", "GroupPartition", "LinkName", "Outages", "PullConsumer"]

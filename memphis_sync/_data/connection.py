@@ -18,24 +18,20 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from memphis_sync._base.logs import DEBUG, ERROR, WARNING, Log
+from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import handing_over, own_thread, start_thread
 from memphis_sync._core import Link, ReceiveBuffer, Ticket, encode_sub, watch_forks
-from memphis_sync._data.callbacks import Callbacks, Change
-from memphis_sync._data.handshake import (
-    Connected,
-    connect_errors,
-    is_passing,
-    next_error,
-    open_connection,
-    reopen_connection,
-)
-from memphis_sync._data.outages import Outages
+from memphis_sync._data.callbacks import Callbacks
+from memphis_sync._data.outages import LinkState, Outages
 from memphis_sync._data.request_reply import Replies
-from memphis_sync._data.tls_loops import END_TLS, Stream, read_loop, send_loop
+from memphis_sync._data.tls_loops import END_TLS, read_loop, send_loop
+from memphis_sync._nats.connecting import connect_again, connect_first, run
+from memphis_sync._nats.handshake import Connected, Login
+from memphis_sync._nats.tls import Stream
+from memphis_sync._protocol.info import connect_request
 from memphis_sync._protocol.server_errors import REFUSALS, Refusals
 from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ConnectionLostError, DeadlineError
-from memphis_sync.types import FlushResult, LinkEvent, ServerAddress, Stats
+from memphis_sync.types import FlushResult, ServerAddress, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +67,8 @@ class DataLink:
         self, options: ConnectOptions, *, number: int, link_id: str, label: str, callbacks: Callbacks, outages: Outages
     ) -> None:
         self._options = options
-        self._link_id = link_id
+        request = connect_request(options.credentials, link_id)
+        self._login = Login(lambda *_: request, options.tls)
         self._label = label
         self._number = number
         self._state = threading.Condition()
@@ -79,6 +76,7 @@ class DataLink:
         self._sock: Optional[socket.socket] = None
         self._stream: Optional[Stream] = None  # under TLS
         self._address = options.addresses[0]
+        self._outage = LinkState("data", outages, logger, str(self._address))
         self._reconnects = 0
         self._sids = itertools.count(ACK_SID + 1)
         self._threads: list[threading.Thread] = []
@@ -86,10 +84,6 @@ class DataLink:
         self._outages = outages
         self._refusals = Refusals(str(address) for address in options.addresses)
         self._wake = threading.Event()  # ends the pause between two tries
-        self._up_since = 0.0
-        self._lost_at = 0.0
-        self._lost_reason = ""
-        self._attempts = 0  # in the present outage
         self._end_reason = ""  # of the client as a whole
         self._is_refused = False  # whether the last round of tries has made the verdict final
         token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
@@ -124,10 +118,10 @@ class DataLink:
             AuthenticationError: The credentials were refused.
         """
         watch_forks()
-        connected = self._connect_within(deadline)
+        steps = connect_first(self._options.addresses, self._login, deadline, self._on_failed)
+        self._address, connected = run(steps, self._is_over)
         try:
-            self.max_payload = connected.max_payload
-            self.is_memphis = connected.is_memphis
+            self.is_memphis = connected.info.is_memphis
             if not self._attach(connected):
                 raise ClosedError("the client is closed")
         except BaseException:
@@ -393,7 +387,7 @@ class DataLink:
             except BaseException as exc:  # noqa: BLE001  a reader that ended would leave every message waiting
                 self._survive("reader", exc)
                 if self._phase == "up":
-                    self._lose(f"{type(exc).__name__} in the reader thread", self.core.detach(), WARNING)
+                    self._lose(f"{type(exc).__name__} in the reader thread", self.core.detach())
                 self._wake.wait(SLICE_S)  # not in a circle at full speed
 
     def _read_until_lost(self) -> bool:
@@ -405,29 +399,18 @@ class DataLink:
             self._close_socket()
             return True
         reason = self._end_reason or _reason(end, errno, text)
-        self._lose(reason, in_flight, ERROR if end == _END_PROTOCOL else WARNING)
+        self._lose(reason, in_flight, is_fault=end == _END_PROTOCOL)
         return False
 
-    def _lose(self, reason: str, in_flight: int, level: int) -> None:
+    def _lose(self, reason: str, in_flight: int, *, is_fault: bool = False) -> None:
         """The connection is lost, and what was on its way waits in the outbox again."""
         self._close_socket()
         with self._state:
             if self._phase != "up":
                 return
             self._phase = "down"
-        self._lost_at, self._lost_reason, self._attempts = time.monotonic(), reason, 0
-        shared_level = self._outages.lost("data")
-        logger.log(
-            level if level == ERROR else shared_level,
-            "%r lost %s (%s); %d messages wait, %d of them sent before, retrying",
-            self._label,
-            self._address,
-            reason,
-            self.core.outstanding(-1),
-            in_flight,
-            extra={"memphis_client": self._label, "memphis_error": reason},
-        )
-        self._notify("disconnect", reason)
+        more = f"{self.core.outstanding(-1)} messages wait, {in_flight} of them sent before, "
+        self._outage.lost(reason, more=more, is_fault=is_fault)
 
     def _survive(self, part: str, exc: BaseException) -> None:
         """The outermost handler of a thread: what nobody foresaw is reported, and the connection is made again."""
@@ -438,7 +421,7 @@ class DataLink:
             exc_info=exc,
             extra={"memphis_client": self._label, "memphis_error": type(exc).__name__},
         )
-        self._notify("error", f"{type(exc).__name__} in the {part} thread: {exc}")
+        self._outage.error(f"{type(exc).__name__} in the {part} thread: {exc}")
 
     def _drop_connection(self) -> None:
         """The reader notices, and connects again."""
@@ -448,54 +431,34 @@ class DataLink:
                     self._sock.shutdown(socket.SHUT_RDWR)
         self._wake.wait(SLICE_S)  # not in a circle at full speed
 
-    def _notify(self, change: Change, reason: str, attempts: int = 0, seconds: float = 0.0) -> None:
-        self._callbacks.notify(
-            change,
-            lambda: LinkEvent(
-                self._label, "data", str(self._address), reason, attempts, seconds, self.core.outstanding(-1)
-            ),
-        )
-
     def _give_up(self, reason: str) -> bool:
         """The link has ended for good, and with it the client. Gives True."""
         with self._state:
             if self._phase == "ended":
                 return True
-        is_first = self._outages.end("data", reason)
-        logger.log(
-            ERROR if is_first else DEBUG,
-            "%r gave up on %s (%s) after %d attempts; open a new client",
-            self._label,
-            self._address,
-            reason,
-            self._attempts,
-            extra={"memphis_client": self._label, "memphis_attempts": self._attempts, "memphis_error": reason},
-        )
+        self._outage.gave_up(reason)
         self._end_reason = self._end_reason or reason
-        self._notify("error", reason, self._attempts, time.monotonic() - self._lost_at)
         self._end("ended")
         return True
 
     def _reconnect(self) -> bool:
         """Connects again; True when that is over for good."""
-        options = self._options
+        options, outage = self._options, self._outage
         if not options.reconnect:
-            return self._give_up(self._lost_reason)
+            return self._give_up(outage.reason)
         after = options.addresses.index(self._address) + 1
         # The lost one last: it is the one most likely to be away.
         order = options.addresses[after:] + options.addresses[:after]
-        was_up_s = self._lost_at - self._up_since
-        while options.max_reconnect < 0 or self._attempts < options.max_reconnect:
-            down_s = time.monotonic() - self._lost_at
-            self._wake.wait(self._outages.pause_s("data", self._attempts, down_s, was_up_s))
+        while options.max_reconnect < 0 or outage.attempts < options.max_reconnect:
+            self._wake.wait(outage.pause_s())
             self._wake.clear()
             if self._is_over():
                 return self._give_up(self._end_reason or "closed")
-            self._attempts += 1
+            outage.attempts += 1
             try:
                 connected = self._connect_again(order, time.monotonic() + options.timeout_ms / 1000)
             except ConnectError as exc:
-                logger.debug("%r: attempt %d: %s", self._label, self._attempts, exc)
+                logger.debug("%r: attempt %d: %s", self._label, outage.attempts, exc)
                 if self._is_refused:
                     return self._give_up(f"{exc}; {REFUSALS} times by each address")
                 continue
@@ -507,91 +470,41 @@ class DataLink:
             if not is_attached:
                 connected.sock.close()
                 return self._give_up("closed")
-            self._notify_back()
+            self._reconnects += 1
+            outage.back(f"; {self.core.outstanding(-1)} messages sent again")
             return False
-        return self._give_up(self._lost_reason)
-
-    def _notify_back(self) -> None:
-        self._reconnects += 1
-        attempts, seconds = self._attempts, time.monotonic() - self._lost_at
-        logger.log(
-            self._outages.back("data", str(self._address)),
-            "%r reconnected to %s after %d attempts in %.1f s; %d messages sent again",
-            self._label,
-            self._address,
-            attempts,
-            seconds,
-            self.core.outstanding(-1),
-            extra={"memphis_client": self._label, "memphis_attempts": attempts},
-        )
-        self._notify("reconnect", self._lost_reason, attempts, seconds)
+        return self._give_up(outage.reason)
 
     # ---- connection --------------------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
         return self._phase == "ended" or bool(self._end_reason)
 
-    def _connect_within(self, deadline: float) -> Connected:
-        """For open(): what passes by itself is tried again while there is time."""
-        before: Optional[ConnectError] = None
-        while True:
-            try:
-                return self._connect_any(self._options.addresses, deadline)
-            except ConnectError as exc:
-                before = error = exc if before is None else next_error(before, exc)
-                logger.debug("%r: %s", self._label, exc)
-            if not is_passing(error) or time.monotonic() + SLICE_S >= deadline:
-                raise error
-            time.sleep(SLICE_S)
-
-    def _connect_any(self, order: Sequence[ServerAddress], deadline: float) -> Connected:
-        """
-        Tries each address once, for open().
-
-        Raises:
-            AuthenticationError: One of them refused the credentials, and none gave a connection.
-            ConnectError: None gave a connection; `is_passing` says whether that may pass by itself.
-        """
-        options = self._options
-        failed: list[ConnectError] = []
-        for i, address in enumerate(order):
-            share = time.monotonic() + (deadline - time.monotonic()) / (len(order) - i)
-            login = (address, options.credentials, self._link_id, share, options.tls)
-            try:
-                connected = open_connection(*login, is_stopped=self._is_over)
-            except ConnectError as exc:
-                failed.append(exc)
-                continue
-            self._address = address
-            return connected
-        raise connect_errors(failed)
-
     def _connect_again(self, order: Sequence[ServerAddress], deadline: float) -> Connected:
-        """One try after a loss; raises as _connect_any()."""
-        options = self._options
+        """One try after a loss."""
         self._is_refused = False
-        login = (order, options.credentials, self._link_id, deadline, options.tls)
-        self._address, connected = reopen_connection(
-            *login, at_once=self._attempts > 1, is_stopped=self._is_over, on_failed=self._on_failed
-        )
+        steps = connect_again(order, self._login, deadline, self._on_failed, at_once=self._outage.attempts > 1)
+        self._address, connected = run(steps, self._is_over)
         self._refusals.clear()
         return connected
 
     def _on_failed(self, address: ServerAddress, error: ConnectError) -> None:
-        if isinstance(error, AuthenticationError):
+        logger.debug("%r: %s", self._label, error)
+        if isinstance(error, AuthenticationError) and self._outage.is_lost:
             self._is_refused = self._refusals.add(str(address))
 
     def _attach(self, connected: Connected) -> bool:
         first = connected.first + encode_sub(b"_INBOX.%s.*" % self.core.token, ACK_SID)
-        self.max_payload = self.core.max_payload = connected.max_payload
+        self.max_payload = self.core.max_payload = connected.info.max_payload
         with self._state:
             if self._phase == "ended":
                 return False
-            self._sock, self._stream = connected.sock, connected.stream
+            self._sock = connected.sock
+            self._stream = None if connected.tls is None else Stream(connected.sock, connected.tls)
             if not self.core.attach(connected.sock.fileno(), first, connected.rest):
                 return False
             self._phase = "up"
-            self._up_since = time.monotonic()
+            self._outage.up(str(self._address))
             self._state.notify_all()
         return True
 

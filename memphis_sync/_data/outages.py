@@ -17,9 +17,12 @@ import threading
 import time
 from typing import Callable, Literal, Optional
 
-from memphis_sync._base.logs import DEBUG, INFO, WARNING
+from memphis_sync._base.logs import DEBUG, ERROR, INFO, WARNING, Log
+from memphis_sync._data.callbacks import Change
 
 LinkName = Literal["control", "data"]
+# Which link, what has happened, the address, the reason, tries and seconds since the loss.
+Notify = Callable[[LinkName, Change, str, str, int, float], None]
 
 QUICK_S = 60.0  # how long an outage counts as short
 QUICK_PAUSE_S = 0.5  # the longest pause within it
@@ -33,10 +36,14 @@ class Outages:
     One client's outages. Every method may be called from any thread.
 
     Args:
+        label: The client's name, for log lines.
         interval_ms: Longest pause between two tries in a long outage.
+        notify: Called with each change of a link, for the program's callables.
     """
 
-    def __init__(self, interval_ms: int) -> None:
+    def __init__(self, label: str, interval_ms: int, notify: Notify) -> None:
+        self.label = label
+        self.notify = notify
         self._interval_s = interval_ms / 1000
         self._lock = threading.Lock()
         self._down: dict[LinkName, float] = {}  # since when
@@ -115,3 +122,75 @@ class Outages:
             if end is not None:
                 end(reason)
         return True
+
+
+class LinkState:
+    """
+    What one link knows of its connection and of its present outage, if there is one, and who hears of it.
+
+    Args:
+        link: Which one.
+        shared: What it shares with the other one.
+        log: Where its lines go.
+        address: Where it connects to first.
+
+    Attributes:
+        address: ``host:port`` where it is connected, or was.
+        attempts: How many tries the present outage has seen, or the last one.
+        reason: Why it was lost.
+        is_lost: Whether there is an outage.
+    """
+
+    def __init__(self, link: LinkName, shared: Outages, log: Log, address: str) -> None:
+        self._link: LinkName = link
+        self._shared = shared
+        self._log = log
+        self.address = address
+        self.attempts = 0
+        self.reason = ""
+        self.is_lost = False
+        self._lost_at = self._up_since = 0.0
+
+    def up(self, address: str) -> None:
+        """There is a connection, before anybody is told."""
+        self.address = address
+        self._up_since = time.monotonic()
+
+    def lost(self, reason: str, *, more: str = "", is_fault: bool = False) -> None:
+        """The connection has ended; *more* is what the line says of its messages, *is_fault* makes it an error."""
+        self.is_lost, self.reason, self.attempts = True, reason, 0
+        self._lost_at = time.monotonic()
+        level = self._shared.lost(self._link)
+        self._say(ERROR if is_fault else level, "lost", f" ({reason}); {more}retrying", memphis_error=reason)
+        self._notify("disconnect", reason)
+
+    def pause_s(self) -> float:
+        """How long to wait before the next try."""
+        down_s = time.monotonic() - self._lost_at
+        return self._shared.pause_s(self._link, self.attempts, down_s, self._lost_at - self._up_since)
+
+    def back(self, more: str = "") -> None:
+        """There is a connection again."""
+        self.is_lost = False
+        seconds = time.monotonic() - self._lost_at
+        level = self._shared.back(self._link, self.address)
+        self._say(level, "reconnected to", f" after {self.attempts} attempts in {seconds:.1f} s{more}")
+        self._notify("reconnect", self.reason, self.attempts, seconds)
+
+    def gave_up(self, reason: str) -> None:
+        """It has ended for good, and with it the client."""
+        level = ERROR if self._shared.end(self._link, reason) else DEBUG
+        text = f" ({reason}) after {self.attempts} attempts; open a new client"
+        self._say(level, "gave up on", text, memphis_error=reason)
+        self._notify("error", reason, self.attempts, time.monotonic() - self._lost_at if self.is_lost else 0.0)
+
+    def error(self, reason: str) -> None:
+        """Something went wrong that is not an outage."""
+        self._notify("error", reason)
+
+    def _say(self, level: int, what: str, more: str, **extra: str) -> None:
+        told = {"memphis_client": self._shared.label, "memphis_attempts": self.attempts, **extra}
+        self._log.log(level, "%r %s %s%s", self._shared.label, what, self.address, more, extra=told)
+
+    def _notify(self, change: Change, reason: str, attempts: int = 0, seconds: float = 0.0) -> None:
+        self._shared.notify(self._link, change, self.address, reason, attempts, seconds)

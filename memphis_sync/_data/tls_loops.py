@@ -1,9 +1,8 @@
 """
-TLS for the data link: one ``ssl.SSLObject`` between two memory BIOs, and the two loops over the C core that use it.
+TLS for the data link: the two loops that carry bytes between its socket and the C core.
 
 Rules
-* The lock of a Tls guards the SSLObject and its BIOs, and is never held over a call that may block. It is held for one
-  piece at most, and each thread makes a system call before it takes the lock again, so neither starves the other.
+* Each thread makes a system call before it takes the lock of the Tls again, so neither starves the other.
 * Only the sender writes to the socket (before the link runs: the handshake), so records go out in the order in which
   they were made. What TLS itself wants to say while the reader reads, a new key say, is left to the sender.
 * What ``Link.next`` gave is in the sender's hands until ``written()``, and the C core keeps socket and Tls alive for so
@@ -16,14 +15,13 @@ import errno
 import select
 import socket
 import ssl
-import threading
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 from memphis_sync._core import Link
+from memphis_sync._nats.tls import Stream
 
 READ_BYTES = 256 * 1024
 PIECE_BYTES = 256 * 1024  # a tenth of a millisecond of encryption
-RECORD_BYTES = 16384  # the largest record of TLS; one read gives one record
 STOPPED, UNSEEN, BYTES = range(3)  # of enum mcore_next
 END_ERRNO = 2  # of enum mcore_link_end
 END_TLS = 6  # our own, beside those: text says what was wrong with the records
@@ -31,73 +29,6 @@ MAX_POLL_NS = 50_000_000  # poll() is not woken by an earlier deadline that come
 FOREVER_NS = 2**62
 # The socket stays blocking for the reader, which then needs one system call for each read.
 SEND_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
-
-
-class Tls:
-    """
-    Plain bytes to records and back; no IO.
-
-    Args:
-        context: The client's.
-        host: For the check of the certificate, and so that the server can choose one (SNI).
-    """
-
-    def __init__(self, context: ssl.SSLContext, host: str) -> None:
-        self._lock = threading.Lock()
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        # Behind a % stands the interface of a link-local IPv6 address, which no certificate names.
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.partition("%")[0])
-        self.is_ended = False
-
-    def negotiate(self) -> bool:
-        """The handshake's next step; whether it is done. If not, take() and put() come first. Raises ssl.SSLError."""
-        try:
-            self._object.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        return True
-
-    def put(self, records: bytes) -> None:
-        """What has come from the peer."""
-        with self._lock:
-            self._incoming.write(records)
-
-    def take(self) -> bytes:
-        """What has to go to the peer."""
-        with self._lock:
-            return self._outgoing.read()
-
-    def encrypt(self, data: memoryview) -> bytes:
-        """The records for *data*, and whatever else was waiting to go out."""
-        with self._lock:
-            while data:
-                data = data[self._object.write(data) :]
-            return self._outgoing.read()
-
-    def decrypt(self) -> bytes:
-        """All that can be read; ``is_ended`` afterwards if the peer said that there is no more. Raises ssl.SSLError."""
-        pieces: list[bytes] = []
-        with self._lock:
-            try:
-                while piece := self._object.read(RECORD_BYTES):
-                    pieces.append(piece)
-                self.is_ended = True
-            except ssl.SSLWantReadError:
-                pass
-        return b"".join(pieces)
-
-    @property
-    def has_own_words(self) -> bool:
-        """Whether TLS itself has something for the peer that no encrypt() has taken along yet."""
-        return self._outgoing.pending > 0
-
-
-class Stream(NamedTuple):
-    """A connected socket under TLS."""
-
-    sock: socket.socket
-    tls: Tls
 
 
 def send_loop(core: Link, current: Callable[[], Optional[Stream]]) -> bool:

@@ -1,6 +1,6 @@
-"""nats-py, hardened: the one client for the control link and for the broker's service."""
+"""What both links need of NATS: TLS and the handshake; nats-py hardened, for the control link and for the broker."""
 
 from memphis_sync._nats.client import HardenedClient
-from memphis_sync._nats.errors import NotMemphisError, ServerSaidError
+from memphis_sync._nats.errors import ServerSaidError
 
-__all__ = ["HardenedClient", "NotMemphisError", "ServerSaidError"]
+__all__ = ["HardenedClient", "ServerSaidError"]

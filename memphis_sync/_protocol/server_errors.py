@@ -29,11 +29,6 @@ _COMPLAINTS = (
 )
 
 
-def error_text(line: bytes) -> str:
-    """What stands behind ``-ERR``, without its quotes."""
-    return line.partition(b" ")[2].decode("utf-8", "replace").strip().strip("'")
-
-
 def is_verdict(text: str) -> bool:
     """Whether the server has judged the credentials: it refused them, or they have expired or were revoked."""
     lowered = text.lower()

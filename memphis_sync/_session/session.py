@@ -21,7 +21,7 @@ from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._control import ControlLink
 from memphis_sync._control.failure_reporter import FailureReporter
 from memphis_sync._control.station_registry import StationRegistry
-from memphis_sync._data import Callbacks, Change, DataLink, Outages
+from memphis_sync._data import Callbacks, Change, DataLink, LinkName, Outages
 from memphis_sync._options.table import ConnectOptions
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import fork, shutdown, waiting
@@ -71,7 +71,7 @@ class Session:
         number = primitives.next_number()
         self.number = number
         self.callbacks = Callbacks(number, options)
-        self.outages = Outages(options.reconnect_interval_ms)
+        self.outages = Outages(options.name, options.reconnect_interval_ms, self._notify)
         self.json_writer = JsonWriter(options.json_default)
         with handing_over(self.callbacks.post):  # asyncio logs a loop that is made, and a handler may be connecting
             self.loop = LoopThread(number, self.callbacks.post, self.callbacks.failed)
@@ -129,7 +129,7 @@ class Session:
             await asyncio.sleep(pause_s)
 
     async def _open(self, deadline: float) -> None:
-        control = ControlLink(self.options, self.connection_id, self._notify, self.outages)
+        control = ControlLink(self.options, self.connection_id, self.outages)
         try:
             await control.connect(deadline)
             self._control = control
@@ -139,13 +139,12 @@ class Session:
             await control.close()
             raise
 
-    def _notify(self, change: Change, address: str, reason: str, attempts: int, seconds: float) -> None:
-        """The control link's changes, for the user's callables."""
+    def _notify(self, link: LinkName, change: Change, address: str, reason: str, attempts: int, seconds: float) -> None:
+        """A link's changes, for the user's callables."""
 
         def event() -> LinkEvent:
             stats = self.stats()
-            waiting = stats.queued + stats.in_flight
-            return LinkEvent(self.label, "control", address, reason, attempts, seconds, waiting)
+            return LinkEvent(self.label, link, address, reason, attempts, seconds, stats.queued + stats.in_flight)
 
         self.callbacks.notify(change, event)
 

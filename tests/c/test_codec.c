@@ -386,7 +386,6 @@ static const struct refused REFUSED[] = {
     {"MSG a x 0\r\n\r\n", MCORE_E_SYNTAX},
     {"MSG a -1 0\r\n\r\n", MCORE_E_SYNTAX},
     {"MSG a 18446744073709551616 0\r\n\r\n", MCORE_E_SYNTAX},
-    {"MSG a\x01 1 0\r\n\r\n", MCORE_E_SYNTAX},
     {"MSG a\rb 1 0\r\n\r\n", MCORE_E_SYNTAX},
     {"MSG a 1 2\r\nhiX\n", MCORE_E_SYNTAX},
     {"MSG a 1 2\r\nhi\r\r", MCORE_E_SYNTAX},

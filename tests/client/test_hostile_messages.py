@@ -80,6 +80,20 @@ def test_the_client_still_hears_the_broker(broker, station_name, frame) -> None:
     assert lost == []
 
 
+@pytest.mark.parametrize("reply", REPLIES)
+def test_the_data_link_takes_any_reply_subject_that_a_server_delivers(broker, station_name, reply) -> None:
+    """Whoever has seen where the acks go may publish there."""
+    lost: list[LinkEvent] = []
+    with memphis_sync.connect(broker.url, on_disconnect=lost.append) as client:
+        producer = client.producer(station_name, "p")
+        producer.produce(b"1")
+        acks = b"_INBOX.%b.7" % client._data_link().core.token
+        publish(broker, frame_of(acks, reply, b"", b"{}") + frame_of(acks, reply, HEADERS[-1], b"x"))
+        assert producer.produce(b"2").sequence == 2
+        assert client.ping(10) < 10
+    assert lost == []
+
+
 @pytest.mark.slow
 def test_three_thousand_frames_on_all_that_a_client_listens_to(broker, station_name, until) -> None:
     """Drawn anew in each run from the parts above; the seed is in the output."""

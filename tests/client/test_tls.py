@@ -14,7 +14,9 @@ import pytest
 from fix_proxy import listen_at
 
 import memphis_sync
-from memphis_sync._data.handshake import open_connection
+from memphis_sync._nats.connecting import connect_first, run
+from memphis_sync._nats.handshake import Login
+from memphis_sync._protocol.info import connect_request
 from memphis_sync.errors import AuthenticationError, ConfigurationError, ConnectError
 from memphis_sync.types import Credentials, ServerAddress
 
@@ -27,9 +29,18 @@ def by_data_link(broker, ca_file=None, cert_file=None, key_file=None, tls=None):
     context = tls or ssl.create_default_context(cafile=ca_file)
     if cert_file:
         context.load_cert_chain(cert_file, key_file)
-    address = ServerAddress(broker.host, broker.port)
-    credentials = Credentials(broker.username, broker.password, None, 1)
-    open_connection(address, credentials, "test", time.monotonic() + 5, context).sock.close()
+    log_in(broker, context)
+
+
+def log_in(broker, context=None):
+    request = connect_request(Credentials(broker.username, broker.password), "test")
+    steps = connect_first(
+        [ServerAddress(broker.host, broker.port)],
+        Login(lambda *_: request, context),
+        time.monotonic() + 5,
+        lambda *_: None,
+    )
+    run(steps)[1].sock.close()
 
 
 both_links = pytest.mark.parametrize("connect", [by_control_link, by_data_link])
@@ -158,9 +169,8 @@ def test_an_unknown_ca(tls_broker, other_authority, connect):
 def test_a_broker_that_demands_tls_from_a_client_without(tls_broker):
     with pytest.raises(ConnectError, match=rf"{tls_broker.port}: the broker demands TLS: connect with memphis\+tls://"):
         memphis_sync.connect(tls_broker.url.replace("memphis+tls", "memphis"))
-    address = ServerAddress(tls_broker.host, tls_broker.port)
     with pytest.raises(ConnectError, match="the broker demands TLS"):
-        open_connection(address, Credentials("root", "memphis", None, 1), "test", time.monotonic() + 5)
+        log_in(tls_broker)
 
 
 def test_a_lost_broker_that_comes_back_without_tls_gets_no_credentials(broker_with, authority, until):
@@ -187,12 +197,13 @@ def test_a_broker_without_tls_gets_no_credentials(authority, connect):
         assert b"canary" not in server.received
 
 
-def test_bytes_between_info_and_tls_are_not_taken_for_the_servers(authority):
+@both_links
+def test_bytes_between_info_and_tls_are_not_taken_for_the_servers(authority, connect):
     with (
         plain_server({"tls_required": True}, behind=b"PING\r\n") as server,
         pytest.raises(ConnectError, match="more than its INFO before TLS"),
     ):
-        by_data_link(server, tls=context_of(authority))
+        connect(server, tls=context_of(authority))
 
 
 @both_links

@@ -112,7 +112,7 @@ class Parser:
         well_formed = (
             rest[:1] in (b" ", b"\t")
             and len(fields) in (2 + lengths, 3 + lengths)
-            and all(byte > 0x20 for field in fields for byte in field)
+            and b"\r" not in rest
             and is_number(fields[1])
         )
         if not well_formed:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
+import ssl
 import time
-from collections.abc import Awaitable
-from typing import Any, Callable, Optional
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Optional
 
 from memphis_sync._nats import HardenedClient, ServerSaidError
+
+if TYPE_CHECKING:
+    from nats.aio.client import Srv
+
+    from memphis_sync._nats.handshake import Login
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -20,24 +25,20 @@ _PAUSE_S = 0.1  # between two tries: requests wait meanwhile
 
 
 class ServiceConnection(HardenedClient):
-    """
-    A connection that comes back by itself.
+    """A connection that comes back by itself."""
 
-    Args:
-        servers: ``host:port`` or URL of each.
-    """
-
-    def __init__(self, servers: Optional[list[str]] = None) -> None:
-        super().__init__([_address(server) for server in servers or []], self._wait)
+    def __init__(self) -> None:
+        super().__init__(self._wait)
         self._logged_at = -_LOG_S
         self._not_logged = 0
-        self._has_tried = False
 
     async def _wait(self) -> None:
-        """No pause before the very first try."""
-        if self._has_tried:
-            await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.0))  # noqa: S311  spreading, not a secret
-        self._has_tried = True
+        await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.0))  # noqa: S311  spreading, not a secret
+
+    def _login(self, server: Optional[Srv] = None) -> Login:
+        """With TLS to a server that demands it, also where nothing was said about it."""
+        login = super()._login(server)
+        return dataclasses.replace(login, any_context=ssl.create_default_context, peer="NATS server")
 
     async def on_error(self, exc: Exception) -> None:
         """nats-py's error callback."""
@@ -53,17 +54,3 @@ class ServiceConnection(HardenedClient):
         more = f" (and {self._not_logged} lines before it that are not shown)" if self._not_logged else ""
         self._logged_at, self._not_logged = now, 0
         log.warning("%s%s", text, more)
-
-
-async def open_connection(
-    servers: list[str], *, closed_cb: Callable[[], Awaitable[None]], **options: Any
-) -> ServiceConnection:
-    """A connection that comes back by itself; arguments are those of ``nats.connect()``."""
-    connection = ServiceConnection(servers)
-    await connection.connect(servers, error_cb=connection.on_error, closed_cb=closed_cb, **options)
-    return connection
-
-
-def _address(server: str) -> str:
-    parts = urlsplit(server if "://" in server else f"nats://{server}")
-    return f"{parts.hostname}:{parts.port or 4222}"

@@ -16,12 +16,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 import uuid
 from collections.abc import Awaitable
 from typing import Any, Callable, Optional
 
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError, NoServersError, TimeoutError as NatsTimeoutError
+from nats.errors import Error as NatsError, TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
 from memphis_sync._protocol import subjects
@@ -30,7 +31,7 @@ from memphis_sync._protocol.names import NameRuleError
 from memphis_sync._protocol.streams import SettingError
 from memphis_sync.broker.options import BrokerError, BrokerOptions
 from memphis_sync.broker.request_error import RequestError
-from memphis_sync.broker.service.connection import PENDING_BYTES, ServiceConnection, open_connection
+from memphis_sync.broker.service.connection import PENDING_BYTES, ServiceConnection
 from memphis_sync.broker.service.consumers import Consumers
 from memphis_sync.broker.service.dead_letter_ingest import DeadLetterIngest
 from memphis_sync.broker.service.dead_letters import DeadLetters
@@ -45,6 +46,7 @@ from memphis_sync.broker.storage.expiry import Expiry
 from memphis_sync.broker.storage.jetstream_api import JetStreamApi, JetStreamError, is_no_room
 from memphis_sync.broker.storage.leases import Leases
 from memphis_sync.broker.storage.tables import State
+from memphis_sync.errors import ConnectError
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -52,7 +54,6 @@ MAX_AT_ONCE = 256
 LONGEST_S = 20.0  # what clients wait for a creation; then they ask again
 _MAX_TEXT = 4096  # of an error text: a name of megabytes isn't sent back
 _CONNECT_S = 5
-_CLOSE_S = 1
 
 Handler = Callable[[bytes], Awaitable[Any]]
 ErrorBody = Callable[[str], bytes]
@@ -153,40 +154,25 @@ class Service:
 
     async def _connect(self) -> ServiceConnection:
         """A wrong address or login is told at once; a connection that was lost later comes back by itself."""
-        causes: list[Exception] = []
-
-        async def remember(exc: Exception) -> None:
-            causes.append(exc)
-
         servers = self._url.split(",")
-        probe = ServiceConnection(servers)
+        connection = ServiceConnection()
         try:
-            await probe.connect(
-                servers,
-                error_cb=remember,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
+            await connection.open(
+                time.monotonic() + _CONNECT_S,
+                servers=servers,
+                name=f"{self._id}::memphis-sync broker",
                 connect_timeout=_CONNECT_S,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.1,
+                error_cb=connection.on_error,
+                disconnected_cb=self._on_lost,
+                reconnected_cb=self._on_back,
+                closed_cb=self._on_closed,
                 **self._login,
             )
-        except (OSError, NatsError, asyncio.TimeoutError, ValueError) as exc:
-            cause = causes[-1] if isinstance(exc, NoServersError) and causes else exc
-            raise BrokerError(f"the NATS server cannot be used: {str(cause) or type(cause).__name__}") from cause
-        finally:
-            with contextlib.suppress(asyncio.TimeoutError):  # after a refused TLS handshake it would not end
-                await asyncio.wait_for(probe.close(), _CLOSE_S)
-        return await open_connection(
-            servers,
-            name=f"{self._id}::memphis-sync broker",
-            connect_timeout=_CONNECT_S,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.1,
-            disconnected_cb=self._on_lost,
-            reconnected_cb=self._on_back,
-            closed_cb=self._on_closed,
-            **self._login,
-        )
+        except (ConnectError, NatsError, ValueError) as exc:
+            raise BrokerError(f"the NATS server cannot be used: {exc}") from exc
+        return connection
 
     async def _on_closed(self) -> None:
         """nats-py will not connect again: without a word from here the process would live on, and hear nothing."""
