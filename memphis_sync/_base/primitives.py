@@ -54,3 +54,11 @@ def next_number() -> int:
 def start_thread(name: str, run: Callable[..., Any], *args: Any) -> Thread:
     """As threads.start_thread(), for a callable with arguments."""
     return threads.start_thread(name, functools.partial(run, *args))
+
+
+def caller() -> str:
+    """File and line of the call into this package: the first frame outside of it."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("memphis_sync."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,31 +1,45 @@
-"""How a consumer joins its group, and what fetch_messages() does with the consumers that it keeps."""
+"""How a consumer joins its group, and how fetch_messages() uses the consumers that it makes once and keeps."""
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
-from memphis_sync._control.requests import CREATE_S
-from memphis_sync._protocol.control import ConsumerCreate
-from memphis_sync.consumer import Consumer
+from memphis_sync._control.requests import CREATE_S, JS_S
+from memphis_sync._options.arguments import ConsumerArguments, FetchArguments, check_name, consumer_request
+from memphis_sync._options.checks import check_bool, check_seconds
+from memphis_sync.consumer import READ_ALL_S, Consumer
+from memphis_sync.errors import StationNotFoundError
 from memphis_sync.message import Message, Messages
 
 if TYPE_CHECKING:
     from memphis_sync.client import Memphis
 
+# Of the arguments of fetch_messages(), what a consumer is made with besides its names.
+_MADE_OF = (
+    *("consumer_group", "batch_max_time_to_wait_ms", "max_ack_time_ms", "max_msg_deliveries"),
+    *("generate_random_suffix", "start_consume_from_sequence", "last_messages"),
+)
+_made_of = operator.attrgetter(*_MADE_OF)
 
-def join(
-    client: Memphis,
-    request: ConsumerCreate,
-    *,
-    batch_max_time_to_wait_ms: int,
-    pull_interval_ms: int = 1000,
-    batch_size: int = 10,
-    retries: int = 1,
-    deadline: Optional[float] = None,
-) -> Consumer:
-    """Registers a consumer and makes it; *deadline*: for all of it, by ``time.monotonic()``. Raises as consumer()."""
+
+def join(client: Memphis, given: ConsumerArguments, deadline: Optional[float] = None) -> Consumer:
+    """
+    Registers a consumer and makes it.
+
+    Args:
+        client: The client.
+        given: The arguments of consumer(), checked.
+        deadline: For all of it, by ``time.monotonic()``; None: as long as the requests may take.
+
+    Raises:
+        MemphisError: As consumer().
+    """
+    request, retries = consumer_request(given), given.timeout_retries
+    if not given.create_station:
+        client._call(client._requests.require_station(request.station_name), JS_S, 0, "consumer()")
     work = client._requests.create_consumer(request, retries)
     if deadline is None:
         view = client._call(work, CREATE_S, min(retries, 1), "consumer()")
@@ -38,14 +52,45 @@ def join(
         view,
         name=request.name,
         group=request.consumers_group,
-        pull_interval_ms=pull_interval_ms,
-        batch_size=batch_size,
-        batch_max_time_to_wait_ms=batch_max_time_to_wait_ms,
+        pull_interval_ms=given.pull_interval_ms,
+        batch_size=given.batch_size,
+        batch_max_time_to_wait_ms=given.batch_max_time_to_wait_ms,
         max_ack_time_ms=request.max_ack_time_ms,
         max_msg_deliveries=request.max_msg_deliveries,
     )
     consumer._reader.membership.join(deadline)
     return consumer
+
+
+def fetch(client: Memphis, given: FetchArguments) -> Messages:
+    """Fetches with a consumer that is kept for these arguments. Raises as Memphis.fetch_messages()."""
+    station = check_name("station_name", "Station", given.station_name)
+    name = check_name("consumer_name", "Consumer", given.consumer_name)
+    timeout_s = given.timeout_s
+    deadline = None if timeout_s is None else time.monotonic() + check_seconds("timeout_s", timeout_s)
+    made_of = _made_of(given)
+
+    def make() -> Consumer:
+        return join(client, ConsumerArguments(station, name, **dict(zip(_MADE_OF, made_of))).checked(), deadline)
+
+    consumer = client._consumers.get((station, name, *made_of), make)
+    try:
+        if check_bool("until_end", given.until_end):
+            limit_s = READ_ALL_S if timeout_s is None else timeout_s
+            found = consumer.read_all(given.consumer_partition_key, given.consumer_partition_number, timeout_s=limit_s)
+            return each_once(found)
+        if deadline is not None:
+            timeout_s = max(deadline - time.monotonic(), 0.0)
+        return consumer.fetch(
+            given.batch_size,
+            given.consumer_partition_key,
+            given.consumer_partition_number,
+            given.prefetch,
+            timeout_s=timeout_s,
+        )
+    except StationNotFoundError:
+        client._consumers.discard(consumer)
+        raise
 
 
 def each_once(messages: Iterable[Message]) -> Messages:

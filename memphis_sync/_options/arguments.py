@@ -1,12 +1,23 @@
-"""Arguments of station(), producer() and consumer(): checked by the broker's rules, turned into requests. No IO."""
+"""The parameters of station(), consumer() and fetch_messages(), checked by the broker's rules, and their requests."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
-from memphis_sync._options import checks as opt
+from memphis_sync._options.checks import (
+    MAX_BATCH_SIZE,
+    MAX_TIME_MS,
+    as_int,
+    check_bool,
+    check_int,
+    check_str,
+    int_in,
+    one_of,
+    show,
+)
+from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
 from memphis_sync._protocol.control import ConsumerCreate, StationCreate
 from memphis_sync._protocol.names import Kind, NameRuleError, lower_name
 from memphis_sync._protocol.partitions import check_partition
@@ -16,7 +27,10 @@ from memphis_sync.types import Retention, Storage
 MAX_RETRIES = 1000
 MAX_PARTITIONS = 10000
 MAX_DELIVERIES = 10  # the broker turns anything above into this
+LEAST_WAIT_MS = 100  # as memphis.py
 _MAX_INT32 = 2**31 - 1  # the broker keeps most numbers in 32-bit columns
+NAME = "Up to 128 letters, digits, ``_ - .``; lower-cased."
+RANDOM_SUFFIX = "Adds ``_`` and 8 hexadecimal digits to the name."
 
 
 def check_name(option: str, kind: Kind, name: object) -> str:
@@ -31,86 +45,35 @@ def check_name(option: str, kind: Kind, name: object) -> str:
     Raises:
         ConfigurationError: The text has option, value and the broker's rule.
     """
-    text = opt.check_str(option, name)
+    text = check_str(option, name)
     try:
         return lower_name(kind, text)
     except NameRuleError as exc:
-        raise ConfigurationError(f"{option} is {opt.show(text)}: {exc}") from exc
+        raise ConfigurationError(f"{option} is {show(text)}: {exc}") from exc
 
 
-def check_station_names(value: object) -> list[str]:
+def name_of(kind: Kind, *, empty_ok: bool = False) -> Callable[[str, Any], str]:
+    """check_name() with its kind; *empty_ok*: "" stands for none."""
+    return lambda option, name: "" if empty_ok and name == "" else check_name(option, kind, name)
+
+
+def check_station_names(option: str, value: object) -> list[str]:
     """One or several station names, lower case, each once, in the caller's order."""
     if isinstance(value, str):
-        return [check_name("station_name", "Station", value)]
+        return [check_name(option, "Station", value)]
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise ConfigurationError(
-            f"station_name is {opt.show(value)}; station_name should be either string or list of strings"
-        )
+        raise ConfigurationError(f"{option} is {show(value)}; {option} should be either string or list of strings")
     if not value:
-        raise ConfigurationError("station_name is an empty list; it needs at least one station")
-    return list(dict.fromkeys(check_name("station_name", "Station", item) for item in value))
+        raise ConfigurationError(f"{option} is an empty list; it needs at least one station")
+    return list(dict.fromkeys(check_name(option, "Station", item) for item in value))
 
 
-def check_retries(value: object) -> int:
-    """How often a request without an answer is repeated."""
-    return opt.check_int("timeout_retries", value, 0, MAX_RETRIES)
+check_retries = int_in(0, MAX_RETRIES)  # how often a request without an answer is repeated
 
 
 def with_suffix(option: str, kind: Kind, name: str) -> str:
     """*name*, ``_`` and 8 random hexadecimal digits; the whole must still be a name."""
     return check_name(option, kind, f"{name}_{uuid.uuid4().hex[:8]}")
-
-
-def station_request(**given: Any) -> StationCreate:
-    """The request of Memphis.station(), from its arguments by name."""
-    kind = opt.check_enum("retention_type", given["retention_type"], Retention)
-    least = 0 if kind is Retention.ACK_BASED else 1
-    value = opt.check_int("retention_value", given["retention_value"], least, _MAX_INT32)
-    window = opt.check_int("idempotency_window_ms", given["idempotency_window_ms"], 100, opt.MAX_TIME_MS)
-    if kind is Retention.MAX_MESSAGE_AGE_SECONDS:
-        window = min(window, value * 1000)
-    schema, dls = given["schema_name"], given["dls_station"]
-    return StationCreate(
-        name=check_name("name", "Station", given["name"]),
-        retention_type=kind.value,
-        retention_value=value,
-        storage_type=opt.check_enum("storage_type", given["storage_type"], Storage).value,
-        replicas=opt.check_int("replicas", given["replicas"], 1, 5),
-        idempotency_window_ms=window,
-        schema_name=check_name("schema_name", "Schema", schema) if schema != "" else "",
-        dls_poison=opt.check_bool("send_poison_msg_to_dls", given["send_poison_msg_to_dls"]),
-        dls_schemaverse=opt.check_bool("send_schema_failed_msg_to_dls", given["send_schema_failed_msg_to_dls"]),
-        tiered_storage_enabled=opt.check_bool("tiered_storage_enabled", given["tiered_storage_enabled"]),
-        partitions_number=opt.check_int("partitions_number", given["partitions_number"], 0, MAX_PARTITIONS) or 1,
-        dls_station=check_name("dls_station", "Station", dls) if dls != "" else "",
-    )
-
-
-def consumer_request(**given: Any) -> ConsumerCreate:
-    """The request of Memphis.consumer(), from those of its arguments that the broker gets."""
-    name = check_name("consumer_name", "Consumer", given["consumer_name"])
-    if opt.check_bool("generate_random_suffix", given["generate_random_suffix"]):
-        name = with_suffix("consumer_name", "Consumer", name)
-    group = given["consumer_group"]
-    start = opt.check_int("start_consume_from_sequence", given["start_consume_from_sequence"], 1, 2**63 - 1)
-    last = opt.check_int("last_messages", given["last_messages"], -1, 2**63 - 1)
-    if start > 1 and last > -1:
-        raise ConfigurationError(
-            "Consumer creation options can't contain both start_consume_from_sequence "
-            f"({start}) and last_messages ({last})"
-        )
-    deliveries = given["max_msg_deliveries"]
-    if deliveries != -1:
-        deliveries = opt.check_int("max_msg_deliveries", deliveries, 1, MAX_DELIVERIES)
-    return ConsumerCreate(
-        name=name,
-        station_name=check_name("station_name", "Station", given["station_name"]),
-        consumers_group=check_name("consumer_group", "Consumer", group) if group != "" else name,
-        max_ack_time_ms=opt.check_int("max_ack_time_ms", given["max_ack_time_ms"], 1, _MAX_INT32),
-        max_msg_deliveries=deliveries,
-        start_consume_from_sequence=start,
-        last_messages=last,
-    )
 
 
 def check_place(side: str, key: object, number: object, partitions: Sequence[int], station: str) -> Optional[int]:
@@ -127,7 +90,7 @@ def check_place(side: str, key: object, number: object, partitions: Sequence[int
     Raises:
         ConfigurationError: One of the two is of another type, both are given, or there is no such partition.
     """
-    chosen = opt.as_int(number)
+    chosen = as_int(number)
     if chosen is None:
         raise ConfigurationError(
             f"{side}_partition_number is of type {type(number).__name__}; it must be an int: a partition from 1, or -1 "
@@ -142,3 +105,171 @@ def check_place(side: str, key: object, number: object, partitions: Sequence[int
             f"{side}_partition_key is given"
         )
     return partition
+
+
+@arguments
+class StationArguments(Arguments):
+    """The parameters of Memphis.station()."""
+
+    name: str = option(name_of("Station"), NAME)
+    retention_type: Retention = option(
+        one_of(Retention),
+        "What bounds each partition: age, number of messages, bytes, or acknowledgement by all groups.",
+        default=Retention.MAX_MESSAGE_AGE_SECONDS,
+    )
+    retention_value: int = option(
+        int_in(0, _MAX_INT32), "Seconds, messages or bytes, from 1; without meaning for ``ACK_BASED``.", default=3600
+    )
+    storage_type: Storage = option(one_of(Storage), "On disk or in memory.", default=Storage.DISK)
+    replicas: int = option(int_in(1, 5), "Copies in a cluster: 1, 3 or 5 (the broker rounds others).", default=1)
+    idempotency_window_ms: int = option(
+        int_in(100, MAX_TIME_MS),
+        "How long the broker remembers message ids, 100 to 86400000 ms. An age retention below it lowers it, because "
+        "brokers refuse the combination.",
+        default=120000,
+    )
+    schema_name: str = option(name_of("Schema", empty_ok=True), 'Must exist already; "" for none.', default="")
+    send_poison_msg_to_dls: bool = option(check_bool, "Keep messages that were delivered too often.", default=True)
+    send_schema_failed_msg_to_dls: bool = option(
+        check_bool, "Keep messages that did not match the schema.", default=True
+    )
+    tiered_storage_enabled: bool = option(
+        check_bool, "Off-load to the broker's second tier, where it has one.", default=False
+    )
+    partitions_number: int = option(int_in(0, MAX_PARTITIONS), "1 to 10000; 0 means 1, as in memphis.py.", default=1)
+    dls_station: str = option(
+        name_of("Station", empty_ok=True), 'A station that gets a copy of each dead letter; "" for none.', default=""
+    )
+    timeout_retries: int = option(
+        check_retries,
+        "How often a request without an answer is repeated; each waits up to 20 s.",
+        default=5,
+    )
+
+
+def station_request(given: StationArguments) -> StationCreate:
+    """The request of Memphis.station(), from its arguments."""
+    kind, value = given.retention_type, given.retention_value
+    if kind is not Retention.ACK_BASED:
+        check_int("retention_value", value, 1, _MAX_INT32)
+    is_by_age = kind is Retention.MAX_MESSAGE_AGE_SECONDS
+    return StationCreate(
+        name=given.name,
+        retention_type=kind.value,
+        retention_value=value,
+        storage_type=given.storage_type.value,
+        replicas=given.replicas,
+        idempotency_window_ms=min(given.idempotency_window_ms, value * 1000 if is_by_age else MAX_TIME_MS),
+        schema_name=given.schema_name,
+        dls_poison=given.send_poison_msg_to_dls,
+        dls_schemaverse=given.send_schema_failed_msg_to_dls,
+        tiered_storage_enabled=given.tiered_storage_enabled,
+        partitions_number=given.partitions_number or 1,
+        dls_station=given.dls_station,
+    )
+
+
+def _check_deliveries(option: str, value: object) -> int:
+    return -1 if value == -1 else check_int(option, value, 1, MAX_DELIVERIES)
+
+
+def _check_wait(option: str, value: object) -> int:
+    return max(LEAST_WAIT_MS, check_int(option, value, 0, MAX_TIME_MS))
+
+
+@arguments
+class ConsumerArguments(Arguments):
+    """The parameters of Memphis.consumer()."""
+
+    station_name: str = option(name_of("Station"), "The station; lower-cased.")
+    consumer_name: str = option(name_of("Consumer"), NAME)
+    consumer_group: str = option(
+        name_of("Consumer", empty_ok=True),
+        "Members of a group share its messages; the consumer's name when empty.",
+        default="",
+    )
+    pull_interval_ms: int = option(
+        int_in(0, MAX_TIME_MS),
+        "Pause of consume() after a pull that found less than batch_size, from 0.",
+        default=1000,
+    )
+    batch_size: int = option(
+        int_in(1, MAX_BATCH_SIZE), "How many messages consume() and iteration take at once, 1 to 5000.", default=10
+    )
+    batch_max_time_to_wait_ms: int = option(
+        _check_wait, "How long fetch() waits for a first message; 100 at least.", default=100
+    )
+    max_ack_time_ms: int = option(
+        int_in(1, _MAX_INT32), "Until a message without an answer is delivered again, from 1.", default=30000
+    )
+    max_msg_deliveries: int = option(
+        _check_deliveries, "1 to 10; then the message is a dead letter. -1 means the broker's 10.", default=2
+    )
+    generate_random_suffix: bool = option(check_bool, RANDOM_SUFFIX, default=False)
+    start_consume_from_sequence: int = option(
+        int_in(1, 2**63 - 1), "First message of each partition for a new group, from 1.", default=1
+    )
+    last_messages: int = option(
+        int_in(-1, 2**63 - 1),
+        "Start a new group with so many newest messages of each partition; -1 for all, 0 for none.",
+        default=-1,
+    )
+    timeout_retries: int = option(check_retries, "As producer().", default=5)
+    _: KW_ONLY
+    create_station: bool = option(
+        check_bool,
+        "False: a station that does not exist is an error, so that a misspelt name makes none.",
+        default=True,
+    )
+
+
+def consumer_request(given: ConsumerArguments) -> ConsumerCreate:
+    """The request of Memphis.consumer(), from those of its arguments that the broker gets."""
+    name, start, last = given.consumer_name, given.start_consume_from_sequence, given.last_messages
+    if given.generate_random_suffix:
+        name = with_suffix("consumer_name", "Consumer", name)
+    if start > 1 and last > -1:
+        raise ConfigurationError(
+            "Consumer creation options can't contain both start_consume_from_sequence "
+            f"({start}) and last_messages ({last})"
+        )
+    return ConsumerCreate(
+        name=name,
+        station_name=given.station_name,
+        consumers_group=given.consumer_group or name,
+        max_ack_time_ms=given.max_ack_time_ms,
+        max_msg_deliveries=given.max_msg_deliveries,
+        start_consume_from_sequence=start,
+        last_messages=last,
+    )
+
+
+@arguments
+class FetchArguments(Arguments):
+    """
+    The parameters of Memphis.fetch_messages(). They are checked as those of the consumer that is made once, and of the
+    fetch().
+    """
+
+    station_name: str
+    consumer_name: str
+    consumer_group: str = ""
+    batch_size: int = 10
+    batch_max_time_to_wait_ms: int = 100
+    max_ack_time_ms: int = 30000
+    max_msg_deliveries: int = 2
+    generate_random_suffix: bool = False
+    start_consume_from_sequence: int = 1
+    last_messages: int = -1
+    consumer_partition_key: Optional[str] = None
+    consumer_partition_number: int = -1
+    prefetch: bool = False
+    _: KW_ONLY
+    timeout_s: Optional[float] = option(default=None)
+    until_end: bool = option(
+        None,
+        "Fetch all that the station holds for the group, as Consumer.read_all() does, instead of one batch; then "
+        "``batch_size`` and ``prefetch`` have no meaning, and ``timeout_s`` is that of read_all(). It all stands in "
+        "memory, and its ack time runs: read_all() hands out one message after the other.",
+        default=False,
+    )

@@ -214,6 +214,11 @@ def check_enum(option: str, value: object, kind: type[E]) -> E:
     raise ConfigurationError(f"{option} is {show(value)}; it must be one of {allowed}")
 
 
+def one_of(kind: type[E]) -> Callable[[str, object], E]:
+    """check_enum() with its kind."""
+    return functools.partial(check_enum, kind=kind)
+
+
 def check_account_id(option: str, value: object) -> int:
     """The number of an account; a text in its place is most likely the password, and is not shown."""
     if isinstance(value, str):

@@ -25,6 +25,9 @@ from memphis_sync.types import Credentials, ServerAddress
 
 _HOST_RE = re.compile(r"[\w.:%-]+\Z")
 _SECRETS = [row for row in OPTIONS if row.check is check_secret]
+# Not mixed with an environment that says the same.
+_WHO = {"username", "account_id", "connection_token", "password"}
+_WHERE = {"port", "tls", "ca_file", "cert_file", "key_file"}
 _IN_URL = frozenset(row.name for row in OPTIONS if row.url)
 _SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -53,7 +56,7 @@ def connect_options(given: ConnectArguments, environ: Optional[Mapping[str, str]
     values.update({row.name: row.check(row.name, values[row.name]) for row in OPTIONS if row.check})
     options = ConnectOptions.__new__(ConnectOptions)
     vars(options).update(
-        {row.name: values[row.name] for row in OPTIONS if not row.needs_host and row.name != "host"},
+        {row.name: values[row.name] for row in OPTIONS if row.name not in {"host"} | _WHO | _WHERE},
         addresses=_addresses(where, values["port"], url),
         credentials=_credentials(values),
         tls=_tls_context(values, wanted=url is not None and url.tls),
@@ -64,7 +67,7 @@ def connect_options(given: ConnectArguments, environ: Optional[Mapping[str, str]
 def _take_environment(values: dict[str, Any], environ: Mapping[str, str]) -> None:
     """Fills host and credentials from MEMPHIS_* variables; arguments that say where or who need a host beside them."""
     for row in OPTIONS:
-        if row.needs_host and values[row.name] != row.default:
+        if row.name in _WHO | _WHERE and values[row.name] != row.default:
             raise ConfigurationError(
                 f"{row.name} is given without host; give both, or neither and set MEMPHIS_URL (the two are never mixed)"
             )

@@ -15,25 +15,28 @@ import inspect
 import re
 import textwrap
 import typing
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, NamedTuple, Optional, TypeVar
 
 from memphis_sync._base.hints import wrong_keyword
 
 if TYPE_CHECKING:
-    from typing_extensions import Concatenate, ParamSpec, dataclass_transform
+    from dataclasses import KW_ONLY as KW_ONLY  # noqa: PLC0414  for the tables: before what is given by name only
+
+    from typing_extensions import Concatenate, ParamSpec, Self, dataclass_transform
 
     P = ParamSpec("P")
-else:
+else:  # Python 3.9 has none of them
+    KW_ONLY = None
 
-    def dataclass_transform(**_: object) -> Callable[[Any], Any]:  # at run time only Python 3.11 has it
+    def dataclass_transform(**_: object) -> Callable[[Any], Any]:
         return lambda decorated: decorated
 
 
-A = TypeVar("A")
+A = TypeVar("A", bound="Arguments")
 R = TypeVar("R")
 S = TypeVar("S")
+Check = Callable[[str, Any], Any]
 _EMPTY: Any = inspect.Parameter.empty
-_WIDTH = 116  # of the text that help() shows, without its own indentation
 
 
 class Row(NamedTuple):
@@ -41,102 +44,86 @@ class Row(NamedTuple):
     One parameter.
 
     Attributes:
-        name: As the caller writes it.
-        type: As the signature shows it.
-        default: inspect.Parameter.empty when it must be given.
         check: Called with name and value; returns the value to use or raises ConfigurationError. None: it is checked
             where it is used.
         doc: Its text among the Args; "" leaves it out there.
-        kw_only: Whether it can be given by name only.
         url: Whether a broker's URL may hold it.
         env: Its environment variable without ``MEMPHIS_``; "" for none.
-        needs_host: Whether it says where or who, and so is not mixed with an environment that says the same.
+        name: As the caller writes it.
+        type: As the signature shows it.
+        default: inspect.Parameter.empty when it must be given.
+        kw_only: Whether it can be given by name only.
     """
 
-    name: str
-    type: Any
-    default: Any
-    check: Optional[Callable[[str, Any], Any]]
-    doc: str
-    kw_only: bool
-    url: bool
-    env: str
-    needs_host: bool
+    check: Optional[Check] = None
+    doc: str = ""
+    url: bool = False
+    env: str = ""
+    name: str = ""
+    type: Any = None
+    default: Any = _EMPTY
+    kw_only: bool = False
 
 
-def option(
-    *,
-    default: Any = _EMPTY,
-    check: Optional[Callable[[str, Any], Any]] = None,
-    doc: str = "",
-    kw_only: bool = False,
-    url: bool = False,
-    env: str = "",
-    needs_host: bool = False,
-) -> Any:
-    """What a row holds besides name and type; see Row."""
-    row = Row("", None, default, check, doc, kw_only, url, env, needs_host)
-    return dataclasses.field(default=dataclasses.MISSING if default is _EMPTY else default, metadata={"row": row})
+class Arguments:
+    """Base of the tables; an instance holds the arguments of one call, as they were given."""
+
+    ROWS: ClassVar[tuple[Row, ...]] = ()
+
+    def checked(self) -> Self:
+        """
+        The arguments as they are to be used.
+
+        Raises:
+            ConfigurationError: One of them is wrong; the first by the order of the rows.
+        """
+        values = vars(self).copy()
+        values.update({row.name: row.check(row.name, values[row.name]) for row in self.ROWS if row.check})
+        return type(self)(**values)
+
+
+def option(check: Optional[Check] = None, doc: str = "", *, default: Any = dataclasses.MISSING, **more: Any) -> Any:
+    """What a row holds besides name and type; *more* is ``url`` and ``env``. See Row."""
+    return dataclasses.field(default=default, metadata={"row": Row(check, doc, **more)})
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(option,))
 def arguments(table: type[A]) -> type[A]:
-    """Makes a class the table of a call; an instance holds the arguments of one call, as they were given."""
-    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(table)
+    """Makes a class the table of a call."""
+    names = list(table.__annotations__)
+    by_name = names[names.index("_") :] if table.__annotations__.pop("_", None) else ()
     types = typing.get_type_hints(table)
-    rows = []
-    for field in dataclasses.fields(made):
-        plain = Row("", None, field.default, None, "", False, False, "", False)
-        rows.append(field.metadata.get("row", plain)._replace(name=field.name, type=types[field.name]))
-    made.ROWS = tuple(rows)
-    return table
-
-
-def rows_of(table: Any) -> tuple[Row, ...]:
-    """The rows of a class made with arguments(), or of an instance of it."""
-    rows: tuple[Row, ...] = table.ROWS
-    return rows
-
-
-def checked(given: A) -> A:
-    """
-    The arguments of a call as they are to be used.
-
-    Raises:
-        ConfigurationError: One of them is wrong; the first by the order of the rows.
-    """
-    values = vars(given)
-    return type(given)(
-        **{row.name: row.check(row.name, values[row.name]) if row.check else values[row.name] for row in rows_of(given)}
+    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(table)
+    table.ROWS = tuple(
+        field.metadata.get("row", Row())._replace(
+            name=field.name,
+            type=types[field.name],
+            default=_EMPTY if field.default is dataclasses.MISSING else field.default,
+            kw_only=field.name in by_name,
+        )
+        for field in dataclasses.fields(made)
     )
+    return table
 
 
 def takes(table: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]]:
     """Gives a function of one argument, an instance of *table*, the parameters that the table has."""
-    return functools.partial(_taking, table, False)
+    return functools.partial(_taking, table, 0)
 
 
 def method_takes(table: Callable[P, A]) -> Callable[[Callable[[S, A], R]], Callable[Concatenate[S, P], R]]:
     """The same for a method."""
-    return functools.partial(_taking, table, True)
+    return functools.partial(_taking, table, 1)
 
 
-def _taking(table: Any, is_method: bool, function: Callable[..., R]) -> Callable[..., R]:
-    rows = rows_of(table)
+def _taking(table: Any, own: int, function: Callable[..., R]) -> Callable[..., R]:
+    rows: tuple[Row, ...] = table.ROWS
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = frozenset(row.name for row in rows)
-    own = int(is_method)
     most = own + sum(not row.kw_only for row in rows)
-    parameters = [
-        inspect.Parameter(
-            row.name,
-            inspect.Parameter.KEYWORD_ONLY if row.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=row.default,
-            annotation=row.type,
-        )
-        for row in rows
-    ]
-    whole = inspect.signature(function)
-    signature = whole.replace(parameters=[*list(whole.parameters.values())[:own], *parameters])
+    parameters = [inspect.Parameter(r.name, kinds[r.kw_only], default=r.default, annotation=r.type) for r in rows]
+    signature = inspect.signature(function)
+    signature = signature.replace(parameters=[*list(signature.parameters.values())[:own], *parameters])
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
@@ -152,7 +139,7 @@ def _taking(table: Any, is_method: bool, function: Callable[..., R]) -> Callable
         return function(*args[:own], given)
 
     call.__signature__ = signature  # type: ignore[attr-defined]
-    call.__annotations__ = {**{row.name: row.type for row in rows}, "return": whole.return_annotation}
+    call.__annotations__ = {**{row.name: row.type for row in rows}, "return": signature.return_annotation}
     call.__doc__ = _with_args(function.__doc__, rows)
     return call
 
@@ -162,16 +149,9 @@ def _with_args(doc: Optional[str], rows: tuple[Row, ...]) -> Optional[str]:
     if doc is None:  # python -OO
         return None
     doc = inspect.cleandoc(doc)
-    texts = [
-        textwrap.fill(
-            f"{row.name}: {row.doc}{f' MEMPHIS_{row.env} in the environment.' if row.env else ''}",
-            _WIDTH,
-            initial_indent="    ",
-            subsequent_indent="        ",
-        )
-        for row in rows
-        if row.doc
-    ]
+    wrap = textwrap.TextWrapper(116, initial_indent="    ", subsequent_indent=" " * 8)
+    env = {row.name: f" MEMPHIS_{row.env} in the environment." for row in rows if row.env}
+    texts = [wrap.fill(f"{row.name}: {row.doc}{env.get(row.name, '')}") for row in rows if row.doc]
     later = re.search(r"^(?:Returns|Raises):", doc, re.MULTILINE)
     at = later.start() if later else len(doc)
     return "\n".join([f"{doc[:at].rstrip()}\n\nArgs:", *texts, f"\n{doc[at:]}"]).rstrip() + "\n"

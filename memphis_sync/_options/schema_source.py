@@ -1,15 +1,46 @@
-"""The source of a schema that create_schema() is given: as text, or as a file."""
+"""The parameters of create_schema(), and the source of a schema: as text, or as a file."""
 
 from __future__ import annotations
 
 import codecs
+import os
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional, Union
 
-from memphis_sync._options import checks as opt
+from memphis_sync._options.arguments import NAME, check_retries, name_of
+from memphis_sync._options.checks import check_path, check_str, show
+from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
+from memphis_sync._schema import KINDS
 from memphis_sync.errors import ConfigurationError
 
 _BOM = "\ufeff"
+
+
+def _check_kind(option: str, value: Any) -> str:
+    if value not in list(KINDS):  # a list: what was given may have no hash
+        raise ConfigurationError(f"{option} is {show(value)}; it must be one of {', '.join(KINDS)}")
+    kind: str = value
+    return kind
+
+
+@arguments
+class SchemaArguments(Arguments):
+    """The parameters of Memphis.create_schema()."""
+
+    schema_name: str = option(name_of("Schema"), NAME)
+    schema_type: str = option(_check_kind, "``json``, ``graphql``, ``protobuf`` or ``avro``.")
+    schema_path: Union[str, os.PathLike[str], None] = option(
+        None, "A UTF-8 file with the schema's source; a byte order mark in front is left out.", default=None
+    )
+    timeout_retries: int = option(check_retries, "As station().", default=5)
+    _: KW_ONLY
+    schema_content: Optional[str] = option(None, "The source itself, in place of the file.", default=None)
+    message_name: Optional[str] = option(
+        lambda option, value: "" if value is None else check_str(option, value, empty_ok=False),
+        "For protobuf: the message in the source that counts, as ``Order`` or ``shop.Order``. None: the first one. A "
+        "Memphis broker always takes the first; there another name is refused.",
+        default=None,
+    )
 
 
 def source_text(data: bytes) -> str:
@@ -28,18 +59,24 @@ def source_text(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")  # as a file that is opened as text
 
 
-def schema_source(schema_path: object, schema_content: Optional[str]) -> str:
+def schema_source(given: SchemaArguments) -> str:
     """
     A schema's source, from the one of the two that is given.
 
     Raises:
-        ConfigurationError: Both are given, or none, or the file cannot be read.
+        ConfigurationError: Both are given, or none, or the file cannot be read, or it has no message names.
     """
-    if (schema_path is None) == (schema_content is None):
+    path, content = given.schema_path, given.schema_content
+    if (path is None) == (content is None):
         raise ConfigurationError("give either schema_path or schema_content, and not both")
-    if schema_content is not None:
-        return opt.check_str("schema_content", schema_content, empty_ok=False).removeprefix(_BOM)
-    path = opt.check_path("schema_path", schema_path, empty_ok=False)
+    if given.message_name and given.schema_type != "protobuf":
+        raise ConfigurationError(
+            f"message_name is {show(given.message_name)}, and schema_type {given.schema_type}; "
+            "only protobuf has message names"
+        )
+    if content is not None:
+        return check_str("schema_content", content, empty_ok=False).removeprefix(_BOM)
+    path = check_path("schema_path", path, empty_ok=False)
     try:
         return source_text(Path(path).read_bytes())
     except (OSError, ValueError) as exc:

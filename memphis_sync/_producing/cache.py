@@ -1,5 +1,5 @@
 """
-The producers that Memphis.produce() makes once and keeps.
+The parameters of producer(), and the producers that Memphis.produce() makes once and keeps.
 
 No lock: a signal handler or a destructor may come in the middle of the same call, so each step is atomic.
 """
@@ -8,16 +8,80 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from memphis_sync._options import checks as opt
+from memphis_sync._options.arguments import NAME, RANDOM_SUFFIX, check_retries, check_station_names, name_of
+from memphis_sync._options.checks import check_bool, check_optional_callable, check_seconds
+from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
 from memphis_sync._producing.registration import Ended, Registration
+from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
 from memphis_sync.producer import Producer
 
 if TYPE_CHECKING:
     from memphis_sync.client import Memphis
 
-AnyProducer = Producer[Any, Any]  # of one station, or of several
 # Stations, name, and the options generate_random_suffix, idempotent and block_on_full_s.
+AnyProducer = Producer[Any, Any]  # of one station, or of several
 ProducerKey = tuple[tuple[str, ...], str, bool, bool, Optional[float]]
+
+
+def _check_block(option: str, value: object) -> Optional[float]:
+    return None if value is None else check_seconds(option, value)
+
+
+@arguments
+class ProducerArguments(Arguments):
+    """The parameters of Memphis.producer()."""
+
+    station_name: Union[str, list[str]] = option(
+        check_station_names, "One station, or several: each message then goes to all of them."
+    )
+    producer_name: str = option(name_of("Producer"), NAME)
+    generate_random_suffix: bool = option(check_bool, RANDOM_SUFFIX, default=False)
+    timeout_retries: int = option(
+        check_retries,
+        "As station(), but once at most: each repetition may register the producer again.",
+        default=5,
+    )
+    _: KW_ONLY
+    idempotent: bool = option(
+        check_bool,
+        "Give each message an id, so that it is stored once even if the connection breaks while it is on its way. "
+        "False saves a fifth of the rate and means at least once.",
+        default=True,
+    )
+    block_on_full_s: Optional[float] = option(
+        _check_block,
+        "How long a non-blocking produce waits for room when the outbox is full, in seconds, from 0, before it raises "
+        "BufferFullError; None: it raises at once.",
+        default=None,
+    )
+    ack_timeout_s: float = option(
+        lambda option, value: check_seconds(option, value, allow_zero=False),
+        "How long the broker may take to confirm, in seconds, above 0, where produce() is not told otherwise.",
+        default=DEFAULT_ACK_WAIT_S,
+    )
+    on_delivery: Optional[OnDelivery] = option(
+        check_optional_callable,
+        "For non-blocking messages, those of produce_many() included, where produce() is not given one.",
+        default=None,
+    )
+
+
+if TYPE_CHECKING:
+
+    @arguments
+    class ToOneStation(ProducerArguments):
+        """One station: its producer's produce() returns one thing."""
+
+        station_name: str
+
+    @arguments
+    class ToStations(ProducerArguments):
+        """A list, which may hold one alone."""
+
+        station_name: list[str]
+
+else:
+    ToOneStation = ToStations = ProducerArguments
 
 
 class ProducerCache(dict[ProducerKey, Union[AnyProducer, Registration]]):
@@ -32,10 +96,9 @@ class ProducerCache(dict[ProducerKey, Union[AnyProducer, Registration]]):
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         stations, name, generate_random_suffix, idempotent, block_on_full_s = key
-        opt.check_bool("idempotent", idempotent)
-        opt.check_bool("generate_random_suffix", generate_random_suffix)
-        if block_on_full_s is not None:
-            opt.check_seconds("block_on_full_s", block_on_full_s)
+        check_bool("idempotent", idempotent)
+        check_bool("generate_random_suffix", generate_random_suffix)
+        _check_block("block_on_full_s", block_on_full_s)
         client._session.check()
 
         def register() -> AnyProducer:

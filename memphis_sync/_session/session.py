@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 import uuid
 import weakref
@@ -20,6 +21,7 @@ from memphis_sync._base.logs import DEBUG, INFO, Log
 from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._control import ControlLink
 from memphis_sync._control.failure_reporter import FailureReporter
+from memphis_sync._control.requests import Requests
 from memphis_sync._control.station_registry import StationRegistry
 from memphis_sync._data import Callbacks, Change, DataLink, LinkName, Outages
 from memphis_sync._options.table import ConnectOptions
@@ -68,6 +70,8 @@ class Session:
         self.label = options.name
         self.exit_timeout_s = options.exit_timeout_s
         self.connection_id = str(uuid.uuid4())
+        self.requests = Requests(self)
+        self.opened_at = f" (opened at {primitives.caller()})" if sys.flags.dev_mode else ""
         number = primitives.next_number()
         self.number = number
         self.callbacks = Callbacks(number, options)
@@ -229,6 +233,15 @@ class Session:
         if self._is_closing or self.outages.end_reason:
             return "closed"
         return "connected" if self.is_connected else "reconnecting"
+
+    @property
+    def description(self) -> str:
+        """Name, state and backlog, for the client's repr()."""
+        if fork.fork_generation() != self.generation:
+            return f"{self.label!r} of the parent process"
+        stats, user = self.stats(), self.options.credentials.username
+        backlog = f"queued={stats.queued} in_flight={stats.in_flight}"
+        return f"{self.label!r} {self.state} {self.control.address} user={user} {backlog}"
 
     def ping(self, timeout_s: float) -> float:
         """One round trip on each link at most *timeout_s* long; gives the longer of the two, in seconds."""

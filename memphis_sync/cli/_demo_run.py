@@ -182,7 +182,7 @@ def _headers(thread: int, number: int) -> dict[str, str]:
     return {HEADER: f"{thread}.{number}"}
 
 
-def _unblocked(producer: Producer, data: bytes, options: dict[str, Any]) -> Any:
+def _unblocked(producer: Producer[Any, Any], data: bytes, options: dict[str, Any]) -> Any:
     """A non-blocking produce that waits a little, itself, when the buffer is full."""
     while True:
         try:

@@ -115,7 +115,7 @@ def test_a_schema_that_does_not_exist_is_no_silent_success(memphis, station_name
 
 def test_an_unknown_user_is_no_silent_success(broker, station_name, monkeypatch):
     with memphis_sync.connect(broker.url) as client:
-        monkeypatch.setattr(client._requests_or_none, "_username", "nobody")
+        monkeypatch.setattr(client._session.requests, "_username", "nobody")
         with pytest.raises(ServerError, match="nobody"):
             client.station(station_name)
         with pytest.raises(ServerError, match="nobody"):
@@ -194,7 +194,7 @@ def test_of_two_producers_of_a_name_one_survives_the_other(memphis, station_name
     first.destroy()
     assert second.produce(b"x").sequence == 1
     second.destroy()
-    assert memphis._requests_or_none._producers == {}
+    assert memphis._session.requests._producers == {}
 
 
 def test_a_random_suffix(memphis, station_name):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 
-from memphis_sync import ConfigurationError, Memphis, Retention, Storage
-from memphis_sync._options.arguments import check_station_names, consumer_request, station_request, with_suffix
-
-STATION = {n: p.default for n, p in inspect.signature(Memphis.station).parameters.items() if n != "self"}
-CONSUMER = {n: p.default for n, p in inspect.signature(Memphis.consumer).parameters.items() if n != "self"}
+from memphis_sync import ConfigurationError, Retention, Storage
+from memphis_sync._options.arguments import (
+    ConsumerArguments,
+    StationArguments,
+    check_station_names,
+    consumer_request,
+    station_request,
+    with_suffix,
+)
 
 
 def station(**given):
-    return station_request(**{**STATION, "name": "orders", **given})
+    return station_request(StationArguments(**{"name": "orders", **given}).checked())
 
 
 def consumer(**given):
-    return consumer_request(**{**CONSUMER, "station_name": "orders", "consumer_name": "billing", **given})
+    names = {"station_name": "orders", "consumer_name": "billing"}
+    return consumer_request(ConsumerArguments(**{**names, **given}).checked())
 
 
 def refusal(call, *args, **given):
@@ -157,9 +160,9 @@ def test_suffixes():
 
 
 def test_station_names():
-    assert check_station_names("A.B") == ["a.b"]
-    assert check_station_names(["b", "A", "B"]) == ["b", "a"]
-    assert check_station_names(("a",)) == ["a"]
+    assert check_station_names("station_name", "A.B") == ["a.b"]
+    assert check_station_names("station_name", ["b", "A", "B"]) == ["b", "a"]
+    assert check_station_names("station_name", ("a",)) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +176,6 @@ def test_station_names():
     ],
 )
 def test_station_name_refusals(value, words):
-    text = refusal(check_station_names, value)
+    text = refusal(check_station_names, "station_name", value)
     assert text.startswith("station_name")
     assert words in text

@@ -11,15 +11,17 @@ import pytest
 
 import memphis_sync
 from memphis_sync import ConfigurationError, Memphis
-from memphis_sync._options.connect import connect_options
-from memphis_sync._options.rows import arguments, checked, method_takes, option, takes
+from memphis_sync._options.connect import _WHERE, _WHO, connect_options
+from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, method_takes, option, takes
 from memphis_sync._options.table import OPTIONS, ConnectArguments
 
 LOGIN = "memphis://shop:canary@b1"
 TEXTS = {bool: ("no", False), int: ("77", 77), float: ("7.5", 7.5), str: ("seven", "seven")}
 
 
-KEPT = [row for row in OPTIONS if not row.needs_host and row.type in TEXTS]  # what options have by its own name
+KEPT = [
+    row for row in OPTIONS if row.name not in _WHO | _WHERE and row.type in TEXTS
+]  # what options have by its own name
 
 
 def in_range(row: Any) -> tuple[str, Any]:
@@ -98,18 +100,19 @@ def is_small(name: str, value: int) -> int:
 
 
 @arguments
-class Pair:
-    first: int = option(check=is_small, doc="The first of the two.")
-    second: int = option(default=2, check=is_small)
+class Pair(Arguments):
+    first: int = option(is_small, "The first of the two.")
+    second: int = option(is_small, default=2)
     plain: str = "x"
-    last: int = option(default=4, kw_only=True, doc="The last.")
+    _: KW_ONLY
+    last: int = option(None, "The last.", default=4)
 
 
 class Taker:
     @method_takes(Pair)
     def take(self, given: Pair) -> list[object]:
         """Takes them."""
-        return list(vars(checked(given)).values())
+        return list(vars(given.checked()).values())
 
 
 @takes(Pair)
