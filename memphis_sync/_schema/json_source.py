@@ -10,7 +10,6 @@ Words: a part is an object or boolean that is a schema. An edge leads from a par
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
@@ -18,6 +17,7 @@ from urllib.parse import unquote, urljoin
 
 from memphis_sync._schema import bounds
 from memphis_sync._schema.base import refused
+from memphis_sync._schema.json_weight import LISTS, MARKED, goes_back, weight_of
 
 # Keywords whose value is a schema, a list of them, or an object of them.
 _ONE = frozenset(
@@ -35,7 +35,6 @@ _ONE = frozenset(
         "unevaluatedProperties",
     }
 )
-_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
 _OBJECT = frozenset({"dependentSchemas", "dependencies", "properties", "patternProperties"})
 _ANY_TARGET = ("$dynamicRef", "$recursiveRef")  # lead to one of several parts, by what came before
 # Those that check the same value.
@@ -45,23 +44,12 @@ _IN_PLACE = frozenset(
         *("not", "if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"),
     }
 )
-_NUMBERS = ("multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_NAMES = ("properties", "dependentRequired", "dependencies")  # looked for in each object, one by one
 _KEPT = ("$defs", "definitions")  # for $ref; they check nothing by themselves
 _ALTERNATIVES = ("anyOf", "oneOf")  # of which the library says for each what is wrong with it
-_SHOWN = ("enum", "const", "not", "pattern")  # a library's error holds a copy
-_MARKED = ("unevaluatedProperties", "unevaluatedItems")  # ask the parts beside them again
 COUNTER = "x-memphis-sync-steps"  # the keyword that counts, see counted()
 _INTO_ALL_OF = re.compile(r"/allOf/([0-9]{1,9})")
 _HEAVIEST = 1 << 40
 _MOST_DYNAMIC = 10 * bounds.MAX_PARTS
-# Of numbers: a comparison takes four microseconds, of anything else a quarter of one, of a name a hundredth.
-_STEPS_OF_FLOAT, _PARTS_OF_FLOAT = 2, 60
-_ITEMS_A_STEP, _PARTS_OF_ITEM = 4, 3
-_SHOWN_AN_ERROR = 64  # characters
-_MATCHES_OF_BACKTRACKING = bounds.BACKTRACK_STEPS * bounds.MATCHES_A_STEP
-_NAMES_A_STEP, _NAMES_A_PART = 64, 2
-_GOES_BACK = re.compile(r"\\[1-9k]|\(\?(?:[=!>]|<[=!])")
 
 
 class Part(NamedTuple):
@@ -99,27 +87,7 @@ class Edge(NamedTuple):
     @property
     def is_asked_again(self) -> bool:
         """Whether older libraries ask the other once more to find out what is evaluated; see ``Weight.is_marked``."""
-        return self.keyword in _MARKED or self.keyword == "contains"
-
-
-class Weight(NamedTuple):
-    """
-    What a part costs by itself: the library goes through its lists for each value, and finds no part in them.
-
-    Attributes:
-        steps: Of a counted check.
-        parts: So many parts more it counts for in an uncounted one.
-        patterns: So many regular expressions meet each key of an object.
-        errors: So many things may be wrong with one value, and be said.
-        is_marked: An unevaluatedProperties or unevaluatedItems is in it. Older libraries ask all parts in place once
-            more then, which of them match.
-    """
-
-    steps: int
-    parts: int
-    patterns: int
-    errors: int
-    is_marked: bool
+        return self.keyword in MARKED or self.keyword == "contains"
 
 
 class Cost(NamedTuple):
@@ -339,7 +307,7 @@ class JsonSource:
                 stack.pop()
                 edges, node = self.edges(key), self.node(key)
                 weight = weight_of(node)
-                own = bounds.BACKTRACK_PARTS if _goes_back(node) else 1
+                own = bounds.BACKTRACK_PARTS if goes_back(node) else 1
                 again = [edge for edge in edges if edge.is_in_place or edge.is_asked_again]
                 marks[key] = 1 + sum(totals.get(edge.target, 1) + marks.get(edge.target, 0) for edge in again)
                 marks[key] = min(_HEAVIEST, marks[key])
@@ -383,7 +351,7 @@ def _inside(part: Part, *, kept: bool) -> Iterator[tuple[Any, str, str, Any]]:
     for key, value in node.items():
         if isinstance(value, (dict, bool)) and key in _ONE:
             yield value, f"{path}/{key}", key, None
-        elif isinstance(value, list) and key in _LIST:
+        elif isinstance(value, list) and key in LISTS:
             for place, item in enumerate(value):
                 yield item, f"{path}/{key}/{place}", "prefixItems" if key == "items" else key, place
         elif isinstance(value, dict) and (key in _OBJECT or (kept and key in _KEPT)):
@@ -426,58 +394,6 @@ def at_pointer(root: Any, pointer: str) -> Any:
         else:
             return None
     return node
-
-
-def weight_of(node: dict[str, Any]) -> Weight:
-    """What a part costs by itself."""
-    listed = node.get("enum")
-    floats, items = _compared(listed) if isinstance(listed, list) else (0, 0)
-    if "const" in node:
-        one, more = _compared([node["const"]])
-        floats, items = floats + one, items + more
-    floats += sum(isinstance(node.get(key), float) for key in _NUMBERS)
-    names = sum(len(node[key]) for key in _NAMES if isinstance(node.get(key), dict))
-    items += sum(isinstance(one, bool) for key in _LIST if isinstance(node.get(key), list) for one in node[key])
-    patterns = node.get("patternProperties")
-    by_name = patterns if isinstance(patterns, dict) else ()
-    required = [node.get("required"), *_values(node.get("dependentRequired")), *_values(node.get("dependencies"))]
-    shown = len(json.dumps([node[key] for key in _SHOWN if key in node]))
-    steps = bounds.BACKTRACK_STEPS if _goes_back(node) else 1
-    return Weight(
-        steps + _STEPS_OF_FLOAT * floats + items // _ITEMS_A_STEP + names // _NAMES_A_STEP,
-        _PARTS_OF_FLOAT * floats + _PARTS_OF_ITEM * items + names // _NAMES_A_PART,
-        sum(_MATCHES_OF_BACKTRACKING if _GOES_BACK.search(pattern) else 1 for pattern in by_name),
-        1 + len(node) + sum(len(one) for one in required if isinstance(one, list)) + shown // _SHOWN_AN_ERROR,
-        any(key in node for key in _MARKED),
-    )
-
-
-def _values(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else []
-
-
-def _compared(values: list[Any]) -> tuple[int, int]:
-    """With how many numbers with a point, and other values, a value is compared. Texts, or whole numbers, are a set."""
-    if all(type(value) is str for value in values) or all(type(value) is int for value in values):
-        return 0, 0
-    floats = items = 0
-    level = values
-    while level:
-        floats += sum(isinstance(value, float) for value in level)
-        items += len(level)
-        level = [inner for value in level if isinstance(value, (dict, list)) for inner in _items(value)]
-    return floats, items
-
-
-def _items(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value
-
-
-def _goes_back(node: dict[str, Any]) -> bool:
-    """Whether a regular expression in a part can go back: others take time by the length of the text only."""
-    by_name = node.get("patternProperties")
-    patterns = [node.get("pattern"), *(by_name if isinstance(by_name, dict) else ())]
-    return any(isinstance(pattern, str) and _GOES_BACK.search(pattern) for pattern in patterns)
 
 
 def _escaped(name: str) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple, Optional
 
 from memphis_sync._schema import bounds
-from memphis_sync._schema.json_source import Edge, JsonSource, weight_of
+from memphis_sync._schema.json_source import Edge, JsonSource
+from memphis_sync._schema.json_weight import weight_of
 
 _PARTS_A_STEP = 16  # of a part's lists, see Weight.parts
 _CHARACTERS_A_STEP = 256

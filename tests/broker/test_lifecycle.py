@@ -21,7 +21,7 @@ from control_client import ControlClient
 from nats.errors import Error as NatsError
 
 from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess
-from memphis_sync.broker.server import nats_server
+from memphis_sync.broker.server import nats_server, processes
 from memphis_sync.errors import ConfigurationError
 
 PACKAGE = str(Path(__file__).parents[2])
@@ -477,7 +477,7 @@ def test_an_end_is_waited_for_while_the_process_does_something(how: str, ends: b
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
             process.terminate()
-            assert nats_server.wait_for_end(lambda: process.poll() is not None, process.pid, 2.0) is ends
+            assert processes.wait_for_end(lambda: process.poll() is not None, process.pid, 2.0) is ends
         finally:
             process.kill()
 

@@ -85,8 +85,6 @@ TOO_LONG = {
     "memphis_sync/_data/connection.py",
     "memphis_sync/_data/pull_consumer.py",
     "memphis_sync/_protocol/dead_letters.py",
-    "memphis_sync/_schema/json_source.py",
-    "memphis_sync/broker/server/nats_server.py",
     "memphis_sync/broker/service/dead_letter_ingest.py",
     "memphis_sync/broker/storage/dead_letters.py",
     "memphis_sync/client.py",

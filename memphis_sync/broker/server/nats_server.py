@@ -24,27 +24,22 @@ import ssl
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 from typing import IO, Any, Callable, Optional
 
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
 from memphis_sync.broker.server.child_output import ChildOutput
 from memphis_sync.broker.server.disk import DiskWatch
+from memphis_sync.broker.server.processes import end, is_running, wait_for_end
 
 log = logging.getLogger("memphis_sync.broker")
 
 SERVICE_USER = "$memphis-sync"  # not a legal user name, so no user of the broker's can have it
 CONFIG_FILE, PID_FILE = "nats-server.conf", "nats-server.pid"
 IDLE_S = 5.0  # a process that is to end, or to start, and does nothing for so long is not going to
-_ORPHAN_IDLE_S = 2.0  # the same, for one that had its SIGTERM when its supervisor died
-_LONGEST_STOP_S = 600.0  # however busy it is
 _LOGIN_S = 15  # how long a login may take; nats-server's own 2 s are too few for a network that stalls
 # For a reader that is behind; nats-server's own 64 MiB are what one pull may bring, and it closes the connection then.
 _MAX_PENDING_BYTES = 256 << 20
-_POLL_S = 0.01
-_LOOK_S = 0.1  # between two looks at what a process does
-_IDLE_TICKS = 25  # hundredths of a second of a core in IDLE_S
 _LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "TMP", "TEMP", "TZ", "SYSTEMROOT")
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -348,105 +343,6 @@ def _die_with_parent() -> Optional[Callable[[], None]]:
             os._exit(1)
 
     return before_exec
-
-
-def _command_line(pid: int) -> str:
-    """The command line of a process; "" when there is none."""
-    proc = Path(f"/proc/{pid}/cmdline")
-    if proc.parent.parent.joinpath("self").exists():
-        with contextlib.suppress(OSError):
-            return proc.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        return ""
-    if sys.platform == "win32":
-        return ""  # no orphans to be told apart there: the lock file and the port say what is wrong
-    command = ["/bin/ps", "-o", "command=", "-p", str(pid)]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False, env={})  # noqa: S603  no user's input
-    return listed.stdout
-
-
-def is_running(pid: int, config: Path) -> bool:
-    """Whether a process is a nats-server with this configuration file; one that only waits to be reaped is not."""
-    return str(config) in _command_line(pid)
-
-
-def end(pid: int, number: int, config: Path) -> bool:
-    """
-    Signals a nats-server that isn't this process's child, and waits for its end for as long as it does something.
-
-    Returns:
-        Whether it has ended.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-    return wait_for_end(lambda: not is_running(pid, config), pid, _ORPHAN_IDLE_S)
-
-
-def wait_for_end(has_ended: Callable[[], bool], pid: int, idle_s: float) -> bool:
-    """
-    Waits until a process has ended, for as long as it gets on.
-
-    Args:
-        has_ended: Whether it has.
-        pid: The process.
-        idle_s: How long it may do nothing.
-
-    Returns:
-        Whether it has ended; False when it has done nothing for *idle_s*.
-    """
-    begin = time.monotonic()
-    progress = Progress(pid)
-    while not has_ended():
-        if progress.idle_s() > idle_s or time.monotonic() - begin > _LONGEST_STOP_S:
-            return False
-        time.sleep(_POLL_S)
-    return True
-
-
-class Progress:
-    """
-    Whether a process does something: it computes, writes, or waits for the disk.
-
-    Args:
-        pid: The process.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._last: object = None
-        self._since = time.monotonic()
-        self._looked_at = 0.0
-
-    def idle_s(self) -> float:
-        """For how long it has done nothing, in seconds."""
-        now = time.monotonic()
-        if now - self._looked_at >= _LOOK_S:
-            self._looked_at = now
-            is_busy, done = _work_of(self._pid)
-            if is_busy or done != self._last:
-                self._last, self._since = done, now
-        return now - self._since
-
-
-def _work_of(pid: int) -> tuple[bool, object]:
-    """Whether a process waits for the disk, and what it has done so far; the same value again means nothing since."""
-    if Path("/proc/self").exists():
-        states, fields, written = set(), [], ""
-        try:
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                states.add((thread / "stat").read_text().rpartition(")")[2].split()[0])
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            written = Path(f"/proc/{pid}/io").read_text().partition("write_bytes:")[2].split()[0]
-        except (OSError, IndexError):  # not everybody may read all of it, and threads end
-            pass
-        # An idle one computes a little too, for its timers: less than a twentieth of a core is nothing.
-        ticks = int(fields[11]) + int(fields[12]) if fields else 0
-        return bool(states & {"R", "D"}), (ticks // _IDLE_TICKS, written)
-    if sys.platform == "win32":
-        return False, None
-    command = ["/bin/ps", "-o", "state=,time=", "-p", str(pid)]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False, env={})  # noqa: S603  no user's input
-    state, _, used = listed.stdout.strip().partition(" ")
-    return state.startswith(("U", "D")), used
 
 
 def reachable(host: str) -> str:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import quote
 
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
-from memphis_sync.broker.server.nats_server import CONFIG_FILE, PID_FILE, end, in_url, reachable, wait_for_end
+from memphis_sync.broker.server.nats_server import CONFIG_FILE, PID_FILE, in_url, reachable
+from memphis_sync.broker.server.processes import end, wait_for_end
 
 if TYPE_CHECKING:
     from typing_extensions import Self

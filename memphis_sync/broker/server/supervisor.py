@@ -27,7 +27,8 @@ from memphis_sync.broker.options import (
     default_data_dir,
     nats_address,
 )
-from memphis_sync.broker.server.nats_server import IDLE_S, NatsServer, Progress, in_url, reachable
+from memphis_sync.broker.server.nats_server import IDLE_S, NatsServer, in_url, reachable
+from memphis_sync.broker.server.processes import Progress
 
 if TYPE_CHECKING:
     from memphis_sync.broker.sdk_port.proxy import SdkProxy

@@ -1,0 +1,116 @@
+"""Whether a process runs, whether it gets on, and its end: also of one that is nobody's child here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+_ORPHAN_IDLE_S = 2.0  # how long a process that had its SIGTERM when its supervisor died may do nothing
+_LONGEST_STOP_S = 600.0  # however busy it is
+_POLL_S = 0.01
+_LOOK_S = 0.1  # between two looks at what a process does
+_IDLE_TICKS = 25  # hundredths of a second of a core in five seconds
+
+
+def _command_line(pid: int) -> str:
+    """The command line of a process; "" when there is none."""
+    proc = Path(f"/proc/{pid}/cmdline")
+    if proc.parent.parent.joinpath("self").exists():
+        with contextlib.suppress(OSError):
+            return proc.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        return ""
+    if sys.platform == "win32":
+        return ""  # no orphans to be told apart there: the lock file and the port say what is wrong
+    command = ["/bin/ps", "-o", "command=", "-p", str(pid)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, env={})  # noqa: S603  no user's input
+    return listed.stdout
+
+
+def is_running(pid: int, config: Path) -> bool:
+    """Whether a process is a nats-server with this configuration file; one that only waits to be reaped is not."""
+    return str(config) in _command_line(pid)
+
+
+def end(pid: int, number: int, config: Path) -> bool:
+    """
+    Signals a nats-server that isn't this process's child, and waits for its end for as long as it does something.
+
+    Returns:
+        Whether it has ended.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    return wait_for_end(lambda: not is_running(pid, config), pid, _ORPHAN_IDLE_S)
+
+
+def wait_for_end(has_ended: Callable[[], bool], pid: int, idle_s: float) -> bool:
+    """
+    Waits until a process has ended, for as long as it gets on.
+
+    Args:
+        has_ended: Whether it has.
+        pid: The process.
+        idle_s: How long it may do nothing.
+
+    Returns:
+        Whether it has ended; False when it has done nothing for *idle_s*.
+    """
+    begin = time.monotonic()
+    progress = Progress(pid)
+    while not has_ended():
+        if progress.idle_s() > idle_s or time.monotonic() - begin > _LONGEST_STOP_S:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+class Progress:
+    """
+    Whether a process does something: it computes, writes, or waits for the disk.
+
+    Args:
+        pid: The process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._last: object = None
+        self._since = time.monotonic()
+        self._looked_at = 0.0
+
+    def idle_s(self) -> float:
+        """For how long it has done nothing, in seconds."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_S:
+            self._looked_at = now
+            is_busy, done = _work_of(self._pid)
+            if is_busy or done != self._last:
+                self._last, self._since = done, now
+        return now - self._since
+
+
+def _work_of(pid: int) -> tuple[bool, object]:
+    """Whether a process waits for the disk, and what it has done so far; the same value again means nothing since."""
+    if Path("/proc/self").exists():
+        states, fields, written = set(), [], ""
+        try:
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                states.add((thread / "stat").read_text().rpartition(")")[2].split()[0])
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            written = Path(f"/proc/{pid}/io").read_text().partition("write_bytes:")[2].split()[0]
+        except (OSError, IndexError):  # not everybody may read all of it, and threads end
+            pass
+        # An idle one computes a little too, for its timers: less than a twentieth of a core is nothing.
+        ticks = int(fields[11]) + int(fields[12]) if fields else 0
+        return bool(states & {"R", "D"}), (ticks // _IDLE_TICKS, written)
+    if sys.platform == "win32":
+        return False, None
+    command = ["/bin/ps", "-o", "state=,time=", "-p", str(pid)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, env={})  # noqa: S603  no user's input
+    state, _, used = listed.stdout.strip().partition(" ")
+    return state.startswith(("U", "D")), used
