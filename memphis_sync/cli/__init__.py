@@ -25,12 +25,12 @@ def main(argv: Optional[list[str]] = None) -> int:
     """
     reserve_closed()
     args = sys.argv[1:] if argv is None else argv
-    if args[:1] == ["broker"]:  # a server's start does not wait for a command line library
+    if args[:1] == ["broker"]:  # so that a server starts without loading a command line library
         from memphis_sync.broker.__main__ import main as broker_main
 
         return broker_main(args[1:], "memphis-sync broker")
     try:
-        import click  # noqa: F401  looked for here, so that its absence is one sentence
+        import click  # noqa: F401  imported here, so that a missing package is one sentence
         import rich  # noqa: F401
     except ImportError as exc:
         tell(f"memphis-sync needs the extra 'cli': pip install 'memphis-sync[cli]' ({exc})")

@@ -1,9 +1,10 @@
-"""The group of commands: global options, exit codes, and commands that load when they are called."""
+"""The command group: global options, exit codes, and subcommands that are imported when they are called."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import logging
 import os
 import sys
@@ -17,21 +18,13 @@ import click
 from memphis_sync import __version__
 from memphis_sync.errors import ConfigurationError, ConnectError, MemphisError
 
-from ._streams import flush_stdout, forget_stdout, standard_input, tell
+from ._streams import flush_stdout, forget_stdout, tell, write_result
 
 if TYPE_CHECKING:
     from memphis_sync import Memphis
 
 FAILED, USAGE, NO_CONNECTION, NOT_STORED, INTERRUPTED = 1, 2, 3, 4, 130
-COMMANDS = {
-    "broker": "_broker",
-    "demo": "_demo",
-    "dls": "_dls",
-    "pub": "_pub",
-    "schema": "_schema",
-    "station": "_station",
-    "sub": "_sub",
-}
+COMMANDS = ("broker", "demo", "dls", "pub", "schema", "station", "sub")  # each in the module of that name
 
 
 @dataclass
@@ -40,7 +33,7 @@ class Settings:
     The global options.
 
     Attributes:
-        url: Of ``--url``; None leaves it to the environment (MEMPHIS_URL, MEMPHIS_HOST and so on).
+        url: From ``--url``; None: from the environment (MEMPHIS_URL, MEMPHIS_HOST and so on).
         json: Machine-readable output.
         quiet: No progress and no summary.
     """
@@ -50,35 +43,42 @@ class Settings:
     quiet: bool
 
     def connect(self, name: str) -> Memphis:
-        """A client as the options or the environment say."""
+        """Connects as the options or the environment say."""
         from memphis_sync import connect
 
         return connect(self.url, name=name)
 
     def say(self, text: str) -> None:
-        """A line for people, on stderr."""
+        """Writes a line for people to stderr."""
         if not self.quiet:
             tell(text)
 
+    def report(self, text: str, **fields: Any) -> None:
+        """Writes the outcome: a sentence on stderr, or with ``--json`` one object on stdout."""
+        if self.json:
+            write_result(json.dumps(fields))
+        else:
+            self.say(text)
+
     def shows_progress(self) -> bool:
-        """Whether a bar makes sense: a person is looking, and wants to."""
+        """Whether to draw a progress bar: stderr is a terminal, and nobody asked for silence."""
         if self.quiet or self.json or sys.stderr is None or not sys.stderr.isatty():
             return False
         return os.environ.get("TERM") != "dumb"
 
 
 class LazyGroup(click.Group):
-    """Finds a command in the module of its own when it is asked for."""
+    """Imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, for the help."""
-        return sorted(COMMANDS)
+        """Names for the help."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
-        """The command, imported now; None when there is no such one."""
+        """The command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"{__package__}.{COMMANDS[cmd_name]}")
+        module = importlib.import_module(f"{__package__}._{cmd_name}")
         command: click.Command = module.command
         return command
 
@@ -87,12 +87,12 @@ class LazyGroup(click.Group):
 @click.option("--url", help="memphis://user@host:port; without it MEMPHIS_URL, or MEMPHIS_HOST and MEMPHIS_USERNAME.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-@click.option("-v", "--verbose", count=True, help="Say what the connection does; twice for every attempt.")
+@click.option("-v", "--verbose", count=True, help="Log what the connection does; -vv logs every attempt.")
 @click.version_option(__version__, prog_name="memphis-sync")
 @click.pass_context
 def app(ctx: click.Context, url: Optional[str], as_json: bool, quiet: bool, verbose: int) -> None:
     """
-    Stations of a Memphis broker, from a shell.
+    Work with the stations of a Memphis broker.
 
     Secrets come from MEMPHIS_URL, MEMPHIS_PASSWORD, MEMPHIS_PASSWORD_FILE, MEMPHIS_TOKEN or MEMPHIS_TOKEN_FILE.
     """
@@ -100,19 +100,19 @@ def app(ctx: click.Context, url: Optional[str], as_json: bool, quiet: bool, verb
     if sys.stderr is not None:
         logging.basicConfig(level=level, format="%(levelname)-7s %(name)s  %(message)s", stream=sys.stderr)
     if url is not None and _has_password(url) and not quiet:
-        tell("warning: the password in --url is visible to everybody in the process list; use MEMPHIS_URL")
+        tell("warning: every user of this machine can read the password in --url; set MEMPHIS_URL instead")
     ctx.obj = Settings(url, as_json, quiet)
 
 
 def _has_password(url: str) -> bool:
     try:
         return bool(urlsplit(url).password)
-    except ValueError:  # not a URL: connect() says so, in words
+    except ValueError:  # not a URL: connect() raises the error
         return False
 
 
 def run(args: list[str]) -> int:
-    """Runs a command line; every way to end becomes an exit code and, if it is a failure, one sentence on stderr."""
+    """Runs a command line. Every outcome is an exit code, and every failure one sentence on stderr."""
     try:
         code = app.main(args, prog_name="memphis-sync", standalone_mode=False)
         flush_stdout()
@@ -133,7 +133,7 @@ def run(args: list[str]) -> int:
     except ConnectError as exc:
         return _failed(exc, NO_CONNECTION)
     except (MemphisError, OSError) as exc:
-        with contextlib.suppress(OSError):  # stdout may be what failed; its error is told here
+        with contextlib.suppress(OSError):  # stdout may be what failed, and that error is shown here
             flush_stdout()
         return _failed(exc, FAILED)
 
@@ -144,32 +144,31 @@ def _failed(exc: Exception, code: int) -> int:
 
 
 def need_input() -> IO[bytes]:
-    """Standard input for a command that reads it; a usage error when it is closed."""
-    try:
-        return standard_input()
-    except EOFError as exc:
-        raise click.UsageError(f"{exc}: name a file, or give the input as an argument or through a pipe") from exc
+    """Standard input, binary; a usage error when it is closed."""
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed: name a file, or pass the input as an argument or in a pipe")
+    return sys.stdin.buffer
 
 
 class InputFile(click.File):
-    """A file to read, binary; ``-`` is stdin, if that is open."""
+    """A file to read, binary; ``-`` is stdin."""
 
     def __init__(self) -> None:
         super().__init__("rb")
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> IO[bytes]:
-        """The open file."""
+        """Opens the file."""
         return need_input() if value == "-" else super().convert(value, param, ctx)
 
 
 def need_output() -> None:
-    """A usage error when stdout is closed: what a command would write there must not be taken from a station."""
+    """Raises a usage error when stdout is closed: a message that cannot be written must not be acknowledged."""
     if sys.stdout is None:
         raise click.UsageError("standard output is closed; send it to a file, a pipe or a terminal")
 
 
 def leave_at_once(client: Memphis) -> None:
-    """Closes a client without waiting for confirmations; whoever calls this has said how many are missing."""
+    """Closes a client without waiting for confirmations, and without the warning: the caller has shown the count."""
     from memphis_sync import UndeliveredWarning
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""``memphis-sync demo``: real lines through a real broker and back, and every one of them compared."""
+"""``memphis-sync demo``: its options, progress bars and table."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ._app import FAILED, Settings
 from ._demo_lines import Script, read_lines, standard_library
-from ._demo_run import GROUPS, THREADS, Report, run_demo
+from ._demo_run import GROUPS, KINDS, THREADS, Advance, Report, run_demo
 from ._streams import tell, write_result
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-_SHOWN = 10  # differences that are spelled out; the counts are always exact
+_SHOWN = 10  # differences that are shown in full; the counts are always exact
 
 
 @click.command(name="demo")
@@ -30,23 +26,23 @@ def command(settings: Settings, files: tuple[Path, ...]) -> int:
     """
     Move every line of FILES through a broker and back, and compare.
 
-    Without FILES: the sources of this Python's own standard library. Four threads produce, blocking and non-blocking,
-    by key, in turn and to two stations at once; two consumer groups read everything back. Contents, and the order of
-    each thread's lines in each partition, must be what went in. The broker is a temporary one unless --url names one.
+    Without FILES: the sources of this Python's standard library. Four threads produce, blocking and non-blocking, by
+    key, in turn and to two stations at once; two consumer groups read everything back. Contents, and the order of each
+    thread's lines in each partition, must be what was sent. The broker is a temporary one unless --url names one.
     """
     sources = list(files) or standard_library()
     script = Script(read_lines(sources), THREADS)
     settings.say(f"{script.count:,} lines, {script.size / 1e6:,.1f} MB of {len(sources):,} files")
     with contextlib.ExitStack() as stack:
-        if settings.url is None:  # a demo never writes into the broker of the environment
+        if settings.url is None:  # a demo never writes to the broker that the environment names
             from memphis_sync.broker import BrokerOptions, BrokerProcess
 
             broker = stack.enter_context(BrokerProcess(BrokerOptions(port=0, ephemeral=True)))
             settings.url = broker.url
             settings.say(f"a broker on {broker.host}:{broker.port}")
         client = stack.enter_context(settings.connect("demo"))
-        progress = stack.enter_context(_progress(settings, script.count))
-        report = run_demo(client, script, progress)
+        advance = stack.enter_context(_progress(settings, script.count))
+        report = run_demo(client, script, advance)
     if settings.json:
         write_result(json.dumps(report.as_dict()))
     else:
@@ -56,41 +52,24 @@ def command(settings: Settings, files: tuple[Path, ...]) -> int:
     return FAILED if report.differences else 0
 
 
-class _Silent:
-    """The progress of a demo that nobody watches."""
-
-    def advance(self, name: str, count: int) -> None:
-        """Nothing."""
-
-
-class _Bars:
-    """One bar for what is produced, and one for each consumer group."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        names = ("produced", *(f"read by {group}" for group in GROUPS))
-        self._tasks = {name: progress.add_task(name, total=total) for name in names}
-
-    def advance(self, name: str, count: int) -> None:
-        """Moves the bar of that name on."""
-        self._progress.advance(self._tasks[name], count)
-
-
 @contextlib.contextmanager
-def _progress(settings: Settings, total: int) -> Iterator[_Bars | _Silent]:
+def _progress(settings: Settings, total: int) -> Iterator[Advance]:
+    """One bar for what is produced, and one for each consumer group; on a terminal only."""
     if not settings.shows_progress():
-        yield _Silent()
+        yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield _Bars(progress, total)
+        names = ("produced", *(f"read by {group}" for group in GROUPS))
+        tasks = {name: progress.add_task(name, total=total) for name in names}
+        yield lambda name, count: progress.advance(tasks[name], count)
 
 
 def _print_table(report: Report) -> None:
-    """The table on stdout: plain text and at most 100 columns where no terminal says how wide it is."""
+    """Prints the table to stdout: 100 columns of plain text unless a terminal or COLUMNS says otherwise."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -114,7 +93,7 @@ def _print_table(report: Report) -> None:
         for number, count in enumerate(counts, 1):
             table.add_row(f"{station} station, partition {number}", f"{count:,}")
     table.add_section()
-    for name in ("lost", "duplicated", "out of order", "changed"):
-        table.add_row(name, f"{getattr(report, name.replace(' ', '_')):,}")
+    for kind in KINDS:
+        table.add_row(kind, f"{report.counts[kind]:,}")
     width = None if sys.stdout is not None and sys.stdout.isatty() else int(os.environ.get("COLUMNS", "100"))
     Console(width=width, highlight=False).print(table)

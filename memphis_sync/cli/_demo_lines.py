@@ -1,4 +1,4 @@
-"""What a demo sends: the lines of some files, dealt out to threads, each with a way to go."""
+"""What a demo sends: the lines of some files, divided among threads, and how each line is produced."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# How a stretch of lines is produced, in the order in which each thread walks through them, again and again.
+# How a stretch of lines is produced; each thread repeats these in this order.
 WAYS = ("many by key", "many in turn", "mixed", "two stations")
-STRETCH = 2_000  # lines; so that a thread changes its way often, and the order across the change is seen
+STRETCH = 2_000  # lines; short enough that the order across a change of the way is checked often
 BLOCKING_EVERY = 100  # in a mixed stretch: one blocking produce after so many non-blocking ones
 
 
@@ -24,7 +24,7 @@ def standard_library() -> list[Path]:
     """
     The Python sources of the running interpreter's own standard library.
 
-    Without its tests, which not every distribution ships: so the input is about the same wherever a Python is.
+    Without its tests, which not every distribution has, so that the input is about the same everywhere.
     """
     root = Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
@@ -33,7 +33,7 @@ def standard_library() -> list[Path]:
 
 
 def read_lines(paths: Sequence[Path]) -> list[Line]:
-    """Every line of every file, as bytes; what stands behind the last newline is a line if there is anything."""
+    """Every line of every file, as bytes; text after the last newline is a line, too."""
     lines = []
     for path in paths:
         pieces = path.read_bytes().split(b"\n")
@@ -49,7 +49,7 @@ class Script:
     Which thread sends which line in which way.
 
     Attributes:
-        parts: The lines of each thread; a line's number is its place there.
+        parts: The lines of each thread; a line's number is its index there.
         count, size: Lines and bytes in all.
     """
 
@@ -60,12 +60,12 @@ class Script:
         self.size = sum(len(line.data) for line in lines)
 
     def stretches(self, thread: int) -> Iterator[tuple[str, range]]:
-        """The ways and numbers of a thread's lines, in its order. A short input still takes every way."""
+        """The ways and numbers of a thread's lines, in order. A short input still uses every way."""
         total = len(self.parts[thread])
         length = max(1, min(STRETCH, -(-total // len(WAYS))))
         for place, start in enumerate(range(0, total, length)):
             yield WAYS[place % len(WAYS)], range(start, min(start + length, total))
 
     def for_second_station(self, thread: int) -> list[int]:
-        """The numbers of the lines that go to both stations."""
+        """Numbers of the lines that go to both stations."""
         return [number for way, numbers in self.stretches(thread) if way == "two stations" for number in numbers]

@@ -9,7 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync.errors import BufferFullError, MemphisError
 
@@ -22,17 +22,13 @@ if TYPE_CHECKING:
 THREADS = 4
 PARTITIONS = 3
 GROUPS = ("audit", "billing")
+KINDS = ("lost", "duplicated", "out of order", "changed")  # of differences
 HEADER = "demo-line"  # "<thread>.<number>" on each message: which line it is
 _BATCH = 1000
-_QUIET_S = 10.0  # nothing comes for so long while lines are missing: they are lost
-_AFTER_MS = 300  # how long a reader that has everything waits for what should not be there
+_QUIET_S = 10.0  # when nothing arrives for this long, missing lines are lost
+_AFTER_MS = 300  # how long a reader that has everything waits for messages that should not be there
 
-
-class Watch(Protocol):
-    """Whoever wants to know how far it is."""
-
-    def advance(self, name: str, count: int) -> None:
-        """So many more."""
+Advance = Callable[[str, int], object]  # shows progress: the name of a bar, and how many more messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,33 +44,33 @@ class Row:
 @dataclasses.dataclass
 class Report:
     """
-    What came out.
+    What was measured and found.
 
     Attributes:
         rows: One for each way to produce and each group that read.
         partitions: Messages in each partition of the first and of the second station.
-        differences: One sentence for each thing that is not as it went in.
+        counts: Differences of each kind.
+        differences: One sentence for each difference between what was sent and what was read.
     """
 
     rows: list[Row] = dataclasses.field(default_factory=list)
     partitions: dict[str, list[int]] = dataclasses.field(default_factory=dict)
-    lost: int = 0
-    duplicated: int = 0
-    out_of_order: int = 0
-    changed: int = 0
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
     differences: list[str] = dataclasses.field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        return dataclasses.asdict(self)
+        counts = {kind.replace(" ", "_"): self.counts[kind] for kind in KINDS}
+        rows = [dataclasses.asdict(row) for row in self.rows]
+        return {"rows": rows, "partitions": self.partitions, **counts, "differences": self.differences}
 
 
-def run_demo(client: Memphis, script: Script, watch: Watch) -> Report:
+def run_demo(client: Memphis, script: Script, advance: Advance) -> Report:
     """
-    Makes two stations, fills them, reads both groups, compares, and removes the stations.
+    Creates two stations, produces to them, reads both groups, compares, and destroys the stations.
 
     Raises:
-        MemphisError: A message was refused, or the broker went away: then there is nothing to compare.
+        MemphisError: A message was refused, or the broker could not be reached, so there is nothing to compare.
     """
     from memphis_sync import Storage
 
@@ -85,13 +81,13 @@ def run_demo(client: Memphis, script: Script, watch: Watch) -> Report:
         try:
             client.station(first, partitions_number=PARTITIONS, storage_type=Storage.MEMORY)
             client.station(second, storage_type=Storage.MEMORY)
-            _produce_and_read(client, script, (first, second), pool, report, watch)
-        except BaseException:  # Ctrl-C, mostly
+            _produce_and_read(client, script, (first, second), pool, report, advance)
+        except BaseException:  # mostly Ctrl-C
             for name in (first, second):
-                with contextlib.suppress(MemphisError):  # what was raised matters more
+                with contextlib.suppress(MemphisError):  # the first error matters more
                     if client.is_connected():
                         client.destroy_station(name, 0)
-            leave_at_once(client)  # ends the calls of all threads, which the pool waits for
+            leave_at_once(client)  # ends the calls of all threads, for which the pool waits
             raise
     client.destroy_station(first)
     client.destroy_station(second)
@@ -99,10 +95,15 @@ def run_demo(client: Memphis, script: Script, watch: Watch) -> Report:
 
 
 def _produce_and_read(
-    client: Memphis, script: Script, stations: tuple[str, str], pool: ThreadPoolExecutor, report: Report, watch: Watch
+    client: Memphis,
+    script: Script,
+    stations: tuple[str, str],
+    pool: ThreadPoolExecutor,
+    report: Report,
+    advance: Advance,
 ) -> None:
     first, second = stations
-    sender = _Sender(client, script, stations, watch)
+    sender = _Sender(client, script, stations, advance)
     started = time.perf_counter()
     results = list(pool.map(sender.run, range(THREADS)))
     seconds = time.perf_counter() - started
@@ -110,7 +111,7 @@ def _produce_and_read(
     report.rows.append(Row(f"produced by {THREADS} threads", script.count, script.size, seconds))
     everything: list[Sequence[int]] = [range(len(part)) for part in script.parts]
     both: list[Sequence[int]] = [script.for_second_station(thread) for thread in range(THREADS)]
-    readers = [_Reader(client, script, ("first", first), group, everything, watch) for group in GROUPS]
+    readers = [_Reader(client, script, ("first", first), group, everything, advance) for group in GROUPS]
     if any(both):
         readers.append(_Reader(client, script, ("second", second), GROUPS[0], both, None))
     for reader in pool.map(_Reader.run, readers):
@@ -118,16 +119,16 @@ def _produce_and_read(
 
 
 class _Sender:
-    """Produces one thread's lines; the same producers serve all threads."""
+    """Produces the lines of all threads, with the same producers."""
 
-    def __init__(self, client: Memphis, script: Script, stations: tuple[str, str], watch: Watch) -> None:
+    def __init__(self, client: Memphis, script: Script, stations: tuple[str, str], advance: Advance) -> None:
         self._script = script
-        self._watch = watch
+        self._advance = advance
         self._one = client.producer(stations[0], "demo")
         self._both = client.producer(list(stations), "demo")
 
     def run(self, thread: int) -> dict[str, Row]:
-        """All stretches of a thread, one way after the other; returns what each way moved and how long it took."""
+        """Produces all stretches of a thread; returns how much each way sent, and how long it took."""
         moved: dict[str, Row] = {}
         ways = {
             "many by key": lambda numbers: self._many(thread, numbers, by_key=True),
@@ -142,7 +143,7 @@ class _Sender:
             size = sum(len(self._script.parts[thread][number].data) for number in numbers)
             old = moved.get(way, Row(way, 0, 0, 0.0))
             moved[way] = Row(way, old.messages + len(numbers), old.size + size, old.seconds + seconds)
-            self._watch.advance("produced", len(numbers))
+            self._advance("produced", len(numbers))
         return moved
 
     def _items(self, thread: int, numbers: range, *, by_key: bool) -> Iterator[Item]:
@@ -157,14 +158,12 @@ class _Sender:
         self._one.produce_many(self._items(thread, numbers, by_key=by_key))
 
     def _mixed(self, thread: int, numbers: range) -> None:
-        """Non-blocking, with a blocking one in between now and then; keys and turns change as well."""
+        """Mostly non-blocking, with some blocking calls in between; with a key and in turn alternately."""
         part, deliveries = self._script.parts[thread], []
         for number in numbers:
             data, key = part[number]
-            options: dict[str, Any] = {
-                "headers": _headers(thread, number),
-                "producer_partition_key": key if number % 2 else None,
-            }
+            key_or_turn = key if number % 2 else None
+            options: dict[str, Any] = {"headers": _headers(thread, number), "producer_partition_key": key_or_turn}
             if number % BLOCKING_EVERY == 0:
                 self._one.produce(data, **options)
             else:
@@ -183,7 +182,7 @@ def _headers(thread: int, number: int) -> dict[str, str]:
 
 
 def _unblocked(producer: Producer[Any, Any], data: bytes, options: dict[str, Any]) -> Any:
-    """A non-blocking produce that waits a little, itself, when the buffer is full."""
+    """Produces without blocking; waits for space when the queue is full."""
     while True:
         try:
             return producer.produce(data, nonblocking=True, **options)
@@ -197,7 +196,7 @@ def _settle(deliveries: Iterable[Any]) -> None:
 
 
 def _produce_rows(results: list[dict[str, Row]]) -> list[Row]:
-    """One row for each way: the threads' messages, in the time that the slowest thread spent on it."""
+    """One row for each way: the messages of all threads, in the time that the slowest thread spent on them."""
     rows = []
     for way in dict.fromkeys(way for moved in results for way in moved):
         parts = [moved[way] for moved in results if way in moved]
@@ -207,7 +206,7 @@ def _produce_rows(results: list[dict[str, Row]]) -> list[Row]:
 
 
 class _Reader:
-    """One consumer group: reads until it has every line once, and notes what is not as it went in."""
+    """One consumer group: reads until it has every line, and records each difference from what was sent."""
 
     def __init__(
         self,
@@ -216,14 +215,14 @@ class _Reader:
         station: tuple[str, str],
         group: str,
         expected: Sequence[Sequence[int]],
-        watch: Optional[Watch],
+        advance: Optional[Advance],
     ) -> None:
         self._client = client
         self._script = script
         self._label, self._station = station
         self._group = group
         self._expected = expected
-        self._watch = watch
+        self._advance = advance
         self._left = sum(len(numbers) for numbers in expected)
         self._seen = [bytearray(len(part)) for part in script.parts]
         self._last: dict[tuple[str, int], int] = {}  # partition and thread -> number of the line read last
@@ -241,53 +240,52 @@ class _Reader:
         self.differences: list[str] = []
 
     def run(self) -> _Reader:
-        """Reads to the end; returns itself, for the pool."""
+        """Reads to the end; returns the reader."""
         consumer = self._client.consumer(
             self._station, f"demo-{self._group}", consumer_group=self._group, batch_size=_BATCH,
             batch_max_time_to_wait_ms=_AFTER_MS, max_ack_time_ms=600_000,
         )  # fmt: skip
-        start = heard = time.perf_counter()
-        while self._left > 0 and heard - start - self.seconds < _QUIET_S:
+        start = now = time.perf_counter()
+        while self._left > 0 and now - start - self.seconds < _QUIET_S:
             messages = consumer.fetch(_BATCH)
-            heard = time.perf_counter()
+            now = time.perf_counter()
             if messages:
-                self._take(messages)
-                self.seconds = heard - start
-        self._take(consumer.fetch(_BATCH))
+                self._check_all(messages)
+                self.seconds = now - start
+        self._check_all(consumer.fetch(_BATCH))
         consumer.destroy()
         self._find_lost()
         return self
 
-    def _take(self, messages: list[Message]) -> None:
+    def _check_all(self, messages: list[Message]) -> None:
         for message in messages:
             self._check(message)
             message.ack()
-        if self._watch is not None:
-            self._watch.advance(f"read by {self._group}", len(messages))
+        if self._advance is not None:
+            self._advance(f"read by {self._group}", len(messages))
 
     def _check(self, message: Message) -> None:
         meta, data = message.metadata, message.data
-        assert meta is not None, "nobody sends messages of the demo again"
+        assert meta is not None, "messages of the demo are never dead letters"
         partition, sequence = meta.stream, meta.sequence
         self.counts[partition] += 1
         self.size += len(data)
         if sequence <= self._sequences.get(partition, 0):
-            self._differs("out of order", f"sequence {sequence} of partition {partition} came late, or twice")
+            self._differs("out of order", f"sequence {sequence} of partition {partition} was read late, or twice")
         self._sequences[partition] = sequence
         thread, _, digits = (message.get_headers() or {})[HEADER].partition(".")
         part, number = int(thread), int(digits)
         line = self._script.parts[part][number]
         if data != line.data:
-            self._differs("changed", f"line {number} of thread {part} came back with other bytes")
+            self._differs("changed", f"line {number} of thread {part} was read with other bytes")
         if self._seen[part][number]:
             self._differs("duplicated", f"line {number} of thread {part} is stored twice")
             return
         self._seen[part][number] = 1
         self._left -= 1
         if number < self._last.get((partition, part), -1):
-            self._differs(
-                "out of order", f"line {number} of thread {part} is behind a later one in partition {partition}"
-            )
+            later = f"line {number} of thread {part} is after a later one in partition {partition}"
+            self._differs("out of order", later)
         self._last[partition, part] = number
         if self._by_key[part][number] and self._key_at.setdefault(line.key, partition) != partition:
             self._differs("out of order", f"key {line.key!r} is in partitions {partition} and {self._key_at[line.key]}")
@@ -296,19 +294,16 @@ class _Reader:
         for part, numbers in enumerate(self._expected):
             for number in numbers:
                 if not self._seen[part][number]:
-                    self._differs("lost", f"line {number} of thread {part} did not come back")
+                    self._differs("lost", f"line {number} of thread {part} was not read")
 
     def _differs(self, kind: str, sentence: str) -> None:
         self.kinds[kind] += 1
         self.differences.append(f"{kind}: {self._station}, group {self._group}: {sentence}")
 
     def add_to(self, report: Report) -> None:
-        """Puts the findings into the report."""
+        """Adds what was found to the report."""
         label = f"{self._label} station read by {self._group}"
         report.rows.append(Row(label, sum(self.counts.values()), self.size, self.seconds))
         report.partitions[self._label] = [self.counts[number] for number in sorted(self.counts)]
-        report.lost += self.kinds["lost"]
-        report.duplicated += self.kinds["duplicated"]
-        report.out_of_order += self.kinds["out of order"]
-        report.changed += self.kinds["changed"]
+        report.counts += self.kinds
         report.differences += self.differences

@@ -1,18 +1,16 @@
-"""``memphis-sync dls``: what went wrong on a station, and what to do with it."""
+"""``memphis-sync dls``: list, resend and drop the dead letters of a station."""
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 import click
 
 from ._app import Settings, need_output
-from ._streams import forget_stdout, write_result
+from ._streams import forget_stdout, json_line
 
 if TYPE_CHECKING:
     from memphis_sync import DeadLetter
@@ -23,23 +21,23 @@ _TYPES = click.Choice(["poison", "schema"])
 
 @click.group(name="dls")
 def command() -> None:
-    """List, send again and drop the dead letters of a station (not on a Memphis broker: it has a REST API for that)."""
+    """List, resend and drop the dead letters of a station (a Memphis broker has a REST API for that instead)."""
 
 
 @command.command(name="ls")
 @click.argument("station")
 @click.option("--type", "kind", type=_TYPES, default=None, help="Only these.")
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="ID", help="Only those behind this id.")
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="ID", help="Only those after this id.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after this many.")
 @click.pass_obj
 def list_(settings: Settings, station: str, kind: Optional[str], after: int, limit: Optional[int]) -> int:
-    """Write a line for each dead letter of STATION: columns with TAB between them, with --json all of it."""
+    """Write a line for each dead letter of STATION: columns separated by TAB, or with --json everything."""
     need_output()
     with settings.connect("dls") as client:
         letters = client.dls(station)._read(kind or "", None, after, limit or sys.maxsize, with_data=settings.json)
         try:
             _write(settings, letters, limit)
-        except BrokenPipeError:  # the reader has enough
+        except BrokenPipeError:  # the reader has closed it
             forget_stdout()
     return 0
 
@@ -50,11 +48,11 @@ def list_(settings: Settings, station: str, kind: Optional[str], after: int, lim
 @click.option("--all", "every", is_flag=True, help="All of the station.")
 @click.pass_obj
 def resend(settings: Settings, station: str, ids: tuple[int, ...], every: bool) -> int:
-    """Send poison dead letters of STATION to their groups again; each stays until its groups acknowledge it."""
+    """Send poison dead letters of STATION to their groups again; each is kept until its groups acknowledge it."""
     _need_ids_or_all(ids, every=every)
     with settings.connect("dls") as client:
         count = client.dls(station).resend(None if every else ids)
-    _say(settings, "resent", count, "sent again")
+    settings.report(f"{count:,} sent again", resent=count)
     return 0
 
 
@@ -69,20 +67,13 @@ def drop(settings: Settings, station: str, ids: tuple[int, ...], every: bool, ki
     _need_ids_or_all(ids, every=every)
     with settings.connect("dls") as client:
         count = client.dls(station).drop(None if every else ids, type=kind or "")
-    _say(settings, "dropped", count, "dropped")
+    settings.report(f"{count:,} dropped", dropped=count)
     return 0
 
 
 def _need_ids_or_all(ids: tuple[int, ...], *, every: bool) -> None:
     if bool(ids) == every:
-        raise click.UsageError("name the dead letters by their ids, or all of them with --all")
-
-
-def _say(settings: Settings, key: str, count: int, done: str) -> None:
-    if settings.json:
-        write_result(json.dumps({key: count}))
-    else:
-        settings.say(f"{count:,} {done}")
+        raise click.UsageError("give the ids of dead letters, or --all")
 
 
 def _write(settings: Settings, letters: Iterator[DeadLetter], limit: Optional[int]) -> None:
@@ -90,7 +81,7 @@ def _write(settings: Settings, letters: Iterator[DeadLetter], limit: Optional[in
     if not settings.json and sys.stdout.isatty():
         settings.say("\t".join(_HEADINGS))
     for number, letter in enumerate(letters, 1):
-        out.write((_json_line(letter) if settings.json else _line(letter)) + os.linesep.encode())
+        out.write(_json_line(letter) if settings.json else _line(letter))
         out.flush()
         if number == limit:
             return
@@ -108,16 +99,16 @@ def _line(letter: DeadLetter) -> bytes:
         letter.size,
         letter.reason,
     )
-    return "\t".join(_one_line(str(column)) for column in columns).encode("utf-8", "replace")
+    return ("\t".join(_one_line(str(column)) for column in columns) + os.linesep).encode("utf-8", "replace")
 
 
 def _one_line(text: str) -> str:
-    """Text of somebody else's as one column: a line end, a TAB or a terminal's escape is shown, not obeyed."""
+    """Text from others as one column: a line end, a TAB or a terminal's escape sequence is shown, not obeyed."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _json_line(letter: DeadLetter) -> bytes:
-    record: dict[str, Any] = {
+    record = {
         "id": letter.id,
         "station": letter.station,
         "type": letter.type,
@@ -129,8 +120,4 @@ def _json_line(letter: DeadLetter) -> bytes:
         "time": letter.time.isoformat(),
         "headers": letter.headers,
     }
-    try:
-        record["data"] = letter.data.decode()
-    except UnicodeDecodeError:
-        record["data_base64"] = base64.b64encode(letter.data).decode()
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return json_line(record, letter.data)

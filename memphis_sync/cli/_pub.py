@@ -1,13 +1,13 @@
-"""``memphis-sync pub``: bytes in, stored messages out, and an exact count of what was not."""
+"""``memphis-sync pub``: produce what stands in arguments, files or stdin, and count exactly what was stored."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Callable, Optional, Union
 
 import click
@@ -15,26 +15,26 @@ import click
 from memphis_sync.errors import MemphisError
 
 from ._app import INTERRUPTED, NOT_STORED, InputFile, Settings, leave_at_once, need_input
-from ._streams import tell, write_result
+from ._streams import tell
 
 if TYPE_CHECKING:
     from memphis_sync import BulkResult, Item, Memphis
 
     Watch = Callable[[Iterable[bytes]], Iterator[bytes]]
 
-_READ = 1 << 20  # bytes at a time where the separator is not a line's end
+_READ = 1 << 20  # bytes at a time when the separator is not a newline
 _MARK_EVERY = 1024  # messages between two marks of the progress bar
-_LAST_ACKS_S = 2.0  # what Ctrl-C waits for messages that are on their way
-_SHOWN = 5  # failures that are spelled out; the count is always exact
+_LAST_ACKS_S = 2.0  # how long Ctrl-C waits for messages that are not confirmed
+_SHOWN = 5  # failures that are shown in full; the count is always exact
 
 
 def pieces(stream: IO[bytes], split: str) -> Iterator[bytes]:
     """
-    Cuts a stream into payloads without ever holding more than one of them and a read buffer.
+    Splits a stream into payloads, holding at most one of them and a read buffer.
 
     Args:
         stream: Binary.
-        split: ``line`` (the newline is cut off, a carriage return stays), ``nul``, or ``none`` for one payload.
+        split: ``line`` (the newline is removed, a carriage return stays), ``nul``, or ``none`` for one payload.
     """
     if split == "none":
         yield stream.read()
@@ -58,7 +58,7 @@ def _parse_headers(ctx: click.Context, param: click.Parameter, values: tuple[str
         if not equals or not name:
             raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE")
         if name in headers:
-            raise click.BadParameter(f"{name!r} is given twice; a message has one value for each header name")
+            raise click.BadParameter(f"{name!r} is given twice; a message has one value for each header")
         headers[name] = text
     return headers
 
@@ -75,10 +75,10 @@ def _parse_headers(ctx: click.Context, param: click.Parameter, values: tuple[str
     help="What ends a message in the input; none: the whole input is one message.",
 )
 @click.option("--key", help="Partition key: the same key always goes to the same partition.")
-@click.option("--partition", type=int, help="Partition number, from 1. Without number, key and id: in turn.")
+@click.option("--partition", type=int, help="Partition number, from 1. Without number, key or id: in turn.")
 @click.option("-H", "--header", "headers", multiple=True, callback=_parse_headers, help="NAME=VALUE, repeatable.")
 @click.option(
-    "--id", "msg_id", help="Message id; with several messages each gets ID-1, ID-2, ... so a repeat is stored once."
+    "--id", "msg_id", help="Message id; several messages get ID-1, ID-2, ... so a repeated command stores them once."
 )
 @click.pass_obj
 def command(
@@ -95,14 +95,14 @@ def command(
     """
     Produce BODY, or each line of stdin, and wait until the broker has stored it.
 
-    Ends with 4 when something was not stored, and says exactly how many.
+    The exit status is 4 when some messages were not stored; the count is exact.
     """
     from memphis_sync import Item
 
     if body is not None and source is not None:
-        raise click.UsageError("BODY and --file exclude each other")
+        raise click.UsageError("give BODY or --file, not both")
     if key is not None and partition is not None:
-        raise click.UsageError("--key and --partition exclude each other")
+        raise click.UsageError("give --key or --partition, not both")
     stream = None if body is not None else source or need_input()
     payloads: Iterable[bytes] = [os.fsencode(body or "")] if stream is None else pieces(stream, split)
     single = body is not None or split == "none"
@@ -123,16 +123,16 @@ def command(
                 result = producer.produce_many(items(watch(payloads)), on_error="collect")
         except KeyboardInterrupt:
             return _interrupted(settings, station, client)
-        code = _report(settings, station, result)  # first of all: what follows needs a broker that answers
+        code = _report(settings, station, result)  # first: what follows needs a broker that replies
         if code == 0:
-            with contextlib.suppress(MemphisError):  # everything is stored; the broker forgets a producer by itself
+            with contextlib.suppress(MemphisError):  # everything is stored, and the broker removes old producers
                 producer.destroy()
     return code
 
 
 @contextlib.contextmanager
 def _progress(settings: Settings, client: Memphis, stream: Optional[IO[bytes]]) -> Iterator[Watch]:
-    """A bar with the stored messages and their rate, where a person looks at it; else nothing at all."""
+    """A bar with the stored messages and their rate, on a terminal only."""
     if not settings.shows_progress() or stream is None or stream.isatty():
         yield iter
         return
@@ -144,7 +144,7 @@ def _progress(settings: Settings, client: Memphis, stream: Optional[IO[bytes]]) 
     start = time.monotonic()
 
     class Bar(Progress):
-        """Asks how far the broker is whenever it is drawn, so it goes on when everything has been read."""
+        """Reads the count of stored messages when it is drawn, so it moves on after the end of the input."""
 
         def get_renderables(self) -> Iterable[RenderableType]:
             stored = client.stats().delivered
@@ -161,14 +161,14 @@ def _progress(settings: Settings, client: Memphis, stream: Optional[IO[bytes]]) 
 
 
 class _Stored:
-    """How many bytes of the input the first messages are: the bar follows what is stored, not what is read."""
+    """How much of the input the stored messages are: the bar follows what is stored, not what is read."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[int, int]] = deque()  # a number of messages, and their bytes in the input
         self._bytes = 0
 
     def watch(self, payloads: Iterable[bytes]) -> Iterator[bytes]:
-        """Passes the payloads on and notes where they end."""
+        """Passes the payloads on and records where they end."""
         read = number = 0
         for number, payload in enumerate(payloads, 1):
             read += len(payload) + 1
@@ -178,43 +178,36 @@ class _Stored:
         self._marks.append((number, read))
 
     def bytes_of(self, stored: int) -> int:
-        """How far in the input that many messages reach, up to the last mark before."""
+        """Bytes of the input that the first *stored* messages take, as far as the last mark."""
         while self._marks and self._marks[0][0] <= stored:
             self._bytes = self._marks.popleft()[1]
         return self._bytes
 
 
 def _interrupted(settings: Settings, station: str, client: Memphis) -> int:
-    """Ctrl-C: waits a moment for what is on its way, then says what became of all that was read."""
+    """After Ctrl-C: waits up to _LAST_ACKS_S for confirmations, then reports what became of all that was read."""
     left = client.flush(_LAST_ACKS_S)
     stats = client.stats()
-    if settings.json:
-        counts = {"delivered": stats.delivered, "failed": stats.failed, "unconfirmed": left}
-        write_result(json.dumps({"station": station, "interrupted": True, **counts}))
-    else:
-        tell(f"interrupted: {stats.delivered:,} stored, {stats.failed:,} failed, {left:,} not confirmed")
+    counts = {"delivered": stats.delivered, "failed": stats.failed, "unconfirmed": left}
+    text = f"interrupted: {stats.delivered:,} stored, {stats.failed:,} failed, {left:,} not confirmed"
+    replace(settings, quiet=False).report(text, station=station, interrupted=True, **counts)
     leave_at_once(client)
     return INTERRUPTED
 
 
 def _report(settings: Settings, station: str, result: BulkResult) -> int:
-    """The summary on stderr, or one JSON object on stdout."""
+    """Writes the summary and some failures; returns the exit code."""
     failed = len(result.failed)
-    if settings.json:
-        summary = {
-            "station": station,
-            "delivered": result.delivered,
-            "duplicates": result.duplicates,
-            "failed": failed,
-            "seconds": round(result.seconds, 3),
-        }
-        write_result(json.dumps(summary))
-    else:
-        rate = result.delivered / result.seconds if result.seconds else 0.0
-        settings.say(
-            f"{result.delivered:,} stored in {result.seconds:.2f} s ({rate:,.0f}/s), "
-            f"{result.duplicates:,} duplicates, {failed:,} failed"
-        )
+    rate = result.delivered / result.seconds if result.seconds else 0.0
+    settings.report(
+        f"{result.delivered:,} stored in {result.seconds:.2f} s ({rate:,.0f}/s), "
+        f"{result.duplicates:,} duplicates, {failed:,} failed",
+        station=station,
+        delivered=result.delivered,
+        duplicates=result.duplicates,
+        failed=failed,
+        seconds=round(result.seconds, 3),
+    )
     for failure in result.failed[:_SHOWN]:
         tell(f"error: not stored: {failure.error}")
     if failed and settings.quiet:

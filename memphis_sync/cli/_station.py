@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import click
 
 from ._app import Settings
@@ -20,14 +17,11 @@ def command() -> None:
 @click.pass_obj
 def rm(settings: Settings, names: tuple[str, ...]) -> None:
     """
-    Destroy stations with their messages, producers and consumers; one that is not there is fine.
+    Destroy stations with their messages, producers and consumers; one that does not exist is fine.
 
-    A station whose streams are gone, as after a restart of a Memphis broker that kept it in memory, is destroyed too.
+    This also works for a station that has lost its streams: a Memphis broker loses those in memory when it restarts.
     """
     with settings.connect("station") as client:
         for name in names:
             client.destroy_station(name)
-            if settings.json:
-                sys.stdout.write(json.dumps({"station": name, "destroyed": True}) + "\n")
-            else:
-                settings.say(f"station {name} is destroyed")
+            settings.report(f"station {name} is destroyed", station=name, destroyed=True)

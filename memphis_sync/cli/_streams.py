@@ -1,25 +1,26 @@
 """
-The command's standard streams, whichever of them there are.
+The command's standard streams, each of which may be closed.
 
-Rules: results go to stdout and everything else to stderr. What a person is told never changes the outcome: a stderr
-that is closed, full or a broken pipe is nobody to tell, and the exit code stays. A result that cannot be written is a
-failure, unless the reader has closed the pipe because it has enough. stdin is asked for by the command that reads it.
+Rules: results go to stdout and everything else to stderr. A stderr that is closed, full or a broken pipe does not
+change the exit code. A result that cannot be written is a failure, unless the reader has closed the pipe.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
+import json
 import os
 import sys
-from typing import IO
+from typing import Any
 
 
 def reserve_closed() -> None:
     """
-    Gives a descriptor of 0 to 2 that is closed to the null device.
+    Opens the null device in place of each descriptor of 0 to 2 that is closed.
 
-    The next socket or file would get its number otherwise, and what C code prints would go into it.
+    Otherwise the next socket or file would get its number, and what C code prints would go into it.
     """
     for number in range(3):
         try:
@@ -34,15 +35,15 @@ def reserve_closed() -> None:
 
 
 def tell(text: str) -> None:
-    """A line for people, on stderr, if anybody is there."""
+    """Writes a line for people to stderr, if that is open."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):  # nobody reads it; the exit code says what happened
+        with contextlib.suppress(OSError):  # the exit code says what happened
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
 
 def write_result(text: str) -> None:
-    """A line on stdout; a reader that has enough ends nothing."""
+    """Writes a line to stdout; a pipe that its reader has closed is no failure."""
     if sys.stdout is None:
         return
     try:
@@ -52,30 +53,28 @@ def write_result(text: str) -> None:
         forget_stdout()
 
 
-def standard_input() -> IO[bytes]:
-    """
-    stdin, binary.
-
-    Raises:
-        EOFError: It is closed.
-    """
-    if sys.stdin is None:
-        raise EOFError("standard input is closed")
-    return sys.stdin.buffer
+def json_line(record: dict[str, Any], data: bytes) -> bytes:
+    """A message as one line of JSON, with its payload as text, or in base64 when it is not UTF-8."""
+    try:
+        record["data"] = data.decode()
+    except UnicodeDecodeError:
+        record["data_base64"] = base64.b64encode(data).decode()
+    # Bytes of a header that are not UTF-8 are lone surrogates in it: written as escapes, the line is still JSON.
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + os.linesep.encode()
 
 
 def forget_stdout() -> None:
-    """Points stdout at nothing, so that the interpreter's own flush at exit finds no closed pipe and no full disk."""
+    """Points stdout at the null device, so that the interpreter's flush at exit does not fail again."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def flush_stdout() -> None:
     """
-    Writes what is left in the buffer.
+    Writes what is left in the buffer; a pipe that its reader has closed is no failure.
 
     Raises:
-        OSError: It cannot be written; a closed pipe apart, whose reader has enough.
+        OSError: It cannot be written.
     """
     if sys.stdout is None:
         return

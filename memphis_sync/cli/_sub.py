@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import json
-import os
 import select
 import sys
 import time
@@ -18,7 +16,7 @@ import click
 from memphis_sync.errors import MemphisError
 
 from ._app import Settings, need_output
-from ._streams import forget_stdout
+from ._streams import forget_stdout, json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,18 +31,18 @@ _ENDS = {"line": b"\n", "nul": b"\0", "none": b""}
 
 @click.command(name="sub")
 @click.argument("station")
-@click.option("--group", help="Consumer group that goes on where it stopped; without it all messages, and no trace.")
+@click.option("--group", help="Consumer group, which continues where it stopped; by default a temporary one.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many.")
-@click.option("--end", is_flag=True, help="Stop at the end of what STATION holds now.")
+@click.option("--end", is_flag=True, help="Stop after the last message that STATION holds.")
 @click.option(
     "--split",
     type=click.Choice(sorted(_ENDS)),
     default="line",
     show_default=True,
-    help="What is written after each message; none: nothing.",
+    help="What to write after each message; none: nothing.",
 )
-@click.option("--create", is_flag=True, help="Create STATION if there is none; without it that is an error.")
-@click.option("--no-ack", is_flag=True, help="Leave the messages to be delivered again.")
+@click.option("--create", is_flag=True, help="Create STATION if it does not exist; by default that is an error.")
+@click.option("--no-ack", is_flag=True, help="Do not acknowledge: the messages are delivered again.")
 @click.pass_obj
 def command(
     settings: Settings,
@@ -56,24 +54,24 @@ def command(
     create: bool,
     no_ack: bool,
 ) -> int:
-    """Write each message of STATION on a line of its own, at once, and acknowledge it."""
+    """Write each message of STATION on a line of its own as soon as it arrives, and acknowledge it."""
     need_output()
     name = group or f"memphis-sync-sub-{uuid.uuid4().hex[:12]}"
     with settings.connect("sub") as client:
         consumer = client.consumer(station, name, batch_max_time_to_wait_ms=_WAIT_MS, create_station=create)
         try:
             _copy(settings, consumer, count, end=end, after=_ENDS[split], ack=not no_ack)
-        except BrokenPipeError:  # the reader has enough: what was not written stays unacknowledged
+        except BrokenPipeError:  # the reader has closed it; what was not written stays unacknowledged
             forget_stdout()
         finally:
-            if group is None:  # a group that exists for this run only; a broker that is gone has forgotten it
+            if group is None:  # a temporary group; a broker that cannot be reached removes it later
                 with contextlib.suppress(MemphisError):
                     consumer.destroy()
     return 0
 
 
 def _copy(settings: Settings, consumer: Consumer, count: Optional[int], *, end: bool, after: bytes, ack: bool) -> None:
-    """Writes and flushes a batch, then acknowledges it: a message that was not written will come again."""
+    """Writes and flushes a batch, then acknowledges it: a message that was not written is delivered again."""
     out = sys.stdout.buffer
     for messages in _to_end(consumer, count) if end else _for_ever(consumer, count):
         for message in messages:
@@ -96,7 +94,7 @@ def _for_ever(consumer: Consumer, count: Optional[int]) -> Iterator[list[Message
 
 
 def _to_end(consumer: Consumer, count: Optional[int]) -> Iterator[list[Message]]:
-    """Together what came within a moment: an ack that waits keeps nothing from being read."""
+    """Yields together what arrives within _MOMENT_S, so that few flushes are needed."""
     batch: list[Message] = []
     started = time.monotonic()
     for message in itertools.islice(consumer.read_all(), count):
@@ -109,7 +107,7 @@ def _to_end(consumer: Consumer, count: Optional[int]) -> Iterator[list[Message]]
 
 
 def _reader_is_gone() -> bool:
-    """Whether whoever read our output has closed it; asked when there is nothing to write, which would tell."""
+    """Whether the reader of stdout has closed it; checked when there is nothing to write, as a write would fail."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()
@@ -128,11 +126,6 @@ def _json_line(message: Message) -> bytes:
         "time": None if sent is None else sent.isoformat(),
         "headers": headers or {},
     }
-    if headers is None:  # not what NATS calls headers
+    if headers is None:  # not a valid header block
         record["headers_base64"] = base64.b64encode(message.header_block).decode()
-    try:
-        record["data"] = message.data.decode()
-    except UnicodeDecodeError:
-        record["data_base64"] = base64.b64encode(message.data).decode()
-    # A header's bytes that are not UTF-8 are half surrogates in it: as escapes the line is JSON all the same.
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + os.linesep.encode()
+    return json_line(record, message.data)

@@ -35,7 +35,7 @@ def test_the_installed_script_is_the_same_program() -> None:
     [
         (["nonsense"], 2, b"nonsense"),
         (["pub"], 2, b"STATION"),
-        (["pub", "orders", "body", "--file", "/dev/null"], 2, b"exclude each other"),
+        (["pub", "orders", "body", "--file", "/dev/null"], 2, b"give BODY or --file, not both"),
         (["pub", "orders", "-H", "novalue"], 2, b"NAME=VALUE"),
         (["pub", "orders", "x", "-H", "kind=a", "-H", "kind=b"], 2, b"'kind' is given twice"),
         (["pub", "orders", "x", "--key", "k", "--partition", "1"], 2, b"partition"),
