@@ -1,7 +1,7 @@
 """
-What a caller may have meant: the nearest known name, and where it is offered.
+Hints for a wrong keyword: the parameter that was probably meant.
 
-A wrong keyword is the caller's mistake, so it stays the TypeError that Python raises; only its text gets a hint.
+The error is the TypeError that Python raises; only its text gets a hint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Callable, TypeVar
 
 T = TypeVar("T")
 
-# Short names that other clients use, where spelling does not lead to ours.
+# Names that other clients use, where spelling does not lead to ours.
 _ELSEWHERE = {
     "timeout": ("timeout_s", "timeout_ms", "ack_wait_sec"),
     "partition": ("partitions_number", "consumer_partition_number", "producer_partition_number"),
@@ -36,9 +36,9 @@ _ELSEWHERE = {
 
 def nearest(name: str, known: Collection[str]) -> str:
     """
-    The known name that *name* most likely stands for; "" when none is near.
+    The known name that was probably meant by *name*; "" when none is near.
 
-    What other clients call it comes first, then a known name that holds the given one as a word (``key`` in
+    What other clients call it comes first, then a known name that contains the given one as a word (``key`` in
     ``producer_partition_key``), then the closest spelling.
     """
     words = [word for word in name.lower().split("_") if word]
@@ -53,7 +53,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def wrong_keyword(function: Callable[..., object], names: Iterable[str], owner: str = "") -> TypeError:
-    """The error of a call with keywords that the function does not have; *owner* stands before its name."""
+    """The error for a call with keywords that the function does not have; *owner* is put before its name."""
     known = _keywords(function)
     name = min(set(names).difference(known))
     near = nearest(name, known)
@@ -62,7 +62,7 @@ def wrong_keyword(function: Callable[..., object], names: Iterable[str], owner: 
 
 
 def _keywords(function: Callable[..., object]) -> frozenset[str]:
-    """What can be given by name."""
+    """Parameters that can be passed by name."""
     parameters = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}) - {"self"}
 
@@ -81,12 +81,12 @@ def _with_hint(method: Callable[..., T]) -> Callable[..., T]:
 
 def hint_keywords(*, but: Collection[str] = ()) -> Callable[[type[T]], type[T]]:
     """
-    Lets the public methods of a class suggest the nearest parameter for a wrong keyword. A method that was given a
-    signature does that by itself (_options/rows.py).
+    Makes the public methods of a class suggest the nearest parameter for a wrong keyword. A method with a generated
+    signature already does so (_options/rows.py).
 
     Args:
-        but: Methods that are called for each message, where a Python call more would show: those that have keywords
-            take ``**unexpected`` and raise wrong_keyword() themselves.
+        but: Methods that are called for each message, where one more Python call would cost too much: those that have
+            keywords accept ``**unexpected`` and raise wrong_keyword() themselves.
     """
 
     def wrap(cls: type[T]) -> type[T]:

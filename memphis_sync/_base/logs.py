@@ -1,8 +1,8 @@
 """
-The package's log lines: on which thread the program's handlers are called, and what is shown when it has none.
+Logging: on which thread the program's handlers are called, and what is shown when it has none.
 
-A handler is the program's own code: it may be slow, wait for a lock, produce a message. So a thread that others wait
-for never calls one: it hands the line to a thread that nobody waits for (see threads).
+A handler is the program's code: it may be slow, wait for a lock or produce a message. So a thread that others wait for
+never calls one, but hands the line to another thread (see threads).
 """
 
 from __future__ import annotations
@@ -12,17 +12,30 @@ import logging
 import sys
 import threading
 import time
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from memphis_sync._base import threads
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
-SHOWN_EVERY_S = 0.9  # a little less than the second that the C core leaves between two reports of failures
+SHOWN_EVERY_S = 0.9  # a little less than the second between two reports of failures by the C core
+
+
+def _at(level: int, *, is_caught: bool = False) -> Callable[..., None]:
+    def method(
+        self: Log,
+        text: str,
+        *args: object,
+        extra: Optional[dict[str, Any]] = None,
+        exc_info: Optional[BaseException] = None,
+    ) -> None:
+        self._log(level, text, args, extra, sys.exc_info()[1] if is_caught else exc_info)
+
+    return method
 
 
 class Log:
     """
-    A logger of the package's.
+    A logger of the package's. Its methods are called as those of a logging.Logger; ``exc_info`` is an exception.
 
     Args:
         name: ``memphis_sync.<part>``.
@@ -31,35 +44,12 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
+    debug, info, warning, error = _at(DEBUG), _at(INFO), _at(WARNING), _at(ERROR)
+    exception = _at(ERROR, is_caught=True)
+
     def log(self, level: int, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
         """As Logger.log()."""
         self._log(level, text, args, extra)
-
-    def debug(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
-        """As Logger.debug()."""
-        self._log(logging.DEBUG, text, args, extra)
-
-    def info(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
-        """As Logger.info()."""
-        self._log(logging.INFO, text, args, extra)
-
-    def warning(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
-        """As Logger.warning()."""
-        self._log(logging.WARNING, text, args, extra)
-
-    def error(
-        self,
-        text: str,
-        *args: object,
-        extra: Optional[dict[str, Any]] = None,
-        exc_info: Optional[BaseException] = None,
-    ) -> None:
-        """As Logger.error(), with the traceback of an error."""
-        self._log(logging.ERROR, text, args, extra, exc_info)
-
-    def exception(self, text: str, *args: object, extra: Optional[dict[str, Any]] = None) -> None:
-        """As Logger.exception()."""
-        self._log(logging.ERROR, text, args, extra, sys.exc_info()[1])
 
     def _log(
         self,
@@ -73,8 +63,8 @@ class Log:
         if sink is None:
             logger.log(level, text, *args, exc_info=error, extra=extra, stacklevel=3)
             return
-        # Not isEnabledFor(): it takes the lock that a program holds while it configures its handlers, and one of those
-        # may be connecting this very client.
+        # Not isEnabledFor(): it acquires the lock that a program holds while it configures its handlers, and one of
+        # those may be connecting this very client.
         if logger.disabled or logger.manager.disable >= level or level < logger.getEffectiveLevel():
             return
         code = sys._getframe(2)
@@ -82,11 +72,11 @@ class Log:
         thread = threading.current_thread()
         line = _Line(logger, level, text, args, extra, error, place, time.time(), (thread.ident, thread.name))
         if not sink(_Line.hand_over, line):
-            line.hand_over()  # the client is closing: nobody depends on this thread any more
+            line.hand_over()  # the client is closing: nobody waits for this thread any more
 
 
 class _Line(NamedTuple):
-    """A log line on its way to the thread that calls the program's handlers."""
+    """A log line for the thread that calls the program's handlers."""
 
     logger: logging.Logger
     level: int
@@ -114,8 +104,8 @@ class _Line(NamedTuple):
 
 def hand_over_foreign(record: logging.LogRecord) -> bool:
     """
-    A filter for the loggers of what runs on our threads and has loggers of its own: a line that is made where the
-    program's handlers may not be called is handed over as well.
+    A filter for loggers of other libraries that run on our threads: hands over a record that was made where the
+    program's handlers must not be called.
     """
     sink = threads.sink()
     return sink is None or not sink(logging.getLogger(record.name).handle, record)
@@ -123,28 +113,28 @@ def hand_over_foreign(record: logging.LogRecord) -> bool:
 
 class UnconfiguredHandler(logging.Handler):
     """
-    Shows errors on standard error as long as the program has configured no handler for them, each kind at most once a
-    second. An error is what somebody lost by: a message that failed unasked for, a callback that raised.
+    Writes errors to standard error while the program has configured no handler for them, each kind at most once a
+    second: a message that failed and that nobody asked about, a callback that raised.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         # By logger, text without its arguments, and the error's type.
         self._shown_at: dict[tuple[str, str, str], float] = {}
-        # What came too soon after it: how many, and the last one's text.
+        # Records that came too soon after one: how many, and the text of the last.
         self._held_back: dict[tuple[str, str, str], tuple[int, str]] = {}
 
     def createLock(self) -> None:  # noqa: N802  logging's own name
-        """None: what it writes is one call, and a lock would be one more that a signal handler could meet again."""
+        """No lock: a record is written in one call, and a signal handler could deadlock on a lock."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As emit(), without a lock."""
+        """Calls emit() without a lock."""
         self.emit(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes the record, unless a handler of the program's has it."""
+        """Writes the record, unless the program has a handler for it."""
         error = record.exc_info[0] if record.exc_info else None
         stream, now = sys.stderr, time.monotonic()
         kind = record.name, str(record.msg), error.__name__ if error else ""
@@ -158,7 +148,7 @@ class UnconfiguredHandler(logging.Handler):
         show_error(f"{self.format(record)}\n({count} more of this kind came before)" if count else self.format(record))
 
     def flush(self) -> None:
-        """Shows the last one of each kind that was held back: logging calls it at the end of the process."""
+        """Writes the last record of each kind that was held back; logging calls it at the end of the process."""
         while self._held_back:
             (name, _, _), (count, text) = self._held_back.popitem()
             if not self._is_configured(name):
@@ -174,7 +164,7 @@ class UnconfiguredHandler(logging.Handler):
 
 
 def show_error(text: str) -> None:
-    """Writes to standard error what no handler of the program's takes."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or was never there
+    """Writes a text to standard error, if that is open."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or None
         sys.stderr.write(f"memphis_sync: {text}\n")
         sys.stderr.flush()

@@ -1,12 +1,10 @@
-"""The one place that takes locks, events and threads from the interpreter, so that they can be chosen per platform."""
+"""Locks, events and threads: the one module that chooses which of the interpreter's the package uses."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import sys
 import threading
-from typing import Any, Callable
 
 from memphis_sync._base import threads
 from memphis_sync.errors import ConfigurationError
@@ -16,13 +14,17 @@ RLock = threading.RLock
 Event = threading.Event
 Thread = threading.Thread
 current_thread_id = threading.get_ident
+start_thread = threads.start_thread
 
 _numbers = itertools.count(1)
 
 
 def check_threading() -> None:
     """
-    Raises ConfigurationError when a library has put its own in the place of threads, sockets or select().
+    Refuses a process in which a library has replaced threads, sockets or select().
+
+    Raises:
+        ConfigurationError: gevent or eventlet has patched one of them.
 
     Source: ``is_module_patched()`` of gevent 21 to 26, ``is_monkey_patched()`` of eventlet 0.30 to 0.41.
     """
@@ -36,9 +38,9 @@ def check_threading() -> None:
             what = "threading" if patched[0] in _THREADING else patched[0]
             raise ConfigurationError(
                 f"{by} has patched this process's {what}, and the client needs real threads and sockets: its calls "
-                f"would block every greenlet, or wait for ever. Connect in a process that does not call {by}'s monkey "
-                "patching: with another worker class (gunicorn -k gthread, celery -P threads or prefork), or in a "
-                "process of its own that produces"
+                f"would block every greenlet, or wait for ever. Connect in a process that {by} does not patch: use "
+                "another worker class (gunicorn -k gthread, celery -P threads or prefork), or produce in a separate "
+                "process"
             )
 
 
@@ -47,17 +49,12 @@ _MUST_BE_REAL = (*_THREADING, "socket", "select", "selectors")
 
 
 def next_number() -> int:
-    """A number for the threads of a new client: 1, 2, ... in this process."""
+    """The number in the thread names of a new client: 1, 2, ... in this process."""
     return next(_numbers)
 
 
-def start_thread(name: str, run: Callable[..., Any], *args: Any) -> Thread:
-    """As threads.start_thread(), for a callable with arguments."""
-    return threads.start_thread(name, functools.partial(run, *args))
-
-
 def caller() -> str:
-    """File and line of the call into this package: the first frame outside of it."""
+    """File and line of the call into this package, which is the first frame outside it."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("memphis_sync."):
         frame = frame.f_back

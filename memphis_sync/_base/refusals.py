@@ -1,6 +1,6 @@
 """
-Uses that Python would take, and that would go wrong later or in silence: copying what stands for a connection, and
-awaiting what a call of this client has returned.
+Uses that Python would allow and that would go wrong later or silently: copying an object that stands for a
+connection, and awaiting the result of a call.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import ClassVar, NoReturn
 
 class NotCopied:
     """
-    Base of what belongs to one client in one process: neither copied nor pickled, by any way there is.
+    Base of classes whose objects belong to one client in one process: they cannot be copied or pickled.
 
-    A copy would share the connection without counting as a user of it: a copy that is forgotten would close the
-    original.
+    A copy would share the connection, and a copy that is deleted would close it for the original.
     """
 
     __slots__ = ()
@@ -34,7 +33,7 @@ class NotCopied:
 
 
 class NotAwaited:
-    """Base of what a call returns that has already done its work, whatever a program written for memphis.py expects."""
+    """Base of classes whose objects a call returns: programs written for memphis.py may await them by mistake."""
 
     __slots__ = ()
 

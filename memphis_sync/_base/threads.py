@@ -1,16 +1,17 @@
 """
-What the package's threads must not do, and the locks that the program's own code may meet again.
+The package's threads: what they must not do, how they are started, and locks that are safe in signal handlers.
 
-A thread of ours that others wait for (the loop, a reader, a sender) is registered here for as long as it runs: a call
-that would block on it raises OwnThreadError, and what it has to log is handed to another thread.
+A thread of ours that others wait for (the loop, a reader, a sender) is registered here while it runs: a call that would
+block on it raises OwnThreadError, and its log lines are handed to another thread.
 
-A signal handler, a destructor and a weakref callback run in the middle of whatever their thread is doing, also while it
-holds a lock of ours. So a lock here is either never waited for by such code, or it is one of the kinds below.
+A signal handler, a destructor or a weakref callback interrupts whatever its thread is doing, also while that holds a
+lock. So a lock is either never acquired by such code, or it is a Section or a Latch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -21,18 +22,18 @@ from typing import Any, Callable, Optional
 
 from memphis_sync.errors import OwnThreadError, UsageError
 
-# Takes a call that is to be made soon on a thread that nobody waits for; False when there is no such thread any more.
+# Accepts a call to be made soon on a thread that nobody waits for; False when that thread has ended.
 Sink = Callable[[Callable[[Any], object], object], bool]
 
-# By ident, with the process, changed by the threads themselves. An ident is given to another thread once its own has
-# ended, and a forked child, in which no thread of the parent's runs, may give it at once.
+# By ident, with the process; each thread changes its own entry. An ident is reused once its thread has ended, and in a
+# forked child, where no thread of the parent runs, at once.
 _own_threads: dict[int, int] = {}
 _sinks: dict[int, tuple[int, Sink]] = {}
 
 
 @contextlib.contextmanager
 def own_thread(sink: Optional[Sink] = None) -> Iterator[None]:
-    """In the block the calling thread is one that may not wait; *sink* takes what it logs."""
+    """In the block the calling thread is one that must not wait; its log lines go to *sink*."""
     ident = threading.get_ident()
     _own_threads[ident] = os.getpid()
     try:
@@ -44,7 +45,7 @@ def own_thread(sink: Optional[Sink] = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def handing_over(sink: Sink) -> Iterator[None]:
-    """In the block the calling thread hands to *sink* what it logs: for a caller that holds a lock meanwhile."""
+    """In the block the calling thread's log lines go to *sink*: for a caller that holds a lock meanwhile."""
     ident = threading.get_ident()
     outer = _sinks.get(ident)
     _sinks[ident] = (os.getpid(), sink)
@@ -58,28 +59,33 @@ def handing_over(sink: Sink) -> Iterator[None]:
 
 
 def sink() -> Optional[Sink]:
-    """Where the calling thread hands its log lines; None: it may call the program's handlers itself."""
+    """Where the calling thread's log lines go; None: it may call the program's handlers itself."""
     found = _sinks.get(threading.get_ident())
     return found[1] if found is not None and found[0] == os.getpid() else None
 
 
 def forbid_on_own_thread(what: str) -> None:
-    """Raises OwnThreadError when the calling thread is one of the client's own that may not wait."""
+    """
+    Refuses a call that would wait.
+
+    Raises:
+        OwnThreadError: The calling thread is one of the client's own that must not wait.
+    """
     if _own_threads.get(threading.get_ident()) == os.getpid():
         raise OwnThreadError(
-            f"{what} was called on a thread of the client's own, where it would wait for itself; "
-            "call it from a callback of produce or consume, or from a thread of yours"
+            f"{what} was called on one of the client's own threads, where it would wait for itself; "
+            "call it in a callback of produce or consume, or on a thread of your program"
         )
 
 
-# CPython 3.12.0 to 3.12.2 start no thread any more once the main thread has ended, though other threads of the program
-# go on; so some are started beforehand and wait for their work. Source: cpython issue 113964.
+# CPython 3.12.0 to 3.12.2 cannot start a thread once the main thread has ended, though other threads of the program go
+# on. So some are started in advance and wait for work. Source: cpython issue 113964.
 _PARKS = sys.implementation.name == "cpython" and (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 2)
 _RESERVE = 16  # two clients: loop, sender, reader, callbacks, registration, and a few for consume()
 
 
 class _Parked(threading.Thread):
-    """A thread that gets its work after it was started."""
+    """A thread that gets its work after its start."""
 
     def __init__(self) -> None:
         super().__init__(name="memphis-spare", daemon=True)
@@ -88,7 +94,7 @@ class _Parked(threading.Thread):
         self._go.acquire()
 
     def take(self, name: str, work: Callable[[], object]) -> None:
-        """Runs *work*, once, under that name."""
+        """Runs *work* once, under that name."""
         self.name = name
         self._work = work
         self._go.release()
@@ -103,28 +109,26 @@ if _PARKS:
     os.register_at_fork(after_in_child=_parked.clear)
 
 
-def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
+def start_thread(name: str, work: Callable[..., object], *args: object) -> threading.Thread:
     """
-    Starts a daemon thread: the exit drain, not the interpreter, decides how long to wait for it.
+    Starts a daemon thread that calls *work* with *args*. The drain at exit, not the interpreter, waits for it.
 
     Raises:
-        RuntimeError: The interpreter is ending and starts no thread any more.
+        RuntimeError: The interpreter is ending and starts no more threads.
     """
-    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError as exc:
-        # Thread.start() waits by a Condition, which breaks when a signal handler raises in it; what was raised is told.
+        # Thread.start() waits on a Condition, which fails when a signal handler raises in it; that error is passed on.
         interrupt = exc.__context__
         if interrupt is not None and not isinstance(interrupt, Exception):
             raise interrupt from None
         try:
             spare = _parked.popleft()
         except IndexError:
-            spare = None
-        if spare is None:
-            raise
-        spare.take(name, work)
+            raise exc from None
+        spare.take(name, functools.partial(work, *args))
         return spare
     while _PARKS and len(_parked) < _RESERVE:
         spare = _Parked()
@@ -135,21 +139,21 @@ def start_thread(name: str, work: Callable[[], object]) -> threading.Thread:
 
 class Section:
     """
-    A lock whose holder is refused, instead of waiting for itself for ever, when it comes a second time.
+    A lock that raises when its holder acquires it again, instead of deadlocking.
 
     Args:
-        what: What is done under it, for the error: "closing the client".
+        what: What is done while it is held, for the error: "closing the client".
     """
 
     def __init__(self, what: str) -> None:
         self._what = what
-        # Taken and owned in one step, so that no signal can come in between; is_busy tells the second visit.
+        # Acquired and owned in one step, so that no signal can come in between; is_busy shows the second acquire().
         self._lock = threading.RLock()
         self.is_busy = False
 
     @property
     def is_mine(self) -> bool:
-        """Whether the calling thread is inside it at this moment."""
+        """Whether the calling thread holds it."""
         if not self.is_busy or not self._lock.acquire(blocking=False):
             return False
         self._lock.release()
@@ -157,24 +161,24 @@ class Section:
 
     def acquire(self, timeout: float = -1) -> bool:
         """
-        Waits for at most *timeout* seconds, without limit by default; False when somebody else still is inside.
+        Waits for at most *timeout* seconds, by default without limit; False when another thread still holds it.
 
         Raises:
-            UsageError: The calling thread is inside already.
+            UsageError: The calling thread holds it already.
         """
         if not self._lock.acquire(timeout=timeout):
             return False
         if self.is_busy:
             self._lock.release()
             raise UsageError(
-                f"called by a signal handler or a destructor that interrupted {self._what} on the same thread; it can "
-                "only go on once the handler has returned: do this later, or on another thread"
+                f"called by a signal handler or a destructor that interrupted {self._what} on the same thread, which "
+                "can only continue once the handler has returned: do this later, or on another thread"
             )
         self.is_busy = True
         return True
 
     def release(self) -> None:
-        """Ends what acquire() began."""
+        """Releases what acquire() has acquired."""
         self.is_busy = False
         self._lock.release()
 
@@ -188,11 +192,11 @@ class Section:
 
 
 class Latch:
-    """A threading.Event that is set once, and whose set() may interrupt a set() or a wait() of the same thread."""
+    """A threading.Event that is set once, and whose set() may interrupt set() or wait() on the same thread."""
 
     def __init__(self) -> None:
         self._is_set = False
-        self._lock = threading.Lock()  # held until it is set; each waiter that gets it passes it on
+        self._lock = threading.Lock()  # held until it is set; each waiter that acquires it releases it for the next
         self._lock.acquire()
 
     def is_set(self) -> bool:
@@ -200,16 +204,16 @@ class Latch:
         return self._is_set
 
     def set(self) -> None:
-        """Ends all waits, now and later."""
+        """Ends all waits, present and future."""
         self._is_set = True
         self._pass_on()
 
     def wait(self, timeout: float) -> bool:
-        """Waits for at most *timeout* seconds; whether it is set."""
+        """Waits for at most *timeout* seconds; returns whether it is set."""
         if not self._is_set and self._lock.acquire(timeout=max(timeout, 0.0)):
             self._pass_on()
         return self._is_set
 
     def _pass_on(self) -> None:
-        with contextlib.suppress(RuntimeError):  # somebody else has passed it on
+        with contextlib.suppress(RuntimeError):  # another thread has released it
             self._lock.release()

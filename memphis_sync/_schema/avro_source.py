@@ -1,5 +1,5 @@
 """
-Avro schemas by the rules of the specification: fastavro takes names, unions and defaults that it forbids, which other
+Checks Avro schemas by the specification: fastavro accepts names, unions and defaults that it forbids, and that other
 languages refuse.
 
 Source: Apache Avro specification 1.11, "Schema Declaration", "Names", "Logical Types".
@@ -17,19 +17,19 @@ PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "by
 _NAMED = frozenset({"record", "error", "enum", "fixed"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*\Z")
-_RULE = "letters, digits and '_', with no digit in front"
+_RULE = "letters, digits and '_', not beginning with a digit"
 _ORDERS = ("ascending", "descending", "ignore")
 
 
 class AvroSource:
     """
-    A schema that was read, with every name in full.
+    A parsed schema, with every name in full.
 
     Args:
-        definition: The schema as its JSON says it.
+        definition: The schema as JSON.
 
     Attributes:
-        root: The schema; a name stands for a type that *named* has.
+        root: The schema; a name refers to a type in *named*.
         named: Records, enums and fixed types by full name.
 
     Raises:
@@ -38,7 +38,7 @@ class AvroSource:
 
     def __init__(self, definition: Any) -> None:
         self.named: dict[str, dict[str, Any]] = {}
-        self._defaults: list[tuple[Any, Any, str]] = []  # type, value and place, looked at when all names are known
+        self._defaults: list[tuple[Any, Any, str]] = []  # type, value and place; checked when all names are known
         self.root = self._type(definition, "", "")
         values = AvroValues(self.root, self.named)
         for kind, value, path in self._defaults:
@@ -54,7 +54,7 @@ class AvroSource:
         if isinstance(node, list):
             return self._union(node, path, namespace)
         if not isinstance(node, dict):
-            raise refused(f"a type is a name, an object or a list of types, not {_json_type(node)}", path)
+            raise refused(f"a type must be a name, an object or a list of types, not {_json_type(node)}", path)
         if "type" not in node:
             raise refused("it has no type", path)
         kind = node["type"]
@@ -65,7 +65,7 @@ class AvroSource:
         if isinstance(kind, str) and kind in _NAMED:
             return self._named_type(node, kind, path, namespace)
         if not isinstance(kind, str):
-            raise refused("a type in a type is written without an object around it", f"{path}/type")
+            raise refused("a type inside a type must not be wrapped in an object", f"{path}/type")
         found = self._reference(kind, f"{path}/type", namespace)
         return {**node, "type": found} if found in PRIMITIVES else found
 
@@ -81,7 +81,7 @@ class AvroSource:
         for known in (full, name):
             if known in self.named:
                 return known
-        raise refused(f"there is no type {name!r} up to here", path)
+        raise refused(f"the type {name!r} is not defined before this place", path)
 
     def _union(self, node: list[Any], path: str, namespace: str) -> list[Any]:
         if not node:
@@ -90,7 +90,7 @@ class AvroSource:
         seen: set[str] = set()
         for place, inner in enumerate(node):
             if isinstance(inner, list):
-                raise refused("a union does not hold another union", f"{path}/{place}")
+                raise refused("a union must not contain another union", f"{path}/{place}")
             found = self._type(inner, f"{path}/{place}", namespace)
             name = found if isinstance(found, str) else str(found.get("name") or found["type"])
             if name in seen:
@@ -102,21 +102,17 @@ class AvroSource:
     def _named_type(self, node: dict[str, Any], kind: str, path: str, namespace: str) -> dict[str, Any]:
         full, inside = self._full_name(node, path, namespace)
         if full in self.named:
-            raise refused(f"the name {full!r} stands for another type already", f"{path}/name")
+            raise refused(f"the name {full!r} is already that of another type", f"{path}/name")
         if full in PRIMITIVES:
-            raise refused(f"the name {full!r} is that of a type of Avro's own", f"{path}/name")
-        aliases = node.get("aliases", [])
-        if not isinstance(aliases, list) or not all(
-            isinstance(each, str) and _FULL_NAME.match(each) for each in aliases
-        ):
-            raise refused(f"aliases are a list of names of {_RULE}", f"{path}/aliases")
+            raise refused(f"the name {full!r} is that of a built-in type", f"{path}/name")
+        _check_aliases(node, _FULL_NAME, path)
         made = {**node, "name": full}
         made.pop("namespace", None)
-        self.named[full] = made  # before what is inside, which may name it
+        self.named[full] = made  # before its contents, which may refer to it
         if kind == "fixed":
             size = node.get("size")
             if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-                raise refused("the size of a fixed is a whole number of bytes", f"{path}/size")
+                raise refused("the size of a fixed must be a whole number of bytes", f"{path}/size")
         elif kind == "enum":
             made["symbols"] = self._symbols(node, path)
         else:
@@ -124,31 +120,33 @@ class AvroSource:
         return made
 
     def _full_name(self, node: dict[str, Any], path: str, namespace: str) -> tuple[str, str]:
-        """The full name of a type, and the namespace of what is inside of it."""
+        """The full name of a type, and the namespace for its contents."""
         name, own = node.get("name"), node.get("namespace", namespace)
         if not isinstance(name, str) or not _FULL_NAME.match(name):
             raise refused(
-                f"the name {name!r} is not one: {_RULE}" if name is not None else "it has no name", f"{path}/name"
+                f"the name {name!r} is not valid: {_RULE}" if name is not None else "it has no name", f"{path}/name"
             )
         if not isinstance(own, str) or (own and not _FULL_NAME.match(own)):
-            raise refused(f"the namespace {own!r} is not one: names of {_RULE}, with dots between", f"{path}/namespace")
+            raise refused(
+                f"the namespace {own!r} is not valid: names with dots between; each has {_RULE}", f"{path}/namespace"
+            )
         full = name if "." in name or not own else f"{own}.{name}"
         return full, full.rpartition(".")[0]
 
     def _symbols(self, node: dict[str, Any], path: str) -> dict[str, None]:
-        """An enum's symbols in their order; a dict, for there may be many, and each value is looked for among them."""
+        """An enum's symbols in order; a dict, since there may be many, and each value is searched among them."""
         symbols = node.get("symbols")
         if not isinstance(symbols, list) or not symbols:
             raise refused("an enum needs a list of symbols", f"{path}/symbols")
         made: dict[str, None] = {}
         for place, symbol in enumerate(symbols):
             if not isinstance(symbol, str) or not _NAME.match(symbol):
-                raise refused(f"the symbol {symbol!r} is not one: {_RULE}", f"{path}/symbols/{place}")
+                raise refused(f"the symbol {symbol!r} is not valid: {_RULE}", f"{path}/symbols/{place}")
             if symbol in made:
-                raise refused(f"the symbol {symbol!r} stands there twice", f"{path}/symbols/{place}")
+                raise refused(f"the symbol {symbol!r} occurs twice", f"{path}/symbols/{place}")
             made[symbol] = None
         if "default" in node and node["default"] not in symbols:
-            raise refused("the default is none of the symbols", f"{path}/default")
+            raise refused("the default is not one of the symbols", f"{path}/default")
         return made
 
     def _fields(self, node: dict[str, Any], path: str, namespace: str) -> list[dict[str, Any]]:
@@ -160,26 +158,28 @@ class AvroSource:
         for place, field in enumerate(fields):
             where = f"{path}/fields/{place}"
             if not isinstance(field, dict):
-                raise refused(f"a field is an object, not {_json_type(field)}", where)
+                raise refused(f"a field must be an object, not {_json_type(field)}", where)
             name = field.get("name")
             if not isinstance(name, str) or not _NAME.match(name):
-                wrong = "it has no name" if name is None else f"the name {name!r} is not one: {_RULE}"
+                wrong = "it has no name" if name is None else f"the name {name!r} is not valid: {_RULE}"
                 raise refused(wrong, f"{where}/name")
             if name in seen:
                 raise refused(f"the record has the field {name!r} twice", f"{where}/name")
             seen.add(name)
             if field.get("order", "ascending") not in _ORDERS:
-                raise refused(f"the order of a field is one of {', '.join(_ORDERS)}", f"{where}/order")
-            aliases = field.get("aliases", [])
-            if not isinstance(aliases, list) or not all(
-                isinstance(each, str) and _NAME.match(each) for each in aliases
-            ):
-                raise refused(f"aliases are a list of names of {_RULE}", f"{where}/aliases")
+                raise refused(f"the order of a field must be one of {', '.join(_ORDERS)}", f"{where}/order")
+            _check_aliases(field, _NAME, where)
             kind = self._inner(field, "type", where, namespace)
             if "default" in field:
                 self._defaults.append((kind, field["default"], f"{where}/default"))
             made.append({**field, "type": kind})
         return made
+
+
+def _check_aliases(node: dict[str, Any], rule: re.Pattern[str], path: str) -> None:
+    aliases = node.get("aliases", [])
+    if not isinstance(aliases, list) or not all(isinstance(each, str) and rule.match(each) for each in aliases):
+        raise refused(f"aliases must be a list of names: {_RULE}", f"{path}/aliases")
 
 
 def plain(node: Any) -> Any:
@@ -200,5 +200,5 @@ def plain(node: Any) -> Any:
 
 
 def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

@@ -1,9 +1,9 @@
 """
-Values against an Avro schema: where the first fault is, deepest inside a union, and why.
+Checks values against an Avro schema, and finds where and why one does not match: the deepest place in a union.
 
-fastavro decides on most values, and is several times faster; it names no place inside a union, and tries every type of
-a union at every level, which takes for ever where several of them can hold each other. Each record is looked at once
-here for each place of a value.
+fastavro decides on most values, and is several times faster. But it names no place in a union, and tries every type of
+a union at every level, which takes for ever when several of them contain each other. Here each record is checked once
+for each place in a value.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _RANGES = {"int": (-(2**31), 2**31 - 1), "long": (-(2**63), 2**63 - 1)}
 _DAY = {"time-millis": 86_400_000, "time-micros": 86_400_000_000}
 _CONTAINERS = frozenset({"record", "error", "map"})  # what a JSON object can be
-_MAX_PRECISION = 10_000  # digits of a decimal; one of more is not looked at
-_MAX_LISTED = 1000  # symbols of an enum that fastavro looks through
+_MAX_PRECISION = 10_000  # digits of a decimal; a larger one is not checked
+_MAX_LISTED = 1000  # symbols of an enum that fastavro searches
 _MAX_SHOWN = 20  # symbols that a reason shows
-_MAX_UNROLLED = 10_000  # types that are met when every name is followed
-
-
-_CHARACTERS = "a text, one character for each byte"
-# What stands for a logical type in JSON.
+_MAX_UNROLLED = 10_000  # types that are reached when every name is followed
+_CHARACTERS = "a string, one character for each byte"
+# How logical types are written in JSON.
 _MEANT = {
     ("int", "date"): "int: days since 1970-01-01",
     ("int", "time-millis"): "int: milliseconds since midnight",
@@ -49,9 +47,9 @@ class Form(enum.Enum):
     """How unions and bytes are written in JSON."""
 
     PLAIN = "values as they are; no bytes"
-    EXPLAINED = "values as they are; bytes as text, one character for each"
-    AVRO_JSON = "Avro's own encoding: a union's value with the name of its type, bytes as text"
-    DEFAULT = "a default in a schema: of a union's first type, bytes as text"
+    EXPLAINED = "values as they are; bytes as a string, one character for each"
+    AVRO_JSON = "Avro's own encoding: a union's value with the name of its type, bytes as a string"
+    DEFAULT = "a default in a schema: of a union's first type, bytes as a string"
 
 
 class Fault(NamedTuple):
@@ -59,11 +57,11 @@ class Fault(NamedTuple):
     Why a value does not match.
 
     Attributes:
-        depth: How far inside the value.
-        path: Full name of the record, and the field; "" outside of any.
-        found: What is there: "of type str".
-        wanted: What could be there.
-        out_of_range: Of the right type, and what is wrong with it; "" otherwise.
+        depth: How deep in the value.
+        path: Full name of the record, and the field; "" outside of records.
+        found: What the value is: "of type str".
+        wanted: What was expected.
+        out_of_range: What is wrong with a value of the right type; "" when the type is wrong.
     """
 
     depth: int
@@ -74,13 +72,13 @@ class Fault(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """For the user."""
+        """The text for the user."""
         return f"it is {self.out_of_range}" if self.out_of_range else f"it is {self.found}, expected {self.wanted}"
 
 
 class AvroValues:
     """
-    A schema's values.
+    Checks the values of one schema.
 
     Args:
         root: See AvroSource.
@@ -101,21 +99,21 @@ class AvroValues:
             value: What JSON says.
             form: How unions and bytes are written.
         """
-        return _Look(self._named, form).at(kind, value, "", 0)
+        return _Check(self._named, form).at(kind, value, "", 0)
 
     def of_root(self, value: Any, form: Form = Form.PLAIN) -> Optional[Fault]:
         """The same for the schema itself."""
         return self.fault(self._root, value, form)
 
     def is_branching(self) -> bool:
-        """Whether fastavro takes for ever: a value can be tried by ever more types the deeper it goes, or symbols."""
+        """Whether fastavro could take for ever: the types to try multiply with depth, or an enum is very long."""
         count = _Count(self._named)
         if any(len(node.get("symbols", [])) > _MAX_LISTED for node in self._named.values()):
-            return True  # it looks for a symbol in a list
+            return True  # it searches a list for each symbol
         return count.of(self._root, frozenset()) > _MAX_UNROLLED or (count.is_recursive and count.forks)
 
     def has_rules_of_its_own(self) -> bool:
-        """Whether a logical type says more of a value than its type does."""
+        """Whether a logical type restricts values more than its type does."""
         pending, seen = [self._root, *self._named.values()], set()
         while pending:
             node = pending.pop()
@@ -133,7 +131,7 @@ class AvroValues:
 
 
 class _Count:
-    """Counts the types that are met when every name is followed; those that lead back to themselves once."""
+    """Counts the types that are reached when every name is followed; recursive ones count once."""
 
     def __init__(self, named: dict[str, dict[str, Any]]) -> None:
         self._named = named
@@ -164,8 +162,8 @@ class _Count:
         return total
 
 
-class _Look:
-    """One look at a value."""
+class _Check:
+    """One check of a value."""
 
     def __init__(self, named: dict[str, dict[str, Any]], form: Form) -> None:
         self._named = named
@@ -198,13 +196,13 @@ class _Look:
         if key not in self._known:
             self._left -= max(len(node["fields"]) - len(value), 0)
             if self._left < 0:
-                raise MismatchError(f"more than {bounds.MAX_ABSENT} fields are absent in it: too many to be looked for")
+                raise MismatchError(f"more than {bounds.MAX_ABSENT} fields are missing from it: too many to check")
             self._known[key] = _first(self._field(node["name"], field, value, depth + 1) for field in node["fields"])
         return self._known[key]
 
     def _field(self, record: str, field: dict[str, Any], value: dict[str, Any], depth: int) -> Optional[Fault]:
         kind = field["type"]
-        if field["name"] not in value:  # that counts as null, as in fastavro
+        if field["name"] not in value:  # a missing field counts as null, as in fastavro
             may_be_null = isinstance(kind, list) and "null" in kind and self._form is not Form.DEFAULT
             if may_be_null or "default" in field:
                 return None
@@ -270,20 +268,20 @@ def _out_of_range(node: dict[str, Any], name: str, value: Any) -> str:
             low, high, name = 0, _DAY[logical] - 1, logical
         return "" if low <= value <= high else f"out of range: {_a(name)} is from {low} to {high}"
     if name == "enum":
-        return "" if value in node["symbols"] else f"a text that is not {_wanted(node)}"
+        return "" if value in node["symbols"] else f"a string that is not {_wanted(node)}"
     if name == "string":
-        return "a text that is not a UUID" if logical == "uuid" and not _UUID.match(value) else ""
+        return "a string that is not a UUID" if logical == "uuid" and not _UUID.match(value) else ""
     if name in ("bytes", "fixed"):
         try:
             value = value.encode("latin-1")
         except UnicodeEncodeError:
-            return "a text with characters beyond U+00FF, and a character stands for a byte"
+            return "a string with characters beyond U+00FF; each character is one byte"
         if name == "fixed" and len(value) != node["size"]:
-            return f"out of range: it has {len(value)} bytes, and {node['name']} has {node['size']}"
+            return f"out of range: it has {len(value)} bytes; {node['name']} has {node['size']}"
         precision = node.get("precision")
         if logical == "decimal" and isinstance(precision, int) and 0 < precision <= _MAX_PRECISION:
             is_within = abs(int.from_bytes(value, "big", signed=True)) < 10**precision
-            return "" if is_within else f"out of range: a decimal here has {precision} digits"
+            return "" if is_within else f"out of range: this decimal has at most {precision} digits"
     return ""
 
 

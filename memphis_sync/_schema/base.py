@@ -1,18 +1,18 @@
-"""What the kinds of schemas share: the interface, the texts, and how payloads become bytes and text."""
+"""What the kinds of schemas share: the interface, messages that are text, sources and their errors."""
 
 from __future__ import annotations
 
 import json
 import marshal
 from collections.abc import Iterable
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ClassVar, Optional
 
 from memphis_sync._protocol.json_text import JsonWriter, NotJsonError, read_json
 from memphis_sync._schema import bounds
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
 
-# The texts of the official clients: programs look for them.
+# The texts of the official clients, which programs look for.
 FAILED = "Schema validation has failed: "
 MISALIGNED = (
     "Deserialization has been failed since the message format does not align with the currently attached schema: "
@@ -30,7 +30,7 @@ class MismatchError(Exception):
 
     Attributes:
         reason: What is wrong.
-        path: Where.
+        path: Where in the message; "" for the whole.
     """
 
     def __init__(self, reason: str, path: str = "") -> None:
@@ -49,11 +49,8 @@ class Schema:
     """
     A compiled schema.
 
-    Attributes:
-        info: What it was made of.
-
     Args:
-        info: What to make it of.
+        info: The schema as the broker describes it; also an attribute.
         writer: Writes dicts and lists as JSON.
     """
 
@@ -66,29 +63,29 @@ class Schema:
         Checks a message.
 
         Args:
-            message: bytes, bytearray, memoryview or what else the kind takes.
+            message: bytes, bytearray, memoryview or another type that the kind accepts.
 
         Returns:
             The bytes to send; never a buffer that the caller may still change.
 
         Raises:
-            SchemaError: It does not match, or is of a type that the kind does not take. The text begins with
+            SchemaError: It does not match, or the kind does not accept its type. The text begins with
                 "Schema validation has failed: ".
         """
         try:
             return self._encode(message)
         except MismatchError as exc:
             raise exc.public(FAILED, self.info) from exc.__cause__
-        except Exception as exc:  # of an object that is not what it seems, or deep in a library
+        except Exception as exc:  # raised by the message object itself, or deep in a library
             raise MismatchError(_unreadable(exc)).public(FAILED, self.info) from exc
 
     def decode(self, payload: bytes, *, as_dict: bool = False) -> Any:
         """
-        Checks a payload and gives its content.
+        Checks a payload and returns its content.
 
         Args:
-            payload: As it came.
-            as_dict: For protobuf: a dict instead of a message object. The other kinds have one form only.
+            payload: As received.
+            as_dict: For protobuf, return a dict instead of a message object; ignored by the other kinds.
 
         Raises:
             SchemaError: It does not match. The text begins with "Deserialization has been failed".
@@ -107,23 +104,58 @@ class Schema:
         raise NotImplementedError
 
 
+class TextSchema(Schema):
+    """A schema of messages that are text: it checks the text that is sent, and the text that was received."""
+
+    _EXPECTED: ClassVar[str]  # begins the reason when the text cannot be read
+    _ACCEPTED: ClassVar[str]  # the types, for the error
+
+    def _encode(self, message: Any) -> bytes:
+        message = self._written(message)
+        if isinstance(message, str):
+            payload, text = _utf8_of(message), message
+        else:
+            given = raw_bytes(message)
+            if given is None:
+                raise unsupported(message, self._ACCEPTED)
+            payload, text = given, self._text_of(given)
+        self._check_text(text)
+        return payload
+
+    def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
+        return self._check_text(self._text_of(payload))
+
+    def _written(self, message: Any) -> Any:
+        """A dict or list as JSON; anything else unchanged."""
+        return _json_of(message, self._writer) if isinstance(message, (dict, list)) else message
+
+    def _check_text(self, text: str) -> Any:
+        """Checks JSON text and returns what it says."""
+        try:
+            value = read_json(text)
+        except NotJsonError as exc:
+            raise MismatchError(f"{self._EXPECTED}: {exc.reason}") from exc.__cause__
+        self._check(value, text)
+        return value
+
+    def _check(self, value: Any, text: str) -> None:
+        raise NotImplementedError
+
+    def _text_of(self, payload: bytes) -> str:
+        try:
+            return payload.decode("utf-8")
+        except UnicodeDecodeError as exc:
+            raise MismatchError(f"{self._EXPECTED}: it is not UTF-8 text ({exc.reason} at byte {exc.start})") from exc
+
+
 def raw_bytes(message: Any) -> Optional[bytes]:
-    """A bytes-like message as bytes, copied unless it is bytes already; None for anything else."""
+    """A bytes-like message as bytes; None for anything else."""
     if type(message) is bytes:
         return message
     return bytes(message) if isinstance(message, _BUFFERS) else None
 
 
-def text_of(payload: bytes, expected: str) -> str:
-    """A payload as UTF-8 text."""
-    try:
-        return payload.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise MismatchError(f"{expected}: it is no UTF-8 text ({exc.reason} at byte {exc.start})") from exc
-
-
-def utf8_of(text: str) -> bytes:
-    """A text as UTF-8."""
+def _utf8_of(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as exc:
@@ -138,8 +170,8 @@ def _unreadable(exc: Exception) -> str:
 
 def is_plain(value: Any) -> bool:
     """
-    Whether a value is made of Python's own types only, so that its JSON says just what it says itself. marshal, in C,
-    takes no subclass of them, which may say something else of itself.
+    Whether a value consists of Python's own types only, so that its JSON says exactly what it says. marshal, in C,
+    refuses subclasses, which may be written differently.
     """
     try:
         marshal.dumps(value)
@@ -148,8 +180,7 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-def json_of(message: Any, writer: JsonWriter) -> str:
-    """A dict or list as the JSON text that is sent, and that is to be checked: others get nothing else."""
+def _json_of(message: Any, writer: JsonWriter) -> str:
     try:
         return writer.write(message)
     except NotJsonError as exc:
@@ -157,29 +188,21 @@ def json_of(message: Any, writer: JsonWriter) -> str:
         raise MismatchError(reason, exc.path) from exc.__cause__
 
 
-def read(text: str, expected: str) -> Any:
-    """What a JSON text says; *expected* begins the reason when it is not JSON."""
-    try:
-        return read_json(text)
-    except NotJsonError as exc:
-        raise MismatchError(f"{expected}: {exc.reason}") from exc.__cause__
-
-
-def unsupported(message: Any, taken: str) -> MismatchError:
-    """The error for a message of a type that the kind does not take; the first words are the official clients'."""
-    return MismatchError(f"Unsupported message type: {type(message).__name__}; this schema takes {taken}")
+def unsupported(message: Any, accepted: str) -> MismatchError:
+    """The error for a message of a type that the kind does not accept; the official clients' words come first."""
+    return MismatchError(f"Unsupported message type: {type(message).__name__}; this schema accepts {accepted}")
 
 
 def source_of(info: SchemaInfo) -> str:
     """
-    The source's text, without a byte order mark in front.
+    The source's text, without a byte order mark.
 
     Raises:
-        SourceError: It is larger than any that is used.
+        SourceError: It is too large.
     """
     most = bounds.MAX_GRAPHQL_SOURCE if info.type == "graphql" else bounds.MAX_SOURCE
     if len(info.content) > most:
-        raise refused(f"it has {len(info.content)} characters, and a {info.type} schema has {most} at most")
+        raise refused(f"it has {len(info.content)} characters; a {info.type} schema may have {most} at most")
     return info.content.removeprefix("\ufeff")
 
 
@@ -188,7 +211,7 @@ def json_source(info: SchemaInfo, *, unique_keys: bool = False) -> Any:
     A source that is JSON.
 
     Raises:
-        SourceError: It is not, is larger or deeper than any that is used, or (with *unique_keys*) has a key twice.
+        SourceError: It is not JSON, is too large or too deep, or (with *unique_keys*) an object has a key twice.
     """
     try:
         value = json.loads(source_of(info), object_pairs_hook=_once if unique_keys else None)
@@ -196,14 +219,15 @@ def json_source(info: SchemaInfo, *, unique_keys: bool = False) -> Any:
         raise _too_deep() from exc
     level = [value]
     for _ in range(bounds.MAX_DEPTH):
-        level = [inner for item in level if isinstance(item, (dict, list)) for inner in _inside(item)]
+        level = [inner for item in level for inner in members(item)]
         if not level:
             return value
     raise _too_deep()
 
 
-def _inside(item: Any) -> Iterable[Any]:
-    return item.values() if isinstance(item, dict) else item
+def members(value: Any) -> Iterable[Any]:
+    """What a JSON object or array contains; nothing for other values."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -220,14 +244,14 @@ def _too_deep() -> SourceError:
 
 
 def refused(reason: str, path: str = "") -> SourceError:
-    """The error for a source, with the place in it."""
+    """The error for a wrong source, with the place in it."""
     text = f"at {path}: {reason}" if path else reason
     return SourceError(text, reason=text)
 
 
 def guarded(compile_it: Callable[[], Any]) -> Any:
     """
-    Runs a library's compiler on a source from anywhere: whatever it raises means that the source is wrong.
+    Runs a library's compiler on an untrusted source: whatever it raises means that the source is wrong.
 
     Raises:
         SourceError: With the library's text.

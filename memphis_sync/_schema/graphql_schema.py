@@ -1,4 +1,4 @@
-"""GraphQL, through graphql-core: a message is a document (a query, say) that is valid for the schema."""
+"""GraphQL, with graphql-core: a message is a document, for instance a query, that is valid for the schema."""
 
 from __future__ import annotations
 
@@ -8,67 +8,46 @@ import graphql
 
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import bounds
-from memphis_sync._schema.base import (
-    MismatchError,
-    Schema,
-    guarded,
-    raw_bytes,
-    source_of,
-    text_of,
-    unsupported,
-    utf8_of,
-)
+from memphis_sync._schema.base import MismatchError, TextSchema, guarded, source_of
 from memphis_sync.types import SchemaInfo
 
-_EXPECTED = "Invalid message format, expected GraphQL"  # memphis.py's words
-_MAX_ERRORS = 10  # are told of one document
+_MAX_ERRORS = 10  # reported for one document
 
 
-class GraphQLSchema(Schema):
-    """A GraphQL schema; takes a document as str, bytes or DocumentNode."""
+class GraphQLSchema(TextSchema):
+    """A GraphQL schema; accepts a document as str, bytes or DocumentNode."""
+
+    _EXPECTED = "Invalid message format, expected GraphQL"  # memphis.py's words
+    _ACCEPTED = "a GraphQL document, or its text as str or bytes"
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
         self._schema = guarded(lambda: _built(source_of(info)))
 
-    def _encode(self, message: Any) -> bytes:
-        if isinstance(message, graphql.DocumentNode):
-            message = _source_of(message)
-        if isinstance(message, str):
-            payload, text = utf8_of(message), message
-        else:
-            given = raw_bytes(message)
-            if given is None:
-                raise unsupported(message, "a GraphQL document, or its text as str or bytes")
-            payload, text = given, text_of(given, _EXPECTED)
-        self._check(text)
-        return payload
+    def _written(self, message: Any) -> Any:
+        return _source_of(message) if isinstance(message, graphql.DocumentNode) else message
 
-    def _decode(self, payload: bytes, *, as_dict: bool) -> str:
-        text = text_of(payload, _EXPECTED)
-        self._check(text)
-        return text
-
-    def _check(self, text: str) -> None:
+    def _check_text(self, text: str) -> str:
         try:
             document = graphql.parse(text, max_tokens=bounds.MAX_TOKENS)
             errors = graphql.validate(self._schema, document, max_errors=_MAX_ERRORS)
         except graphql.GraphQLSyntaxError as exc:
-            raise MismatchError(f"{_EXPECTED}: {exc.message}", _place(exc)) from exc
+            raise MismatchError(f"{self._EXPECTED}: {exc.message}", _place(exc)) from exc
         except RecursionError as exc:
-            raise MismatchError(f"{_EXPECTED}: it is nested too deep") from exc
+            raise MismatchError(f"{self._EXPECTED}: it is nested too deep") from exc
         if errors:
             raise MismatchError("; ".join(error.message for error in errors), _place(errors[0]))
+        return text
 
 
 def _built(content: str) -> graphql.GraphQLSchema:
     schema = graphql.build_schema(content)
-    graphql.assert_valid_schema(schema)  # else the first message would find it out
+    graphql.assert_valid_schema(schema)  # otherwise only the first message would show it
     return schema
 
 
 def _source_of(document: graphql.DocumentNode) -> str:
-    """The text that a document was parsed from; written anew when it does not know (parsed without locations)."""
+    """The text that a document was parsed from, or new text when it was parsed without locations."""
     return graphql.print_ast(document) if document.loc is None else document.loc.source.body
 
 
@@ -76,6 +55,4 @@ def _place(error: graphql.GraphQLError) -> str:
     return f"{error.locations[0].line}:{error.locations[0].column}" if error.locations else ""
 
 
-def compile_source(info: SchemaInfo, writer: JsonWriter) -> GraphQLSchema:
-    """The schema of an info; raises SourceError."""
-    return GraphQLSchema(info, writer)
+compile_source = GraphQLSchema

@@ -1,7 +1,7 @@
 """
-JSON Schema, drafts 4, 6, 7, 2019-09 and 2020-12 (the default), through jsonschema-rs.
+JSON Schema, drafts 4, 6, 7, 2019-09 and 2020-12 (the default), with jsonschema-rs.
 
-``format`` is asserted for draft 7 and older, as in the broker's own library; a ``$ref`` to another document is refused.
+``format`` is checked for draft 7 and older, as in a Memphis broker's library. A ``$ref`` to other documents is refused.
 """
 
 from __future__ import annotations
@@ -16,36 +16,25 @@ import jsonschema_rs
 
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import bounds
-from memphis_sync._schema.base import (
-    MismatchError,
-    Schema,
-    guarded,
-    is_plain,
-    json_of,
-    json_source,
-    raw_bytes,
-    read,
-    refused,
-    text_of,
-    unsupported,
-    utf8_of,
-)
+from memphis_sync._schema.base import MismatchError, TextSchema, guarded, is_plain, json_source, members, refused
 from memphis_sync._schema.json_source import COUNTER, JsonSource, at_pointer
 from memphis_sync._schema.json_steps import StepCounter
 from memphis_sync.types import SchemaInfo
 
-_EXPECTED = "Expecting Json format"  # the official clients' words
 _MAX_INT = 2.0**63
-_MAX_REASON = 400  # characters of what the library says of a source
-_MAX_SHOWN = 60  # and of a wrong value in it
+_MAX_REASON = 400  # characters of the library's text about a source
+_MAX_SHOWN = 60  # characters of a wrong value in it
 _TYPES = "array, boolean, integer, null, number, object, string"
-# Whether the library calls what is given to it for a keyword; one for an old Python does not.
+# Whether the library supports custom keywords; its version for Python 3.9 does not.
 CALLS_KEYWORDS = "keywords" in inspect.signature(jsonschema_rs.validator_for).parameters
-_MASK = "the value"  # in the library's texts: a message's content does not belong into logs
+_MASK = "the value"  # in the library's texts, so that the content of messages is in no log
 
 
-class JsonSchema(Schema):
-    """A JSON schema; takes dict, list, and JSON text as str or bytes."""
+class JsonSchema(TextSchema):
+    """A JSON schema; accepts dict, list, and JSON text as str or bytes."""
+
+    _EXPECTED = "Expecting Json format"  # the official clients' words
+    _ACCEPTED = "dict, list, or JSON text as str or bytes"
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
@@ -60,34 +49,17 @@ class JsonSchema(Schema):
         self._counting: Any = None
 
     def _encode(self, message: Any) -> bytes:
-        if isinstance(message, (dict, list)):
-            text = json_of(message, self._writer)
-            if len(text) <= self._uncounted and is_plain(message):
-                try:
-                    self._at_once(message, text)  # the same, without reading the text
-                except jsonschema_rs.ValidationError as exc:
-                    raise _mismatch(exc) from exc
-                except ValueError:  # keys that JSON turns into text, and the like
-                    pass
-                else:
-                    return text.encode()
-            self._check(read(text, _EXPECTED), text)
-            return text.encode()
-        if isinstance(message, str):
-            payload, text = utf8_of(message), message
-        else:
-            given = raw_bytes(message)
-            if given is None:
-                raise unsupported(message, "dict, list, or JSON text as str or bytes")
-            payload, text = given, text_of(given, _EXPECTED)
-        self._check(read(text, _EXPECTED), text)
-        return payload
-
-    def _decode(self, payload: bytes, *, as_dict: bool) -> Any:
-        text = text_of(payload, _EXPECTED)
-        value = read(text, _EXPECTED)
-        self._check(value, text)
-        return value
+        text = self._written(message)
+        if text is not message and len(text) <= self._uncounted and is_plain(message):
+            try:
+                self._at_once(message, text)  # the same result, without parsing the text
+            except jsonschema_rs.ValidationError as exc:
+                raise _mismatch(exc) from exc
+            except ValueError:  # for instance keys that JSON turns into text
+                pass
+            else:
+                return bytes(text.encode())
+        return super()._encode(text)
 
     def _check(self, value: Any, text: str) -> None:
         check = self._at_once if len(text) <= self._uncounted else self._in_steps
@@ -96,7 +68,7 @@ class JsonSchema(Schema):
                 check(value, text)
             except jsonschema_rs.ValidationError:
                 raise
-            except ValueError:  # older ones hold no integer beyond 64 bits: as a float it is close enough
+            except ValueError:  # older versions accept no integer beyond 64 bits: a float is close enough
                 check(json.loads(text, parse_int=_number), text)
         except jsonschema_rs.ValidationError as exc:
             raise _mismatch(exc) from exc
@@ -104,7 +76,7 @@ class JsonSchema(Schema):
             raise MismatchError(f"it cannot be checked: {exc}") from exc
 
     def _at_once(self, value: Any, text: str) -> None:
-        """Checks a value in one go, the interpreter locked meanwhile."""
+        """Checks a value in one call, which holds the GIL."""
         if not self._has_alternatives:
             self._validator.validate(value)
         elif not self._validator.is_valid(value):
@@ -112,8 +84,8 @@ class JsonSchema(Schema):
 
     def _in_steps(self, value: Any, text: str) -> None:
         """
-        Checks a value in steps that are counted, and between which other threads run. A library that calls nothing of
-        ours does it in one go, if it takes few enough steps.
+        Checks a value in counted steps, between which other threads run. A library without custom keywords checks it in
+        one call, if that takes few enough steps.
         """
         if self._patterns and _widest(value) * self._patterns > bounds.MAX_MATCHES:
             raise _too_many()
@@ -123,18 +95,18 @@ class JsonSchema(Schema):
             self._at_once(value, text)
             return
         validator = self._counting
-        if validator is None:  # two threads may both make one
+        if validator is None:  # two threads may each make one
             validator = self._counting = _validator(self._source.counted(), keywords={COUNTER: _Counter})
         matches, left = _within(bounds.MAX_STEPS, validator.is_valid, value)
-        if left < 0:  # whatever the outcome is: from there on nothing was checked
+        if left < 0:  # whatever the outcome: the rest was not checked
             raise _too_many()
         if not matches:
             self._explain(lambda value: _within(bounds.MAX_STEPS, validator.validate, value), value, text)
 
     def _explain(self, validate: Callable[[Any], Any], value: Any, text: str) -> None:
         """
-        Raises what is wrong with a value that does not match. The library makes an error for each way that fails, so it
-        is not asked when there are many.
+        Raises the reason why a value does not match. The library makes an error for each alternative that fails, so it
+        is not called when there are too many.
         """
         if self._has_alternatives:
             steps, errors = self._steps.count(value, bounds.MAX_STEPS)
@@ -143,16 +115,16 @@ class JsonSchema(Schema):
                 or errors > bounds.MAX_ERRORS
                 or errors * len(text) > bounds.MAX_ERROR_CHARACTERS
             ):
-                raise MismatchError("it does not match; the schema leaves too many ways to say which one was meant")
+                raise MismatchError("it does not match; the schema has too many alternatives to say why")
         validate(value)
         raise MismatchError("it does not match")
 
 
-_LEFT: ContextVar[list[int]] = ContextVar("steps that are left to the check at work")
+_LEFT: ContextVar[list[int]] = ContextVar("steps left for the running check")
 
 
 def _within(steps: int, check: Callable[[Any], Any], value: Any) -> tuple[Any, int]:
-    """What a check returns, and how many steps it left."""
+    """The result of a check, and how many steps were left; fewer than 0 when there were not enough."""
     left = [steps]
     token = _LEFT.set(left)
     try:
@@ -166,7 +138,7 @@ def _within(steps: int, check: Callable[[Any], Any], value: Any) -> tuple[Any, i
 
 
 class _Counter:
-    """The keyword that counts: jsonschema-rs calls it for each part that a value is checked by."""
+    """The keyword that counts: jsonschema-rs calls it for each subschema that a value is checked against."""
 
     def __init__(self, parent: Any, weight: list[int], path: Any) -> None:
         self._steps, self._patterns = weight
@@ -183,7 +155,7 @@ class _Counter:
 
 
 def _too_many() -> MismatchError:
-    return MismatchError(f"it takes more than {bounds.MAX_STEPS} steps to check it by this schema")
+    return MismatchError(f"checking it against this schema takes more than {bounds.MAX_STEPS} steps")
 
 
 def _widest(value: Any) -> int:
@@ -192,25 +164,19 @@ def _widest(value: Any) -> int:
     level = [value]
     while level:
         most = max(most, *(len(item) for item in level if isinstance(item, dict)), 0)
-        level = [
-            inner
-            for item in level
-            if isinstance(item, (dict, list))
-            for inner in (item.values() if isinstance(item, dict) else item)
-            if isinstance(inner, (dict, list))
-        ]
+        level = [inner for item in level for inner in members(item) if isinstance(inner, (dict, list))]
     return most
 
 
 def _definition(info: SchemaInfo) -> Any:
     definition = json_source(info)
-    if not isinstance(definition, (dict, bool)):  # the library would take a text for the schema's source
-        raise refused(f"a JSON schema is an object or a boolean, not {type(definition).__name__}")
+    if not isinstance(definition, (dict, bool)):  # the library would parse a str as the schema's source
+        raise refused(f"a JSON schema must be an object or a boolean, not {type(definition).__name__}")
     return definition
 
 
 def _validator(definition: Any, **options: Any) -> Any:
-    if hasattr(jsonschema_rs, "FancyRegexOptions"):  # else the library's own bound holds
+    if hasattr(jsonschema_rs, "FancyRegexOptions"):  # otherwise the library's own bound applies
         options["pattern_options"] = jsonschema_rs.FancyRegexOptions(backtrack_limit=bounds.MAX_BACKTRACKS)
     try:
         return jsonschema_rs.validator_for(definition, retriever=_refuse, mask=_MASK, **options)
@@ -221,13 +187,13 @@ def _validator(definition: Any, **options: Any) -> Any:
             found = json.dumps(at_pointer(definition, path))
             reason = f"it is {found[:_MAX_SHOWN]}; a type is one of {_TYPES}, or a list of them"
         elif reason.endswith('"regex"') and _has_pattern(definition, path):
-            path += "/pattern"  # which older ones leave out
+            path += "/pattern"  # which older versions leave out
         raise refused(reason[:_MAX_REASON], path) from exc
 
 
 def _has_pattern(definition: Any, path: str) -> bool:
     found = at_pointer(definition, path)
-    is_named = path.rpartition("/")[0].endswith("/patternProperties")  # by the expression that is meant
+    is_named = path.rpartition("/")[0].endswith("/patternProperties")  # the path ends with the expression already
     return isinstance(found, dict) and isinstance(found.get("pattern"), str) and not is_named
 
 
@@ -237,7 +203,7 @@ def _number(text: str) -> Union[int, float]:
 
 
 def _refuse(uri: str) -> Any:
-    raise LookupError(f"references to other documents are not followed, as {uri[:100]}")
+    raise LookupError(f"references to other documents are not followed: {uri[:100]}")
 
 
 def _mismatch(exc: Any) -> MismatchError:
@@ -248,6 +214,4 @@ def _pointer(steps: Iterable[Any]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
-def compile_source(info: SchemaInfo, writer: JsonWriter) -> JsonSchema:
-    """The schema of an info; raises SourceError."""
-    return JsonSchema(info, writer)
+compile_source = JsonSchema

@@ -1,10 +1,10 @@
 """
-How many steps it takes at most to check a value by a JSON schema: counted before the check, and in Python, so that
+Counts how many steps it takes at most to check a value against a JSON schema: before the check, and in Python, so that
 other threads run meanwhile.
 
-A check may come to the same part of a value by the same part of the schema in many ways. So ways are counted, and not
-gone: from the top of the value down, once for each part that a value is checked by. What a library passes over (the
-rest of an anyOf of which one matches) is counted as well; only then it is at most so many.
+A check may reach the same part of a value by the same part of the schema in many ways. So the ways are counted instead
+of followed: from the top of the value down, once for each part that checks a value. What a library may skip (the rest
+of an anyOf after a match) is counted as well, so the count is an upper bound.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from memphis_sync._schema import bounds
 from memphis_sync._schema.json_source import Edge, JsonSource
 from memphis_sync._schema.json_weight import weight_of
 
-_PARTS_A_STEP = 16  # of a part's lists, see Weight.parts
+_PARTS_A_STEP = 16  # see Weight.parts
 _CHARACTERS_A_STEP = 256
-_MOST_KEPT = 60_000  # of what was found for one value, for others
-_UNBOUNDED = 100  # an older library that asks for evaluated names lets an expression go back so many times more often
+_MOST_KEPT = 60_000  # results of one value that are kept for others
+_UNBOUNDED = 100  # how much more an older library lets an expression backtrack when it checks which names are evaluated
 
 
 class Count(NamedTuple):
     """
     Attributes:
-        steps: Of a check.
-        errors: What a library may say of the value at once; 0 where it says the first thing only.
+        steps: Steps of the check.
+        errors: Errors that a library may collect for the value; 0 where it stops at the first.
     """
 
     steps: int
@@ -36,12 +36,12 @@ class Count(NamedTuple):
 
 class Ways(NamedTuple):
     """
-    In how many ways a value comes to be checked by a part.
+    In how many ways a part comes to check a value.
 
     Attributes:
         checks: All of them.
-        marks: More of them, which only ask what is evaluated; see ``Weight.is_marked``.
-        errors: Those of the checks whose errors a library keeps, for they are below an anyOf or oneOf.
+        marks: Further ones that only find out what is evaluated; see ``Weight.is_marked``.
+        errors: The checks whose errors a library collects, because they are below an anyOf or oneOf.
     """
 
     checks: int
@@ -53,7 +53,7 @@ _Parts = dict[int, Ways]
 
 
 class _Onward:
-    """Where one part leads to, by what it leads through; and what it costs."""
+    """The edges of one part, by the members or items that they lead to, and what the part costs."""
 
     def __init__(self, source: JsonSource, key: int) -> None:
         node = source.node(key)
@@ -85,7 +85,7 @@ class _Onward:
 
 
 class _Reached:
-    """The parts that a value is checked by, with all that follow in place, and what they cost together."""
+    """The parts that check a value, with all that follow in place, and what they cost together."""
 
     __slots__ = (
         *("parts", "steps", "errors", "checks", "patterns"),
@@ -100,14 +100,14 @@ class _Reached:
         self.patterns = sum(one.weight.patterns * (ways.checks + _UNBOUNDED * ways.marks) for one, ways in self.parts)
 
         self.named = [one for one, _ in self.parts if one.named]
-        self.by_name: dict[str, Optional[_Reached]] = {}  # what members of these names reach, once it was asked for
+        self.by_name: dict[str, Optional[_Reached]] = {}  # what members of these names reach, as far as known
         self.by_others: Optional[_Reached] = None
         self.by_names: Optional[_Reached] = None
         self.by_items: Optional[_Reached] = None
         self.is_ready = False
 
     def of_each(self, through: Callable[[_Onward], list[Edge]]) -> _Parts:
-        """What the parts lead to."""
+        """The parts that these lead to."""
         found: _Parts = {}
         for one, ways in self.parts:
             for edge in through(one):
@@ -115,7 +115,7 @@ class _Reached:
         return found
 
     def of_names(self, names: set[str]) -> dict[str, _Parts]:
-        """What the parts lead to from members that at least one of them names."""
+        """The parts that these lead to for members that at least one of them names."""
         found: dict[str, _Parts] = {name: {} for name in names}
         for one, ways in self.parts:
             for name in names & one.named.keys() if one.named else ():
@@ -131,7 +131,7 @@ class _Reached:
         return found
 
     def of_places(self, value: list[Any]) -> dict[int, _Parts]:
-        """What the parts lead to from items that at least one of them has a place for."""
+        """The parts that these lead to for items whose index at least one of them names."""
         found: dict[int, _Parts] = {}
         for one, ways in self.parts:
             for edge in one.placed:
@@ -160,7 +160,7 @@ class StepCounter:
 
     def count(self, value: Any, most: int) -> Count:
         """
-        Counts, and gives up beyond *most* steps: from there on what it returns is too little.
+        Counts, and stops beyond *most* steps; the result is then too low.
 
         Args:
             value: As ``json.loads`` makes it.
@@ -230,7 +230,7 @@ class StepCounter:
                     yield item, reached.by_items
 
     def _make_ready(self, reached: _Reached) -> None:
-        """Looks up where an object's or array's parts lead to, once: most are scalars."""
+        """Finds where the parts of an object or array lead to, once, and only when needed: most values are scalars."""
         if not reached.is_ready:
             others = reached.of_each(lambda one: one.others + one.members)
             names = reached.of_each(lambda one: one.names)
@@ -241,7 +241,7 @@ class StepCounter:
             reached.is_ready = True
 
     def _reached(self, parts: _Parts) -> _Reached:
-        """The parts with all that follow in place; each after those that lead to it, so that its ways are complete."""
+        """The parts with all that follow in place; each after those that lead to it, so that its count is complete."""
         start = next(iter(parts.items())) if len(parts) == 1 else None
         if start is not None:
             kept = self._kept.get(start)
@@ -272,10 +272,10 @@ class StepCounter:
 
 
 def _add(parts: _Parts, edge: Edge, ways: Ways) -> None:
-    """Goes an edge in all ways that lead to it."""
+    """Adds the ways of a part to the part that an edge leads to."""
     checks, marks, errors = ways
     again = marks if edge.is_in_place or edge.is_asked_again else 0
-    if edge.keyword in ("not", "if", "contains"):  # the library asks them whether, and not what
+    if edge.keyword in ("not", "if", "contains"):  # the library only asks whether these match
         errors = 0
     elif edge.is_alternative:
         errors = checks

@@ -1,9 +1,9 @@
 """
 The schema of one station while producers and consumers use it.
 
-The loop puts a new StationCodec in place the moment an update comes, so from then on no message goes by the old rules.
-It is compiled off the loop, at once and in the background; a message that is faster waits for it. When a schema cannot
-be compiled, each message fails with the reason, and none goes out unchecked.
+The event loop installs a new StationCodec as soon as an update arrives; from then on every message is checked against
+it. It is compiled in the background, and a message that comes sooner waits for it. When a schema cannot be compiled,
+each message fails with the reason, and none is sent unchecked.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ log = Log("memphis_sync.schema")
 
 
 def decoded(codec: Optional[MessageCodec], payload: bytes, *, as_dict: bool) -> Any:
-    """A consumed payload by the station's schema, as a bytearray when there is none."""
+    """A consumed payload decoded by the station's schema; a bytearray when there is no schema."""
     return bytearray(payload) if codec is None else codec.decode(payload, as_dict=as_dict)
 
 
 class StationCodec:
     """
-    A schema that is compiled once, by whoever needs it first (types.MessageCodec).
+    A schema that is compiled once, by the first user (types.MessageCodec).
 
     Args:
         info: The schema.
@@ -39,8 +39,8 @@ class StationCodec:
         self.info = info
         self._station = station
         self._writer = writer
-        # Held while the schema is compiled; nothing else is taken under it. A signal handler that interrupts that, and
-        # produces, compiles it once more.
+        # Held while the schema is compiled; no other lock is acquired meanwhile. A signal handler that interrupts this
+        # and produces compiles it a second time.
         self._lock = primitives.RLock()
         self._schema: Optional[Schema] = None
         self._error: Optional[SchemaError] = None
@@ -51,13 +51,13 @@ class StationCodec:
         return self._error is not None
 
     def prepare(self) -> None:
-        """Compiles the schema unless that was done; an error is kept for the messages."""
+        """Compiles the schema unless that was done; an error is kept and raised for each message."""
         with self._lock:
             if self._schema is not None or self._error is not None:
                 return
             try:
                 schema = self._schema = compile_schema(self.info, self._writer)
-                # From now on without the layer in between: it would be a third of the cost of a small message.
+                # From now on without this layer, which would be a third of the cost of a small message.
                 self.encode = schema.encode  # type: ignore[method-assign]
             except SchemaError as exc:
                 self._error = exc
@@ -76,6 +76,6 @@ class StationCodec:
         self.prepare()
         if self._schema is None:
             assert self._error is not None
-            # A new one each time: an exception that is raised again collects the tracebacks of all threads.
+            # A new one each time: an exception that is raised again accumulates tracebacks of all threads.
             raise SchemaError(str(self._error), reason=self._error.reason) from self._error
         return self._schema

@@ -1,8 +1,8 @@
 """
-Messages of a station with a schema: put through it before the outbox, and reported to the broker when they fail.
+Messages of a station with a schema: checked before they enter the outbox, and reported to the broker when they fail.
 
-A failure is told the broker as the official clients do: the message goes to the dead letters if the station wants that,
-and a notification goes out if the cluster wants that. Neither waits, and neither hides the error from the caller.
+A failure is reported as by the official clients: the message becomes a dead letter if the station is configured so, and
+a notification is sent if the cluster is configured so. Neither waits, and the caller gets the error in any case.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def encode_one(
     route: Route,
 ) -> bytes:
     """
-    A message as bytes that match a station's schema.
+    Encodes a message so that it matches a station's schema.
 
     Raises:
-        SchemaError: It does not match; that is on its way to the broker.
+        SchemaError: It does not match; the failure is being reported to the broker.
         ClosedError, ForkedError: The client cannot be used.
     """
     session.check()
     try:
         return codec.encode(message)
     except SchemaError as exc:
-        if not codec.has_failed:  # else it is not the message that is wrong
+        if not codec.has_failed:  # otherwise the schema is wrong, not the message
             _report(session, producer, view, message, headers, route, exc)
         raise
 
@@ -58,13 +58,13 @@ def encode_all(
     routes: list[Route],
 ) -> Any:
     """
-    A message for several stations, each by its own schema.
+    Encodes a message for several stations, for each by its own schema.
 
     Returns:
-        One payload when all stations get the same bytes; else a list with one for each route.
+        One payload when all stations get the same bytes; otherwise a list with one for each route.
 
     Raises:
-        SchemaError: It does not match one of the schemas; each station that it fails on is told.
+        SchemaError: It does not match one of the schemas; the failure is being reported for each such station.
         ClosedError, ForkedError: The client cannot be used.
     """
     codecs = [view.live.codec for view in views]
@@ -97,37 +97,28 @@ def _report(
     try:
         payload: Optional[bytes] = bytes(payload_of(message, session.json_writer))
     except (MemphisError, UnicodeEncodeError):
-        payload = None  # it has no bytes: there is nothing that a dead letter could hold
+        payload = None  # it has no bytes, so there is nothing to store as a dead letter
     messages: list[tuple[str, bytes]] = []
     try:
         is_memphis = session.data_link().is_memphis
+        if view.live.schemaverse_to_dls and payload is not None:
+            dead_letter = schema_dead_letter(
+                station_internal=view.internal,
+                partition=route.target.partition,
+                producer=producer,
+                connection_id=session.connection_id,
+                payload=payload,
+                headers=dict(headers or {}),
+                error=str(error),
+                is_memphis=is_memphis,
+            )
+            messages.append((subjects.SCHEMA_DEAD_LETTERS, dead_letter))
+        if session.stations.send_notification:
+            notification = schema_notification(
+                station=view.name, producer=producer, error=str(error), payload=payload or b""
+            )
+            messages.append((subjects.NOTIFICATIONS, notification))
+        if messages:
+            session.reports.add(session.control, messages, is_memphis=is_memphis)
     except MemphisError as exc:
         log.warning("a schema failure on station %s could not be reported: %s", view.name, exc)
-        return
-    if view.live.schemaverse_to_dls and payload is not None:
-        dead_letter = schema_dead_letter(
-            station_internal=view.internal,
-            partition=route.target.partition,
-            producer=producer,
-            connection_id=session.connection_id,
-            payload=payload,
-            headers=_plain(headers),
-            error=str(error),
-            is_memphis=is_memphis,
-        )
-        messages.append((subjects.SCHEMA_DEAD_LETTERS, dead_letter))
-    if session.stations.send_notification:
-        notification = schema_notification(
-            station=view.name, producer=producer, error=str(error), payload=payload or b""
-        )
-        messages.append((subjects.NOTIFICATIONS, notification))
-    if messages:
-        try:
-            session.reports.add(session.control, messages, is_memphis=is_memphis)
-        except MemphisError as exc:
-            log.warning("a schema failure on station %s could not be reported: %s", view.name, exc)
-
-
-def _plain(headers: Optional[Mapping[str, str]]) -> dict[str, str]:
-    """The user's headers as a plain dict."""
-    return {} if headers is None else dict(headers.items())

@@ -1,10 +1,9 @@
 """
-Dicts in protobuf's JSON mapping, made ready for protobuf's own reader.
+Dicts in protobuf's JSON mapping, prepared for protobuf's own reader.
 
-That reader takes bytes for base64 text, skips what is not base64 in a text, makes an integer of a Decimal by cutting it
-off, and takes "@type" out of the dict of an Any while it reads. So it gets a copy: dicts and lists are made anew, what
-is in them is not copied but for bytes, which become base64 text, and values of other types, which ``json_default``
-turns into something that JSON has.
+That reader treats bytes as base64 text, skips characters that are not base64, truncates a Decimal to an integer, and
+removes "@type" from the dict of an Any. So it gets a copy of the dicts and lists, in which bytes have become base64
+text, and ``json_default`` has converted values that JSON has no form for.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _FLOATS = frozenset({FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUB
 _URL_SAFE = str.maketrans("-_", "+/")
 _TIMESTAMP, _DURATION = "google.protobuf.Timestamp", "google.protobuf.Duration"
 _ANY = "google.protobuf.Any"
-# Messages that JSON writes in a form of their own; the wrappers' is that of their only field.
+# Messages with a special form in JSON; that of a wrapper is the form of its only field.
 _OWN_FORM = frozenset(
     f"google.protobuf.{name}" for name in ("Duration", "FieldMask", "ListValue", "Struct", "Timestamp", "Value")
 )
@@ -44,16 +43,16 @@ _WRAPPERS = frozenset(
     f"google.protobuf.{name}Value"
     for name in ("Bool", "Bytes", "Double", "Float", "Int32", "Int64", "String", "UInt32", "UInt64")
 )
-Convert = Callable[[Any, str], Any]  # a value and its path; what stands for it in the copy
+Convert = Callable[[Any, str], Any]  # from a value and its path to the value in the copy
 
 
 class DictReader:
     """
-    The copies of one schema's dicts.
+    Copies the dicts of one schema.
 
     Args:
-        pool: Of the schema: where the type of an Any is looked for.
-        default: As of JsonWriter.
+        pool: The schema's, in which the type of an Any is searched.
+        default: As for JsonWriter.
     """
 
     def __init__(self, pool: Any, default: Optional[Default]) -> None:
@@ -63,10 +62,10 @@ class DictReader:
 
     def copy(self, value: dict[Any, Any], descriptor: Any) -> Any:
         """
-        A dict as protobuf's reader takes it rightly.
+        A copy of a dict that protobuf's reader understands correctly.
 
         Raises:
-            MismatchError: A value is not what its field takes; the path is protobuf's, ``items[1].id``.
+            MismatchError: A field does not accept its value; the path is protobuf's, ``items[1].id``.
         """
         return self._message(descriptor, value, "")
 
@@ -83,7 +82,7 @@ class DictReader:
                 copied[key] = None
                 continue
             convert = fields.get(key)
-            if convert is None:  # an extension, or an unknown field, of which the reader speaks
+            if convert is None:  # an extension, or an unknown field, for which the reader raises
                 convert = self._extension(key)
             copied[key] = item if convert is None else convert(item, f"{start}{key}")
         return copied
@@ -103,7 +102,7 @@ class DictReader:
             return None
 
     def _converter(self, field: Any) -> Convert:
-        """What a field's value goes through."""
+        """What converts a field's value."""
         message = field.message_type
         if message is not None and message.GetOptions().map_entry:
             inner = self._single(message.fields_by_name["value"])
@@ -143,7 +142,7 @@ class DictReader:
         if not isinstance(value, (list, tuple)):
             if self._default is None or isinstance(value, (str, int, float, dict)):
                 kind = type(value).__name__
-                raise MismatchError(f"it is of type {kind}, and the field is repeated: it takes a list", path)
+                raise MismatchError(f"it is of type {kind}; the field is repeated, so it must be a list", path)
             return self._plain(value, path)
         return [item if item is None else inner(item, f"{path}[{place}]") for place, item in enumerate(value)]
 
@@ -163,8 +162,8 @@ class DictReader:
         if not isinstance(value, dt.datetime) or (value.utcoffset() is None and self._default is not None):
             return self._plain(value, path)
         if value.utcoffset() is None:
-            todo = "as with value.replace(tzinfo=datetime.timezone.utc)"
-            raise MismatchError(f"it is a datetime without a time zone; give it one, {todo}", path)
+            todo = "add one, for instance with value.replace(tzinfo=datetime.timezone.utc)"
+            raise MismatchError(f"it is a datetime without a time zone; {todo}", path)
         return f"{value.astimezone(dt.timezone.utc).replace(tzinfo=None).isoformat()}Z"
 
     def _duration(self, value: Any, path: str) -> Any:
@@ -174,12 +173,12 @@ class DictReader:
         return f"{'-' if value < dt.timedelta() else ''}{seconds}.{rest:06}s"
 
     def _scalar(self, field: Any, value: Any, path: str) -> Any:
-        """A value of a type that JSON's reader does not make."""
+        """A value of a type that JSON does not have."""
         if isinstance(value, _BUFFERS):
-            raise MismatchError(f"it is {type(value).__name__}, and the field takes {_name(field)}", path)
+            raise MismatchError(f"it is {type(value).__name__}; the field accepts {_name(field)}", path)
         if isinstance(value, (str, int, float)):
             return value
-        if is_numpy_bool(value):  # older versions of it take theirs for 1 and 0
+        if is_numpy_bool(value):  # in older versions it counts as 1 or 0
             return self._plain(value, path)
         if field.cpp_type in _INTEGERS and hasattr(type(value), "__index__"):
             return operator.index(value)
@@ -188,7 +187,7 @@ class DictReader:
         return self._plain(value, path)
 
     def _bytes(self, value: Any, path: str) -> str:
-        """A bytes field's value as base64 text: bytes are the value itself, a text is base64 already."""
+        """A bytes field's value as base64 text: bytes are encoded, a str must be base64 already."""
         if isinstance(value, _BUFFERS):
             return base64.b64encode(value.tobytes() if isinstance(value, memoryview) else value).decode()
         if self._default is not None and type(value) not in _PLAIN:
@@ -197,15 +196,15 @@ class DictReader:
                 return self._bytes(value, path)
         if not isinstance(value, str):
             what = "bytes, bytearray, memoryview or base64 text"
-            raise MismatchError(f"it is of type {type(value).__name__}, and the field takes {what}", path)
+            raise MismatchError(f"it is of type {type(value).__name__}; the field accepts {what}", path)
         if not _is_base64(value):
-            raise MismatchError("it is a text that is not base64; bytes may be given as they are", path)
+            raise MismatchError("it is a str that is not base64; pass bytes as they are", path)
         return value
 
     def _plain(self, value: Any, path: str) -> Any:
-        """A value of no particular field, with what is in it."""
+        """A value of any JSON type, with all that it contains."""
         if isinstance(value, float) and not math.isfinite(value):
-            raise MismatchError(f"it is {float(value)}, which a value of any type cannot be", path)
+            raise MismatchError(f"it is {float(value)}, which has no form in JSON", path)
         if type(value) in _PLAIN or isinstance(value, (str, int, float)):
             return value
         if isinstance(value, dict):
@@ -251,4 +250,6 @@ def _is_base64(text: str) -> bool:
         data = base64.b64decode(plain + "=" * (-len(digits) % 4), validate=True)
     except ValueError:
         return False
-    return base64.b64encode(data).decode().rstrip("=") == plain  # else the last digit has bits that say nothing
+    return (
+        base64.b64encode(data).decode().rstrip("=") == plain
+    )  # otherwise the last digit has bits that are not part of the value

@@ -1,8 +1,8 @@
 """
-Protobuf, through the protobuf package, from the descriptor set that the broker compiled.
+Protobuf, with the protobuf package, from the descriptor set that the broker compiled.
 
-Each schema has a descriptor pool of its own: two versions of one message never meet. A set may hold its files in any
-order, and may lack Google's own ``google/protobuf/*.proto``, which come from the installed package then.
+Each schema has its own descriptor pool, so two versions of one message do not conflict. A set may contain its files in
+any order, and without Google's ``google/protobuf/*.proto``, which then come from the installed package.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _EXPECTED = "Invalid message format, expecting protobuf"  # the official clients
 _WELL_KNOWN = re.compile(r"google/protobuf/([a-z_]+)\.proto\Z")
 _UNKNOWN_FIELD = re.compile(r'has no field named "([^"]*)" at "([^"]*)"')
 _PLACE = re.compile(r' at "?([A-Za-z_][\w.\[\]]*?)"?\.*(?:\n|\Z)')
-_MAX_NAMES = 20  # of a schema's messages that an error shows
+_MAX_NAMES = 20  # message names that an error shows
 _CHAIN = re.compile(r"Failed to parse (\S+) field: ")
 
 
 class ProtobufSchema(Schema):
-    """A protobuf message type; takes a message object, its bytes, or a dict in protobuf's JSON mapping."""
+    """A protobuf message type; accepts a message object, its bytes, or a dict in protobuf's JSON mapping."""
 
     def __init__(self, info: SchemaInfo, writer: JsonWriter) -> None:
         super().__init__(info, writer)
-        source_of(info)  # which is checked for its size
+        source_of(info)  # checks its size
         files = guarded(lambda: _files_of(info.descriptor))
         self._pool = descriptor_pool.DescriptorPool()
         self._class: Any = guarded(lambda: _message_class(self._pool, files, info.message_struct_name))
@@ -53,7 +53,7 @@ class ProtobufSchema(Schema):
         self._dicts = DictReader(self._pool, writer.default)
 
     def _encode(self, message: Any) -> bytes:
-        # In one piece: with a call for each step a small message would cost twice what the library takes for it.
+        # One function: with a call for each step a small message would cost twice as much as in the library alone.
         if type(message) is bytes:
             payload = message
         elif isinstance(message, dict):
@@ -80,7 +80,7 @@ class ProtobufSchema(Schema):
             raise _mismatch(str(exc)) from exc
         except MismatchError:
             raise
-        except Exception as exc:  # of the user's own types, or of a dict nested too deep
+        except Exception as exc:  # raised by the user's types, or by a dict nested too deep
             raise MismatchError(f"the dict cannot be read: {exc}") from exc
         if not filled.IsInitialized():
             raise _incomplete(filled)
@@ -98,28 +98,28 @@ class ProtobufSchema(Schema):
         try:
             return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
         except Exception as exc:  # an Any of an unknown type, a Struct with NaN, a year beyond 9999
-            raise MismatchError(f"it has no form as a dict: {exc}") from exc
+            raise MismatchError(f"it cannot be written as a dict: {exc}") from exc
 
     def _serialized(self, message: Any) -> bytes:
         name = getattr(getattr(message, "DESCRIPTOR", None), "full_name", self._name)
         if name != self._name:
-            raise MismatchError(f"it is a message of type {name}, and the schema's is {self._name}")
+            raise MismatchError(f"it is a message of type {name}; the schema's type is {self._name}")
         try:
             return message.SerializeToString()  # type: ignore[no-any-return]
         except EncodeError as exc:
             raise MismatchError(str(exc)) from exc
-        except Exception as exc:  # only protobuf's own objects are known not to raise anything else
+        except Exception as exc:  # only protobuf's own objects are known to raise nothing else
             raise MismatchError(f"the {type(message).__name__} cannot be written: {exc}") from exc
 
 
 def _incomplete(message: Message) -> MismatchError:
-    """Required fields (proto2) are missing: parsing alone does not look."""
+    """The error for missing required fields (proto2), which parsing does not check."""
     missing: list[str] = message.FindInitializationErrors()  # type: ignore[attr-defined,unused-ignore]
     return MismatchError(f"required fields are missing: {', '.join(missing)}", missing[0])
 
 
 def _mismatch(text: str) -> MismatchError:
-    """Finds the path in a text of json_format, which names it in three ways."""
+    """The error for a text of json_format, which names the path in one of three ways."""
     unknown = _UNKNOWN_FIELD.search(text)
     if unknown:
         name, place = unknown.groups()
@@ -136,7 +136,8 @@ def _below_root(place: str) -> str:
 
 def _files_of(descriptor: str) -> list[Any]:
     if len(descriptor) > bounds.MAX_DESCRIPTOR:
-        raise refused(f"its descriptor has {len(descriptor)} characters, and one has {bounds.MAX_DESCRIPTOR} at most")
+        most = bounds.MAX_DESCRIPTOR
+        raise refused(f"its descriptor has {len(descriptor)} characters; it may have {most} at most")
     files = descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(descriptor)).file
     if not files:
         raise SourceError("the descriptor set is empty")
@@ -164,8 +165,8 @@ def _message_class(pool: Any, files: list[Any], struct_name: str) -> Any:
 
 def _full_name(files: list[Any], struct_name: str) -> str:
     """
-    The message's name with its package. The broker's own file comes first in a set, and names are looked for in the
-    set's order; the file's name is no help: brokers give version 1's to later ones.
+    The message's name with its package. A broker puts the schema's own file first in a set, so names are searched in
+    the set's order; the file's name does not help, since brokers keep that of version 1.
     """
     for file in files:
         prefix = f"{file.package}." if file.package else ""
@@ -176,7 +177,7 @@ def _full_name(files: list[Any], struct_name: str) -> str:
 
 
 def _messages_of(file: Any) -> Iterator[str]:
-    """The messages of a file by their names without the package, nested ones behind all others."""
+    """Names of a file's messages without the package, nested ones last."""
     level = [(message.name, message) for message in file.message_type]
     while level:
         yield from (name for name, _ in level)
@@ -197,22 +198,32 @@ def _well_known(name: str) -> Any:
 
 
 def own_first(descriptor_set: bytes, file_name: str, message_name: str = "") -> tuple[str, str]:
-    """See own_first of the package. memphis.py takes the first file for the schema's own; protoc writes it last."""
+    """
+    A protobuf descriptor set as brokers send it: memphis.py expects the schema's own file first, protoc writes it last.
+
+    Args:
+        descriptor_set: As protoc writes it, with all imports.
+        file_name: The schema's own file in it.
+        message_name: The message of the schema, with or without its package; "" for the file's first.
+
+    Returns:
+        The set in base64 with the schema's own file first, and the message's name without its package.
+
+    Raises:
+        SourceError: The file has no message, or not that one.
+    """
     files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file
     own = next(file for file in files if file.name == file_name)
     names = list(_messages_of(own))
     if not names:
-        raise SourceError("it holds no message", reason="it holds no message")
+        raise refused("it contains no message")
     name = message_name or names[0]
     if own.package and name.startswith(f"{own.package}."):
         name = name[len(own.package) + 1 :]
     if name not in names:
-        reason = f"it holds no message {message_name!r}; it has {', '.join(names[:_MAX_NAMES])}"
-        raise SourceError(reason, reason=reason)
+        raise refused(f"it contains no message {message_name!r}; it has {', '.join(names[:_MAX_NAMES])}")
     ordered = descriptor_pb2.FileDescriptorSet(file=[own, *(file for file in files if file is not own)])
     return base64.b64encode(ordered.SerializeToString()).decode(), name
 
 
-def compile_source(info: SchemaInfo, writer: JsonWriter) -> ProtobufSchema:
-    """The schema of an info; raises SourceError."""
-    return ProtobufSchema(info, writer)
+compile_source = ProtobufSchema

@@ -116,7 +116,7 @@ def test_a_later_version_of_a_descriptor_is_named_after_it(
         ("json", '{"type": "nope"}', "your json schema is invalid"),
         ("json", '{"$ref": "file:///etc/passwd"}', "your json schema is invalid"),
         ("protobuf", JSON_A, "your Proto file is invalid: "),
-        ("protobuf", 'syntax = "proto3";', "your Proto file is invalid: it holds no message"),
+        ("protobuf", 'syntax = "proto3";', "your Proto file is invalid: it contains no message"),
         ("avro", PROTO, "your Avro file is invalid: "),
         ("graphql", "type A { b: C }", "Unknown type"),
         ("xml", "<a/>", "unsupported schema type 'xml'; it has to be one of avro, graphql, json, protobuf"),

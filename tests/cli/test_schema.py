@@ -73,7 +73,7 @@ def test_a_byte_order_mark_is_left_out_and_a_message_may_be_named(memphis_sync: 
     assert (done.returncode, done.stderr) == (0, b"schema cli-order is stored\n")
     done = memphis_sync("schema", "create", "cli-order", str(source), "--message", "Basket")
     assert done.returncode == 1
-    assert b"it holds no message 'Basket'; it has Item, Order" in done.stderr
+    assert b"it contains no message 'Basket'; it has Item, Order" in done.stderr
     done = memphis_sync("schema", "create", "cli-s16", "--type", "json", input="{}".encode("utf-16"))
     assert done.returncode == 2
     assert b"<stdin> cannot be read: it is UTF-16 text; save it as UTF-8" in done.stderr

@@ -433,7 +433,7 @@ def test_a_schema_from_a_file_or_from_text(memphis, station_name, tmp_path):
             memphis.create_schema(station_name, "protobuf", **wrong)
     with pytest.raises(ConfigurationError, match="schema_content is empty"):
         memphis.create_schema(station_name, "protobuf", schema_content="")
-    with pytest.raises(ServerError, match="your Proto file is invalid: it holds no message"):
+    with pytest.raises(ServerError, match="your Proto file is invalid: it contains no message"):
         memphis.create_schema(station_name, "protobuf", schema_content='syntax = "proto3";')
 
 
@@ -496,7 +496,7 @@ def test_the_message_of_a_protobuf_schema_may_be_named(memphis, station_name, re
     (message,) = read_all(memphis.consumer(station_name, "c"), 1)
     order = message.get_data_deserialized()
     assert order.DESCRIPTOR.full_name == "pk.Order"
-    with pytest.raises(MemphisSchemaError, match=r"it is a message of type pk\.Item, and the schema's is pk\.Order"):
+    with pytest.raises(MemphisSchemaError, match=r"it is a message of type pk\.Item, the schema's type is pk\.Order"):
         producer.produce(order.items[0])
     memphis.create_schema(name, "protobuf", schema_content=source, message_name="Order")  # the same again is fine
     with pytest.raises(ServerError, match="has no version 2"):
@@ -504,7 +504,7 @@ def test_the_message_of_a_protobuf_schema_may_be_named(memphis, station_name, re
     memphis.create_schema(name, "protobuf", schema_content=source)  # the first message: another version
     assert memphis.activate_schema_version(name) == 2
     producer.produce({"q": 5})
-    with pytest.raises(ServerError, match="it holds no message 'Basket'; it has Item, Order"):
+    with pytest.raises(ServerError, match="it contains no message 'Basket'; it has Item, Order"):
         memphis.create_schema(name, "protobuf", schema_content=source, message_name="Basket")
     with pytest.raises(ConfigurationError, match="message_name is 'Order', and schema_type json; only protobuf has"):
         memphis.create_schema(name, "json", schema_content="{}", message_name="Order")

@@ -48,7 +48,7 @@ def test_a_document_without_locations_is_written_anew() -> None:
         ("query { students }", "1:9", "Field 'students' of type '[Student!]' must have a selection of subfields."),
         ("query {", "1:8", "Invalid message format, expected GraphQL: Syntax Error"),
         ("", "1:1", "Invalid message format, expected GraphQL: Syntax Error"),
-        (b"\xff", "", "Invalid message format, expected GraphQL: it is no UTF-8 text"),
+        (b"\xff", "", "Invalid message format, expected GraphQL: it is not UTF-8 text"),
         ("\ud800", "", "the text cannot be written as UTF-8"),
         (graphql.parse("{ nothing }"), "1:3", "Cannot query field 'nothing'"),
         ({"query": "x"}, "", "Unsupported message type: dict"),

@@ -91,7 +91,7 @@ def test_what_matches_is_sent_as_it_is(message, sent) -> None:
         (b'{"id": 1} x', "", "Expecting Json format: Extra data"),
         (b'{"id": NaN}', "", "Expecting Json format: NaN is not a JSON value"),
         (b'{"id": -Infinity}', "", "Expecting Json format: -Infinity is not a JSON value"),
-        (b"\xff\xfe{\x00}\x00", "", "Expecting Json format: it is no UTF-8 text"),
+        (b"\xff\xfe{\x00}\x00", "", "Expecting Json format: it is not UTF-8 text"),
         ("\ud800", "", "the text cannot be written as UTF-8"),
         ("[" * 100_000, "", "Expecting Json format: "),
         (5, "", "Unsupported message type: int"),

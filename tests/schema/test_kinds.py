@@ -14,7 +14,7 @@ from memphis_sync.types import SchemaInfo
 
 @pytest.mark.parametrize("kind", ["", "xml", "JSON", "base", "__init__"])
 def test_an_unknown_kind_says_which_are_known(kind) -> None:
-    with pytest.raises(SchemaError, match=r"known are avro, graphql, json, protobuf$") as caught:
+    with pytest.raises(SchemaError, match=r"it knows avro, graphql, json, protobuf$") as caught:
         compile_schema(SchemaInfo("s", kind, 1, "{}"))
     assert not isinstance(caught.value, SourceError)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from memphis_sync._schema import KINDS, SourceError, compile_schema, own_first
+from memphis_sync._schema import KINDS, SourceError, compile_schema
 from memphis_sync.broker.request_error import RequestError
 from memphis_sync.broker.service import protoc
 from memphis_sync.errors import SchemaError
@@ -76,6 +76,8 @@ def _descriptor(file_name: str, content: str, message_name: str) -> tuple[str, s
     except protoc.ProtocError as exc:
         about = "\n".join(line for line in str(exc).splitlines() if not _LOG_LINE.match(line))
         raise RequestError(_invalid("protobuf", about[:_MAX_DETAIL] or "protoc does not say why")) from exc
+    from memphis_sync._schema.protobuf_schema import own_first  # noqa: PLC0415  the library is an extra
+
     try:
         return own_first(found, file_name, message_name)
     except SourceError as exc:
