@@ -1,7 +1,7 @@
 """
-The dead letters of a station: messages that a group had too often or gave up, and messages that broke the schema.
+The dead letters of a station: messages that a group did not acknowledge, and messages that did not match the schema.
 
-A Memphis broker has these calls in its REST API only; there they raise a ServerError that says so.
+A Memphis broker offers them in its REST API only; with it the calls raise a ServerError that says so.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ log = Log("memphis_sync.control")
 
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 1_000_000
-PAGE_SIZE = 100  # rows of a request, with their payloads; the broker ends a page sooner when they are large
+PAGE_SIZE = 100  # rows of a reply, with payloads; the broker sends fewer when they are large
 BARE_PAGE_SIZE = 1000  # without payloads
-_IDS_AT_ONCE = 10_000  # of a request: it must stay below max_payload
+_IDS_AT_ONCE = 10_000  # ids in a request, which must stay below max_payload
 _MAX_ID = 2**63 - 1
 _NO_RESPONDERS = 503
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -52,22 +52,22 @@ _Counted = TypeVar("_Counted", DeadLetterResend, DeadLetterDrop)
 @dataclass(frozen=True, repr=False)
 class DeadLetter:
     """
-    A message that went wrong, as the broker keeps it.
+    A message that could not be processed, as the broker stores it.
 
     Attributes:
-        id: Names it for resend() and drop(); never used again for another message.
+        id: Identifies it in resend() and drop(); never used again for another message.
         station: Name of the station, lower case.
-        type: ``poison``: a group had it as often as it may, or gave it up. ``schema``: it did not match the schema, and
-            the station never had it.
-        partition: From 1; 0 for a ``schema`` one whose producer did not say.
-        sequence: Place in the partition, from 1; 0 for a ``schema`` one.
+        type: ``poison``: a group did not acknowledge it in its last delivery, or called ``dead_letter()``. ``schema``:
+            it did not match the schema, and was not stored in the station.
+        partition: From 1; 0 for a ``schema`` one whose partition is not known.
+        sequence: Number in the partition, from 1; 0 for a ``schema`` one.
         producer: Name of the producer; ``unknown`` without one.
-        groups: The consumer groups that have not dealt with it.
-        reason: What the consumer or the validator said; "" when it was only delivered too often.
-        time: When the station had stored it, or the failure was reported; UTC, to the microsecond.
-        size: Bytes of payload and headers, as they went over the wire.
+        groups: The consumer groups that have not acknowledged it.
+        reason: The text of ``dead_letter()`` or of the schema's check; "" after too many deliveries.
+        time: When the station stored the message, or when the failure was reported; UTC, to the microsecond.
+        size: Payload and headers in bytes, as sent.
         data: The payload.
-        headers: What the producer's program put on it.
+        headers: The headers that the producing program has set.
     """
 
     id: int
@@ -97,13 +97,13 @@ class DeadLetters(NotCopied, NotAwaited):
     """
     The dead letters of one station; ``client.dls("orders")``, or ``dls`` of a Station.
 
-    Iterating over it gives all of them, ascending by id, page by page.
+    Iterating yields all of them, ascending by id, and reads page by page.
 
     Attributes:
         station_name: Lower case.
     """
 
-    _instead = "hand on the station's name, and call dls() of the client that is used there"
+    _instead = "pass the station's name, and call dls() of the client there"
 
     def __init__(self, client: Memphis, station_name: str) -> None:
         self._client = client
@@ -122,15 +122,15 @@ class DeadLetters(NotCopied, NotAwaited):
 
         Args:
             type: ``poison`` or ``schema``; "" for both.
-            ids: Only these, of ids or DeadLetter objects; those that are not there any more are left out.
-            after_id: Only those behind this one: the last id of a list gives the list that follows.
-            limit: The most to return, 1 to 1000000.
+            ids: Only these, ids or DeadLetter objects; those that do not exist are left out.
+            after_id: Only those with a larger id, 0 or more. The last id of a list continues after that list.
+            limit: How many to return at most, 1 to 1000000.
 
         Raises:
-            ConfigurationError: An argument is out of its bounds; nothing was sent.
-            StationNotFoundError: There is no such station.
-            ServerError: The broker refused, or is one that offers dead letters in its REST API only (code 503).
-            DeadlineError, ConnectionLostError: No answer.
+            ConfigurationError: An argument is not allowed; nothing was sent.
+            StationNotFoundError: The station does not exist.
+            ServerError: The broker refused, or offers dead letters in its REST API only (code 503).
+            DeadlineError, ConnectionLostError: No reply.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         limit = check_int("limit", limit, 1, MAX_LIMIT)
@@ -142,7 +142,7 @@ class DeadLetters(NotCopied, NotAwaited):
         return found
 
     def iterate(self, type: str = "", *, after_id: int = 0) -> Iterator[DeadLetter]:  # noqa: A002
-        """All of them, read as they are used: memory holds one page. Arguments and errors as list()."""
+        """Yields all of them, holding one page in memory. Arguments and errors as in list()."""
         return self._read(type, None, after_id, MAX_LIMIT)
 
     def __iter__(self) -> Iterator[DeadLetter]:
@@ -150,8 +150,8 @@ class DeadLetters(NotCopied, NotAwaited):
 
     def resend(self, ids: Optional[Ids] = None) -> int:
         """
-        Sends poison ones to their groups again. Each stays until every group has acknowledged it, so one that nobody
-        was there to take can be sent again.
+        Sends poison ones to their groups again. Each is kept until every group has acknowledged it, so it can be sent
+        again if no consumer was there.
 
         Args:
             ids: Ids or DeadLetter objects; None for all of the station. ``schema`` ones have no group and are left out.
@@ -160,8 +160,8 @@ class DeadLetters(NotCopied, NotAwaited):
             How many were sent.
 
         Raises:
-            DeadlineError, ConnectionLostError: No answer; some may have been sent.
-            ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As list().
+            DeadlineError, ConnectionLostError: No reply; some may have been sent.
+            ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As in list().
         """
         request = DeadLetterResend(self.station_name)
         return self._count(subjects.DEAD_LETTER_RESEND, request, ids, "resend()")
@@ -178,8 +178,8 @@ class DeadLetters(NotCopied, NotAwaited):
             How many were removed.
 
         Raises:
-            DeadlineError, ConnectionLostError: No answer; some may have been removed.
-            ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As list().
+            DeadlineError, ConnectionLostError: No reply; some may have been removed.
+            ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As in list().
         """
         request = DeadLetterDrop(self.station_name, type=_check_type(type))
         return self._count(subjects.DEAD_LETTER_DROP, request, ids, "drop()")
@@ -192,7 +192,7 @@ class DeadLetters(NotCopied, NotAwaited):
     def _read(
         self, kind: str, ids: Optional[Ids], after_id: int, limit: int, *, with_data: bool = True
     ) -> Iterator[DeadLetter]:
-        """Checks its arguments now, and asks page by page as it is used."""
+        """Checks its arguments at once, and requests page by page while it is used."""
         _check_type(kind)
         after_id = check_int("after_id", after_id, 0, _MAX_ID)
         page_size = PAGE_SIZE if with_data else BARE_PAGE_SIZE
@@ -218,7 +218,7 @@ class DeadLetters(NotCopied, NotAwaited):
                     break
 
     def _complete(self, requests: Requests, row: DeadLetterRow, *, with_data: bool) -> Optional[DeadLetter]:
-        """A row as users see it; None when it was dropped before its payload was read."""
+        """A row as a DeadLetter; None when it was dropped before its payload was read."""
         data = row.data
         if data is None and with_data:
             data = self._client._call(_data(requests, self.station_name, row.id), CREATE_S, 0, "list()")
@@ -241,7 +241,7 @@ class DeadLetters(NotCopied, NotAwaited):
         )
 
     def _count(self, subject: str, request: _Counted, ids: Optional[Ids], what: str) -> int:
-        """Asks page by page, and adds up what was done."""
+        """Sends the request page by page, and adds up the counts."""
         requests, total = self._client._requests, 0
         for chunk in _chunks(ids):
             after = 0
@@ -251,8 +251,8 @@ class DeadLetters(NotCopied, NotAwaited):
                 total += reply.count
                 if reply.too_large:
                     log.warning(
-                        "dead letters %s of station %r were not sent: with the headers they would get they exceed what "
-                        "the broker takes",
+                        "dead letters %s of station %r were not sent: with the headers to add they are larger than the "
+                        "broker accepts",
                         ", ".join(map(str, reply.too_large)),
                         self.station_name,
                     )
@@ -269,7 +269,7 @@ def _check_type(kind: object) -> str:
 
 
 def _chunks(ids: Optional[Ids]) -> list[tuple[int, ...]]:
-    """Ascending ids in pieces that fit a request; one empty piece for all, none for no ids."""
+    """Ascending ids in chunks that fit a request; one empty chunk for all, none for no ids."""
     if ids is None:
         return [()]
     given = [ids] if isinstance(ids, DeadLetter) or as_int(ids) is not None else ids
@@ -311,7 +311,7 @@ async def _ask_count(requests: Requests, subject: str, request: _Counted) -> Dea
 
 
 async def _data(requests: Requests, station: str, dead_letter_id: int) -> Optional[bytes]:
-    """Header block and payload, piece by piece; None when they have gone."""
+    """Header block and payload, read piece by piece; None when the dead letter was dropped."""
     data = bytearray()
     while True:
         request = DeadLetterData(station, requests.username, dead_letter_id, len(data))

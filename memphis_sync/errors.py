@@ -1,15 +1,15 @@
 """
-What can go wrong, as one tree.
+The exceptions and warnings of the client, as one tree.
 
     MemphisError
-    |-- ConfigurationError (ValueError)  a bad argument, before any IO: names the option, the value and the bound
+    |-- ConfigurationError (ValueError)  a bad argument, before any IO: names the option, the value and what is allowed
     |-- UsageError (RuntimeError)
-    |   |-- ClosedError                  the client, producer or consumer takes nothing any more
-    |   |-- OwnThreadError               a blocking call on a thread of the client's own: it would deadlock
-    |   `-- ForkedError                  the object belongs to the process before the fork
+    |   |-- ClosedError                  the client, producer, consumer or station was closed or destroyed
+    |   |-- OwnThreadError               a blocking call on one of the client's own threads: it would deadlock
+    |   `-- ForkedError                  the object belongs to the parent process of a fork
     |-- TransportError
     |   |-- ConnectError                 each address with its own reason; MemphisConnectError is its old name
-    |   |   `-- AuthenticationError      so that code which catches MemphisConnectError sees it too
+    |   |   `-- AuthenticationError      below it, because programs catch MemphisConnectError
     |   `-- ConnectionLostError
     |-- DeadlineError (TimeoutError)     .timeout_s
     |-- ServerError                      .code .err_code .description
@@ -19,6 +19,7 @@ What can go wrong, as one tree.
     |   |-- AckTimeoutError (DeadlineError)
     |   |-- PayloadTooLargeError (ValueError)
     |   |-- RejectedError (ServerError)  the broker refused the message: its own code and text
+    |   |   `-- StationGoneError (StationNotFoundError)
     |   `-- MultiStationError            .results: one PubAck or error for each station
     |-- SchemaError                      .path .reason; MemphisSchemaError is its old name
     |-- HeaderError (ValueError)         MemphisHeaderError is its old name
@@ -26,7 +27,7 @@ What can go wrong, as one tree.
         |-- LocalProtocolError           this side was asked to send something illegal
         `-- RemoteProtocolError          the peer sent something illegal; the text shows the bytes
 
-Every class pickles with all its attributes. A payload or a password is in none of the texts.
+Every exception pickles with all its attributes. A password is in none of the texts.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Outcome = Literal["not_sent", "rejected", "unknown"]
 
 
 def _rebuild(cls: type[MemphisError], args: tuple[Any, ...], state: dict[str, Any]) -> MemphisError:
-    """Makes an error again from its parts, for pickle."""
+    """Rebuilds an error for pickle."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -50,7 +51,7 @@ class MemphisError(Exception):
     Anything that this client raises on purpose.
 
     Attributes:
-        retryable: Whether the same call may succeed later without a change by the caller.
+        retryable: Whether the same call may succeed later, without any change.
     """
 
     retryable: bool = False
@@ -68,15 +69,15 @@ class MemphisError(Exception):
 
 
 class ConfigurationError(MemphisError, ValueError):
-    """A bad argument or option; raised before any IO, and nothing is lost by it."""
+    """A bad argument or option; raised before any IO."""
 
 
 class UsageError(MemphisError, RuntimeError):
-    """A call that makes no sense on this object in its present state."""
+    """A call that is not possible in the present state of the object."""
 
 
 class ClosedError(UsageError):
-    """The client, producer, consumer or station was closed or destroyed; the message was not taken."""
+    """The client, producer, consumer or station was closed or destroyed; the message was not accepted."""
 
 
 class OwnThreadError(UsageError):
@@ -84,11 +85,11 @@ class OwnThreadError(UsageError):
 
 
 class ForkedError(UsageError):
-    """The object was made before a fork and cannot be used in the child."""
+    """The object was created before a fork and cannot be used in the child process."""
 
 
 class TransportError(MemphisError):
-    """The connection to the broker."""
+    """The connection to the broker failed."""
 
     retryable = True
 
@@ -109,10 +110,10 @@ class ConnectionLostError(TransportError):
 
 class DeadlineError(MemphisError, TimeoutError):
     """
-    A call did not finish in its time.
+    A call did not finish within its timeout.
 
     Attributes:
-        timeout_s: The limit that was given, in seconds.
+        timeout_s: The timeout in seconds.
     """
 
     retryable = True
@@ -124,11 +125,11 @@ class DeadlineError(MemphisError, TimeoutError):
 
 class ServerError(MemphisError):
     """
-    The broker answered with an error.
+    The broker replied with an error.
 
     Attributes:
-        code: HTTP-like status of JetStream, 0 when the broker sent only a text.
-        err_code: JetStream's own error code, 0 when there is none.
+        code: HTTP-like status of JetStream; 0 when the broker sent only a text.
+        err_code: JetStream's own error code; 0 when there is none.
         description: The broker's text, unchanged.
     """
 
@@ -140,7 +141,7 @@ class ServerError(MemphisError):
 
 
 class StationNotFoundError(ServerError):
-    """The station, or its consumer group, is not there (any more)."""
+    """The station or its consumer group does not exist, or was destroyed."""
 
 
 class ProduceError(MemphisError):
@@ -148,9 +149,9 @@ class ProduceError(MemphisError):
     A message was not confirmed.
 
     Attributes:
-        outcome: ``not_sent`` (the broker never had it), ``rejected`` (the broker refused it) or ``unknown`` (it may be
-            stored; send it again only under the same message id, and to the same partition: the text says how).
-        message_id: The id that the message went out with; None when it had none.
+        outcome: ``not_sent`` (the broker did not receive it), ``rejected`` (the broker refused it) or ``unknown`` (it
+            may be stored; send it again only with the same message id and to the same partition: the text says how).
+        message_id: The id of the message; None without one.
     """
 
     def __init__(self, message: str = "", *, outcome: Outcome = "not_sent", message_id: Optional[str] = None) -> None:
@@ -160,13 +161,17 @@ class ProduceError(MemphisError):
 
 
 class BufferFullError(ProduceError, BufferError):
-    """The outbox has no room; the message was not taken. The text gives capacity, backlog and the two options."""
+    """
+    The queue is full; the message was not accepted. The text names its capacity, its content, and the two options that
+    change it.
+    """
 
     retryable = True
 
 
 class AckTimeoutError(ProduceError, DeadlineError):
-    """The broker did not confirm in time. ``outcome`` is ``unknown`` once the message was written, else
+    """
+    The broker did not confirm the message in time. ``outcome`` is ``unknown`` once it was written, before that
     ``not_sent``.
     """
 
@@ -183,7 +188,7 @@ class AckTimeoutError(ProduceError, DeadlineError):
 
 
 class PayloadTooLargeError(ProduceError, ValueError):
-    """Payload and headers exceed what the broker takes (``max_payload`` of its INFO); nothing was sent."""
+    """Payload and headers are larger than the broker's ``max_payload``; nothing was sent."""
 
 
 class RejectedError(ProduceError, ServerError):
@@ -205,7 +210,7 @@ class RejectedError(ProduceError, ServerError):
 
 
 class StationGoneError(RejectedError, StationNotFoundError):
-    """Nothing answers for the station's partition: it was destroyed meanwhile. The message is not stored."""
+    """The station's partition has no responders, so the station was destroyed. The message is not stored."""
 
 
 class MultiStationError(ProduceError):
@@ -213,7 +218,7 @@ class MultiStationError(ProduceError):
     A message for several stations was not confirmed by all of them.
 
     Attributes:
-        results: For each station its PubAck, or the error it ended with.
+        results: By station, its PubAck or its error.
     """
 
     def __init__(
@@ -225,16 +230,16 @@ class MultiStationError(ProduceError):
 
 class SchemaError(MemphisError):
     """
-    The message does not match the station's schema, or its type cannot be sent at all; nothing was taken.
+    The message does not match the station's schema, or cannot be sent because of its type; it was not accepted.
 
-    Also raised when the schema itself cannot be used: nothing goes out unchecked.
+    Also raised when the schema itself cannot be used: no message is sent unchecked.
 
     Attributes:
         path: Where in the message: a JSON pointer (JSON), a dotted name (Avro, protobuf), line:column (GraphQL); ""
             for the message as a whole.
-        reason: What is wrong there. Values are left out, but protobuf's own texts may quote one.
-        outcome: ``not_sent``, as of a ProduceError.
-        message_id: None, as of a ProduceError.
+        reason: What is wrong there, without the message's values; protobuf's own texts may quote one.
+        outcome: ``not_sent``, as in a ProduceError.
+        message_id: None, as in a ProduceError.
     """
 
     outcome: Outcome = "not_sent"
@@ -247,11 +252,11 @@ class SchemaError(MemphisError):
 
 
 class HeaderError(MemphisError, ValueError):
-    """A header that is reserved, or that cannot be written on the wire."""
+    """A header is reserved, or cannot be encoded."""
 
 
 class ProtocolError(MemphisError):
-    """The NATS or Memphis protocol was broken."""
+    """The NATS or Memphis protocol was violated."""
 
 
 class LocalProtocolError(ProtocolError):
@@ -266,11 +271,11 @@ class UndeliveredWarning(RuntimeWarning):
     """
     Messages were still unconfirmed when a client ended.
 
-    A RuntimeWarning, because Python hides a ResourceWarning unless it is asked for.
+    It is a RuntimeWarning, because Python hides a ResourceWarning by default.
 
     Attributes:
         count: How many messages.
-        failed: How many others had failed before, and nobody asked about them; told at the end of the process.
+        failed: How many others had failed without anybody asking about them; set at the end of the process.
     """
 
     count: int = 0

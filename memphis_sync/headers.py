@@ -1,10 +1,10 @@
 """
-Headers that a user puts on a message.
+Headers that a program sets on a message.
 
-Refused, because they would change what the broker does with the message: names that start with ``$memphis`` (the
-client's own) or ``Nats-`` (JetStream's commands), and names that contain ``msg-id``. A Memphis broker looks for the
-first ``msg-id`` anywhere in the header block, so such a name would silently switch off its de-duplication; ``msg_id=``
-is the way to set one.
+Some names are refused, because they would change what the broker does with the message: those that start with
+``$memphis`` (the client's own) or ``Nats-`` (JetStream's commands), and those that contain ``msg-id``. A Memphis broker
+searches the header block for the first ``msg-id``, so such a name would silently disable its deduplication; pass a
+message id as ``msg_id=``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MESSAGE_ID = "msg-id"
 @hint_keywords()
 class Headers(MutableMapping[str, str]):
     """
-    Headers of a message, checked as they are added. A plain dict may be given wherever a Headers may.
+    Headers of a message, checked when they are added. A plain dict is accepted wherever a Headers is.
 
-    Neither is ever changed by the client, so one object may serve many messages and threads.
+    The client changes neither, so one object may be used for many messages and by many threads.
     """
 
     __slots__ = ("_items",)
@@ -38,7 +38,7 @@ class Headers(MutableMapping[str, str]):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers as a dict of its own."""
+        """A copy of the headers as a dict."""
         return dict(self._items)
 
     def add(self, key: str, value: str) -> None:
@@ -47,10 +47,10 @@ class Headers(MutableMapping[str, str]):
 
         Args:
             key: 1 or more visible ASCII characters without a colon.
-            value: Any text without CR, LF and NUL, sent as UTF-8. Blanks at its ends are not kept on the wire.
+            value: Any text without CR, LF and NUL, sent as UTF-8. Blanks at its ends are not sent.
 
         Raises:
-            HeaderError: The name is reserved, or one of the two cannot be written.
+            HeaderError: The name is reserved, or the name or the value cannot be encoded.
         """
         _encode(key, value)
         self._items[key] = value
@@ -76,7 +76,7 @@ class Headers(MutableMapping[str, str]):
 
 def encode_user_headers(headers: Union[Mapping[str, str], Headers, None]) -> bytes:
     """
-    The user's header lines as they go over the wire, each with its line end, without the block's first and last line.
+    The header lines as they are sent, each with its line end, without the block's first and last line.
 
     Args:
         headers: Not changed. None and empty are the same.
@@ -85,33 +85,31 @@ def encode_user_headers(headers: Union[Mapping[str, str], Headers, None]) -> byt
         ``<name>: <value>`` and CR LF for each; b"" for none.
 
     Raises:
-        HeaderError: A name is reserved, or a name or value cannot be written.
+        HeaderError: A name is reserved, or a name or value cannot be encoded.
     """
-    if not headers:
-        if headers is None or isinstance(headers, Mapping):
-            return b""
-        raise HeaderError(f"headers are of type {type(headers).__name__}; they must be a dict or a Headers")
+    if headers is None:
+        return b""
     if not isinstance(headers, Mapping):
         raise HeaderError(f"headers are of type {type(headers).__name__}; they must be a dict or a Headers")
     return b"".join([_encode(key, value) for key, value in headers.items()])
 
 
 def is_own(name: str) -> bool:
-    """Whether a header is the client's or JetStream's own, and so none that a user can have set."""
+    """Whether a header belongs to the client or to JetStream, so that a user cannot have set it."""
     lowered = name.lower()
     return lowered.startswith((RESERVED_PREFIX, _CONTROL_PREFIX)) or _MESSAGE_ID in lowered
 
 
 def _encode(key: Any, value: Any) -> bytes:
     if not isinstance(key, str):
-        raise HeaderError(f"a header's name is {key!r}, of type {type(key).__name__}; it must be a str")
+        raise HeaderError(f"the name of a header is {key!r}, of type {type(key).__name__}; it must be a str")
     if not isinstance(value, str):
         raise HeaderError(f"the value of header {key!r} is of type {type(value).__name__}; it must be a str")
     lowered = key.lower()
     if lowered.startswith(RESERVED_PREFIX):
         raise HeaderError(f"header {key!r} is reserved: Keys in headers should not start with $memphis")
     if _MESSAGE_ID in lowered:
-        raise HeaderError(f"header {key!r} is reserved: it contains 'msg-id'; give a message id as msg_id=...")
+        raise HeaderError(f"header {key!r} is reserved: it contains 'msg-id'; pass a message id as msg_id=...")
     if lowered.startswith(_CONTROL_PREFIX):
         raise HeaderError(f"header {key!r} is reserved: names that start with 'Nats-' are commands to JetStream")
     try:
@@ -119,4 +117,4 @@ def _encode(key: Any, value: Any) -> bytes:
     except UnicodeEncodeError as exc:
         what = "the value of header" if exc.encoding == "utf-8" else "the name of header"
         rule = "UTF-8" if exc.encoding == "utf-8" else "ASCII"
-    raise HeaderError(f"{what} {key!r} cannot be written as {rule}")
+    raise HeaderError(f"{what} {key!r} cannot be encoded as {rule}")

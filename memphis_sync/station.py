@@ -1,4 +1,4 @@
-"""A station, as the program that created it holds it."""
+"""A station, as ``client.station()`` returns it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 @hint_keywords()
 class Station(NotCopied, NotAwaited):
     """
-    A station of the broker; made by ``client.station()``.
+    A station of the broker; returned by ``client.station()``.
 
-    As a context manager it is only a name for a block: leaving the block does not destroy the station.
+    It is also a context manager, but leaving the block does not destroy the station.
 
     Attributes:
         name: Lower case.
-        internal_name: The form in streams and subjects: ``#`` for each dot.
+        internal_name: The name in streams and subjects: ``#`` for each dot.
     """
 
-    _instead = "hand on its name, and make another one with the client that is used there"
+    _instead = "pass its name, and call station() of the client there"
 
     def __init__(self, client: Memphis, name: str) -> None:
         self._client = client
@@ -37,19 +37,20 @@ class Station(NotCopied, NotAwaited):
 
     @property
     def dls(self) -> DeadLetters:
-        """The station's dead letters: to be listed, sent to their groups again, and dropped."""
+        """The station's dead letters, to list, resend or drop them."""
         return DeadLetters(self._client, self.name)
 
     def destroy(self, timeout_retries: int = 5) -> None:
         """
-        Destroys the station with its messages, producers and consumers; one that is not there any more is fine.
+        Destroys the station with its messages, producers and consumers; one that does not exist any more is fine.
 
         Args:
-            timeout_retries: How often a request without an answer is repeated; each waits up to 5 s.
+            timeout_retries: How often a request without a reply is repeated, 0 to 1000; each waits up to 5 s.
 
         Raises:
+            ConfigurationError: *timeout_retries* is out of range.
             ServerError: The broker refused.
-            DeadlineError, ConnectionLostError: No answer; the station may be destroyed.
+            DeadlineError, ConnectionLostError: No reply; the station may be destroyed.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         self._client.destroy_station(self.name, timeout_retries)

@@ -1,9 +1,9 @@
 """
-pytest fixtures for programs that use memphis_sync: a real broker, a client, a station of the test's own.
+pytest fixtures for programs that use memphis_sync: a real broker, a client, a station for each test.
 
-Opt-in: put ``pytest_plugins = ["memphis_sync.testing"]`` into the root conftest. No fixture is autouse, and nothing is
-imported or started before a test asks for it. The broker needs the extra ``broker``; ``--memphis-url`` or
-``MEMPHIS_TEST_URL`` names one that runs already. Each pytest-xdist worker starts its own, on a free port.
+To use them, put ``pytest_plugins = ["memphis_sync.testing"]`` into the root conftest. No fixture is autouse, and
+nothing is imported or started before a test requests it. The broker needs the extra ``broker``; ``--memphis-url`` or
+``MEMPHIS_TEST_URL`` names a running one instead. Each pytest-xdist worker starts its own, on a free port.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds ``--memphis-url``."""
-    parser.addoption("--memphis-url", help="a Memphis broker that runs already, instead of one for this test run")
+    parser.addoption("--memphis-url", help="URL of a running Memphis broker, instead of one for this test run")
 
 
 @pytest.fixture(scope="session")
 def memphis_broker(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a broker for the whole session: the one that was named, or one that ends with the session."""
+    """The URL of a broker for the whole session: the one that was named, or a new one that stops with the session."""
     url = request.config.getoption("--memphis-url") or os.environ.get("MEMPHIS_TEST_URL")
     if url:
         yield str(url)
         return
-    from memphis_sync.broker import BrokerOptions, BrokerProcess  # noqa: PLC0415  starts nothing that nobody asked for
+    from memphis_sync.broker import BrokerOptions, BrokerProcess  # noqa: PLC0415  only when a test requests it
 
     with BrokerProcess(BrokerOptions(port=0, ephemeral=True)) as broker:
         yield broker.url
@@ -39,8 +39,8 @@ def memphis_broker(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def memphis(memphis_broker: str) -> Iterator[Memphis]:
-    """A client of that broker, closed after the test."""
-    from memphis_sync import connect  # noqa: PLC0415  so that coverage and import hooks of the user's tests come first
+    """A client of the broker, closed after the test."""
+    from memphis_sync import connect  # noqa: PLC0415  after coverage and import hooks of the user's tests
 
     with connect(memphis_broker) as client:
         yield client
@@ -48,7 +48,7 @@ def memphis(memphis_broker: str) -> Iterator[Memphis]:
 
 @pytest.fixture
 def memphis_station(memphis: Memphis, request: pytest.FixtureRequest) -> Iterator[Station]:
-    """A station with a name of its own, destroyed after the test."""
+    """A station with a unique name, destroyed after the test."""
     name = "".join(char if char.isalnum() else "-" for char in request.node.name.lower())[:60].strip("-")
     station = memphis.station(f"{name or 'test'}-{uuid.uuid4().hex[:8]}")
     yield station

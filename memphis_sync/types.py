@@ -1,8 +1,8 @@
 """
-The plain values that the parts of the client hand to each other and to the user.
+The plain values that the parts of the client pass to each other and to the user.
 
-Everything here is immutable and picklable, except StationLive, which the broker's update messages change in place.
-A password or a token is in no repr.
+Results for the user are immutable and picklable, but for PubAcks, which is a dict. StationLive and the functions of a
+StationView change with the broker's updates. A password or a token is in no repr.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ProduceOptions(TypedDict, total=False):
 
 
 class Retention(Enum):
-    """What bounds a station's messages; the value is the word on the wire."""
+    """What limits a station's messages; the value is the word on the wire."""
 
     MAX_MESSAGE_AGE_SECONDS = "message_age_sec"
     MESSAGES = "messages"
@@ -62,7 +62,7 @@ class Retention(Enum):
 
 
 class Storage(Enum):
-    """Where a station's messages are kept; the value is the word on the wire."""
+    """Where a station's messages are stored; the value is the word on the wire."""
 
     DISK = "file"
     MEMORY = "memory"
@@ -70,16 +70,16 @@ class Storage(Enum):
 
 class PubAck(NamedTuple):
     """
-    The broker's word that a message is stored.
+    The broker's confirmation that a message is stored.
 
-    A tuple underneath, because each blocking produce makes one: a frozen dataclass takes five times as long.
+    It is a tuple, because each blocking produce makes one, and a frozen dataclass takes five times as long.
 
     Attributes:
-        station: Name of the station as the caller wrote it, lower case.
-        partition: Number of the partition, 0 on a station without partitions.
-        sequence: Sequence number inside the partition, from 1.
-        duplicate: True when the broker already had a message of this id; `sequence` is then the first copy's.
-        stream: JetStream name of the partition.
+        station: Name of the station as the caller wrote it, in lower case.
+        partition: Number of the partition; 0 on a station without partitions.
+        sequence: Sequence number in the partition, from 1.
+        duplicate: True when the broker already had a message with this id; `sequence` is then that of the first.
+        stream: Name of the partition's JetStream stream.
     """
 
     station: str
@@ -91,17 +91,17 @@ class PubAck(NamedTuple):
     def __await__(self) -> NoReturn:
         raise TypeError(
             f"a PubAck cannot be awaited: produce() has already waited, and the message is stored ({self}); delete "
-            "'await', or give nonblocking=True"
+            "'await', or pass nonblocking=True"
         )
 
 
 class PubAcks(dict[str, PubAck]):
-    """The broker's word of several stations, by name: what a blocking produce to several returns."""
+    """The confirmations of several stations by name: what a blocking produce to several stations returns."""
 
     def __await__(self) -> NoReturn:
         raise TypeError(
             f"the result cannot be awaited: produce() has already waited, and the message is stored in "
-            f"{', '.join(self)}; delete 'await', or give nonblocking=True"
+            f"{', '.join(self)}; delete 'await', or pass nonblocking=True"
         )
 
 
@@ -113,17 +113,16 @@ class Stats:
     At any instant ``accepted == delivered + failed + abandoned + queued + in_flight``.
 
     Attributes:
-        accepted: Messages taken by produce.
-        queued: Taken, not yet written to the connection.
-        queued_bytes: Bytes that the queued messages hold in the outbox.
+        accepted: Messages accepted by produce.
+        queued: Accepted, not yet written to the connection.
+        queued_bytes: Bytes that the queued messages take in the outbox.
         in_flight: Written, not yet confirmed.
         delivered: Confirmed by the broker.
         failed: Refused by the broker, or not confirmed in time.
         abandoned: Given up when the client was closed.
-        buffer_full: How often a message found the outbox full; not part of `accepted`, also where it then waited for
-            room.
-        reconnects: Times the data link was made again.
-        callback_errors: Callbacks of the user's, of deliveries and of link events, that raised.
+        buffer_full: How often a message found the queue full, whether it then waited or not; not part of `accepted`.
+        reconnects: How often the data connection was made again.
+        callback_errors: How many of the program's callbacks, for deliveries and link events, have raised.
     """
 
     accepted: int = 0
@@ -140,20 +139,20 @@ class Stats:
 
 class FlushResult(int):
     """
-    What flush() returns: how many messages are still unconfirmed, a number like any other, and how many have failed.
+    What flush() returns: how many messages are still unconfirmed, as an int, and how many have failed.
 
     0 alone says that nothing is left to wait for, not that everything is stored: ``if result or result.failed``.
 
     Attributes:
-        failed: How many messages have failed since the flush() before it, of the same producer or of the same client;
-            for the first one, since the producer or the client was made. Those that were refused, those that were not
-            confirmed in time and those that were given up, whether or not somebody asked about them.
+        failed: How many messages have failed since the previous flush() of the same producer or client, or since that
+            was created: those that were refused, not confirmed in time, or abandoned, whether or not somebody asked
+            about them.
     """
 
     failed: int
 
     def __new__(cls, outstanding: int = 0, failed: int = 0) -> Self:
-        """Makes one; the arguments are its two numbers."""
+        """Creates one from its two numbers."""
         self = super().__new__(cls, outstanding)
         self.failed = failed
         return self
@@ -168,17 +167,17 @@ class FlushResult(int):
 @dataclass(frozen=True)
 class LinkEvent:
     """
-    What has happened to one of a client's two connections. ``on_disconnect``, ``on_reconnect`` and ``on_error`` of
+    What happened to one of a client's two connections. ``on_disconnect``, ``on_reconnect`` and ``on_error`` of
     connect() are called with it.
 
     Attributes:
         client: The client's name.
         link: ``data`` carries messages and their confirmations, ``control`` everything else.
-        address: ``host:port`` of the broker that was lost, reached again, or complained.
-        reason: Why the connection was lost, given up or complained about.
-        attempts: Tries since it was lost; 0 when it was lost right now.
+        address: ``host:port`` of the broker that was lost or reached again, or that sent the error.
+        reason: Why the connection was lost or given up, or the error.
+        attempts: Attempts since it was lost; 0 when it was lost just now.
         seconds: How long it has been down.
-        waiting: Messages of the client's that wait for the broker at this moment.
+        waiting: How many messages of the client wait for the broker.
     """
 
     client: str
@@ -193,15 +192,15 @@ class LinkEvent:
 @dataclass(frozen=True)
 class RetryPolicy:
     """
-    What happens to a message that the broker has nobody for ("no responders"): its station may be between two leaders
-    of a cluster, or on its way to be created again, so it is sent again after a pause.
+    What happens to a message that gets the answer "no responders": a cluster may be electing the station's leader, or
+    the station may be about to be created again, so the message is sent again after a pause.
 
-    Only such a message may lose its place: those produced after it go on, and may be stored before it.
+    Only such a message may lose its place in the order: later ones go on, and may be stored before it.
 
     Attributes:
-        attempts: How often it is sent again, 1 to 100, unless its deadline comes first. Then it fails with
-            StationGoneError.
-        pause_ms: How long to wait before each, in milliseconds, 1 to 60000.
+        attempts: How often it is sent again, 1 to 100, before it fails with StationGoneError. Its deadline may come
+            first.
+        pause_ms: Pause before each attempt, 1 to 60000 milliseconds.
 
     Source: the defaults are those of nats.go's publish calls.
     """
@@ -224,7 +223,7 @@ class ServerAddress:
 @dataclass(frozen=True)
 class Credentials:
     """
-    Who is connecting. Exactly one of password and token is set.
+    How a client logs in. Exactly one of password and token is set.
 
     Attributes:
         username: As the caller gave it.
@@ -245,7 +244,7 @@ class Credentials:
 
     @property
     def identity(self) -> str:
-        """The lower-case name by which the broker looks users up; requests with another case are refused."""
+        """The user name in lower case, as requests need it: the broker refuses any other case."""
         return self.username.lower()
 
 
@@ -259,8 +258,8 @@ class SchemaInfo:
         type: ``protobuf``, ``json``, ``graphql`` or ``avro``.
         version: Number of the active version.
         content: The schema's source text.
-        descriptor: Base64 of the compiled protobuf descriptor set, "" for other types.
-        message_struct_name: Name of the protobuf message, "" for other types.
+        descriptor: The compiled protobuf descriptor set in base64; "" for other types.
+        message_struct_name: Name of the protobuf message; "" for other types.
     """
 
     name: str
@@ -273,39 +272,39 @@ class SchemaInfo:
 
 class MessageCodec(Protocol):
     """
-    A schema at work: what a producer puts a message through, and a consumer a payload.
+    A schema in use: a producer encodes messages with it, and a consumer decodes payloads.
 
     Attributes:
         info: The schema.
-        has_failed: Whether it was found to be unusable.
+        has_failed: Whether it could not be compiled.
     """
 
     @property
     def info(self) -> SchemaInfo:
-        """What the broker says about it."""
+        """The schema as the broker describes it."""
 
     @property
     def has_failed(self) -> bool:
         """Whether compiling it has failed."""
 
     def prepare(self) -> None:
-        """Compiles the schema now rather than with the first message; an error is kept for that message."""
+        """Compiles the schema now rather than with the first message; an error is kept and raised for each message."""
 
     def encode(self, message: object) -> bytes:
-        """The message as bytes that match the schema; raises SchemaError."""
+        """Encodes a message as bytes that match the schema; raises SchemaError."""
 
     def decode(self, payload: bytes, *, as_dict: bool = False) -> Any:
-        """A payload that matches the schema as the schema's kind of object; raises SchemaError."""
+        """Decodes a payload that matches the schema; raises SchemaError."""
 
 
 class StationLive:
     """
     What the broker may change about a station while producers use it.
 
-    Attributes are replaced whole by the loop thread; readers take one reference and need no lock.
+    The event loop thread replaces whole attributes, so readers need no lock.
 
     Attributes:
-        codec: The attached schema; None while messages are free.
+        codec: The attached schema; None without one.
         schemaverse_to_dls: Whether messages that fail it are reported to the broker.
     """
 
@@ -317,7 +316,7 @@ class StationLive:
 
     @property
     def schema(self) -> Optional[SchemaInfo]:
-        """What the broker says about the attached schema."""
+        """The attached schema as the broker describes it; None without one."""
         codec = self.codec
         return None if codec is None else codec.info
 
@@ -328,11 +327,10 @@ class StationView:
     What a producer or consumer knows about a station.
 
     Attributes:
-        name: As the caller wrote it, lower case.
-        internal: The same with ``#`` for each ``.``: the form in streams and subjects.
+        name: As the caller wrote it, in lower case.
+        internal: The same with ``#`` for each ``.``: the name in streams and subjects.
         partitions: Numbers in the broker's order; empty on a station without partitions.
-        functions: Function id for each partition that has one. Kept up to date in place, so look it up for each
-            message.
+        functions: Function id of each partition that has one. It is updated in place, so look it up for each message.
         live: Schema and dead-letter switch, kept up to date.
     """
 

@@ -1,7 +1,8 @@
 """
 ``python -m memphis_sync.broker``: a broker in the foreground.
 
-Passwords come from the environment or a file, never from the command line, which every user of the machine can read.
+Passwords come from the environment or from a file, never from the command line, which every user of the machine can
+read.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--nats", metavar="URL", help="serve an existing NATS server instead of starting one")
     parser.add_argument("--user", action="append", default=[], metavar="NAME", help="an application user; repeatable")
     parser.add_argument("--users-file", type=Path, metavar="FILE", help="application users, one NAME:PASSWORD a line")
-    parser.add_argument("--ready-file", type=Path, metavar="FILE", help="gets one line of JSON when the broker answers")
+    parser.add_argument("--ready-file", type=Path, metavar="FILE", help="gets a line of JSON when the broker is ready")
     parser.add_argument("--max-payload", type=int, default=MAX_PAYLOAD, metavar="BYTES", help="default: 8388608")
     parser.add_argument(
         "--replicas", type=int, default=1, help="copies of the broker's own state in a cluster: 1, 3 or 5"
@@ -89,9 +90,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="HOURS",
         help=f"how long dead letters are kept (default: {DLS_RETENTION_HOURS})",
     )
-    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM certificate and chain: TLS for everybody")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM certificate and chain; turns on TLS")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file with its key")
-    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM CAs: clients need a certificate of theirs")
+    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM CAs: clients need a certificate from them")
     parser.add_argument(
         "--sdk-port", type=int, metavar="PORT", help="a second port, where the msg_id of official SDKs finds duplicates"
     )
@@ -104,14 +105,17 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
     Reads command line and environment, and runs the broker.
 
     Args:
-        argv: Arguments without the program's name; the process's own when left out.
+        argv: Arguments without the program's name; by default those of the process.
         prog: The program's name in the help.
+
+    Returns:
+        The exit code, see run(); a usage error raises SystemExit(2).
     """
     parser = _parser(prog)
     arguments = parser.parse_args(argv)
     level = logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("nats").setLevel(logging.CRITICAL)  # the service logs what matters of it, once
+    logging.getLogger("nats").setLevel(logging.CRITICAL)  # the service logs what matters
     logging.getLogger("asyncio").addFilter(lambda record: "eof_received() has no effect" not in str(record.msg))
     if "@" in (arguments.nats or ""):
         logging.getLogger("memphis_sync.broker").warning(

@@ -1,4 +1,4 @@
-"""What a broker can be told, checked before anything is started."""
+"""The options of a broker, checked before anything is started."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from memphis_sync._options.url import is_loopback
 from memphis_sync.errors import ConfigurationError, MemphisError
 
 DEFAULT_PORT = 6666
-DEFAULT_ROOT_PASSWORD = "memphis"  # noqa: S105  the password that every Memphis tutorial uses; loopback only by default
-MAX_PAYLOAD = 8 * 1024 * 1024  # what Memphis' own configuration allows
+DEFAULT_ROOT_PASSWORD = "memphis"  # noqa: S105  as in every Memphis tutorial; loopback only by default
+MAX_PAYLOAD = 8 * 1024 * 1024  # as in Memphis' own configuration
 DLS_RETENTION_HOURS = 3  # as in Memphis' own configuration
 _MAX_DLS_RETENTION_HOURS = 720  # 30 days
 ROOT = "root"
@@ -28,21 +28,21 @@ _NATS_SCHEMES = ("nats", "tls", "ws", "wss")
 
 def nats_address(url: str) -> tuple[str, int]:
     """
-    Host and port of a NATS server's URL, or of the first of several with commas between them, without credentials.
+    Host and port of a NATS server's URL, or of the first of several separated by commas.
 
     Raises:
-        ConfigurationError: It is no such URL; the text does not hold it, for it may hold a password.
+        ConfigurationError: It is not a valid URL; the text does not contain it, since it may contain a password.
     """
     first = url.partition(",")[0].strip()
     try:
         parts = urlsplit(first if "://" in first else f"nats://{first}")
         host, port = parts.hostname, parts.port
     except ValueError as exc:
-        raise ConfigurationError("nats is not a URL as nats://host:4222: its host or port cannot be read") from exc
+        raise ConfigurationError("nats is not a URL like nats://host:4222: its host or port cannot be read") from exc
     if parts.scheme not in _NATS_SCHEMES:
         raise ConfigurationError(f"nats has the scheme {parts.scheme!r}; it must be one of {', '.join(_NATS_SCHEMES)}")
     if not host or port == 0:
-        raise ConfigurationError("nats is not a URL as nats://host:4222: it names no host, or port 0")
+        raise ConfigurationError("nats is not a URL like nats://host:4222: it has no host, or port 0")
     return host, port or 4222
 
 
@@ -51,7 +51,7 @@ class BrokerError(MemphisError):
 
 
 def default_data_dir() -> Path:
-    """The platform's folder for a user's data, with a folder of our own in it."""
+    """The broker's folder in the platform's folder for user data."""
     home = Path.home()
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
@@ -68,25 +68,28 @@ class BrokerOptions:
     How a broker runs.
 
     Attributes:
-        host: Address to listen on, IPv4 or IPv6, or a name; loopback unless told otherwise. ``::`` takes both kinds.
-        port: Port to listen on; 0 for a free one.
+        host: Address to listen on, IPv4 or IPv6, or a name; by default loopback. ``::`` listens on both kinds.
+        port: Port to listen on, 1 to 65535; 0 for a free one.
         data_dir: Folder of streams and state; None for the platform's data folder.
         ephemeral: Keep everything in a temporary folder that is removed at the end.
-        nats: URL of an existing NATS server (or several, with commas) to serve instead of starting one.
+        nats: URL of an existing NATS server (or several, separated by commas) to serve instead of starting one.
         root_password: Password of the user ``root``.
         users: Application users and their passwords; each is known with and without the suffix ``$1``.
-        token: When given, clients connect with this token instead of passwords.
-        ready_file: Gets one line of JSON once the broker answers: url, host, port, pid, nats_pid, data_dir,
+        token: If set, clients connect with this token instead of passwords.
+        ready_file: Gets one line of JSON once the broker answers requests: url, host, port, pid, nats_pid, data_dir,
             sdk_port.
-        max_payload: Largest message in bytes, headers included.
-        replicas: Copies of the broker's own state in a cluster; 1, 3 or 5.
+        max_payload: Largest message in bytes, headers included; 1024 to 67108864.
+        replicas: Copies of the broker's own state in a cluster: 1, 3 or 5.
         dls_retention_hours: How long dead letters are kept, 1 to 720 hours.
         tls_cert: PEM file with the server's certificate and its chain: every connection then uses TLS.
         tls_key: PEM file with its key.
-        tls_ca: PEM file with CAs: clients then need a certificate of theirs. The broker connects to itself with
-            *tls_cert*, so that one has to be good for a client too.
+        tls_ca: PEM file with CAs: clients then need a certificate from one of them. The broker connects to itself with
+            *tls_cert*, so that must be valid for a client, too.
         sdk_port: A second port, for official Memphis SDKs, where their ``msg_id`` finds duplicates; 0 for a free one,
             None for no such port. Everything else is the same on both ports.
+
+    Raises:
+        ConfigurationError: An option is not allowed, excludes another one, or names a file that cannot be used.
     """
 
     host: str = "127.0.0.1"
@@ -108,7 +111,7 @@ class BrokerOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigurationError(f"port is {self.port}; it must be 0 (a free one) to 65535")
+            raise ConfigurationError(f"port is {self.port}; it must be 1 to 65535, or 0 for a free one")
         self._check_sdk_port()
         if not 1024 <= self.max_payload <= 64 * 1024 * 1024:
             raise ConfigurationError(f"max_payload is {self.max_payload}; it must be 1024 to 67108864 bytes")
@@ -119,9 +122,9 @@ class BrokerOptions:
                 f"dls_retention_hours is {self.dls_retention_hours}; it must be 1 to {_MAX_DLS_RETENTION_HOURS}"
             )
         if self.ephemeral and self.data_dir is not None:
-            raise ConfigurationError("ephemeral and data_dir exclude each other")
+            raise ConfigurationError("ephemeral and data_dir are both given; choose one")
         if self.nats is not None and (self.ephemeral or self.data_dir is not None):
-            raise ConfigurationError("nats excludes data_dir and ephemeral: an existing server keeps its own data")
+            raise ConfigurationError("nats excludes data_dir and ephemeral: an existing server has its own data")
         if self.nats is not None:
             for url in self.nats.split(","):
                 nats_address(url)
@@ -132,7 +135,7 @@ class BrokerOptions:
         for name, password in {ROOT: self.root_password, **self.users}.items():
             _check_user(name, password)
         if ROOT in self.users:
-            raise ConfigurationError("users holds 'root'; its password is root_password")
+            raise ConfigurationError("users contains 'root'; set its password with root_password")
         if self.token is not None:
             _check_secret("token", self.token)
 
@@ -146,7 +149,7 @@ class BrokerOptions:
                 ipaddress.IPv6Address(self.host)
             except ValueError as exc:
                 raise ConfigurationError(
-                    f"host is {self.host!r}, which is no IPv6 address ({exc}); the port is an option of its own"
+                    f"host is {self.host!r}, which is not an IPv6 address ({exc}); the port is a separate option"
                 ) from exc
 
     def _check_ready_file(self) -> None:
@@ -156,48 +159,48 @@ class BrokerOptions:
         if not folder.is_dir():
             raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}; there is no folder {str(folder)!r}")
         if self.ready_file.is_dir():
-            raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}; that is a folder, and it must be a file")
+            raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}, a folder; it must be a file")
         if not os.access(folder, os.W_OK):
-            raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}; nothing can be written in that folder")
+            raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}; its folder is not writable")
 
     def _check_data_dir(self) -> None:
         if self.data_dir is None:
             return
         what = f"data_dir is {str(self.data_dir)!r}"
         if self.data_dir.exists() and not self.data_dir.is_dir():
-            raise ConfigurationError(f"{what}; that is no folder")
+            raise ConfigurationError(f"{what}; that is not a folder")
         there = next(
             folder for folder in (self.data_dir.absolute(), *self.data_dir.absolute().parents) if folder.exists()
         )
         if not there.is_dir():
-            raise ConfigurationError(f"{what}; {str(there)!r} is no folder")
+            raise ConfigurationError(f"{what}; {str(there)!r} is not a folder")
         if not os.access(there, os.W_OK):
-            raise ConfigurationError(f"{what}; nothing can be written in {str(there)!r}")
+            raise ConfigurationError(f"{what}; {str(there)!r} is not writable")
 
     def _check_sdk_port(self) -> None:
         if self.sdk_port is None:
             return
         if not 0 <= self.sdk_port <= 65535:
-            raise ConfigurationError(f"sdk_port is {self.sdk_port}; it must be 0 (a free one) to 65535")
+            raise ConfigurationError(f"sdk_port is {self.sdk_port}; it must be 1 to 65535, or 0 for a free one")
         if self.sdk_port == self.port != 0:
             raise ConfigurationError(f"sdk_port and port are both {self.port}; they must differ")
         if self.nats is not None and "tls://" in self.nats:
-            raise ConfigurationError("sdk_port excludes a NATS server with TLS of its own (nats)")
+            raise ConfigurationError("sdk_port excludes a NATS server that uses TLS (nats)")
 
     def _check_tls(self) -> None:
         files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key, "tls_ca": self.tls_ca}
         given = [name for name, path in files.items() if path is not None]
         if given and self.nats is not None:
-            raise ConfigurationError(f"nats excludes {given[0]}: an existing server has its own")
+            raise ConfigurationError(f"nats excludes {given[0]}: an existing server has its own TLS options")
         if given and (self.tls_cert is None or self.tls_key is None):
-            raise ConfigurationError(f"{given[0]} is given without tls_cert and tls_key, which TLS needs both")
+            raise ConfigurationError(f"{given[0]} is given; TLS needs both tls_cert and tls_key")
         for name, path in files.items():
             if path is not None and not path.is_file():
                 raise ConfigurationError(f"{name} is {str(path)!r}; there is no such file")
 
     @property
     def scheme(self) -> str:
-        """Of the URL that clients connect to."""
+        """The scheme of the URL for clients."""
         return "memphis" if self.tls_cert is None else "memphis+tls"
 
     @property
@@ -205,8 +208,8 @@ class BrokerOptions:
         """
         The users that requests may name; None for any.
 
-        With a token, and on a server that isn't ours, the broker sees no passwords: whoever may connect is trusted to
-        name itself, unless the users were listed.
+        With a token, and on an existing server, the broker sees no passwords: whoever may connect may use any name,
+        unless users are listed.
         """
         if (self.token is not None or self.nats is not None) and not self.users:
             return None
@@ -225,8 +228,8 @@ def _check_user(name: str, password: str) -> None:
 
 
 def _check_secret(what: str, secret: str) -> None:
-    """Refuses what a NATS server's configuration cannot carry, or would read as something else."""
+    """Refuses a secret that a NATS server's configuration cannot contain, or would misread."""
     if not secret or not secret.isprintable():
         raise ConfigurationError(f"{what} is empty or has control characters")
     if secret.startswith("$2"):
-        raise ConfigurationError(f"{what} starts with '$2', which a NATS server takes for a bcrypt hash")
+        raise ConfigurationError(f"{what} starts with '$2', which a NATS server would treat as a bcrypt hash")

@@ -96,7 +96,7 @@ def test_a_disk_that_was_full_is_told_and_its_streams_live_again_without_a_resta
         assert store(client, "st$1.final", 1000) is None
         small_disk.leave(6 * MIB)  # less than the store's limit: another program's doing
         fill(client, "st$1.final")
-        until(lambda: "is full, and stations there take no messages until there is room" in broker.output())
+        until(lambda: "is full; stations accept no messages until there is space" in broker.output())
         begin = time.monotonic()
         errors = [client.station("large", partitions_number=20), client.consumer("st", "c", consumers_group="g")]
         errors = [error for error in errors if error and not error.startswith("{")]

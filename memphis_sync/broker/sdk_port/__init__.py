@@ -1,1 +1,1 @@
-"""A second listener for the official SDKs, whose message ids a stock nats-server does not know."""
+"""A second port for the official SDKs, whose message ids a stock nats-server ignores."""

@@ -1,13 +1,13 @@
 """
-Message ids of official SDKs, made readable for a stock nats-server: bytes in, bytes out.
+Makes the message ids of official SDKs readable for a stock nats-server: bytes in, bytes out.
 
-Official SDKs send their ids as ``msg-id``, which only Memphis' fork of nats-server looks at; a stock one reads
-``Nats-Msg-Id``. The second header is put in front of the first, with the same value and corrected sizes; every other
-byte passes as it came. What is not understood passes too, and so does everything after it: the server has the last
-word about it, and ends such a connection.
+Official SDKs send their ids as ``msg-id``, which only Memphis' fork of nats-server reads; a stock one reads
+``Nats-Msg-Id``. This header is inserted before the other one, with the same value, and the sizes are corrected; every
+other byte is passed on unchanged. Bytes that are not understood are passed on, too, and so is everything after them:
+the server decides, and ends such a connection.
 
 Source: the client parser of nats-server 2.12 to 2.15 (``server/parser.go``, ``processHeaderPub`` and
-``getHeaderKeyIndex`` in ``server/client.go``): what ends a line, which blanks part its words, how a header is found.
+``getHeaderKeyIndex`` in ``server/client.go``): line ends, blanks between words, how a header is found.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from typing import Optional, Union
 
-MAX_LINE = 64 * 1024  # of a control line that is held back until its end comes; servers have 4096 as default
-MAX_HEADERS = 64 * 1024  # of a header block that is looked into
-_LONG_LINE = 4000  # two more digits might take a line of this length over the server's limit
+MAX_LINE = 64 * 1024  # bytes of an incomplete control line that are held back; the default limit of servers is 4096
+MAX_HEADERS = 64 * 1024  # bytes of a header block that is searched
+_LONG_LINE = 4000  # with two more digits a longer line could exceed the server's limit
 
 _WORD, _BLANK = rb"[^ \t\r\n]+", rb"[ \t]+"
 _HPUB = re.compile(
@@ -43,8 +43,8 @@ class MsgIdRewriter:
 
     Attributes:
         added: How many messages got the second header.
-        left_out: How many did not for want of room; the server stores them without looking for a duplicate.
-        is_opaque: Something was not understood, and all bytes pass as they are from there on.
+        left_out: How many had no space for it; the server stores them without checking for duplicates.
+        is_opaque: Whether something was not understood, so that all further bytes pass unchanged.
     """
 
     __slots__ = ("_held", "_skip", "added", "is_opaque", "left_out", "max_payload")
@@ -59,10 +59,10 @@ class MsgIdRewriter:
 
     def feed(self, data: bytes) -> list[Piece]:
         """
-        Takes what was read from the client, split anywhere.
+        Processes bytes from the client, split anywhere.
 
         Returns:
-            What goes to the server now, in order; at most MAX_LINE + MAX_HEADERS bytes are held back.
+            The bytes to send to the server now, in order; at most MAX_LINE + MAX_HEADERS bytes are held back.
         """
         if self.is_opaque:
             return [data]
@@ -76,7 +76,7 @@ class MsgIdRewriter:
     def _scan(self, data: bytes) -> list[Piece]:
         view = memoryview(data)
         pieces: list[Piece] = []
-        start, at, end = 0, self._skip, len(data)  # data[start:at] passes as it is, and was not given out yet
+        start, at, end = 0, self._skip, len(data)  # data[start:at] passes unchanged, and is not in pieces yet
         self._skip = 0
         while at < end:
             match = _HPUB.match(data, at)
@@ -106,8 +106,8 @@ class MsgIdRewriter:
 
     def _headers(self, data: bytes, at: int, match: re.Match[bytes]) -> Optional[tuple[bytes, int, int]]:
         """
-        A message with headers: the bytes instead of its line and headers (b"" for "as they are"), where the headers
-        end, and how many bytes follow them. None when the headers aren't complete yet, or make no sense.
+        A message with headers: the bytes that replace its line and headers (b"" for "unchanged"), where the headers
+        end, and how many bytes follow them. None when the headers are not complete yet, or not valid.
         """
         head, size = int(match[2]), int(match[3])
         begin = match.end()
@@ -134,7 +134,7 @@ class MsgIdRewriter:
         return line + data[begin : place + 2] + added + data[place + 2 : behind], behind, rest
 
     def _other(self, data: bytes, at: int) -> int:
-        """Where any other command ends, with its payload if it has one; -1 when its line isn't complete."""
+        """Where any other command ends, including its payload; -1 when its line is not complete."""
         match = _PUB.match(data, at)
         if match is not None:
             return match.end() + int(match[1]) + 2
@@ -146,7 +146,7 @@ class MsgIdRewriter:
         if newline < 0:
             self.is_opaque = len(data) - at >= MAX_LINE
             return -1
-        if first in _H or (first in _P and second in _U):  # a publish that no server would take
+        if first in _H or (first in _P and second in _U):  # a publish that no server accepts
             self.is_opaque = True
             return -1
         return newline + 1

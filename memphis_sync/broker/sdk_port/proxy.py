@@ -1,14 +1,14 @@
 """
-A second listener, for the official SDKs: it honours their message ids (see msg_id_rewriter.py), as no nats-server does.
+The second port for official SDKs: a relay that makes their message ids work (see msg_id_rewriter.py).
 
-A relay between client and nats-server, so that no message is copied in JetStream and our own clients have no hop: they
-send ``Nats-Msg-Id`` themselves, on the nats-server's own port.
+It stands between client and nats-server, so no message is copied in JetStream. Our own clients need no relay: they send
+``Nats-Msg-Id`` on the nats-server's own port.
 
 Rules:
-* A side that does not read stops the other one from sending: little more than _HIGH_BYTES wait in each direction.
-* What one side closes is closed on the other one when it has been written; a side that takes too long is cut off.
-* The server logs the client in, pings it, and ends it: the relay has no opinion about what passes.
-* Under TLS both sides use it: the client sees the broker's certificate, the server one that the broker may use.
+* When one side does not read, the other is not read either: little more than _HIGH_BYTES wait in each direction.
+* When one side closes, the other is closed after the last bytes are written; if that takes too long, it is aborted.
+* Login, pings and errors are the server's business: the relay passes them on.
+* With TLS both sides use it: the client sees the broker's certificate, and the server one that the broker may use.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from memphis_sync.broker.sdk_port.msg_id_rewriter import MsgIdRewriter
 
 log = logging.getLogger("memphis_sync.broker")
 
-_HIGH_BYTES = 256 * 1024  # waiting for a side that does not read, before the other side isn't read any more
-_READ_BYTES = 64 * 1024  # of a client at once: requests of others wait for less than a millisecond
-_GREETING_BYTES = 64 * 1024  # of the server's first line
+_HIGH_BYTES = 256 * 1024  # how much may wait for one side before the other is no longer read
+_READ_BYTES = 64 * 1024  # read from a client at once, so that others wait for less than a millisecond
+_GREETING_BYTES = 64 * 1024  # limit of the server's first line
 _GREETING_S = 5.0  # for connecting to the server and its first line, and for a TLS handshake
-_CLOSE_S = 5.0  # for the last bytes to a side whose other one is gone
-_LOG_S = 10.0  # between two lines about the same thing
-_OWN_FILES = 64  # open files that the broker needs beside the relay's
+_CLOSE_S = 5.0  # for writing the last bytes after the other side has closed
+_LOG_S = 10.0  # between two warnings
+_OWN_FILES = 64  # open files that the broker itself needs
 _MAX_PAYLOAD = re.compile(rb'"max_payload":\s*([0-9]{1,10})')
-_DEFAULT_MAX_PAYLOAD = 1024 * 1024  # of a server that doesn't tell
+_DEFAULT_MAX_PAYLOAD = 1024 * 1024  # for a server that does not state it
 
 
 class SdkProxy:
@@ -46,14 +46,14 @@ class SdkProxy:
     Args:
         host: Address to listen on.
         port: Port to listen on; 0 for a free one.
-        servers: Host and port of the nats-servers; a connection goes to the first that takes it.
+        servers: Returns host and port of the nats-servers; a connection goes to the first that accepts it.
         certificate: TLS context towards clients; None for plain connections.
         trust: TLS context towards the server; None for plain connections.
 
     Attributes:
-        port: The real one, after start().
-        added: Messages whose id was made readable.
-        left_out: Messages without room for the second header, which are stored without looking for a duplicate.
+        port: The actual one, after start().
+        added: How many messages got the second header.
+        left_out: How many had no space for it, and are stored without checking for duplicates.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SdkProxy:
 
     async def start(self) -> None:
         """
-        Listens.
+        Starts to listen.
 
         Raises:
             BrokerError: The port cannot be used.
@@ -93,8 +93,8 @@ class SdkProxy:
 
     async def _socket(self) -> socket.socket:
         """
-        A socket bound where a nats-server would listen: one, whatever number of addresses a name has, IPv4 first; all
-        addresses of both kinds for ``::``.
+        A socket bound as a nats-server would bind it: to one address of a name, preferably IPv4; for ``::`` to all
+        addresses of both kinds.
         """
         host = self._host or "0.0.0.0"  # noqa: S104  as the user asked for
         found = await asyncio.get_running_loop().getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
@@ -103,7 +103,7 @@ class SdkProxy:
         return socket.create_server(address[:2], family=family, backlog=100, dualstack_ipv6=both)
 
     def stop(self) -> None:
-        """Takes no more connections and ends the present ones."""
+        """Stops listening and ends all connections."""
         if self._listener is not None:
             self._listener.close()
         for client in list(self.connections):
@@ -111,15 +111,15 @@ class SdkProxy:
 
     @property
     def is_full(self) -> bool:
-        """Whether another connection would leave the broker without open files for itself."""
+        """Whether another connection would leave the broker too few open files."""
         return len(self.connections) >= self._max_connections
 
     async def connect(self, client: _Client) -> _Server:
         """
-        A connection to the first nats-server that takes it, its first line read.
+        Connects to the first nats-server that accepts, and reads its first line.
 
         Raises:
-            OSError: None does.
+            OSError: None accepts.
         """
         loop, failure = asyncio.get_running_loop(), OSError("no server")
         for host, port in self._servers():
@@ -138,16 +138,16 @@ class SdkProxy:
         raise failure
 
     def count(self, ids: MsgIdRewriter) -> None:
-        """Adds a connection's counts to its own, and says so when ids had to be left out."""
+        """Adds the counts of a connection, and warns when ids were left out."""
         self.added += ids.added
         ids.added = 0
         if ids.left_out:
             self.left_out += ids.left_out
             ids.left_out = 0
-            self.warn("%d messages so far had no room for a second header: their ids do not count", self.left_out)
+            self.warn("%d messages so far had no space for a second header: their ids are ignored", self.left_out)
 
     def warn(self, text: str, *values: object) -> None:
-        """One warning, at most every _LOG_S."""
+        """Logs a warning, at most every _LOG_S seconds."""
         now = time.monotonic()
         if now - self._warned_at >= _LOG_S:
             self._warned_at = now
@@ -155,7 +155,7 @@ class SdkProxy:
 
 
 class _Side(asyncio.BaseProtocol):
-    """What both ends share: a transport, and the pausing of the other end."""
+    """What both sides share: a transport, and pausing the other side."""
 
     def __init__(self) -> None:
         self.transport: Optional[asyncio.Transport] = None
@@ -187,7 +187,7 @@ class _Side(asyncio.BaseProtocol):
             self.peer.close()
 
     def close(self) -> None:
-        """Writes what waits, then closes; cuts it off when that takes too long."""
+        """Writes what waits, then closes; aborts when that takes too long."""
         if self.transport is None or self._closing is not None:
             return
         self._closing = asyncio.get_running_loop().call_later(_CLOSE_S, self.transport.abort)
@@ -195,7 +195,7 @@ class _Side(asyncio.BaseProtocol):
 
 
 class _Server(_Side, asyncio.Protocol):
-    """The end at the nats-server: its first line is kept, everything later goes to the client as it is."""
+    """The side of the nats-server: its first line is kept, everything later goes to the client unchanged."""
 
     def __init__(self, client: _Client) -> None:
         super().__init__()
@@ -219,11 +219,11 @@ class _Server(_Side, asyncio.Protocol):
         super().connection_lost(exc)
         if not self.greeting.done():
             self.greeting.set_exception(ConnectionError("the server closed the connection"))
-            self.greeting.exception()  # nobody may be waiting any more
+            self.greeting.exception()  # so that asyncio does not log it when nobody waits
 
 
 class _Client(_Side, asyncio.BufferedProtocol):
-    """The end at the SDK: its bytes go through MsgIdRewriter."""
+    """The side of the SDK: its bytes go through MsgIdRewriter."""
 
     def __init__(self, relay: SdkProxy) -> None:
         super().__init__()
@@ -231,30 +231,30 @@ class _Client(_Side, asyncio.BufferedProtocol):
         self._ids = MsgIdRewriter(_DEFAULT_MAX_PAYLOAD)
         self._opening: Optional[asyncio.Task[None]] = None
         self._is_let_in = False
-        self._early = b""  # came with the end of the handshake, before the certificate was looked at
+        self._early = b""  # received with the end of the handshake, before the certificate was checked
         self._buffer = memoryview(bytearray(_READ_BYTES))  # a view: asyncio slices it under TLS, and writes there
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert self.transport is not None
         if self._relay.is_full:
-            self._relay.warn("no more connections: the limit of open files is reached")
+            self._relay.warn("a connection was refused: the limit of open files is reached")
             self.transport.write(b"-ERR 'maximum connections exceeded'\r\n")
             self.close()
             return
         self._relay.connections.add(self)
-        self.transport.pause_reading()  # until there is somebody to read it
+        self.transport.pause_reading()  # until the server is connected
         self._opening = asyncio.get_running_loop().create_task(self._open())
 
     async def _open(self) -> None:
         try:
             server = await self._relay.connect(self)
         except OSError as exc:
-            log.debug("SDK port: the server took no connection: %s", exc)
-            self.close()  # as if this were the server's own port while it is down
+            log.debug("SDK port: the server accepted no connection: %s", exc)
+            self.close()  # as the server's own port would while it is down
             return
         self.peer, server.peer = server, self
-        if self.transport is None or server.transport is None:  # gone meanwhile
+        if self.transport is None or server.transport is None:  # closed meanwhile
             server.close()
             self.close()
             return
@@ -271,7 +271,7 @@ class _Client(_Side, asyncio.BufferedProtocol):
                 await _start_tls(self, self._relay.certificate, server_side=True)
                 self._check_certificate()
         except (OSError, asyncio.TimeoutError) as exc:
-            log.debug("SDK port: no TLS: %s", exc)
+            log.debug("SDK port: the TLS handshake failed: %s", exc)
             server.close()
             self.close()
             return
@@ -286,7 +286,7 @@ class _Client(_Side, asyncio.BufferedProtocol):
     def _check_certificate(self) -> None:
         """
         Raises:
-            ConnectionError: The client needs a certificate and has none; it has been told.
+            ConnectionError: The client needs a certificate and sent none; it was sent an error.
         """
         context, transport = self._relay.certificate, self.transport
         if context is None or transport is None or context.verify_mode == ssl.CERT_NONE:
@@ -296,11 +296,11 @@ class _Client(_Side, asyncio.BufferedProtocol):
             raise ConnectionError("a client without a certificate")
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go."""
+        """The buffer for the next bytes."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """*nbytes* have come."""
+        """Processes the *nbytes* that were received."""
         data = bytes(self._buffer[:nbytes])
         if self._is_let_in:
             self._pass_on(data)
@@ -324,7 +324,7 @@ class _Client(_Side, asyncio.BufferedProtocol):
         super().connection_lost(exc)
 
     def end(self) -> None:
-        """Ends both sides now."""
+        """Aborts both sides."""
         if self._opening is not None:
             self._opening.cancel()
         for side in (self, self.peer):
@@ -350,7 +350,7 @@ async def _start_tls(side: _Side, context: ssl.SSLContext, *, server_side: bool)
 
 def server_certificate(cert: str, key: str, ca: Optional[str]) -> ssl.SSLContext:
     """
-    The TLS context towards clients: the same files that the nats-server has.
+    The TLS context towards clients, from the same files as that of the nats-server.
 
     Raises:
         BrokerError: They cannot be used.
@@ -361,13 +361,13 @@ def server_certificate(cert: str, key: str, ca: Optional[str]) -> ssl.SSLContext
     except (ssl.SSLError, OSError) as exc:
         raise BrokerError(f"{cert} and {key} cannot be used for TLS: {exc}") from exc
     if ca is not None:
-        # Not CERT_REQUIRED: asyncio cuts such a handshake off without a word, and some clients take that for a success.
+        # Not CERT_REQUIRED: asyncio ends such a handshake without an alert, which some clients mistake for success.
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
 def _connections_allowed() -> int:
-    """Two open files a connection, and some for the broker itself; the limit is raised as far as the system allows."""
+    """How many connections fit into the limit of open files, at two each; raises it as far as the system allows."""
     if sys.platform == "win32":
         return 4096
     import resource  # noqa: PLC0415  not on Windows
@@ -375,7 +375,7 @@ def _connections_allowed() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else 65536
     if soft == resource.RLIM_INFINITY or soft < wanted:
-        with contextlib.suppress(ValueError, OSError):  # macOS has a limit of its own below the one it tells
+        with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, 65536), hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (min(soft, 65536) - _OWN_FILES) // 2)

@@ -1,1 +1,1 @@
-"""The child process nats-server, what is started and ended with it, and the whole broker as a child of a program."""
+"""The child process nats-server and its supervisor, and the whole broker as a child process of a program."""

@@ -1,8 +1,9 @@
 """
-What nats-server prints: kept in its log, and read here.
+The output of nats-server: written to its log, and read line by line.
 
-It comes through a pipe, not straight into the file: what is said of a full disk must arrive when the log's own disk is
-full. Windows has no pipe that can be read without waiting; there the log is written by the child and read behind it.
+It comes through a pipe instead of going directly to the file, because messages about a full disk must arrive also when
+the log is on that disk. Windows has no pipes that can be read without waiting; there the child writes the log, and it
+is read from the file.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from pathlib import Path
 from typing import IO, Callable, Optional
 
 _READ_BYTES = 1 << 18
-_TAIL_LINES = 200  # for the reason of an end
+_TAIL_LINES = 200  # kept for the reason why it ended
 
 
 class ChildOutput:
     """
-    The output of the present nats-server, and the end of what the earlier ones said.
+    The output of the current nats-server, and the last lines of earlier ones.
 
     Args:
         path: The log.
         open_log: Opens it for appending.
 
     Attributes:
-        has_ended: Whether the present child has closed its end.
+        has_ended: Whether the current child has closed its end.
         tail: The last lines.
         on_line: Called with each line.
     """
@@ -43,7 +44,7 @@ class ChildOutput:
         self.on_line: Callable[[str], None] = lambda _: None
 
     def for_child(self) -> int:
-        """A descriptor for the next child's output; to be closed by the caller when the child has it."""
+        """A descriptor for the next child's output; the caller closes it after the start of the child."""
         self.read()
         self.close()
         self._rest = b""
@@ -57,11 +58,11 @@ class ChildOutput:
         return write_end
 
     def fileno(self) -> Optional[int]:
-        """What becomes readable when there is something to read(); None where nothing does."""
+        """The descriptor that is readable when there is something to read(); None on Windows."""
         return self._pipe
 
     def read(self) -> None:
-        """Takes what has been printed, without waiting; each whole line goes to ``on_line``."""
+        """Reads what has been printed, without waiting, and calls ``on_line`` with each whole line."""
         while True:
             data = self._read_some()
             if not data:
@@ -73,7 +74,7 @@ class ChildOutput:
                 self.on_line(text)
 
     def close(self) -> None:
-        """Reads no more of the present child."""
+        """Stops reading from the current child."""
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None

@@ -1,13 +1,13 @@
 """
-Notices in what nats-server prints that its disk or its store is full; its streams live again once there is room.
+Detects in the output of nats-server that its disk or its store is full, and decides when to restart it.
 
 Rules:
-* A stream that could not write answers nothing any more until nats-server starts again, also when there is room by
-  then (nats-server 2.15; earlier ones end JetStream as a whole). So nats-server is started again once a file of some
-  size can be written; again and again, later and later, when that does not help.
-* A store that has reached its limit goes on by itself when messages are removed. When the disk has got more room, the
-  limit is raised by a reload.
-* What is wrong is logged once, when it begins, and stands in the errors that clients get.
+* A stream that could not write does not reply until nats-server is restarted, even when there is space again
+  (nats-server 2.15; earlier versions disable JetStream as a whole). So nats-server is restarted once a file of some
+  size can be written; if that does not help, again after longer and longer pauses.
+* A store that has reached its limit works again when messages are removed. When the disk has more space, a reload
+  raises the limit.
+* A problem is logged once, when it begins, and is named in the errors that clients get.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from typing import Optional
 log = logging.getLogger("memphis_sync.broker")
 
 _NO_ROOM = re.compile(r"no space left on device|disk quota exceeded|not enough space on the disk", re.IGNORECASE)
-_HARMLESS = re.compile(r"ports file|pid file", re.IGNORECASE)  # files that nobody needs once it listens
+_HARMLESS = re.compile(r"ports file|pid file", re.IGNORECASE)  # files that are not needed once it listens
 _DISABLED = re.compile(r"JetStream out of .*resources, will be DISABLED")
 _LIMIT = re.compile(r"JetStream file resource limits exceeded")
 _TROUBLE = ("[ERR]", "[WRN]", "[FTL]")
-_PROBE_BYTES = 16 << 20  # that must fit on the disk before nats-server is started again
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0  # between two starts for that reason
-_LIMIT_S = 10.0  # a limit that nobody has met for so long is no trouble any more
+_PROBE_BYTES = 16 << 20  # must fit on the disk before nats-server is restarted
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0  # between two restarts for this reason
+_LIMIT_S = 10.0  # how long a refused message counts as a problem
 
 
 class DiskWatch:
     """
-    What is known about the room for a nats-server's data.
+    Watches the disk space for the data of a nats-server.
 
     Args:
         folder: The data folder.
 
     Attributes:
-        is_full: Whether something could not be written, and nats-server has not been started since.
+        is_full: Whether a write has failed, and nats-server has not been restarted since.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,31 +53,31 @@ class DiskWatch:
 
     @property
     def trouble(self) -> str:
-        """For error texts; "" when there is none."""
+        """The problem, for error texts; "" without one."""
         if self.is_full:
-            return f"the broker's disk is full (data folder {self._folder}): make room, and it goes on by itself"
+            return f"the broker's disk is full (data folder {self._folder}): free some space, and it continues"
         if self.is_limited:
             return "the broker's store has reached its limit: consume or remove messages, or give it a larger disk"
         return ""
 
     @property
     def is_limited(self) -> bool:
-        """Whether nats-server has refused messages lately because of its limit."""
+        """Whether nats-server has refused messages in the last seconds because of its limit."""
         return self._limited_at is not None and time.monotonic() - self._limited_at < _LIMIT_S
 
     def take(self, line: str) -> None:
-        """Reads a line of nats-server's."""
+        """Evaluates one line of the output."""
         if not any(word in line for word in _TROUBLE):
             return
         if (_NO_ROOM.search(line) and not _HARMLESS.search(line)) or _DISABLED.search(line):
             self._meet_full_disk(line)
         elif _LIMIT.search(line):
             if not self.is_limited:
-                log.error("the broker's store has reached its limit: stations on disk take no more messages for now")
+                log.error("the broker's store has reached its limit: stations on disk accept no messages for now")
             self._limited_at = time.monotonic()
 
     def wants_restart(self) -> bool:
-        """Whether the disk was full and has room again, so that a start of nats-server makes its streams live."""
+        """Whether the disk was full and has space again, so that a restart of nats-server brings its streams back."""
         now = time.monotonic()
         if not self.is_full or now < self._not_before:
             return False
@@ -85,20 +85,20 @@ class DiskWatch:
             self._not_before = now + _FIRST_PAUSE_S
             return False
         self.is_full, self._restarted_at = False, now
-        log.warning("the disk of %s has room again: restarting nats-server, so that its streams live", self._folder)
+        log.warning("the disk of %s has space again: restarting nats-server to bring its streams back", self._folder)
         return True
 
     def store_limit(self) -> int:
         """
-        How many bytes the streams may take: three quarters of what they take and what is free. nats-server's own
-        default leaves out the first, so that a store that is half full takes nothing after a restart.
+        How many bytes the streams may take: three quarters of what they take now plus what is free. nats-server's own
+        default ignores the first, so that a store that is half full would accept nothing after a restart.
         """
         used = 0
         for folder, _, names in os.walk(self._folder / "jetstream"):
             for name in names:
                 try:
                     used += Path(folder, name).stat().st_size
-                except OSError:  # it has just gone
+                except OSError:  # it was just removed
                     continue
         return max(1, (used + shutil.disk_usage(self._folder).free) * 3 // 4)
 
@@ -109,9 +109,7 @@ class DiskWatch:
         was_no_help = now - self._restarted_at < 2 * _MAX_PAUSE_S
         self._pause_s = min(_MAX_PAUSE_S, 2 * self._pause_s) if was_no_help else _FIRST_PAUSE_S
         self.is_full, self._not_before = True, now + self._pause_s
-        log.error(
-            "the disk of %s is full, and stations there take no messages until there is room: %s", self._folder, line
-        )
+        log.error("the disk of %s is full; stations accept no messages until there is space: %s", self._folder, line)
 
     def _has_room(self) -> bool:
         probe = self._folder / "room"

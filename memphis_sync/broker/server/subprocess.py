@@ -23,41 +23,44 @@ from memphis_sync.broker.server.processes import end, wait_for_end
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# What ``-m memphis_sync.broker`` does, but with the package that is running here: -m would look into the working
-# directory first, where a source tree without the compiled core may lie.
+# What ``-m memphis_sync.broker`` does, but with the package that is running here: -m would search the working directory
+# first, where there may be a source tree without the compiled core.
 _START = (
     "import sys; root = sys.argv.pop(1); sys.path = [root, *filter(None, sys.path)]; "
     "from memphis_sync.broker.__main__ import main; sys.exit(main())"
 )
 _PACKAGE_ROOT = Path(__file__).absolute().parents[3]
 _POLL_S = 0.005
-_STOP_IDLE_S = 15.0  # how long both processes may do nothing when they are to end; each has a bound of its own
+_STOP_IDLE_S = 15.0  # how long a process that should end may do nothing
 
 
 class BrokerProcess:
     """
     ``python -m memphis_sync.broker`` in a subprocess; a context manager.
 
-    With neither ``data_dir`` nor ``nats`` it works in a temporary folder that lives as long as this object is open, so
-    that ``kill()`` and ``start()`` find the same data.
+    Without ``data_dir`` and ``nats`` its data is in a temporary folder that exists until stop(), so that ``start()``
+    after ``kill()`` finds the same data.
 
     Args:
-        options: How the broker runs; an ephemeral one on a free loopback port when left out.
-        timeout_s: How long the broker may take to be ready.
+        options: How the broker runs; by default on a free loopback port, with temporary data.
+        timeout_s: How long the broker may take to be ready, in seconds.
         **settings: Fields of BrokerOptions, instead of *options*.
 
     Attributes:
         host, port: Where it listens.
         username, password: Of the user ``root``; the password is "" in token mode.
-        token: None with passwords.
-        pid, nats_pid: Of the two processes; the second is 0 when it serves an existing server.
+        token: The token in token mode; None otherwise.
         data_dir: The data folder; None when it serves an existing server.
         sdk_port: The port for official SDKs; None without one.
+
+    Raises:
+        TypeError: Both *options* and settings are given.
+        ConfigurationError: An option is not allowed.
     """
 
     def __init__(self, options: Optional[BrokerOptions] = None, *, timeout_s: float = 15.0, **settings: Any) -> None:
         if options is not None and settings:
-            raise TypeError("give options or single settings, not both")
+            raise TypeError("pass options or single settings, not both")
         self._options = options if options is not None else BrokerOptions(**{"port": 0, **settings})
         self._timeout_s = timeout_s
         self._child: Optional[subprocess.Popen[bytes]] = None
@@ -74,7 +77,7 @@ class BrokerProcess:
     @property
     def url(self) -> str:
         """
-        What a client connects to: ``memphis://root:<password>@host:port``, with TLS ``memphis+tls://...``; without
+        The URL for clients: ``memphis://root:<password>@host:port``, with TLS ``memphis+tls://...``; without
         credentials in token mode.
         """
         login = "" if self.token is not None else f"{self.username}:{quote(self.password, safe='')}@"
@@ -82,12 +85,12 @@ class BrokerProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the supervisor; 0 while it isn't started."""
+        """Process id of the supervisor; 0 before the first start()."""
         return self._child.pid if self._child else 0
 
     @property
     def nats_pid(self) -> int:
-        """Process id of the present nats-server (a dead one is replaced); 0 when an existing server is served."""
+        """Process id of the current nats-server (a dead one is replaced); 0 when an existing server is served."""
         if self.data_dir is None or self._options.nats is not None:
             return 0
         try:
@@ -109,10 +112,11 @@ class BrokerProcess:
 
     def start(self) -> Self:
         """
-        Starts the broker, again on the same data and port after stop() or kill(), and waits until it answers.
+        Starts the broker, and waits until it answers requests. After kill() it has the same data and port as before;
+        after stop() it has the same port, and the data of a ``data_dir``.
 
         Raises:
-            BrokerError: It ended, or wasn't ready in time; the text has what it printed.
+            BrokerError: It ended, or was not ready in time; the text has what it printed.
         """
         if self._child is not None and self._child.poll() is None:
             return self
@@ -127,15 +131,15 @@ class BrokerProcess:
             self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
                 self._command(ready), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=self._environment()
             )
-        self._wait(ready, output)
+        self._wait(ready)
         return self
 
     def stop(self) -> None:
-        """Ends both processes in order (SIGTERM), and removes the temporary folder."""
+        """Ends both processes with SIGTERM, kills them if they hang, and removes the temporary folder."""
         if self._child is not None and self._child.poll() is None:
             child, nats_pid = self._child, self.nats_pid
             child.terminate()
-            # The supervisor waits for its nats-server for as long as that one gets on; so it is the one to look at.
+            # The supervisor waits for its nats-server while that makes progress, so that is the process to watch.
             if not wait_for_end(lambda: child.poll() is not None, nats_pid or child.pid, _STOP_IDLE_S):
                 self.kill()
         if self._folder is not None:
@@ -148,7 +152,7 @@ class BrokerProcess:
             return
         nats_pid = self.nats_pid
         if nats_pid and self.data_dir is not None and sys.platform != "win32":
-            self._child.send_signal(signal.SIGSTOP)  # else it might start another nats-server in between
+            self._child.send_signal(signal.SIGSTOP)  # otherwise it might start another nats-server
             end(nats_pid, signal.SIGKILL, self.data_dir / CONFIG_FILE)
         self._child.kill()
         self._child.wait()
@@ -162,11 +166,9 @@ class BrokerProcess:
         command = [sys.executable, "-c", _START, str(_PACKAGE_ROOT), "--ready-file", str(ready)]
         if options.nats is None:
             command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
-        command += ["--max-payload", str(options.max_payload), "--replicas", str(options.replicas)]
-        command += ["--dls-retention-hours", str(options.dls_retention_hours)]
         if self.sdk_port is not None:
             command += ["--sdk-port", str(self.sdk_port)]
-        for name in ("tls_cert", "tls_key", "tls_ca"):
+        for name in ("max_payload", "replicas", "dls_retention_hours", "tls_cert", "tls_key", "tls_ca"):
             if getattr(options, name) is not None:
                 command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
         if options.users:
@@ -177,7 +179,7 @@ class BrokerProcess:
         return command
 
     def _environment(self) -> dict[str, str]:
-        """This process's environment, with the secrets."""
+        """The environment of this process, with the broker's secrets."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MEMPHIS_SYNC_BROKER_")}
         environment["MEMPHIS_SYNC_BROKER_ROOT_PASSWORD"] = self._options.root_password
         if self._options.token is not None:
@@ -186,19 +188,18 @@ class BrokerProcess:
             environment["MEMPHIS_SYNC_BROKER_NATS"] = self._options.nats
         return environment
 
-    def _wait(self, ready: Path, output: Path) -> None:
+    def _wait(self, ready: Path) -> None:
         assert self._child is not None
         deadline = time.monotonic() + self._timeout_s
         while not ready.exists():
-            if self._child.poll() is not None:
-                said = output.read_text(errors="replace").strip()
-                raise BrokerError(f"the broker ended with code {self._child.returncode}: {said[-2000:]}")
-            if time.monotonic() > deadline:
-                said = output.read_text(errors="replace").strip()
+            code = self._child.poll()
+            if code is not None or time.monotonic() > deadline:
+                said = self.output().strip()[-2000:]
                 self.kill()
-                raise BrokerError(f"the broker was not ready in {self._timeout_s:g} s: {said[-2000:]}")
+                what = f"was not ready in {self._timeout_s:g} s" if code is None else f"ended with code {code}"
+                raise BrokerError(f"the broker {what}: {said}")
             time.sleep(_POLL_S)
         facts = json.loads(ready.read_text())
         self.host, self.port, self.sdk_port = facts["host"], facts["port"], facts["sdk_port"]
-        # Whoever restarts must get the same port back, also when it was a free one the first time.
+        # A restart must get the same port, also when it was chosen by the system.
         self._options = replace(self._options, port=self.port) if self._options.nats is None else self._options

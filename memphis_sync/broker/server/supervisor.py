@@ -1,7 +1,7 @@
 """
-Runs a broker: starts and watches the nats-server, runs the service, stops both.
+Runs a broker: starts and watches nats-server, runs the service, and stops both.
 
-nats-server starts first and boots while this process still imports its NATS client; so the broker is ready sooner.
+nats-server is started first and boots while this process imports its NATS client, so that the broker is ready sooner.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("memphis_sync.broker")
 
 _POLL_S = 0.002
-_WATCH_S = 0.5  # the longest that a dead nats-server, or a full disk, stays unnoticed where no signal tells
-_START_IDLE_S = 6 * IDLE_S  # how long a nats-server that is to listen may do nothing; to read its store takes longer
-_SHORT_LIFE_S = 5.0  # a nats-server that ends sooner than this after its start counts as failing
-_MAX_FAILURES = 5  # that many in a row, and the broker gives up
+_WATCH_S = 0.5  # how often nats-server and its disk are checked
+_START_IDLE_S = 6 * IDLE_S  # how long a starting nats-server may do nothing; reading its store may take longer
+_SHORT_LIFE_S = 5.0  # a nats-server that ends sooner than this after its start has failed
+_MAX_FAILURES = 5  # after so many failures in a row the broker gives up
 _INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def run(options: BrokerOptions) -> int:
     """
-    Runs a broker until SIGTERM or Ctrl-C; belongs on the main thread.
+    Runs a broker until SIGTERM or Ctrl-C; must be called on the main thread.
 
     Returns:
-        The exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 when it could not be started or kept running; standard error
-        then has one sentence.
+        The exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 when it could not be started or kept running, with one
+        sentence on standard error.
     """
     try:
         with _data_dir(options) as data_dir:
@@ -72,14 +72,14 @@ def run(options: BrokerOptions) -> int:
 
 @contextlib.contextmanager
 def _data_dir(options: BrokerOptions) -> Iterator[Optional[Path]]:
-    """The data folder; a temporary one goes at the end. None when an existing server is served."""
+    """The data folder; a temporary one is removed at the end. None when an existing server is served."""
     if options.nats is not None:
         yield None
     elif options.ephemeral:
         try:
             folder = tempfile.mkdtemp(prefix="memphis-sync-")
         except OSError as exc:
-            raise BrokerError(f"there is no temporary folder: {exc}; TMPDIR can name one") from exc
+            raise BrokerError(f"no temporary folder can be created: {exc}; set TMPDIR to a usable folder") from exc
         try:
             yield Path(folder)
         finally:
@@ -97,11 +97,11 @@ class _Broker:
         self._stop: asyncio.Event
         self._child_ended: asyncio.Event
         self._exit_code = 0
-        self._is_restart = False  # the nats-server was told to end, and is to come back
+        self._is_restart = False  # nats-server was terminated to be started again
         self._relay: Optional[SdkProxy] = None
 
     async def run(self) -> int:
-        """Runs until told to stop; gives the exit code."""
+        """Runs until a signal or an error; returns the exit code."""
         self._stop, self._child_ended = asyncio.Event(), asyncio.Event()  # here: Python 3.9 binds them to the loop
         self._catch_signals()
         service = await self._start_service()
@@ -121,13 +121,13 @@ class _Broker:
         return self._exit_code
 
     async def _until_ended(self, service: Service) -> None:
-        """Runs until told to stop. A service that has lost its server for good ends the process, to be started anew."""
+        """Runs until a signal; ends the process, so that it can be restarted, when the service has lost its server."""
         ended = asyncio.ensure_future(service.wait_ended())
         running = asyncio.ensure_future(self._stop.wait() if self._server is None else self._supervise(self._server))
         try:
             await asyncio.wait((ended, running), return_when=asyncio.FIRST_COMPLETED)
             if not running.done() and not self._stop.is_set():
-                raise BrokerError(f"the NATS server cannot be used any more: {ended.result()}")
+                raise BrokerError(f"the NATS server can no longer be used: {ended.result()}")
             await running
         finally:
             ended.cancel()
@@ -137,7 +137,7 @@ class _Broker:
         def stop(code: int) -> None:
             self._exit_code = code
             self._stop.set()
-            self._child_ended.set()  # wakes the supervision
+            self._child_ended.set()  # wakes _supervise()
 
         loop = asyncio.get_running_loop()
         try:
@@ -148,7 +148,7 @@ class _Broker:
             log.debug("no signal handlers here: Ctrl-C ends the broker through KeyboardInterrupt")
 
     async def _start_service(self) -> Optional[Service]:
-        """The service, answering requests; None when the broker was told to stop meanwhile."""
+        """The running service; None when a signal came meanwhile."""
         from memphis_sync.broker.service.service import Service  # noqa: PLC0415  nats is imported while nats-server boots
 
         if self._server is None:
@@ -162,7 +162,7 @@ class _Broker:
         start, stop = asyncio.ensure_future(service.start()), asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        if not start.done():  # told to stop while the server keeps us waiting
+        if not start.done():  # a signal came before the server replied
             start.cancel()
             return None
         await start
@@ -172,7 +172,7 @@ class _Broker:
         return "" if self._server is None else self._server.disk.trouble
 
     async def _start_relay(self) -> None:
-        """The port for official SDKs, when there is to be one."""
+        """Opens the port for official SDKs, if one is configured."""
         options, server = self._options, self._server
         if options.sdk_port is None:
             return
@@ -197,7 +197,7 @@ class _Broker:
         log.info("official SDKs find duplicates by their msg_id on port %d", self._relay.port)
 
     async def _listening(self, server: NatsServer) -> bool:
-        """Waits until the nats-server listens, for as long as it gets on; False when the broker was told to stop."""
+        """Waits until nats-server listens, while it makes progress; False when a signal came."""
         progress = Progress(server.pid)
         while not server.is_up():
             server.output.read()
@@ -206,12 +206,12 @@ class _Broker:
             if server.exit_code() is not None:
                 raise BrokerError(f"nats-server could not start: {server.failure()}")
             if progress.idle_s() > _START_IDLE_S:
-                raise BrokerError(f"nats-server does not listen, and does nothing; see its log in {server.data_dir}")
+                raise BrokerError(f"nats-server does not listen and does nothing; see its log in {server.data_dir}")
             await asyncio.sleep(_POLL_S)
         return True
 
     async def _supervise(self, server: NatsServer) -> None:
-        """Restarts the nats-server when it ends, or its streams need it, until the broker is told to stop."""
+        """Restarts nats-server when it ends or its streams need it, until a signal comes."""
         failures, started = 0, time.monotonic()
         self._follow_output(server)
         while not self._stop.is_set():
@@ -220,7 +220,7 @@ class _Broker:
                 await self._watch(server)
                 continue
             server.output.read()
-            if server.disk.is_full:  # without room it would end again
+            if server.disk.is_full:  # without space it would end again
                 await self._wait_for_room(server)
                 failures = 0
             elif not self._is_restart:
@@ -242,16 +242,14 @@ class _Broker:
                     self._write_ready_file()
 
     async def _wait_for_room(self, server: NatsServer) -> None:
-        """Waits until the disk has room, or the broker is told to stop."""
-        log.error(
-            "nats-server (pid %d) ended, for its disk is full; it is started again when there is room", server.pid
-        )
+        """Waits until the disk has space, or a signal comes."""
+        log.error("nats-server (pid %d) ended: its disk is full; it is restarted when there is space", server.pid)
         while not self._stop.is_set() and not await asyncio.to_thread(server.disk.wants_restart):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _WATCH_S)
 
     def _follow_output(self, server: NatsServer) -> None:
-        """Reads what the nats-server prints as it comes: a full pipe would stop it."""
+        """Reads the output of nats-server as it comes: a full pipe would block it."""
         handle, loop = server.output.fileno(), asyncio.get_running_loop()
         if handle is None:
             return
@@ -272,7 +270,7 @@ class _Broker:
                 asyncio.get_running_loop().remove_reader(handle)
 
     async def _watch(self, server: NatsServer) -> None:
-        """Takes what the nats-server prints, for _WATCH_S or until it ends, and does what that calls for."""
+        """Watches nats-server for _WATCH_S or until it ends: raises its store's limit, or ends it to be restarted."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._child_ended.wait(), _WATCH_S)
         server.output.read()
@@ -283,41 +281,40 @@ class _Broker:
             server.terminate()
 
     def _say_ready(self) -> None:
+        """Writes the ready file, and to standard output the one line to connect with."""
         self._write_ready_file(is_first=True)
-        if self._server is None:
-            address = nats_address(self._options.nats or "")
-            self._print_url("memphis", "", *address)
-            log.info("ready, serving an existing NATS server")
-            return
-        is_default = self._options.token is None and self._options.root_password == DEFAULT_ROOT_PASSWORD
+        options, server = self._options, self._server
+        is_default = server is not None and options.token is None and options.root_password == DEFAULT_ROOT_PASSWORD
         login = f"root:{DEFAULT_ROOT_PASSWORD}@" if is_default else ""  # any other secret is not printed
-        self._print_url(self._options.scheme, login, reachable(self._options.host), self._server.port)
-        log.info("ready, data in %s", self._server.data_dir)
-        if is_default and not self._options.is_loopback:
-            log.warning("the broker is open to other machines and root has its default password")
-
-    @staticmethod
-    def _print_url(scheme: str, login: str, host: str, port: int) -> None:
-        """The one line on standard output: what a client connects to, to be pasted."""
-        with contextlib.suppress(OSError, ValueError):  # nobody has to listen
-            sys.stdout.write(f"{scheme}://{login}{in_url(host)}:{port}\n")
+        with contextlib.suppress(OSError, ValueError):  # it may be closed
+            sys.stdout.write(self._url(login) + "\n")
             sys.stdout.flush()
+        log.info("ready, %s", "serving an existing NATS server" if server is None else f"data in {server.data_dir}")
+        if is_default and not options.is_loopback:
+            log.warning("other machines can reach the broker, and root has its default password")
 
-    def _write_ready_file(self, *, is_first: bool = False) -> None:
-        """One line of JSON, there at once and complete; no secrets."""
-        path = self._options.ready_file
-        if path is None:
-            return
-        facts: dict[str, object] = {"url": None, "host": None, "port": None, "pid": os.getpid(), "nats_pid": None}
-        facts.update(data_dir=None, sdk_port=None if self._relay is None else self._relay.port)
+    def _url(self, login: str = "") -> str:
         if self._server is None:
             host, port = nats_address(self._options.nats or "")
-            facts.update(host=host, port=port)
         else:
             host, port = reachable(self._options.host), self._server.port
-            facts.update(host=self._options.host, port=port, nats_pid=self._server.pid)
-            facts["data_dir"] = str(self._server.data_dir)
-        facts["url"] = f"{self._options.scheme}://{in_url(host)}:{port}"
+        return f"{self._options.scheme}://{login}{in_url(host)}:{port}"
+
+    def _write_ready_file(self, *, is_first: bool = False) -> None:
+        """Writes one line of JSON, in one step and without secrets."""
+        path, server = self._options.ready_file, self._server
+        if path is None:
+            return
+        nats_host, nats_port = nats_address(self._options.nats or "localhost")
+        facts = {
+            "url": self._url(),
+            "host": nats_host if server is None else self._options.host,
+            "port": nats_port if server is None else server.port,
+            "pid": os.getpid(),
+            "nats_pid": None if server is None else server.pid,
+            "data_dir": None if server is None else str(server.data_dir),
+            "sdk_port": None if self._relay is None else self._relay.port,
+        }
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             temporary.write_text(json.dumps(facts) + "\n")
@@ -331,5 +328,5 @@ class _Broker:
 
 
 def _nats_url(host: str, port: int) -> str:
-    """Where the service itself connects."""
+    """The URL with which the service connects to its own nats-server."""
     return f"nats://{in_url(reachable(host))}:{port}"
