@@ -88,7 +88,7 @@ class AvroValues:
     def __init__(self, root: Any, named: dict[str, dict[str, Any]]) -> None:
         self._root = root
         self._named = named
-        self.most_fields = max((len(node.get("fields", [])) for node in named.values()), default=0)
+        self.most_fields = max((len(_inner(node)) for node in named.values()), default=0)
 
     def fault(self, kind: Any, value: Any, form: Form = Form.PLAIN) -> Optional[Fault]:
         """
@@ -108,7 +108,7 @@ class AvroValues:
     def is_branching(self) -> bool:
         """Whether fastavro could take for ever: the types to try multiply with depth, or an enum is very long."""
         count = _Count(self._named)
-        if any(len(node.get("symbols", [])) > _MAX_LISTED for node in self._named.values()):
+        if any(node["type"] == "enum" and len(node["symbols"]) > _MAX_LISTED for node in self._named.values()):
             return True  # it searches a list for each symbol
         return count.of(self._root, frozenset()) > _MAX_UNROLLED or (count.is_recursive and count.forks)
 
@@ -125,8 +125,7 @@ class AvroValues:
                 continue
             if node.get("logicalType") in ("uuid", "decimal", *_DAY):
                 return True
-            pending += [node[key] for key in ("items", "values") if key in node]
-            pending += [field["type"] for field in node.get("fields", [])]
+            pending += _inner(node)
         return False
 
 
@@ -154,9 +153,7 @@ class _Count:
             return self._known[name]
         if name:
             inside = inside | {name}
-        parts = [node[key] for key in ("items", "values") if node["type"] in ("array", "map") and key in node]
-        parts += [field["type"] for field in node.get("fields", [])]
-        total = 1 + sum(self.of(part, inside) for part in parts)
+        total = 1 + sum(self.of(part, inside) for part in _inner(node))
         if name:
             self._known[name] = total
         return total
@@ -283,6 +280,13 @@ def _out_of_range(node: dict[str, Any], name: str, value: Any) -> str:
             is_within = abs(int.from_bytes(value, "big", signed=True)) < 10**precision
             return "" if is_within else f"out of range: this decimal has at most {precision} digits"
     return ""
+
+
+def _inner(node: dict[str, Any]) -> list[Any]:
+    """The types in a type. Attributes that its kind does not have are metadata, whatever their names."""
+    if node["type"] in ("array", "map"):
+        return [node["items" if node["type"] == "array" else "values"]]
+    return [field["type"] for field in node["fields"]] if node["type"] in ("record", "error") else []
 
 
 def _first(faults: Any) -> Optional[Fault]:

@@ -245,8 +245,7 @@ def _too_deep() -> SourceError:
 
 def refused(reason: str, path: str = "") -> SourceError:
     """The error for a wrong source, with the place in it."""
-    text = f"at {path}: {reason}" if path else reason
-    return SourceError(text, reason=text)
+    return SourceError(f"at {path}: {reason}" if path else reason)
 
 
 def guarded(compile_it: Callable[[], Any]) -> Any:
@@ -261,5 +260,4 @@ def guarded(compile_it: Callable[[], Any]) -> Any:
     except SourceError:
         raise
     except Exception as exc:  # libraries raise KeyError, TypeError and worse for odd sources
-        reason = str(exc).strip() or type(exc).__name__
-        raise SourceError(reason, reason=reason) from exc
+        raise SourceError(str(exc).strip() or type(exc).__name__) from exc

@@ -22,15 +22,7 @@ from memphis_sync._schema.base import MismatchError
 
 _BUFFERS = (bytes, bytearray, memoryview)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-_INTEGERS = frozenset(
-    {
-        FieldDescriptor.CPPTYPE_INT32,
-        FieldDescriptor.CPPTYPE_INT64,
-        FieldDescriptor.CPPTYPE_UINT32,
-        FieldDescriptor.CPPTYPE_UINT64,
-        FieldDescriptor.CPPTYPE_ENUM,
-    }
-)
+_INTEGERS = frozenset(getattr(FieldDescriptor, f"CPPTYPE_{n}") for n in ("INT32", "INT64", "UINT32", "UINT64", "ENUM"))
 _FLOATS = frozenset({FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE})
 _URL_SAFE = str.maketrans("-_", "+/")
 _TIMESTAMP, _DURATION = "google.protobuf.Timestamp", "google.protobuf.Duration"
