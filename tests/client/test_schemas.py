@@ -496,7 +496,7 @@ def test_the_message_of_a_protobuf_schema_may_be_named(memphis, station_name, re
     (message,) = read_all(memphis.consumer(station_name, "c"), 1)
     order = message.get_data_deserialized()
     assert order.DESCRIPTOR.full_name == "pk.Order"
-    with pytest.raises(MemphisSchemaError, match=r"it is a message of type pk\.Item, the schema's type is pk\.Order"):
+    with pytest.raises(MemphisSchemaError, match=r"it is a message of type pk\.Item; the schema's type is pk\.Order"):
         producer.produce(order.items[0])
     memphis.create_schema(name, "protobuf", schema_content=source, message_name="Order")  # the same again is fine
     with pytest.raises(ServerError, match="has no version 2"):
