@@ -29,8 +29,6 @@ MAX_PARTITIONS = 10000
 MAX_DELIVERIES = 10  # the broker turns anything above into this
 LEAST_WAIT_MS = 100  # as memphis.py
 _MAX_INT32 = 2**31 - 1  # the broker keeps most numbers in 32-bit columns
-NAME = "Up to 128 letters, digits, ``_ - .``; lower-cased."
-RANDOM_SUFFIX = "Adds ``_`` and 8 hexadecimal digits to the name."
 
 
 def check_name(option: str, kind: Kind, name: object) -> str:
@@ -109,42 +107,39 @@ def check_place(side: str, key: object, number: object, partitions: Sequence[int
 
 @arguments
 class StationArguments(Arguments):
-    """The parameters of Memphis.station()."""
+    """
+    The parameters of Memphis.station().
 
-    name: str = option(name_of("Station"), NAME)
-    retention_type: Retention = option(
-        one_of(Retention),
-        "What bounds each partition: age, number of messages, bytes, or acknowledgement by all groups.",
-        default=Retention.MAX_MESSAGE_AGE_SECONDS,
-    )
-    retention_value: int = option(
-        int_in(0, _MAX_INT32), "Seconds, messages or bytes, from 1; without meaning for ``ACK_BASED``.", default=3600
-    )
-    storage_type: Storage = option(one_of(Storage), "On disk or in memory.", default=Storage.DISK)
-    replicas: int = option(int_in(1, 5), "Copies in a cluster: 1, 3 or 5 (the broker rounds others).", default=1)
-    idempotency_window_ms: int = option(
-        int_in(100, MAX_TIME_MS),
-        "How long the broker remembers message ids, 100 to 86400000 ms. An age retention below it lowers it, because "
-        "brokers refuse the combination.",
-        default=120000,
-    )
-    schema_name: str = option(name_of("Schema", empty_ok=True), 'Must exist already; "" for none.', default="")
-    send_poison_msg_to_dls: bool = option(check_bool, "Keep messages that were delivered too often.", default=True)
-    send_schema_failed_msg_to_dls: bool = option(
-        check_bool, "Keep messages that did not match the schema.", default=True
-    )
-    tiered_storage_enabled: bool = option(
-        check_bool, "Off-load to the broker's second tier, where it has one.", default=False
-    )
-    partitions_number: int = option(int_in(0, MAX_PARTITIONS), "1 to 10000; 0 means 1, as in memphis.py.", default=1)
-    dls_station: str = option(
-        name_of("Station", empty_ok=True), 'A station that gets a copy of each dead letter; "" for none.', default=""
-    )
-    timeout_retries: int = option(
-        check_retries,
-        "How often a request without an answer is repeated; each waits up to 20 s.",
-        default=5,
-    )
+    Args:
+        name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+        retention_type: What bounds each partition: age, number of messages, bytes, or acknowledgement by all groups.
+        retention_value: Seconds, messages or bytes, from 1; without meaning for ``ACK_BASED``.
+        storage_type: On disk or in memory.
+        replicas: Copies in a cluster: 1, 3 or 5 (the broker rounds others).
+        idempotency_window_ms: How long the broker remembers message ids, 100 to 86400000 ms. An age retention below it
+            lowers it, because brokers refuse the combination.
+        schema_name: Must exist already; "" for none.
+        send_poison_msg_to_dls: Keep messages that were delivered too often.
+        send_schema_failed_msg_to_dls: Keep messages that did not match the schema.
+        tiered_storage_enabled: Off-load to the broker's second tier, where it has one.
+        partitions_number: 1 to 10000; 0 means 1, as in memphis.py.
+        dls_station: A station that gets a copy of each dead letter; "" for none.
+        timeout_retries: How often a request without an answer is repeated; each waits up to 20 s.
+    """
+
+    name: str = option(name_of("Station"))
+    retention_type: Retention = option(one_of(Retention), default=Retention.MAX_MESSAGE_AGE_SECONDS)
+    retention_value: int = option(int_in(0, _MAX_INT32), default=3600)
+    storage_type: Storage = option(one_of(Storage), default=Storage.DISK)
+    replicas: int = option(int_in(1, 5), default=1)
+    idempotency_window_ms: int = option(int_in(100, MAX_TIME_MS), default=120000)
+    schema_name: str = option(name_of("Schema", empty_ok=True), default="")
+    send_poison_msg_to_dls: bool = option(check_bool, default=True)
+    send_schema_failed_msg_to_dls: bool = option(check_bool, default=True)
+    tiered_storage_enabled: bool = option(check_bool, default=False)
+    partitions_number: int = option(int_in(0, MAX_PARTITIONS), default=1)
+    dls_station: str = option(name_of("Station", empty_ok=True), default="")
+    timeout_retries: int = option(check_retries, default=5)
 
 
 def station_request(given: StationArguments) -> StationCreate:
@@ -179,48 +174,39 @@ def _check_wait(option: str, value: object) -> int:
 
 @arguments
 class ConsumerArguments(Arguments):
-    """The parameters of Memphis.consumer()."""
+    """
+    The parameters of Memphis.consumer().
 
-    station_name: str = option(name_of("Station"), "The station; lower-cased.")
-    consumer_name: str = option(name_of("Consumer"), NAME)
-    consumer_group: str = option(
-        name_of("Consumer", empty_ok=True),
-        "Members of a group share its messages; the consumer's name when empty.",
-        default="",
-    )
-    pull_interval_ms: int = option(
-        int_in(0, MAX_TIME_MS),
-        "Pause of consume() after a pull that found less than batch_size, from 0.",
-        default=1000,
-    )
-    batch_size: int = option(
-        int_in(1, MAX_BATCH_SIZE), "How many messages consume() and iteration take at once, 1 to 5000.", default=10
-    )
-    batch_max_time_to_wait_ms: int = option(
-        _check_wait, "How long fetch() waits for a first message; 100 at least.", default=100
-    )
-    max_ack_time_ms: int = option(
-        int_in(1, _MAX_INT32), "Until a message without an answer is delivered again, from 1.", default=30000
-    )
-    max_msg_deliveries: int = option(
-        _check_deliveries, "1 to 10; then the message is a dead letter. -1 means the broker's 10.", default=2
-    )
-    generate_random_suffix: bool = option(check_bool, RANDOM_SUFFIX, default=False)
-    start_consume_from_sequence: int = option(
-        int_in(1, 2**63 - 1), "First message of each partition for a new group, from 1.", default=1
-    )
-    last_messages: int = option(
-        int_in(-1, 2**63 - 1),
-        "Start a new group with so many newest messages of each partition; -1 for all, 0 for none.",
-        default=-1,
-    )
-    timeout_retries: int = option(check_retries, "As producer().", default=5)
+    Args:
+        station_name: The station; lower-cased.
+        consumer_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+        consumer_group: Members of a group share its messages; the consumer's name when empty.
+        pull_interval_ms: Pause of consume() after a pull that found less than batch_size, from 0.
+        batch_size: How many messages consume() and iteration take at once, 1 to 5000.
+        batch_max_time_to_wait_ms: How long fetch() waits for a first message; 100 at least.
+        max_ack_time_ms: Until a message without an answer is delivered again, from 1.
+        max_msg_deliveries: 1 to 10; then the message is a dead letter. -1 means the broker's 10.
+        generate_random_suffix: Adds ``_`` and 8 hexadecimal digits to the name.
+        start_consume_from_sequence: First message of each partition for a new group, from 1.
+        last_messages: Start a new group with so many newest messages of each partition; -1 for all, 0 for none.
+        timeout_retries: As producer().
+        create_station: False: a station that does not exist is an error, so that a misspelt name makes none.
+    """
+
+    station_name: str = option(name_of("Station"))
+    consumer_name: str = option(name_of("Consumer"))
+    consumer_group: str = option(name_of("Consumer", empty_ok=True), default="")
+    pull_interval_ms: int = option(int_in(0, MAX_TIME_MS), default=1000)
+    batch_size: int = option(int_in(1, MAX_BATCH_SIZE), default=10)
+    batch_max_time_to_wait_ms: int = option(_check_wait, default=100)
+    max_ack_time_ms: int = option(int_in(1, _MAX_INT32), default=30000)
+    max_msg_deliveries: int = option(_check_deliveries, default=2)
+    generate_random_suffix: bool = option(check_bool, default=False)
+    start_consume_from_sequence: int = option(int_in(1, 2**63 - 1), default=1)
+    last_messages: int = option(int_in(-1, 2**63 - 1), default=-1)
+    timeout_retries: int = option(check_retries, default=5)
     _: KW_ONLY
-    create_station: bool = option(
-        check_bool,
-        "False: a station that does not exist is an error, so that a misspelt name makes none.",
-        default=True,
-    )
+    create_station: bool = option(check_bool, default=True)
 
 
 def consumer_request(given: ConsumerArguments) -> ConsumerCreate:
@@ -249,6 +235,11 @@ class FetchArguments(Arguments):
     """
     The parameters of Memphis.fetch_messages(). They are checked as those of the consumer that is made once, and of the
     fetch().
+
+    Args:
+        until_end: Fetch all that the station holds for the group, as Consumer.read_all() does, instead of one batch;
+            then ``batch_size`` and ``prefetch`` have no meaning, and ``timeout_s`` is that of read_all(). It all stands
+            in memory, and its ack time runs: read_all() hands out one message after the other.
     """
 
     station_name: str
@@ -266,10 +257,4 @@ class FetchArguments(Arguments):
     prefetch: bool = False
     _: KW_ONLY
     timeout_s: Optional[float] = option(default=None)
-    until_end: bool = option(
-        None,
-        "Fetch all that the station holds for the group, as Consumer.read_all() does, instead of one batch; then "
-        "``batch_size`` and ``prefetch`` have no meaning, and ``timeout_s`` is that of read_all(). It all stands in "
-        "memory, and its ack time runs: read_all() hands out one message after the other.",
-        default=False,
-    )
+    until_end: bool = option(default=False)

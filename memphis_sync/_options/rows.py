@@ -2,9 +2,9 @@
 The parameters of a public call, one row each.
 
 A class made with arguments() is the table of a call: its fields say name, type and default, in the order of the
-parameters, and option() what else there is to know of one. From these rows come the call's signature (type checkers
-follow it through ParamSpec, inspect and help() find it at run time), the Args of its docstring, the hint for a misspelt
-keyword, and the checks. So a parameter is written down once.
+parameters, option() what else there is to know of one, and the Args of its docstring what it means. From these rows
+come the call's signature (type checkers follow it through ParamSpec, inspect and help() find it at run time), the Args
+of its docstring, the hint for a misspelt keyword, and the checks. So a parameter is written down once.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 Check = Callable[[str, Any], Any]
 _EMPTY: Any = inspect.Parameter.empty
+_TEXT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 class Row(NamedTuple):
@@ -46,23 +47,23 @@ class Row(NamedTuple):
     Attributes:
         check: Called with name and value; returns the value to use or raises ConfigurationError. None: it is checked
             where it is used.
-        doc: Its text among the Args; "" leaves it out there.
         url: Whether a broker's URL may hold it.
         env: Its environment variable without ``MEMPHIS_``; "" for none.
         name: As the caller writes it.
         type: As the signature shows it.
         default: inspect.Parameter.empty when it must be given.
         kw_only: Whether it can be given by name only.
+        doc: Its text among the Args; "" when there is none.
     """
 
     check: Optional[Check] = None
-    doc: str = ""
     url: bool = False
     env: str = ""
     name: str = ""
     type: Any = None
     default: Any = _EMPTY
     kw_only: bool = False
+    doc: str = ""
 
 
 class Arguments:
@@ -82,9 +83,11 @@ class Arguments:
         return type(self)(**values)
 
 
-def option(check: Optional[Check] = None, doc: str = "", *, default: Any = dataclasses.MISSING, **more: Any) -> Any:
-    """What a row holds besides name and type; *more* is ``url`` and ``env``. See Row."""
-    return dataclasses.field(default=default, metadata={"row": Row(check, doc, **more)})
+def option(
+    check: Optional[Check] = None, *, default: Any = dataclasses.MISSING, url: bool = False, env: str = ""
+) -> Any:
+    """What a row holds besides name, type and text; see Row."""
+    return dataclasses.field(default=default, metadata={"row": Row(check, url, env)})
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(option,))
@@ -92,7 +95,7 @@ def arguments(table: type[A]) -> type[A]:
     """Makes a class the table of a call."""
     names = list(table.__annotations__)
     by_name = names[names.index("_") :] if table.__annotations__.pop("_", None) else ()
-    types = typing.get_type_hints(table)
+    types, texts = typing.get_type_hints(table), dict(_TEXT.findall(_args_of(table)))
     made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(table)
     table.ROWS = tuple(
         field.metadata.get("row", Row())._replace(
@@ -100,6 +103,7 @@ def arguments(table: type[A]) -> type[A]:
             type=types[field.name],
             default=_EMPTY if field.default is dataclasses.MISSING else field.default,
             kw_only=field.name in by_name,
+            doc=" ".join(texts.get(field.name, "").split()),
         )
         for field in dataclasses.fields(made)
     )
@@ -140,18 +144,24 @@ def _taking(table: Any, own: int, function: Callable[..., R]) -> Callable[..., R
 
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {**{row.name: row.type for row in rows}, "return": signature.return_annotation}
-    call.__doc__ = _with_args(function.__doc__, rows)
+    call.__doc__ = _with_args(function.__doc__, table)
     return call
 
 
-def _with_args(doc: Optional[str], rows: tuple[Row, ...]) -> Optional[str]:
-    """A docstring with the text of each row, in front of what it returns and raises."""
+def _args_of(table: type[Arguments]) -> str:
+    """The Args of a table's docstring, which are its last part; "" for python -OO."""
+    return inspect.cleandoc(table.__doc__ or "").partition("\nArgs:\n")[2]
+
+
+def _with_args(doc: Optional[str], table: type[Arguments]) -> Optional[str]:
+    """A docstring with a table's Args, in front of what the call returns and raises."""
     if doc is None:  # python -OO
         return None
     doc = inspect.cleandoc(doc)
-    wrap = textwrap.TextWrapper(116, initial_indent="    ", subsequent_indent=" " * 8)
-    env = {row.name: f" MEMPHIS_{row.env} in the environment." for row in rows if row.env}
-    texts = [wrap.fill(f"{row.name}: {row.doc}{env.get(row.name, '')}") for row in rows if row.doc]
     later = re.search(r"^(?:Returns|Raises):", doc, re.MULTILINE)
     at = later.start() if later else len(doc)
-    return "\n".join([f"{doc[:at].rstrip()}\n\nArgs:", *texts, f"\n{doc[at:]}"]).rstrip() + "\n"
+    parts = [doc[:at].rstrip(), f"Args:\n{_args_of(table)}"]
+    variables = ", ".join(f"MEMPHIS_{row.env}" for row in table.ROWS if row.env)
+    if variables:
+        parts.append(f"Environment:\n{textwrap.fill(variables, 116, initial_indent='    ', subsequent_indent='    ')}")
+    return "\n\n".join([*parts, doc[at:]]).rstrip() + "\n"

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from memphis_sync._options.arguments import NAME, check_retries, name_of
+from memphis_sync._options.arguments import check_retries, name_of
 from memphis_sync._options.checks import check_path, check_str, show
 from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
 from memphis_sync._schema import KINDS
@@ -25,21 +25,27 @@ def _check_kind(option: str, value: Any) -> str:
 
 @arguments
 class SchemaArguments(Arguments):
-    """The parameters of Memphis.create_schema()."""
+    """
+    The parameters of Memphis.create_schema().
 
-    schema_name: str = option(name_of("Schema"), NAME)
-    schema_type: str = option(_check_kind, "``json``, ``graphql``, ``protobuf`` or ``avro``.")
-    schema_path: Union[str, os.PathLike[str], None] = option(
-        None, "A UTF-8 file with the schema's source; a byte order mark in front is left out.", default=None
-    )
-    timeout_retries: int = option(check_retries, "As station().", default=5)
+    Args:
+        schema_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+        schema_type: ``json``, ``graphql``, ``protobuf`` or ``avro``.
+        schema_path: A UTF-8 file with the schema's source; a byte order mark in front is left out.
+        timeout_retries: As station().
+        schema_content: The source itself, in place of the file.
+        message_name: For protobuf: the message in the source that counts, as ``Order`` or ``shop.Order``. None: the
+            first one. A Memphis broker always takes the first; there another name is refused.
+    """
+
+    schema_name: str = option(name_of("Schema"))
+    schema_type: str = option(_check_kind)
+    schema_path: Union[str, os.PathLike[str], None] = option(default=None)
+    timeout_retries: int = option(check_retries, default=5)
     _: KW_ONLY
-    schema_content: Optional[str] = option(None, "The source itself, in place of the file.", default=None)
+    schema_content: Optional[str] = option(default=None)
     message_name: Optional[str] = option(
-        lambda option, value: "" if value is None else check_str(option, value, empty_ok=False),
-        "For protobuf: the message in the source that counts, as ``Order`` or ``shop.Order``. None: the first one. A "
-        "Memphis broker always takes the first; there another name is refused.",
-        default=None,
+        lambda option, value: "" if value is None else check_str(option, value, empty_ok=False), default=None
     )
 
 

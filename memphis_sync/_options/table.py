@@ -1,7 +1,7 @@
 """
-What connect() may be told: one row an option, in the order of the parameters.
+What connect() may be told: one row an option, and its text above, in the order of the parameters.
 
-The parameters that memphis.py has come first and may be given by position. A default's reason stands beside it.
+The parameters that memphis.py has come first and may be given by position. A default's reason stands at it.
 """
 
 from __future__ import annotations
@@ -33,134 +33,85 @@ FilePath = Union[str, os.PathLike[str]]
 
 @arguments
 class ConnectArguments(Arguments):
-    """The parameters of connect() and of Memphis.connect()."""
+    """
+    The parameters of connect() and of Memphis.connect().
 
-    host: Optional[str] = option(
-        None,
-        "A host name, an IP address, or a URL ``memphis://user:password@host:port,host2/?option=value``, whose "
-        "query takes the names of these arguments and ``auth=token`` (the password is a connection token). Without it "
-        "the environment is read: MEMPHIS_URL, else the variables that are named here (MEMPHIS_PASSWORD_FILE and "
-        "MEMPHIS_TOKEN_FILE name mounted secrets). Arguments and environment are not mixed.",
-        default=None,
-        env="HOST",
-    )
-    username: Optional[str] = option(
-        check_username, "The broker's user, without account.", default=None, env="USERNAME"
-    )
-    account_id: int = option(
-        check_account_id, "From 1; only cloud brokers have others than 1.", default=1, url=True, env="ACCOUNT_ID"
-    )
-    connection_token: str = option(
-        check_secret, "For a broker in token mode; exactly one of this and *password*.", default="", env="TOKEN"
-    )
-    password: str = option(check_secret, "For a broker in password mode.", default="", env="PASSWORD")
-    port: int = option(
-        int_in(1, 65535),
-        "1 to 65535; for each host without one of its own.",
-        default=6666,  # the broker's own
-        env="PORT",
-    )
-    reconnect: bool = option(check_bool, "Whether to connect again after an outage.", default=True, url=True)
-    max_reconnect: int = option(
-        int_in(-1), "Tries for each address in one outage; -1 has no limit.", default=-1, url=True
-    )
-    reconnect_interval_ms: int = option(
-        int_in(1, MAX_TIME_MS),
-        "Longest pause between tries, from 1; at random from a half of it on. In the first minute of an outage a "
-        "client tries at least twice a second, so that it is back soon after its broker.",
-        default=1500,  # as memphis.py; an outage of a second costs one try
-        url=True,
-    )
-    timeout_ms: int = option(
-        int_in(1, MAX_TIME_MS),
-        "For the whole call, all hosts together, and for each try of a reconnection; from 1.",
-        default=2000,  # as memphis.py, but for the whole connect()
-        url=True,
-    )
-    cert_file: FilePath = option(
-        check_path, "PEM file with a client certificate; needs *key_file*.", default="", url=True, env="CERT_FILE"
-    )
-    key_file: FilePath = option(
-        check_path, "PEM file with its key, not encrypted.", default="", url=True, env="KEY_FILE"
-    )
-    ca_file: FilePath = option(
-        check_path,
-        "PEM file with the CAs to trust, enough by itself for TLS; with ``memphis+tls://`` (or ``tls://``) and "
-        "without it, the system's.",
-        default="",
-        url=True,
-        env="CA_FILE",
-    )
+    Args:
+        host: A host name, an IP address, or a URL ``memphis://user:password@host:port,host2/?option=value``, whose
+            query takes the names of these arguments and ``auth=token`` (the password is a connection token). Without it
+            the environment is read: MEMPHIS_URL, else the variables that are named below (MEMPHIS_PASSWORD_FILE and
+            MEMPHIS_TOKEN_FILE name mounted secrets). Arguments and environment are not mixed.
+        username: The broker's user, without account.
+        account_id: From 1; only cloud brokers have others than 1.
+        connection_token: For a broker in token mode; exactly one of this and *password*.
+        password: For a broker in password mode.
+        port: 1 to 65535; for each host without one of its own.
+        reconnect: Whether to connect again after an outage.
+        max_reconnect: Tries for each address in one outage; -1 has no limit.
+        reconnect_interval_ms: Longest pause between tries, from 1; at random from a half of it on. In the first minute
+            of an outage a client tries at least twice a second, so that it is back soon after its broker.
+        timeout_ms: For the whole call, all hosts together, and for each try of a reconnection; from 1.
+        cert_file: PEM file with a client certificate; needs *key_file*.
+        key_file: PEM file with its key, not encrypted.
+        ca_file: PEM file with the CAs to trust, enough by itself for TLS; with ``memphis+tls://`` (or ``tls://``) and
+            without it, the system's.
+        tls: A context of your own instead of the three files; it is used as it is, and so is its check of host names.
+        name: Shown in logs and reprs.
+        outbox_max_bytes: Room for messages that are not confirmed yet, from 65536.
+        outbox_max_messages: The same as a number of messages, from 1.
+        max_in_flight: How many written messages may be unconfirmed at once, from 1.
+        exit_timeout_s: How long the end of the process waits for confirmations, in seconds; 0 does not wait.
+        ping_interval_s: A broker that is silent for so long is asked, and its connection counts as lost after twice as
+            long; in seconds, from 0.01.
+        no_responders_retry: How often a message whose station does not answer is sent again; None: it fails at once.
+        wait_s: How long to wait for a broker that is not there yet, in seconds: refused, unknown or silent hosts are
+            tried again for so long, each try within *timeout_ms*. Refused credentials are an error at once.
+        on_disconnect: Called with a LinkEvent when a connection was lost. This and the next two run on the callbacks
+            thread, one after the other; what they raise is logged and counted in ``stats().callback_errors``.
+        on_reconnect: The same, when it is there again.
+        on_error: The same, when a connection was given up, or the broker refused an operation on it.
+        json_default: Called with each value inside a dict or list message that JSON has no form for (a datetime, a
+            Decimal, a numpy number), as ``json.dumps(default=...)`` calls its own: returns what is sent in its place,
+            and raises for what it does not know. It holds for stations with and without a schema. None: such a message
+            is refused.
+    """
+
+    host: Optional[str] = option(default=None, env="HOST")
+    username: Optional[str] = option(check_username, default=None, env="USERNAME")
+    account_id: int = option(check_account_id, default=1, url=True, env="ACCOUNT_ID")
+    connection_token: str = option(check_secret, default="", env="TOKEN")
+    password: str = option(check_secret, default="", env="PASSWORD")
+    port: int = option(int_in(1, 65535), default=6666, env="PORT")  # the broker's own
+    reconnect: bool = option(check_bool, default=True, url=True)
+    max_reconnect: int = option(int_in(-1), default=-1, url=True)
+    # As memphis.py; an outage of a second costs one try.
+    reconnect_interval_ms: int = option(int_in(1, MAX_TIME_MS), default=1500, url=True)
+    # As memphis.py, but for the whole connect().
+    timeout_ms: int = option(int_in(1, MAX_TIME_MS), default=2000, url=True)
+    cert_file: FilePath = option(check_path, default="", url=True, env="CERT_FILE")
+    key_file: FilePath = option(check_path, default="", url=True, env="KEY_FILE")
+    ca_file: FilePath = option(check_path, default="", url=True, env="CA_FILE")
     _: KW_ONLY
-    tls: Optional[ssl.SSLContext] = option(
-        check_context,
-        "A context of your own instead of the three files; it is used as it is, and so is its check of host names.",
-        default=None,
-    )
-    name: str = option(check_client_name, "Shown in logs and reprs.", default="memphis-sync", url=True)
-    outbox_max_bytes: int = option(
-        int_in(65536, 2**40),
-        "Room for messages that are not confirmed yet, from 65536.",
-        default=64 * 1024 * 1024,  # holds about a second of the wire's own rate
-        url=True,
-    )
-    outbox_max_messages: int = option(
-        int_in(1, 2**28),
-        "The same as a number of messages, from 1.",
-        default=1_000_000,  # 48 bytes of book-keeping each, so about as much again
-        url=True,
-    )
-    max_in_flight: int = option(
-        int_in(1, 2**20),
-        "How many written messages may be unconfirmed at once, from 1.",
-        default=16384,  # enough to cover a round trip of 40 ms at 400,000 messages a second
-        url=True,
-    )
-    exit_timeout_s: float = option(
-        seconds_from(0.0),
-        "How long the end of the process waits for confirmations, in seconds; 0 does not wait.",
-        default=5.0,  # process managers send SIGKILL after 10 s and more
-        url=True,
-    )
-    ping_interval_s: float = option(
-        seconds_from(0.01),  # a round trip on a slow link must fit
-        "A broker that is silent for so long is asked, and its connection counts as lost after twice as long; in "
-        "seconds, from 0.01.",
-        default=20.0,  # a stalled connection is lost after 40 s at most; two PINGs a minute cost nothing
-        url=True,
-    )
-    no_responders_retry: Optional[RetryPolicy] = option(
-        check_retry,
-        "How often a message whose station does not answer is sent again; None: it fails at once.",
-        default=RetryPolicy(),
-    )
-    wait_s: float = option(
-        seconds_from(0.0),
-        "How long to wait for a broker that is not there yet, in seconds: refused, unknown or silent hosts are "
-        "tried again for so long, each try within *timeout_ms*. Refused credentials are an error at once.",
-        default=0.0,  # a broker that is away is an error at once, unless the program says that it starts with it
-        url=True,
-        env="WAIT_S",
-    )
-    on_disconnect: Event = option(
-        check_optional_callable,
-        "Called with a LinkEvent when a connection was lost. This and the next two run on the callbacks thread, "
-        "one after the other; what they raise is logged and counted in ``stats().callback_errors``.",
-        default=None,
-    )
-    on_reconnect: Event = option(check_optional_callable, "The same, when it is there again.", default=None)
-    on_error: Event = option(
-        check_optional_callable,
-        "The same, when a connection was given up, or the broker refused an operation on it.",
-        default=None,
-    )
-    json_default: Optional[JsonDefault] = option(
-        check_optional_callable,
-        "Called with each value inside a dict or list message that JSON has no form for (a datetime, a Decimal, a "
-        "numpy number), as ``json.dumps(default=...)`` calls its own: returns what is sent in its place, and raises "
-        "for what it does not know. It holds for stations with and without a schema. None: such a message is refused.",
-        default=None,
-    )
+    tls: Optional[ssl.SSLContext] = option(check_context, default=None)
+    name: str = option(check_client_name, default="memphis-sync", url=True)
+    # About a second of the wire's own rate.
+    outbox_max_bytes: int = option(int_in(65536, 2**40), default=64 * 1024 * 1024, url=True)
+    # 48 bytes of book-keeping each, so about as much again.
+    outbox_max_messages: int = option(int_in(1, 2**28), default=1_000_000, url=True)
+    # Covers a round trip of 40 ms at 400,000 messages a second.
+    max_in_flight: int = option(int_in(1, 2**20), default=16384, url=True)
+    # Process managers send SIGKILL after 10 s and more.
+    exit_timeout_s: float = option(seconds_from(0.0), default=5.0, url=True)
+    # A stalled connection is lost after 40 s at most, and two PINGs a minute cost nothing; the least: a round trip on a
+    # slow link must fit.
+    ping_interval_s: float = option(seconds_from(0.01), default=20.0, url=True)
+    no_responders_retry: Optional[RetryPolicy] = option(check_retry, default=RetryPolicy())
+    # A broker that is away is an error at once, unless the program says that it starts with it.
+    wait_s: float = option(seconds_from(0.0), default=0.0, url=True, env="WAIT_S")
+    on_disconnect: Event = option(check_optional_callable, default=None)
+    on_reconnect: Event = option(check_optional_callable, default=None)
+    on_error: Event = option(check_optional_callable, default=None)
+    json_default: Optional[JsonDefault] = option(check_optional_callable, default=None)
 
 
 OPTIONS = ConnectArguments.ROWS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from memphis_sync._options.arguments import NAME, RANDOM_SUFFIX, check_retries, check_station_names, name_of
+from memphis_sync._options.arguments import check_retries, check_station_names, name_of
 from memphis_sync._options.checks import check_bool, check_optional_callable, check_seconds
 from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
 from memphis_sync._producing.registration import Ended, Registration
@@ -29,41 +29,34 @@ def _check_block(option: str, value: object) -> Optional[float]:
 
 @arguments
 class ProducerArguments(Arguments):
-    """The parameters of Memphis.producer()."""
+    """
+    The parameters of Memphis.producer().
 
-    station_name: Union[str, list[str]] = option(
-        check_station_names, "One station, or several: each message then goes to all of them."
-    )
-    producer_name: str = option(name_of("Producer"), NAME)
-    generate_random_suffix: bool = option(check_bool, RANDOM_SUFFIX, default=False)
-    timeout_retries: int = option(
-        check_retries,
-        "As station(), but once at most: each repetition may register the producer again.",
-        default=5,
-    )
+    Args:
+        station_name: One station, or several: each message then goes to all of them.
+        producer_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+        generate_random_suffix: Adds ``_`` and 8 hexadecimal digits to the name.
+        timeout_retries: As station(), but once at most: each repetition may register the producer again.
+        idempotent: Give each message an id, so that it is stored once even if the connection breaks while it is on its
+            way. False saves a fifth of the rate and means at least once.
+        block_on_full_s: How long a non-blocking produce waits for room when the outbox is full, in seconds, from 0,
+            before it raises BufferFullError; None: it raises at once.
+        ack_timeout_s: How long the broker may take to confirm, in seconds, above 0, where produce() is not told
+            otherwise.
+        on_delivery: For non-blocking messages, those of produce_many() included, where produce() is not given one.
+    """
+
+    station_name: Union[str, list[str]] = option(check_station_names)
+    producer_name: str = option(name_of("Producer"))
+    generate_random_suffix: bool = option(check_bool, default=False)
+    timeout_retries: int = option(check_retries, default=5)
     _: KW_ONLY
-    idempotent: bool = option(
-        check_bool,
-        "Give each message an id, so that it is stored once even if the connection breaks while it is on its way. "
-        "False saves a fifth of the rate and means at least once.",
-        default=True,
-    )
-    block_on_full_s: Optional[float] = option(
-        _check_block,
-        "How long a non-blocking produce waits for room when the outbox is full, in seconds, from 0, before it raises "
-        "BufferFullError; None: it raises at once.",
-        default=None,
-    )
+    idempotent: bool = option(check_bool, default=True)
+    block_on_full_s: Optional[float] = option(_check_block, default=None)
     ack_timeout_s: float = option(
-        lambda option, value: check_seconds(option, value, allow_zero=False),
-        "How long the broker may take to confirm, in seconds, above 0, where produce() is not told otherwise.",
-        default=DEFAULT_ACK_WAIT_S,
+        lambda option, value: check_seconds(option, value, allow_zero=False), default=DEFAULT_ACK_WAIT_S
     )
-    on_delivery: Optional[OnDelivery] = option(
-        check_optional_callable,
-        "For non-blocking messages, those of produce_many() included, where produce() is not given one.",
-        default=None,
-    )
+    on_delivery: Optional[OnDelivery] = option(check_optional_callable, default=None)
 
 
 if TYPE_CHECKING:

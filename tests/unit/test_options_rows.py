@@ -101,11 +101,20 @@ def is_small(name: str, value: int) -> int:
 
 @arguments
 class Pair(Arguments):
-    first: int = option(is_small, "The first of the two.")
+    """
+    Two and more.
+
+    Args:
+        first: The first
+            of the two.
+        last: The last.
+    """
+
+    first: int = option(is_small)
     second: int = option(is_small, default=2)
     plain: str = "x"
     _: KW_ONLY
-    last: int = option(None, "The last.", default=4)
+    last: int = 4
 
 
 class Taker:
@@ -134,7 +143,7 @@ def test_a_table_gives_a_function_and_a_method_the_same_parameters() -> None:
     assert list(inspect.signature(Taker.take).parameters) == ["self", "first", "second", "plain", "last"]
     assert take(1) == Taker().take(1) == [1, 2, "x", 4]
     assert take(1, 3, "y", last=5) == Taker().take(1, plain="y", second=3, last=5) == [1, 3, "y", 5]
-    assert take.__doc__.index("first: The first of the two.") < take.__doc__.index("last: The last.")
+    assert take.__doc__.index("first: The first\n        of the two.") < take.__doc__.index("last: The last.")
     assert "second:" not in take.__doc__
 
 
