@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from memphis_sync._core import count_delivered
 from memphis_sync._data.outcomes import DELIVERED, PENDING, SLICE_NS, advice, error_of
@@ -29,9 +29,7 @@ from memphis_sync.errors import (
     TransportError,
     UsageError,
 )
-
-if TYPE_CHECKING:
-    from memphis_sync.headers import Headers
+from memphis_sync.types import MessageBody
 
 _LONG_S = 86_400.0  # for room: messages leave the outbox when their own time is over at the latest
 SWEEP_EVERY = 256  # settled messages are counted off after so many; after each it would cost more than sending
@@ -50,10 +48,10 @@ class Item:
         msg_id: Message id.
     """
 
-    payload: Any
+    payload: MessageBody
     key: Optional[str] = None
     partition: int = -1
-    headers: Union[Headers, Mapping[str, str], None] = None
+    headers: Optional[Mapping[str, str]] = None
     msg_id: Optional[str] = None
 
 

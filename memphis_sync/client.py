@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union, overload
 
 from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
@@ -28,7 +28,7 @@ from memphis_sync._options.rows import method_takes, takes
 from memphis_sync._options.schema_source import SchemaArguments, schema_source
 from memphis_sync._options.table import ConnectArguments, ConnectOptions
 from memphis_sync._producing.cache import Ended, ProducerArguments, ProducerCache, ToOneStation, ToStations
-from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S
+from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
 from memphis_sync._protocol.names import internal_name
 from memphis_sync._session import Session, fork, shutdown, waiting
 from memphis_sync._session.single_flight import SingleFlight
@@ -36,16 +36,16 @@ from memphis_sync.consumer import Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import StationNotFoundError, UsageError
-from memphis_sync.headers import Headers
 from memphis_sync.message import Messages
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
-from memphis_sync.types import FlushResult, PubAck, PubAcks, Stats
+from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks, Stats
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from memphis_sync._data import DataLink
+    from memphis_sync.types import BlockingOptions, NonblockingOptions
 
 DEFAULT_CLOSE_S = 5.0
 T = TypeVar("T")
@@ -265,14 +265,54 @@ class Memphis(NotCopied, NotAwaited):
             on_delivery=given.on_delivery,
         )
 
+    @overload
+    def produce(
+        self, station_name: str, producer_name: str, message: MessageBody, **options: Unpack[BlockingOptions]
+    ) -> PubAck: ...
+
+    @overload
+    def produce(
+        self, station_name: str, producer_name: str, message: MessageBody, **options: Unpack[NonblockingOptions]
+    ) -> Delivery: ...
+
+    @overload
+    def produce(
+        self, station_name: list[str], producer_name: str, message: MessageBody, **options: Unpack[BlockingOptions]
+    ) -> Union[PubAck, PubAcks]: ...
+
+    @overload
+    def produce(
+        self, station_name: list[str], producer_name: str, message: MessageBody, **options: Unpack[NonblockingOptions]
+    ) -> Union[Delivery, Deliveries]: ...
+
+    @overload
     def produce(
         self,
         station_name: Union[str, list[str]],
         producer_name: str,
-        message: Any,
+        message: MessageBody,
+        generate_random_suffix: bool = ...,
+        ack_wait_sec: float = ...,
+        headers: Optional[Mapping[str, str]] = ...,
+        async_produce: bool = ...,
+        msg_id: Optional[str] = ...,
+        producer_partition_key: Optional[str] = ...,
+        producer_partition_number: int = ...,
+        *,
+        nonblocking: bool = ...,
+        idempotent: bool = ...,
+        on_delivery: Optional[OnDelivery] = ...,
+        block_on_full_s: Optional[float] = ...,
+    ) -> Union[PubAck, PubAcks, Delivery, Deliveries]: ...
+
+    def produce(
+        self,
+        station_name: Union[str, list[str]],
+        producer_name: str,
+        message: MessageBody,
         generate_random_suffix: bool = False,
         ack_wait_sec: float = DEFAULT_ACK_WAIT_S,
-        headers: Union[Headers, Mapping[str, str], None] = None,
+        headers: Optional[Mapping[str, str]] = None,
         async_produce: bool = False,
         msg_id: Optional[str] = None,
         producer_partition_key: Optional[str] = None,
@@ -280,10 +320,10 @@ class Memphis(NotCopied, NotAwaited):
         *,
         nonblocking: bool = False,
         idempotent: bool = True,
-        on_delivery: Optional[Callable[..., object]] = None,
+        on_delivery: Optional[OnDelivery] = None,
         block_on_full_s: Optional[float] = None,
         **unexpected: NoReturn,
-    ) -> Any:
+    ) -> object:
         """
         Produces a message with a producer that is made once and kept.
 

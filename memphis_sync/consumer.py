@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 
 from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._consuming.consume_loop import Consuming, Handler
+from memphis_sync._consuming.consume_loop import Consuming
 from memphis_sync._consuming.give_back import GIVE_BACK_S
 from memphis_sync._consuming.reader import END_S, Reader
 from memphis_sync._consuming.resent import ResentMessage
@@ -26,7 +26,7 @@ from memphis_sync._options.arguments import check_place
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
 from memphis_sync._protocol.partitions import partition_for_key
 from memphis_sync._session import waiting
-from memphis_sync.errors import UsageError
+from memphis_sync.errors import MemphisError, UsageError
 from memphis_sync.message import Message, Messages
 from memphis_sync.types import StationView
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from memphis_sync.client import Memphis
 
+Context = TypeVar("Context")
 MIN_WAIT_S = 0.1  # the floor of memphis.py's batch_max_time_to_wait_ms
 MAX_WORKERS = 256
 _STOP_S = 5.0
@@ -212,11 +213,11 @@ class Consumer(NotCopied, NotAwaited):
 
     def consume(
         self,
-        callback: Handler,
+        callback: Callable[[list[Message], Optional[MemphisError], Context], object],
         consumer_partition_key: Optional[str] = None,
         consumer_partition_number: int = -1,
         *,
-        context: Any = None,
+        context: Optional[Context] = None,
         workers: int = 1,
     ) -> None:
         """
@@ -288,7 +289,7 @@ class Consumer(NotCopied, NotAwaited):
         """The same as stop_consume()."""
         return self.stop_consume(timeout_s)
 
-    def set_context(self, context: Any) -> None:
+    def set_context(self, context: object) -> None:
         """Sets what consume() hands to its callback as third argument."""
         self.context = context
 

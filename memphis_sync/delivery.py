@@ -14,7 +14,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Callable, Generic, Literal, NamedTuple, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Callable, Generic, Literal, NamedTuple, Optional, TypeVar, Union
 
 from memphis_sync._base.refusals import NotCopied
 from memphis_sync._core import Ticket, WaitSet
@@ -121,7 +121,7 @@ class Delivery(NotCopied, Ticket):
         if not target_of(self).link.watch(self, fn):
             target_of(self).link.call_back(fn, self)
 
-    def __await__(self) -> Generator[Any, None, PubAck]:
+    def __await__(self) -> Generator[object, None, PubAck]:
         yield from _until_known(self)
         return self.result(0)
 
@@ -213,7 +213,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
         for delivery in self._each.values():
             delivery.add_done_callback(settled)
 
-    def __await__(self) -> Generator[Any, None, PubAcks]:
+    def __await__(self) -> Generator[object, None, PubAcks]:
         yield from _until_known(self)
         return self.result(0)
 
@@ -221,7 +221,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
         return f"<Deliveries {', '.join(repr(delivery) for delivery in self._each.values())}>"
 
 
-def _until_known(awaited: Union[Delivery, Deliveries]) -> Generator[Any, None, None]:
+def _until_known(awaited: Union[Delivery, Deliveries]) -> Generator[object, None, None]:
     """What await runs, without blocking the loop."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()

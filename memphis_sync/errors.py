@@ -33,7 +33,10 @@ Every exception pickles with all its attributes. A password is in none of the te
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union
+
+if TYPE_CHECKING:
+    from memphis_sync.types import PubAck
 
 Outcome = Literal["not_sent", "rejected", "unknown"]
 
@@ -222,7 +225,11 @@ class MultiStationError(ProduceError):
     """
 
     def __init__(
-        self, message: str = "", *, outcome: Outcome = "unknown", results: Optional[Mapping[str, Any]] = None
+        self,
+        message: str = "",
+        *,
+        outcome: Outcome = "unknown",
+        results: Optional[Mapping[str, Union[PubAck, ProduceError, SchemaError]]] = None,
     ) -> None:
         super().__init__(message, outcome=outcome)
         self.results = dict(results or {})

@@ -13,7 +13,7 @@ import json
 import time
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
+from typing import TYPE_CHECKING, NamedTuple, Optional, TypedDict, cast
 
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.logs import Log
@@ -103,7 +103,7 @@ class Message(NotCopied, RawMessage):
         """The payload as a copy that the caller may change."""
         return bytearray(self.payload)
 
-    def get_data_deserialized(self, *, as_dict: bool = False) -> Any:
+    def get_data_deserialized(self, *, as_dict: bool = False) -> object:
         """
         The payload decoded by the schema that the station has now.
 
@@ -361,12 +361,23 @@ class Message(NotCopied, RawMessage):
         self.answer = "ack"
 
 
+class MessageDict(TypedDict):
+    """A message as a plain dict; see Messages.to_dicts()."""
+
+    station: str
+    partition: Optional[int]
+    sequence: Optional[int]
+    time: Optional[datetime]
+    headers: dict[str, str]
+    data: object
+
+
 class Messages(NotAwaited, list[Message]):
     """What a fetch returns: a list of messages that also shows itself as plain dicts."""
 
     __slots__ = ()
 
-    def to_dicts(self) -> list[dict[str, Any]]:
+    def to_dicts(self) -> list[MessageDict]:
         """
         One dict for each message, for a table or a frame: ``pandas.DataFrame(batch.to_dicts())``.
 
@@ -396,7 +407,7 @@ def readable_headers(message: Message) -> Optional[dict[str, str]]:
         return None
 
 
-def _readable(payload: bytes) -> Any:
+def _readable(payload: bytes) -> object:
     try:
         text = payload.decode()
     except UnicodeDecodeError:

@@ -163,8 +163,7 @@ def test_what_a_member_of_ours_gave_back_untouched_comes_to_it(
     ours = memphis.consumer(station_name, "ours", "g", max_msg_deliveries=1)
     theirs = memphis_py.consumer(station_name, "c", consumer_group="g", max_msg_deliveries=1)
     (message,) = ours.fetch(timeout_s=10)
-    assert ours._unsubscribe is not None
-    ours._unsubscribe()
+    ours._reader.membership.end()
     session = memphis._session
     session.call(give_back(session.control, station_name, "g", [(1, message.sequence or 0, 1)], [], 5), 5, "give_back")
     message.nack()

@@ -1,0 +1,238 @@
+"""
+A program that uses the whole public API, for type checkers: it is never run.
+
+Each assert_type() says what an editor is to show. mypy --strict and pyright in strict mode must both agree with every
+line; tests/typing/test_typing.py runs them.
+"""
+
+# ruff: noqa: TC004  nothing here is used at run time
+
+from __future__ import annotations
+
+import datetime as dt
+import ssl
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Optional, Union
+
+import memphis_sync
+from memphis_sync import (
+    BulkResult,
+    Consumer,
+    DeadLetter,
+    DeadLetters,
+    Deliveries,
+    Delivery,
+    FlushResult,
+    Headers,
+    Item,
+    LinkEvent,
+    Memphis,
+    MemphisError,
+    Message,
+    Messages,
+    Producer,
+    PubAck,
+    ResentMessage,
+    Retention,
+    RetryPolicy,
+    Station,
+    Stats,
+    Storage,
+)
+from memphis_sync.message import Metadata
+from memphis_sync.types import MessageBody, PubAcks
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+    from memphis_sync.delivery import DoneAndNotDone
+    from memphis_sync.errors import Outcome
+
+
+def on_event(event: LinkEvent) -> None:
+    print(event.client, event.link, event.address, event.reason, event.attempts, event.seconds, event.waiting)
+
+
+def connecting() -> None:
+    client = memphis_sync.connect("localhost", "root", password="memphis", on_disconnect=on_event, json_default=str)
+    assert_type(client, Memphis)
+    with memphis_sync.connect(
+        "memphis://root:memphis@localhost",
+        tls=ssl.create_default_context(),
+        no_responders_retry=RetryPolicy(attempts=3, pause_ms=100),
+        wait_s=5,
+        on_error=print,
+    ) as other:
+        assert_type(other, Memphis)
+    assert_type(client.is_connected(), bool)
+    assert_type(client.ping(), float)
+    assert_type(client.stats(), Stats)
+    assert_type(client.stats().queued, int)
+    assert_type(client.flush(1), FlushResult)
+    assert_type(client.connection_id, str)
+    client.connect("localhost", password="memphis")
+    client.close(1.5)
+
+
+def stations(client: Memphis) -> None:
+    station = client.station(
+        "orders", Retention.MESSAGES, 100, Storage.MEMORY, partitions_number=3, schema_name="order"
+    )
+    assert_type(station, Station)
+    assert_type(station.name, str)
+    with station as same:
+        assert_type(same, Station)
+    letters = client.dls("orders")
+    assert_type(letters, DeadLetters)
+    assert_type(station.dls, DeadLetters)
+    for letter in letters:
+        assert_type(letter, DeadLetter)
+    client.create_schema("order", "json", schema_content="{}")
+    client.create_schema("order", "json", "order.json")
+    assert_type(client.activate_schema_version("order", 2), int)
+    client.enforce_schema("order", "orders")
+    client.attach_schema("order", "orders")
+    client.detach_schema("orders")
+    client.destroy_station("orders")
+    station.destroy()
+
+
+def on_delivery(delivery: Delivery) -> None:
+    assert_type(delivery.station, str)
+    assert_type(delivery.partition, int)
+
+
+def producing(client: Memphis, is_quick: bool) -> None:
+    producer = client.producer("orders", "web", idempotent=False, block_on_full_s=1, on_delivery=on_delivery)
+    assert_type(producer, Producer[PubAck, Delivery])
+    plain: Producer = producer  # the types of one station need not be written
+    assert_type(plain.produce(b"x"), PubAck)
+    assert_type(producer.produce("text", 5, {"key": "value"}, producer_partition_key="k"), PubAck)
+    assert_type(producer.produce({"id": 1}, headers=Headers({"a": "b"}), msg_id="1", nonblocking=False), PubAck)
+    delivery = producer.produce([1, "two"], nonblocking=True, on_delivery=on_delivery, concurrent_task_limit=10)
+    assert_type(delivery, Delivery)
+    assert_type(delivery.result(1), PubAck)
+    assert_type(delivery.done(), bool)
+    assert_type(delivery.exception(), Optional[Union[memphis_sync.ProduceError, memphis_sync.SchemaError]])
+    delivery.add_done_callback(on_delivery)
+    assert_type(producer.produce(bytearray(b"x"), nonblocking=is_quick), Union[PubAck, Delivery])
+    assert_type(producer.produce(b"x", 15, None, None, True, "id", None, None, 1), Union[PubAck, Delivery])
+    assert_type(len(producer), int)
+    assert_type(producer.flush(), FlushResult)
+    assert_type(producer.flush().failed, int)
+    assert_type(producer.produce_many([b"a", "b", {"c": 1}, Item(b"d", key="k")], on_error="collect"), BulkResult)
+    assert_type(producer.produce_many(rows(), timeout_s=5).delivered, int)
+    producer.destroy()
+    with client.producer("orders", "web") as entered:
+        assert_type(entered.produce(b"x").sequence, int)
+
+
+def rows() -> Iterator[MessageBody]:
+    yield b"a"
+    yield {"b": [1, 2]}
+
+
+def producing_to_several(client: Memphis) -> None:
+    several = client.producer(["orders", "audit"], "web")
+    acks = several.produce(b"x")
+    assert_type(acks, Union[PubAck, PubAcks])  # a list may hold one station
+    deliveries = several.produce(b"x", nonblocking=True)
+    assert_type(deliveries, Union[Delivery, Deliveries])
+    assert_type(deliveries.result(), Union[PubAck, PubAcks])
+    if isinstance(deliveries, Deliveries):
+        assert_type(deliveries["orders"], Delivery)
+        assert_type(deliveries.result()["audit"], PubAck)
+
+
+def producing_by_name(client: Memphis, is_quick: bool) -> None:
+    assert_type(client.produce("orders", "web", b"x"), PubAck)
+    assert_type(client.produce("orders", "web", {"a": 1}, ack_wait_sec=1, headers={"a": "b"}, msg_id="1"), PubAck)
+    delivery = client.produce("orders", "web", "x", nonblocking=True, on_delivery=on_delivery, idempotent=False)
+    assert_type(delivery, Delivery)
+    unsure = client.produce("orders", "web", b"x", nonblocking=is_quick)
+    assert_type(unsure, Union[PubAck, PubAcks, Delivery, Deliveries])
+    assert_type(client.produce(["orders", "audit"], "web", b"x"), Union[PubAck, PubAcks])
+    assert_type(client.produce(["a", "b"], "web", b"x", nonblocking=True), Union[Delivery, Deliveries])
+    client.produce("orders", "web", b"x", True, 5, None, False, "id", "key", -1)
+
+
+def waiting(one: Delivery, several: Deliveries) -> None:
+    assert_type(memphis_sync.wait([one], 1.0, "FIRST_COMPLETED"), DoneAndNotDone[Delivery])
+    done, not_done = memphis_sync.wait([several])
+    assert_type(done, set[Deliveries])
+    assert_type(not_done, set[Deliveries])
+    for delivery in memphis_sync.as_completed([one, one]):
+        assert_type(delivery, Delivery)
+
+
+async def awaiting(one: Delivery, several: Deliveries) -> None:
+    assert_type(await one, PubAck)
+    assert_type(await several, PubAcks)
+
+
+def consuming(client: Memphis) -> None:
+    consumer = client.consumer("orders", "mailer", "mail", batch_size=50, max_msg_deliveries=3, create_station=False)
+    assert_type(consumer, Consumer)
+    batch = consumer.fetch(10, "key", timeout_s=1)
+    assert_type(batch, Messages)
+    assert_type(client.fetch_messages("orders", "mailer", until_end=True, timeout_s=1), Messages)
+    for message in batch:
+        assert_type(message, Message)
+    for message in consumer:
+        with message as same:
+            assert_type(same, Message)
+    for message in consumer.read_all(batch_size=10):
+        reading(message)
+    for row in batch.to_dicts():
+        assert_type(row["station"], str)
+        assert_type(row["partition"], Optional[int])
+        assert_type(row["time"], Optional[dt.datetime])
+        assert_type(row["headers"], dict[str, str])
+        assert_type(row["data"], object)
+    consumer.consume(handle, context={"seen": 1}, workers=4)
+    consumer.consume(lambda messages, error, context: print(len(messages), error, context))
+    consumer.set_context({"seen": 2})
+    assert_type(consumer.dls_messages, list[ResentMessage])
+    assert_type(consumer.stop(), bool)
+    assert_type(consumer.stop_consume(1), bool)
+    with consumer as entered:
+        assert_type(entered, Consumer)
+    consumer.destroy()
+
+
+def handle(messages: list[Message], error: Optional[MemphisError], context: dict[str, int]) -> None:
+    print(len(messages), error, context["seen"])
+
+
+def reading(message: Message) -> None:
+    assert_type(message.data, bytes)
+    assert_type(message.get_data(), bytearray)
+    assert_type(message.get_data_deserialized(as_dict=True), object)
+    assert_type(message.headers, dict[str, str])
+    assert_type(message.get_headers(), Optional[dict[str, str]])
+    assert_type(message.station, str)
+    assert_type(message.partition, Optional[int])
+    assert_type(message.sequence, Optional[int])
+    assert_type(message.delivered, int)
+    assert_type(message.timesent, Optional[dt.datetime])
+    assert_type(message.metadata, Optional[Metadata])
+    if isinstance(message, ResentMessage):
+        assert_type(message.is_owed, bool)
+        assert_type(message.id, int)
+        assert_type(message.metadata, None)
+    message.ack(wait=True, timeout_s=1)
+    message.nack()
+    message.delay(1.5)
+    message.delay(delay_ms=100)
+    message.in_progress()
+    message.dead_letter("no such customer")
+
+
+def failing(error: MemphisError) -> None:
+    if isinstance(error, memphis_sync.ProduceError):
+        assert_type(error.outcome, Outcome)
+    if isinstance(error, memphis_sync.MultiStationError):
+        for result in error.results.values():
+            assert_type(result, Union[PubAck, memphis_sync.ProduceError, memphis_sync.SchemaError])
+    if isinstance(error, memphis_sync.BulkError):
+        assert_type(error.result, Optional[BulkResult])
