@@ -255,15 +255,7 @@ class Memphis(NotCopied, NotAwaited):
             name = args.with_suffix("producer_name", "Producer", name)
         self._data_link()
         work = self._requests.create_producers(list(given.station_name), name, retries)
-        return Producer(
-            self,
-            name,
-            tuple(self._call(work, CREATE_S, min(retries, 1), "producer()")),
-            idempotent=given.idempotent,
-            block_on_full_s=given.block_on_full_s,
-            ack_timeout_s=given.ack_timeout_s,
-            on_delivery=given.on_delivery,
-        )
+        return Producer(self, name, tuple(self._call(work, CREATE_S, min(retries, 1), "producer()")), given)
 
     @overload
     def produce(

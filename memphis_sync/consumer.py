@@ -22,7 +22,7 @@ from memphis_sync._consuming.reader import END_S, Reader
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.source import Source
 from memphis_sync._control.requests import DESTROY_S
-from memphis_sync._options.arguments import check_place
+from memphis_sync._options.arguments import ConsumerArguments, check_place
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
 from memphis_sync._protocol.partitions import partition_for_key
 from memphis_sync._session import waiting
@@ -69,33 +69,24 @@ class Consumer(NotCopied, NotAwaited):
 
     MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
-    def __init__(
-        self,
-        client: Memphis,
-        view: StationView,
-        *,
-        name: str,
-        group: str,
-        pull_interval_ms: int,
-        batch_size: int,
-        batch_max_time_to_wait_ms: int,
-        max_ack_time_ms: int,
-        max_msg_deliveries: int,
-    ) -> None:
+    def __init__(self, client: Memphis, view: StationView, name: str, given: ConsumerArguments) -> None:
         self._client = client
         self._view = view
-        self._source = Source(client._session, view, name, group)
         self.station_name = view.name
         self.consumer_name = name
-        self.consumer_group = group
-        self.pull_interval_ms = pull_interval_ms
-        self.batch_size = batch_size
-        self.batch_max_time_to_wait_ms = batch_max_time_to_wait_ms
-        self.max_ack_time_ms = max_ack_time_ms
-        self.max_msg_deliveries = max_msg_deliveries
+        self.consumer_group = given.consumer_group or name
+        self.pull_interval_ms = given.pull_interval_ms
+        self.batch_size = given.batch_size
+        self.batch_max_time_to_wait_ms = given.batch_max_time_to_wait_ms
+        self.max_ack_time_ms = given.max_ack_time_ms
+        self.max_msg_deliveries = given.max_msg_deliveries
+        self._source = Source(client._session, view, name, self.consumer_group)
         self.context: object = {}
         self._reader = Reader(
-            self._source, client._requests, ack_time_s=max_ack_time_ms / 1000, max_deliveries=max_msg_deliveries
+            self._source,
+            client._requests,
+            ack_time_s=self.max_ack_time_ms / 1000,
+            max_deliveries=self.max_msg_deliveries,
         )
         self._consuming: Optional[Consuming] = None
         self._consuming_lock = primitives.RLock()  # guards _consuming; held for no more than a look

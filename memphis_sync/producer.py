@@ -30,6 +30,7 @@ from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks
 if TYPE_CHECKING:
     from typing_extensions import Self, TypeVar, Unpack
 
+    from memphis_sync._producing.cache import ProducerArguments
     from memphis_sync.client import Memphis
     from memphis_sync.types import ProduceOptions, StationView
 
@@ -60,17 +61,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         "share it between the threads of a process; in another process, make one with the client that is opened there"
     )
 
-    def __init__(
-        self,
-        client: Memphis,
-        name: str,
-        views: tuple[StationView, ...],
-        *,
-        idempotent: bool = True,
-        block_on_full_s: Optional[float] = None,
-        ack_timeout_s: float = DEFAULT_ACK_WAIT_S,
-        on_delivery: Optional[OnDelivery] = None,
-    ) -> None:
+    def __init__(self, client: Memphis, name: str, views: tuple[StationView, ...], given: ProducerArguments) -> None:
         self._client = client
         self._views = views
         self.name = name
@@ -78,10 +69,10 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             client._session,
             name,
             views,
-            idempotent=idempotent,
-            block_on_full_s=block_on_full_s,
-            ack_timeout_s=ack_timeout_s,
-            on_delivery=on_delivery,
+            idempotent=given.idempotent,
+            block_on_full_s=given.block_on_full_s,
+            ack_timeout_s=given.ack_timeout_s,
+            on_delivery=given.on_delivery,
         )
         self.stations = self._sender.stations
         self._direct = self._sender.direct

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, NoReturn, 
 if TYPE_CHECKING:
     from typing_extensions import Required, Self  # 3.11 has them in typing
 
+    from memphis_sync._schema.live import StationCodec
     from memphis_sync.delivery import Delivery
 
 VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
@@ -295,33 +296,6 @@ class SchemaInfo:
     message_struct_name: str = ""
 
 
-class MessageCodec(Protocol):
-    """
-    A schema in use: a producer encodes messages with it, and a consumer decodes payloads.
-
-    Attributes:
-        info: The schema.
-        has_failed: Whether it could not be compiled.
-    """
-
-    @property
-    def info(self) -> SchemaInfo:
-        """The schema as the broker describes it."""
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether compiling it has failed."""
-
-    def prepare(self) -> None:
-        """Compiles the schema now rather than with the first message; an error is kept and raised for each message."""
-
-    def encode(self, message: object) -> bytes:
-        """Encodes a message as bytes that match the schema; raises SchemaError."""
-
-    def decode(self, payload: bytes, *, as_dict: bool = False) -> Any:
-        """Decodes a payload that matches the schema; raises SchemaError."""
-
-
 class StationLive:
     """
     What the broker may change about a station while producers use it.
@@ -335,7 +309,7 @@ class StationLive:
 
     __slots__ = ("codec", "schemaverse_to_dls")
 
-    def __init__(self, codec: Optional[MessageCodec] = None, schemaverse_to_dls: bool = False) -> None:
+    def __init__(self, codec: Optional[StationCodec] = None, schemaverse_to_dls: bool = False) -> None:
         self.codec = codec
         self.schemaverse_to_dls = schemaverse_to_dls
 

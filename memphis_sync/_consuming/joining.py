@@ -47,17 +47,7 @@ def join(client: Memphis, given: ConsumerArguments, deadline: Optional[float] = 
         left_s = max(deadline - time.monotonic(), 0.0)
         view = client._session.loop.call(work, left_s, f"consumer {request.name!r} was not registered: its creation")
         client._session.data_link(deadline)
-    consumer = Consumer(
-        client,
-        view,
-        name=request.name,
-        group=request.consumers_group,
-        pull_interval_ms=given.pull_interval_ms,
-        batch_size=given.batch_size,
-        batch_max_time_to_wait_ms=given.batch_max_time_to_wait_ms,
-        max_ack_time_ms=request.max_ack_time_ms,
-        max_msg_deliveries=request.max_msg_deliveries,
-    )
+    consumer = Consumer(client, view, request.name, given)
     consumer._reader.membership.join(deadline)
     return consumer
 

@@ -15,19 +15,19 @@ from memphis_sync._base.logs import Log
 from memphis_sync._protocol.json_text import PLAIN, JsonWriter
 from memphis_sync._schema import Schema, compile_schema
 from memphis_sync.errors import SchemaError
-from memphis_sync.types import MessageCodec, SchemaInfo
+from memphis_sync.types import SchemaInfo
 
 log = Log("memphis_sync.schema")
 
 
-def decoded(codec: Optional[MessageCodec], payload: bytes, *, as_dict: bool) -> Any:
+def decoded(codec: Optional[StationCodec], payload: bytes, *, as_dict: bool) -> Any:
     """A consumed payload decoded by the station's schema; a bytearray when there is no schema."""
     return bytearray(payload) if codec is None else codec.decode(payload, as_dict=as_dict)
 
 
 class StationCodec:
     """
-    A schema that is compiled once, by the first user (types.MessageCodec).
+    A schema that is compiled once, by the first user.
 
     Args:
         info: The schema.

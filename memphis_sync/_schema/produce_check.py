@@ -16,9 +16,10 @@ from memphis_sync._protocol import subjects
 from memphis_sync._protocol.payload import payload_of
 from memphis_sync._protocol.schema_reports import schema_dead_letter, schema_notification
 from memphis_sync.errors import MemphisError, SchemaError
-from memphis_sync.types import MessageCodec, StationView
+from memphis_sync.types import StationView
 
 if TYPE_CHECKING:
+    from memphis_sync._schema.live import StationCodec
     from memphis_sync._session import Session
 
 log = Log("memphis_sync.schema")
@@ -28,7 +29,7 @@ def encode_one(
     session: Session,
     producer: str,
     view: StationView,
-    codec: MessageCodec,
+    codec: StationCodec,
     message: Any,
     headers: Optional[Mapping[str, str]],
     route: Route,
