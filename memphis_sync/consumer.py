@@ -179,9 +179,7 @@ class Consumer(NotCopied, NotAwaited):
         messages in portions, and gives back what it has not handed out, as iteration does.
 
         Args:
-            consumer_partition_key: Read only the partition that this key belongs to.
-            consumer_partition_number: Read only this partition; 0 and less for all. A station of one partition takes
-                any number.
+            consumer_partition_key, consumer_partition_number: As of fetch().
             batch_size: How many messages it takes at once at most, 1 to 5000.
             timeout_s: How long the broker may bring nothing, though it holds more, before DeadlineError; in seconds,
                 above 0. Outages are waited out within it.
@@ -224,9 +222,7 @@ class Consumer(NotCopied, NotAwaited):
                 included, is logged, counted in ``stats().callback_errors`` and handed to it as *error*; consuming goes
                 on. It may block, and may call anything, close() included.
                 What it has not answered in its ack time is delivered again.
-            consumer_partition_key: Read only the partition that this key belongs to.
-            consumer_partition_number: Read only this partition; 0 and less for all. A station of one partition takes
-                any number.
+            consumer_partition_key, consumer_partition_number: As of fetch().
             context: As set_context(), when it is not None.
             workers: How many threads call it, 1 to 256; each has one batch at a time, so at most so many are under way.
                 With 1 the messages of a partition come in its order; with more, batches are handled side by side, and

@@ -27,14 +27,7 @@ GIVE_BACK_S = 1.0  # for the broker's word; a message that goes back without it 
 
 
 async def return_untouched(source: Source, link: DataLink, messages: Sequence[Message]) -> None:
-    """
-    Gives messages back that nobody has looked at.
-
-    Args:
-        source: Their consumer.
-        link: Its data link.
-        messages: Dead letters that were sent again among them; those go to another member.
-    """
+    """Gives messages back that nobody has looked at; dead letters that were sent again go to another member, too."""
     await report_untouched(source, link, messages)
     nack(messages)
 

@@ -143,17 +143,11 @@ class Reader:
         is_over: Callable[[], bool],
     ) -> list[Message]:
         """
-        What a handler gets next; [] when there was nothing for a while.
+        What a handler gets next; [] when there was nothing for a while. As read(), but for these.
 
         Args:
-            portion: Its portion.
-            only: The one partition to read; None for all.
-            wait_s: How long to wait for a first one; None: for long, or a short while if there were some just now.
-            outage_s: As read().
-            is_over: As read().
-
-        Raises:
-            MemphisError: As Consumer.fetch().
+            portion: How much it gets.
+            wait_s: None: for long, or a short while if there were some just now.
         """
         if wait_s is None:
             wait_s = LULL_S if portion.size > 1 else LONG_POLL_S

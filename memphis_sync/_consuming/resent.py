@@ -255,11 +255,11 @@ class ResentQueue:
         letter = ResentMessage.of(self._owner, payload, headers)
         while self._taken:
             self._bytes -= self._taken.popleft()
-        is_full = len(self._letters) >= MAX_MESSAGES or self._bytes + len(payload) > MAX_BYTES
-        if not is_full:
+        if len(self._letters) < MAX_MESSAGES and self._bytes + len(payload) <= MAX_BYTES:
             self._letters.append(letter)
             self._bytes += len(payload)
-        if is_full:
+            self._on_arrival()
+        else:
             self._refused += 1
             now = time.monotonic()
             if now >= self._log_at:
@@ -270,8 +270,6 @@ class ResentQueue:
                     len(self._letters),
                     self._refused,
                 )
-        else:
-            self._on_arrival()
 
     def take(self, limit: int) -> list[Message]:
         """Up to *limit* of them; each goes to one caller only."""

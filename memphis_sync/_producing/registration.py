@@ -193,10 +193,7 @@ class Registration:
             return bytes(message)
         if not isinstance(message, (dict, list)):
             payload_of(message, self._session.json_writer)  # raises for what no station takes
-        try:
-            return copy.deepcopy(message)
-        except Exception:  # noqa: BLE001  of something in it: that alone is not copied
-            return _copied_loosely(message)
+        return _copied(message)
 
     def _size(self, message: Any) -> int:
         try:
@@ -288,8 +285,8 @@ class Registration:
             self._core.fail_held(ticket, self._route(target._replace(reason=parts)), str(error))
 
 
-def _copied_loosely(message: Any) -> Any:
-    """A copy of dicts and lists, in which what has no copy, as a generator or a lock, stays what it is."""
+def _copied(message: Any) -> Any:
+    """A copy, in which what has none, as a generator or a lock, stays what it is."""
     made: dict[int, Any] = {}  # by the original's place in memory: one may be there twice, or hold itself
 
     def copied(value: Any) -> Any:

@@ -36,7 +36,8 @@ class _Default(float):
 DEFAULT_ACK_WAIT_S: float = _Default(15)  # memphis.py's
 
 OnDelivery = Callable[[Delivery], object]
-Appended = TypeVar("Appended")
+Frame = tuple[Any, bytes, bytes]  # payload, or one for each route; header lines; message id
+Sent = TypeVar("Sent")
 
 
 class Sender:
@@ -150,7 +151,8 @@ class Sender:
             if view is None:
                 routes = [self._choose(index, key, number, id_bytes) for index in range(len(self._views))]
                 payload = encode_all(self._session, self._name, self._views, message, headers, routes)
-                return self._send_all(routes, payload, lines, id_bytes, timeout_ns, nonblocking, on_delivery, room_s)
+                frame = payload, lines, id_bytes
+                return self._send_all(routes, frame, timeout_ns, nonblocking, on_delivery, room_s)
             if key is None and number == -1 and not id_bytes and not view.functions:
                 route = next(self.round_robins[0])
             else:
@@ -175,7 +177,7 @@ class Sender:
                 append = functools.partial(route.send, *frame, timeout_ns, Delivery, on_delivery)
                 if not nonblocking:
                     append = functools.partial(route.send_and_wait, *frame, timeout_ns, Delivery, SLICE_NS)
-                ticket = self._when_room(append, [route], *frame, room_s)
+                ticket = self._when_room(append, [route], frame, room_s)
                 return ticket if nonblocking else confirmed(ticket)
         except UnicodeEncodeError as exc:
             raise not_utf8(exc) from exc
@@ -183,22 +185,20 @@ class Sender:
     def _send_all(
         self,
         routes: list[Route],
-        payload: Any,
-        lines: bytes,
-        id_bytes: bytes,
+        frame: Frame,
         timeout_ns: int,
         nonblocking: bool,
         on_delivery: Optional[OnDelivery],
         room_s: Optional[float],
     ) -> Union[Deliveries, PubAcks]:
-        core, frame = self.link.core, (payload, lines, id_bytes)
+        core = self.link.core
         append = functools.partial(core.send_all, routes, *frame, timeout_ns, Delivery, not nonblocking)
         try:
             tickets = append()
         except BufferFullError:
             if not room_s:
                 raise
-            tickets = self._when_room(append, routes, *frame, room_s)
+            tickets = self._when_room(append, routes, frame, room_s)
         deliveries = Deliveries(tickets)
         if not nonblocking:
             core.push()
@@ -264,18 +264,11 @@ class Sender:
 
     # ---- waiting ----------------------------------------------------------------------------------------------------
 
-    def _when_room(
-        self,
-        append: Callable[[], Appended],
-        routes: list[Route],
-        payload: Any,
-        lines: bytes,
-        id_bytes: bytes,
-        wait_s: float,
-    ) -> Appended:
+    def _when_room(self, append: Callable[[], Sent], routes: list[Route], frame: Frame, wait_s: float) -> Sent:
         """Calls *append*, which has just met a full outbox, whenever there may be room, for at most *wait_s*."""
         waiting.forbid_on_own_thread("produce() with block_on_full_s")
         deadline = time.monotonic() + wait_s
+        payload, lines, id_bytes = frame
         payloads = payload if isinstance(payload, list) else [payload] * len(routes)
         size = sum(route.frame_size(size_of(part), len(lines), len(id_bytes)) for route, part in zip(routes, payloads))
         while True:
