@@ -22,8 +22,7 @@ from collections.abc import Sequence
 
 import nats
 
-from memphis_sync._protocol import subjects
-from memphis_sync._protocol.control import ConsumerCreate, ProducerCreate, StationCreate
+from memphis_sync._protocol.requests import ConsumerCreate, ProducerCreate, StationCreate
 from memphis_sync.broker import BrokerProcess
 
 BOUNDS_MS = {"ready": 1000.0, "station, 3 partitions": 25.0, "producer": 3.0, "consumer, 3 partitions": 5.0}
@@ -47,29 +46,20 @@ async def request_times(broker: BrokerProcess, count: int) -> dict[str, list[flo
     connection = await nats.connect(f"nats://{broker.host}:{broker.port}", name="bench::root", **login)
     common = {"station_name": "station-0", "connection_id": "bench", "username": "root"}
     kinds = {
-        "station, 1 partition": lambda at: (
-            subjects.STATION_CREATE,
-            StationCreate(name=f"single-{at}", username="root"),
-        ),
-        "station, 3 partitions": lambda at: (
-            subjects.STATION_CREATE,
-            StationCreate(name=f"station-{at}", partitions_number=3, username="root"),
-        ),
-        "producer": lambda at: (subjects.PRODUCER_CREATE, ProducerCreate(name=f"p{at}", **common)),
-        "consumer, 3 partitions": lambda at: (subjects.CONSUMER_CREATE, ConsumerCreate(name=f"c{at}", **common)),
-        "consumer joins its group": lambda at: (
-            subjects.CONSUMER_CREATE,
-            ConsumerCreate(name=f"j{at}", consumers_group="joined", **common),
-        ),
+        "station, 1 partition": lambda at: StationCreate(name=f"single-{at}", username="root"),
+        "station, 3 partitions": lambda at: StationCreate(name=f"station-{at}", partitions_number=3, username="root"),
+        "producer": lambda at: ProducerCreate(name=f"p{at}", **common),
+        "consumer, 3 partitions": lambda at: ConsumerCreate(name=f"c{at}", **common),
+        "consumer joins its group": lambda at: ConsumerCreate(name=f"j{at}", consumers_group="joined", **common),
     }
     found: dict[str, list[float]] = {}
     for kind, make in kinds.items():
         times = found[kind] = []
         for at in range(count):
-            subject, request = make(at)
+            request = make(at)
             body = request.encode()
             begin = time.perf_counter()
-            reply = await connection.request(subject, body, timeout=20)
+            reply = await connection.request(request.SUBJECT, body, timeout=20)
             times.append((time.perf_counter() - begin) * 1000)
             if reply.data and json.loads(reply.data)["error"]:
                 raise SystemExit(f"{kind} was refused: {reply.data!r}")

@@ -19,7 +19,7 @@ from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.joining import fetch, join
-from memphis_sync._control.requests import CREATE_S, DESTROY_S, Requests, longest_s
+from memphis_sync._control.api import CREATE_S, DESTROY_S, GONE, Requests, longest_s
 from memphis_sync._options import arguments as args
 from memphis_sync._options.arguments import check_name, check_retries, check_station_names
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_int, check_seconds
@@ -29,7 +29,9 @@ from memphis_sync._options.schema_source import SchemaArguments, schema_source
 from memphis_sync._options.table import ConnectArguments, ConnectOptions
 from memphis_sync._producing.cache import Ended, ProducerArguments, ProducerCache, ToOneStation, ToStations
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
+from memphis_sync._protocol.body import R, Request
 from memphis_sync._protocol.names import internal_name
+from memphis_sync._protocol.requests import SchemaActivate, SchemaAttach, SchemaCreate, SchemaDetach, StationDestroy
 from memphis_sync._session import Session, fork, shutdown, waiting
 from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.consumer import Consumer
@@ -224,7 +226,8 @@ class Memphis(NotCopied, NotAwaited):
         not there is fine. The same as ``destroy()`` of a Station.
         """
         name, retries = check_name("name", "Station", name), check_retries("timeout_retries", timeout_retries)
-        self._call(self._requests.destroy_station(name, retries), DESTROY_S, retries, "destroy()")
+        request, about = StationDestroy(name), f"station {name!r}"
+        self._ask("destroy()", request, per_try_s=DESTROY_S, retries=retries, about=about, fine=GONE)
         self._forget_station(internal_name(name))
 
     def dls(self, station_name: str) -> DeadLetters:
@@ -399,9 +402,9 @@ class Memphis(NotCopied, NotAwaited):
             ConfigurationError: Also when the file cannot be read, or the source is larger than the broker takes.
         """
         given = given.checked()
-        name, kind, retries = given.schema_name, given.schema_type, given.timeout_retries
-        work = self._requests.create_schema(name, kind, schema_source(given), given.message_name or "", retries)
-        self._call(work, CREATE_S, retries, "create_schema()")
+        name, kind, message, retries = given.schema_name, given.schema_type, given.message_name, given.timeout_retries
+        request = SchemaCreate(name, kind, schema_content=schema_source(given), message_struct_name=message or "")
+        self._call(self._requests.create_schema(request, retries), CREATE_S, retries, "create_schema()")
 
     def activate_schema_version(self, schema_name: str, version: Optional[int] = None, timeout_retries: int = 5) -> int:
         """
@@ -421,8 +424,8 @@ class Memphis(NotCopied, NotAwaited):
         name = check_name("schema_name", "Schema", schema_name)
         number = 0 if version is None else check_int("version", version, 1, 2**31 - 1)
         retries = check_retries("timeout_retries", timeout_retries)
-        work = self._requests.activate_schema_version(name, number, retries)
-        return self._call(work, CREATE_S, retries, "activate_schema_version()")
+        request = SchemaActivate(name, number)
+        return self._ask("activate_schema_version()", request, retries=retries, about=f"schema {name!r}").version
 
     def enforce_schema(self, name: str, station_name: str, timeout_retries: int = 5) -> None:
         """
@@ -436,7 +439,8 @@ class Memphis(NotCopied, NotAwaited):
             check_name("station_name", "Station", station_name),
         )
         retries = check_retries("timeout_retries", timeout_retries)
-        self._call(self._requests.attach_schema(schema, station, retries), CREATE_S, retries, "enforce_schema()")
+        about = f"schema {schema!r} on station {station!r}"
+        self._ask("enforce_schema()", SchemaAttach(schema, station), retries=retries, about=about)
 
     def attach_schema(self, name: str, station_name: str) -> None:
         """The old name of enforce_schema()."""
@@ -446,7 +450,7 @@ class Memphis(NotCopied, NotAwaited):
         """Makes a station take any message again. Raises as enforce_schema()."""
         station = check_name("station_name", "Station", station_name)
         retries = check_retries("timeout_retries", timeout_retries)
-        self._call(self._requests.detach_schema(station, retries), CREATE_S, retries, "detach_schema()")
+        self._ask("detach_schema()", SchemaDetach(station), retries=retries, about=f"station {station!r}")
 
     # ---- for the package's own use ----------------------------------------------------------------------------------
 
@@ -478,6 +482,11 @@ class Memphis(NotCopied, NotAwaited):
     def _call(self, work: Coroutine[Any, Any, T], per_try_s: float, retries: int, what: str) -> T:
         """Runs a control request with its retries."""
         return self._session.call(work, longest_s(per_try_s, retries), what)
+
+    def _ask(self, what: str, request: Request[R], *, per_try_s: float = CREATE_S, retries: int = 0, **more: str) -> R:
+        """One control request of the call *what*, and its reply; *more* are those of ``Requests.ask()``."""
+        work = self._requests.ask(request, timeout_s=per_try_s, retries=retries, **more)
+        return self._call(work, per_try_s, retries, what)
 
     def _forget_station(self, internal: str) -> None:
         """A station was destroyed: drops what is cached for exactly this one. Runs on the loop, too."""

@@ -21,7 +21,7 @@ from memphis_sync._consuming.give_back import GIVE_BACK_S
 from memphis_sync._consuming.reader import END_S, Reader
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.source import Source
-from memphis_sync._control.requests import DESTROY_S
+from memphis_sync._control.api import DESTROY_S
 from memphis_sync._options.arguments import ConsumerArguments, check_place
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
 from memphis_sync._protocol.partitions import partition_for_key

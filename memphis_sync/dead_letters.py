@@ -14,22 +14,18 @@ from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._control.requests import CREATE_S, Requests, server_error
+from memphis_sync._control.api import CREATE_S
+from memphis_sync._control.dead_letters import read_data
 from memphis_sync._options.checks import as_int, check_int, show
-from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letter_headers import read_headers
 from memphis_sync._protocol.dead_letters import (
     TYPES,
-    DeadLetterCountReply,
-    DeadLetterData,
-    DeadLetterDataReply,
     DeadLetterDrop,
     DeadLetterList,
-    DeadLetterListReply,
     DeadLetterResend,
     DeadLetterRow,
-    read_headers,
 )
-from memphis_sync.errors import ConfigurationError, ServerError
+from memphis_sync.errors import ConfigurationError
 from memphis_sync.headers import is_own
 
 if TYPE_CHECKING:
@@ -43,7 +39,6 @@ PAGE_SIZE = 100  # rows of a reply, with payloads; the broker sends fewer when t
 BARE_PAGE_SIZE = 1000  # without payloads
 _IDS_AT_ONCE = 10_000  # ids in a request, which must stay below max_payload
 _MAX_ID = 2**63 - 1
-_NO_RESPONDERS = 503
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _Counted = TypeVar("_Counted", DeadLetterResend, DeadLetterDrop)
@@ -163,8 +158,7 @@ class DeadLetters(NotCopied, NotAwaited):
             DeadlineError, ConnectionLostError: No reply; some may have been sent.
             ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As in list().
         """
-        request = DeadLetterResend(self.station_name)
-        return self._count(subjects.DEAD_LETTER_RESEND, request, ids, "resend()")
+        return self._count(DeadLetterResend(self.station_name), ids, "resend()")
 
     def drop(self, ids: Optional[Ids] = None, *, type: str = "") -> int:  # noqa: A002
         """
@@ -181,13 +175,16 @@ class DeadLetters(NotCopied, NotAwaited):
             DeadlineError, ConnectionLostError: No reply; some may have been removed.
             ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As in list().
         """
-        request = DeadLetterDrop(self.station_name, type=_check_type(type))
-        return self._count(subjects.DEAD_LETTER_DROP, request, ids, "drop()")
+        return self._count(DeadLetterDrop(self.station_name, type=_check_type(type)), ids, "drop()")
 
     def __repr__(self) -> str:
         return f"<DeadLetters of station {self.station_name!r}>"
 
     # ---- for the package's own use ----------------------------------------------------------------------------------
+
+    @property
+    def _about(self) -> str:
+        return f"dead letters of station {self.station_name!r}"
 
     def _read(
         self, kind: str, ids: Optional[Ids], after_id: int, limit: int, *, with_data: bool = True
@@ -201,27 +198,28 @@ class DeadLetters(NotCopied, NotAwaited):
     def _pages(
         self, kind: str, chunks: Sequence[tuple[int, ...]], after_id: int, limit: int, *, with_data: bool
     ) -> Iterator[DeadLetter]:
-        requests = self._client._requests
         for chunk in chunks:
             after = after_id
             while True:
                 request = DeadLetterList(
-                    self.station_name, requests.username, kind, chunk, after, limit, with_data=with_data
+                    self.station_name, type=kind, ids=chunk, after_id=after, limit=limit, with_data=with_data
                 )
-                reply = self._client._call(_list(requests, request), CREATE_S, 0, "list()")
+                reply = self._client._ask("list()", request, about=self._about)
                 for row in reply.rows:
-                    letter = self._complete(requests, row, with_data=with_data)
+                    letter = self._complete(row, with_data=with_data)
                     if letter is not None:
                         yield letter
                 after = reply.after_id
                 if not after:
                     break
 
-    def _complete(self, requests: Requests, row: DeadLetterRow, *, with_data: bool) -> Optional[DeadLetter]:
+    def _complete(self, row: DeadLetterRow, *, with_data: bool) -> Optional[DeadLetter]:
         """A row as a DeadLetter; None when it was dropped before its payload was read."""
         data = row.data
         if data is None and with_data:
-            data = self._client._call(_data(requests, self.station_name, row.id), CREATE_S, 0, "list()")
+            data = self._client._call(
+                read_data(self._client._requests, self.station_name, row.id), CREATE_S, 0, "list()"
+            )
             if data is None:
                 return None
         block, payload = (data or b"")[: row.header_bytes], (data or b"")[row.header_bytes :]
@@ -240,14 +238,14 @@ class DeadLetters(NotCopied, NotAwaited):
             headers={name: value for name, value in read_headers(block).items() if not is_own(name)},
         )
 
-    def _count(self, subject: str, request: _Counted, ids: Optional[Ids], what: str) -> int:
+    def _count(self, request: _Counted, ids: Optional[Ids], what: str) -> int:
         """Sends the request page by page, and adds up the counts."""
-        requests, total = self._client._requests, 0
+        total = 0
         for chunk in _chunks(ids):
             after = 0
             while True:
-                page = replace(request, username=requests.username, ids=chunk, after_id=after)
-                reply = self._client._call(_ask_count(requests, subject, page), CREATE_S, 0, what)
+                page = replace(request, ids=chunk, after_id=after)
+                reply = self._client._ask(what, page, about=self._about)
                 total += reply.count
                 if reply.too_large:
                     log.warning(
@@ -278,47 +276,3 @@ def _chunks(ids: Optional[Ids]) -> list[tuple[int, ...]]:
     numbers = (item.id if isinstance(item, DeadLetter) else item for item in given)
     every = sorted({check_int("ids", number, 1, _MAX_ID) for number in numbers})
     return [tuple(every[at : at + _IDS_AT_ONCE]) for at in range(0, len(every), _IDS_AT_ONCE)]
-
-
-async def _ask(requests: Requests, subject: str, body: bytes) -> bytes:
-    try:
-        return await requests._ask(subject, body, CREATE_S, 0, may_be_starting=not requests.is_memphis)
-    except ServerError as exc:
-        if exc.code == _NO_RESPONDERS and requests.is_memphis:
-            raise ServerError(
-                "the broker does not offer dead letters to clients: a Memphis broker has them in its REST API and its "
-                "web console only (POST /api/stations/resendPoisonMessages and dropDlsMessages)",
-                code=_NO_RESPONDERS,
-            ) from exc
-        raise
-
-
-def _check(error: str, station: str) -> None:
-    if error:
-        raise server_error(error, f"dead letters of station {station!r}")
-
-
-async def _list(requests: Requests, request: DeadLetterList) -> DeadLetterListReply:
-    reply = DeadLetterListReply.decode(await _ask(requests, subjects.DEAD_LETTER_LIST, request.encode()))
-    _check(reply.error, request.station_name)
-    return reply
-
-
-async def _ask_count(requests: Requests, subject: str, request: _Counted) -> DeadLetterCountReply:
-    reply = DeadLetterCountReply.decode(await _ask(requests, subject, request.encode()))
-    _check(reply.error, request.station_name)
-    return reply
-
-
-async def _data(requests: Requests, station: str, dead_letter_id: int) -> Optional[bytes]:
-    """Header block and payload, read piece by piece; None when the dead letter was dropped."""
-    data = bytearray()
-    while True:
-        request = DeadLetterData(station, requests.username, dead_letter_id, len(data))
-        reply = DeadLetterDataReply.decode(await _ask(requests, subjects.DEAD_LETTER_DATA, request.encode()))
-        if "has no dead letter" in reply.error:
-            return None
-        _check(reply.error, station)
-        data += reply.data
-        if len(data) >= reply.total or not reply.data:
-            return bytes(data)

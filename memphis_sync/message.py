@@ -9,7 +9,6 @@ account before the stream and a random token at the end on servers that have a d
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
@@ -19,9 +18,10 @@ from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.source import Source
-from memphis_sync._control.requests import report_dead_letter
+from memphis_sync._control.dead_letters import tell
 from memphis_sync._core import RawMessage, parse_headers
 from memphis_sync._options.checks import MAX_TIME_MS, check_int, check_seconds, check_str
+from memphis_sync._protocol.dead_letters import DeadLetterReport, NackedDeadLetter
 from memphis_sync._protocol.json_text import NotJsonError, read_json
 from memphis_sync._protocol.names import split_stream
 from memphis_sync._schema.live import decoded
@@ -322,16 +322,11 @@ class Message(NotCopied, RawMessage):
         """Returns when the broker keeps the dead letter."""
         source = self._source
         source.check_open()
-        report = {
-            "station_name": source.view.internal,
-            "error": reason,
-            "partition": partition,
-            "cg_name": source.consumer_group,
-            "seq": sequence,
-        }
         session = source.session
-        body, is_memphis = json.dumps(report).encode(), session.data_link().is_memphis
-        work = report_dead_letter(session.control, body, timeout_s, is_memphis=is_memphis)
+        is_memphis = session.data_link().is_memphis
+        kind = NackedDeadLetter if is_memphis else DeadLetterReport
+        report = kind(source.view.internal, reason, partition, source.consumer_group, sequence)
+        work = tell(session.control, report, timeout_s, "dead_letter()", is_memphis=is_memphis)
         session.call(work, timeout_s, "dead_letter()")
 
     def _check_unanswered(self) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from memphis_sync._base.logs import Log
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.source import Source
-from memphis_sync._control.requests import give_back
+from memphis_sync._control.dead_letters import give_back
+from memphis_sync._protocol.dead_letters import GivenBack
 from memphis_sync._protocol.names import split_stream
 from memphis_sync.errors import MemphisError
 from memphis_sync.message import NAK, Message, parse_ack_subject
@@ -52,15 +53,8 @@ async def report_untouched(
     letters = [message.id for message in messages if isinstance(message, ResentMessage)]
     deliveries = [_delivery(message) for message in messages if not isinstance(message, ResentMessage)]
     try:
-        await give_back(
-            source.session.control,
-            source.view.internal,
-            source.consumer_group,
-            deliveries,
-            letters,
-            GIVE_BACK_S,
-            is_kept=is_kept,
-        )
+        request = GivenBack.of(source.view.internal, source.consumer_group, deliveries, letters, kept=is_kept)
+        await give_back(source.session.control, request, GIVE_BACK_S)
     except MemphisError as exc:
         log.debug("%r: the broker does not know of %d messages that go back: %s", source, len(messages), exc)
         return False

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
-from memphis_sync._control.requests import CREATE_S, JS_S
+from memphis_sync._control.api import CREATE_S, JS_S
 from memphis_sync._options.arguments import ConsumerArguments, FetchArguments, check_name, consumer_request
 from memphis_sync._options.checks import check_bool, check_seconds
 from memphis_sync.consumer import READ_ALL_S, Consumer

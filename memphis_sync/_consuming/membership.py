@@ -16,7 +16,7 @@ from memphis_sync._base.threads import handing_over
 from memphis_sync._consuming.give_back import report_untouched
 from memphis_sync._consuming.resent import MAX_MESSAGES, ResentQueue
 from memphis_sync._consuming.source import Source
-from memphis_sync._control.requests import JS_S, Requests
+from memphis_sync._control.api import JS_S, Requests
 from memphis_sync._data import DataLink, GroupPartition
 from memphis_sync.errors import MemphisError, StationNotFoundError
 

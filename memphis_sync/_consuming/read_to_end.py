@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.source import Source
-from memphis_sync._control.requests import GroupProgress, count_owed, group_progress, last_sequences
+from memphis_sync._control.dead_letters import count_owed
+from memphis_sync._control.groups import GroupProgress, group_progress, last_sequences
 from memphis_sync._data import GroupPartition
 from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError
 from memphis_sync.message import Message, parse_ack_subject

@@ -20,7 +20,7 @@ from memphis_sync._consuming.portion import LONG_POLL_S, LULL_S, OUTAGE_PAUSE_S,
 from memphis_sync._consuming.read_to_end import ReadToEnd
 from memphis_sync._consuming.resent import MAX_MESSAGES as MAX_RESENT, ResentMessage, ResentQueue
 from memphis_sync._consuming.source import Source
-from memphis_sync._control.requests import Requests
+from memphis_sync._control.api import Requests
 from memphis_sync._core import fork_generation
 from memphis_sync._data import GroupPartition, PullConsumer
 from memphis_sync._data.pull_consumer import never

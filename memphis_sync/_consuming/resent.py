@@ -9,7 +9,6 @@ Source: protocol reference 7.3, 7.4.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from memphis_sync._base.logs import Log
 from memphis_sync._consuming.source import Source
-from memphis_sync._control.requests import acknowledge_dead_letter
+from memphis_sync._control.dead_letters import tell
 from memphis_sync._core import encode_headers
 from memphis_sync._options.checks import check_seconds, check_str
 from memphis_sync._protocol import subjects
-from memphis_sync._protocol.dead_letters import GROUP, ID, OWED, PARTITION, SEQUENCE, TIME
+from memphis_sync._protocol.dead_letter_headers import GROUP, ID, OWED, PARTITION, SEQUENCE, TIME
+from memphis_sync._protocol.dead_letters import DeadLetterAck
 from memphis_sync.errors import UsageError
 from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message, delay_ns, time_of
 
@@ -174,9 +174,8 @@ class ResentMessage(Message):
         self._check_unanswered()
         self.owner.check_open()
         session = self.owner.session
-        body = json.dumps({"id": self.id, "cg_name": self.group}).encode()
-        is_memphis = session.data_link().is_memphis
-        work = acknowledge_dead_letter(session.control, body, timeout_s, is_memphis=is_memphis)
+        ack, is_memphis = DeadLetterAck(self.id, self.group), session.data_link().is_memphis
+        work = tell(session.control, ack, timeout_s, "ack()", is_memphis=is_memphis)
         session.call(work, timeout_s, "ack()")
         self.answer = "ack"
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Optional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Optional
 
 from memphis_sync._base import primitives
 from memphis_sync._base.logs import Log
 from memphis_sync._control import ControlLink
-from memphis_sync._control.api import store
-from memphis_sync._protocol import subjects
+from memphis_sync._control.dead_letters import tell
+from memphis_sync._protocol.body import Request
+from memphis_sync._protocol.requests import Notification
 from memphis_sync.errors import MemphisError
 
 if TYPE_CHECKING:
@@ -42,21 +44,21 @@ class FailureReporter:
         # Guards the four below; never held across IO or another lock. The loop does not wait for it: who holds it may
         # have been interrupted by a signal handler that waits for the loop.
         self._lock = primitives.RLock()
-        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._waiting: deque[tuple[Request[Any], int]] = deque()
         self._bytes = 0
         self._dropped = 0
         self._is_sending = False
-        self._idle: Optional[asyncio.Event] = None  # on the loop, like the task
-        self._task: Optional[asyncio.Task[None]] = None
+        self._task: Optional[asyncio.Task[None]] = None  # on the loop
 
-    def add(self, control: ControlLink, messages: list[tuple[str, bytes]], *, is_memphis: bool) -> None:
+    def add(self, control: ControlLink, reports: Sequence[Request[Any]], *, is_memphis: bool) -> None:
         """
-        Sends (subject, body) pairs soon; from any thread. Our broker says of a dead letter that it keeps it.
+        Sends them soon; from any thread. Our broker says of a dead letter that it keeps it.
 
         Raises:
             ClosedError: The client is closed.
         """
-        size = sum(len(body) for _, body in messages)
+        messages = [(report, len(report.encode())) for report in reports]
+        size = sum(each for _, each in messages)
         with self._lock:
             if self._bytes + size > MAX_BYTES:
                 self._dropped += len(messages)
@@ -75,44 +77,32 @@ class FailureReporter:
 
     async def drain(self) -> None:
         """Waits until what was added is sent or given up."""
-        while self._idle is not None and not self._idle.is_set():
-            await self._idle.wait()
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
 
     def _start(self, control: ControlLink, is_memphis: bool) -> None:
-        self._idle = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._send(control, is_memphis=is_memphis))
 
     async def _send(self, control: ControlLink, *, is_memphis: bool) -> None:
-        idle = self._idle
-        assert idle is not None
-        try:
-            while True:
-                while not self._lock.acquire(blocking=False):  # noqa: ASYNC110  its holders are threads
-                    await asyncio.sleep(_BUSY_S)
-                try:
-                    batch = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
-                    self._bytes -= sum(len(body) for _, body in batch)
-                    dropped, self._dropped = self._dropped, 0
-                    self._is_sending = bool(batch)
-                finally:
-                    self._lock.release()
-                if dropped:
-                    log.warning("%d reports of schema failures were dropped: they came faster than they go", dropped)
-                if not batch:
-                    return
-                results = await asyncio.gather(
-                    *(_send_one(control, subject, body, is_memphis=is_memphis) for subject, body in batch),
-                    return_exceptions=True,
-                )
-                failed = [result for result in results if isinstance(result, Exception)]
-                if failed:
-                    log.warning("%d reports of schema failures could not be sent: %s", len(failed), failed[0])
-        finally:
-            idle.set()
+        async def send(report: Request[Any]) -> None:
+            is_told = is_memphis or isinstance(report, Notification)  # nobody answers a notification
+            await tell(control, report, _SEND_S, "the report of a schema failure", is_memphis=is_told)
 
-
-async def _send_one(control: ControlLink, subject: str, body: bytes, *, is_memphis: bool) -> None:
-    if subject == subjects.SCHEMA_DEAD_LETTERS and not is_memphis:
-        await store(control, subject, body, _SEND_S, "the report of a schema failure")
-    else:
-        await control.publish(subject, body, _SEND_S)
+        while True:
+            while not self._lock.acquire(blocking=False):  # noqa: ASYNC110  its holders are threads
+                await asyncio.sleep(_BUSY_S)
+            try:
+                batch = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+                self._bytes -= sum(size for _, size in batch)
+                dropped, self._dropped = self._dropped, 0
+                self._is_sending = bool(batch)
+            finally:
+                self._lock.release()
+            if dropped:
+                log.warning("%d reports of schema failures were dropped: they came faster than they go", dropped)
+            if not batch:
+                return
+            results = await asyncio.gather(*(send(report) for report, _ in batch), return_exceptions=True)
+            failed = [result for result in results if isinstance(result, Exception)]
+            if failed:
+                log.warning("%d reports of schema failures could not be sent: %s", len(failed), failed[0])

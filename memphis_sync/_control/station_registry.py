@@ -16,7 +16,7 @@ from memphis_sync._base.logs import Log
 from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.json_text import PLAIN, JsonWriter
-from memphis_sync._protocol.replies import SchemaUpdate
+from memphis_sync._protocol.requests import SchemaUpdate
 from memphis_sync._schema.live import StationCodec
 from memphis_sync.errors import MemphisError
 from memphis_sync.types import SchemaInfo, StationLive
@@ -124,8 +124,8 @@ class StationRegistry:
         kind = update.get("UpdateType")
         if kind not in (_SCHEMA_INIT, _SCHEMA_DROP):
             raise ValueError(f"UpdateType is {kind!r}; it must be {_SCHEMA_INIT} or {_SCHEMA_DROP}")
+        schema = schema_info(SchemaUpdate.from_json(update.get("init") or {})) if kind == _SCHEMA_INIT else None
         entry.schema_updates += 1
-        schema = schema_info(SchemaUpdate.from_json(update.get("init"))) if kind == _SCHEMA_INIT else None
         self._set_schema(internal, entry, schema)
 
     def _set_schema(self, internal: str, entry: StationEntry, schema: Optional[SchemaInfo]) -> None:

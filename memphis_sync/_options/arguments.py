@@ -18,9 +18,9 @@ from memphis_sync._options.checks import (
     show,
 )
 from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
-from memphis_sync._protocol.control import ConsumerCreate, StationCreate
 from memphis_sync._protocol.names import Kind, NameRuleError, lower_name
 from memphis_sync._protocol.partitions import check_partition
+from memphis_sync._protocol.requests import ConsumerCreate, StationCreate
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.types import Retention, Storage
 

@@ -1,44 +1,30 @@
 """
 Dead letters on the wire: how clients report and acknowledge them, and our own requests to list, send and drop them.
 
-The reports have no reply. The requests are ours: Memphis has them in its REST API only. They go page by page, so that
-no reply exceeds ``max_payload``: a page says where the next begins, and a payload that has no room in it is fetched by
-itself, piece by piece.
+The reports go to a queue; a Memphis broker answers none. The requests are ours: Memphis has them in its REST API only.
+They go page by page, so that no reply exceeds ``max_payload``: a page says where the next begins, and a payload that
+has no room in it is fetched by itself, piece by piece.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Optional, cast
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from memphis_sync._core import encode_headers, parse_headers
-from memphis_sync._protocol.control import _key, _Request
-from memphis_sync.errors import MemphisError, RemoteProtocolError
+from memphis_sync._protocol.body import BASE64, Body, Codec, PlainReply, R, Reply, Request, StoredReply, key, unreadable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DeadLetterType = Literal["poison", "schema"]
 
 TYPES: tuple[DeadLetterType, ...] = ("poison", "schema")
 POISON, SCHEMA = TYPES
 
-PRODUCED_BY = "$memphis_producedBy"
-RESENT = "$memphis_dls"  # in PRODUCED_BY: a message that was a dead letter already
-ID, GROUP = "$memphis_pm_id", "$memphis_pm_cg_name"
-# Our broker's own, on a message that is sent to a group again: where it lies in the station, when it was stored (in
-# nanoseconds since 1970), and whether it is no dead letter, but owed to the group.
-PARTITION, SEQUENCE, TIME = "$memphis_sync_partition", "$memphis_sync_sequence", "$memphis_sync_time"
-OWED = "$memphis_sync_owed"
-
 MAX_GIVEN_BACK = 5000  # of a request; the largest batch
-
-_NAME = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # of a header: visible ASCII without a colon
-_LINE_ENDS = str.maketrans("\r\n\0", "   ")
-_SHOWN_BYTES = 64
 
 # Text as memphis.js writes it: two digits for a visible character, one for TAB, LF and CR, which it does not pad.
 _UNPADDED = re.compile(r"(?:[2-7][0-9a-f]|[9ad])+\Z")
@@ -49,9 +35,9 @@ _UNPADDED_CHARACTER = re.compile(r"[2-7][0-9a-f]|[9ad]")
 
 
 @dataclass(frozen=True)
-class NackedDeadLetter(_Request):
+class UnusableMessage(Body):
     """
-    ``$memphis_nacked_dls``: a consumer cannot use a message.
+    A consumer cannot use a message.
 
     Attributes:
         partition: Some clients send 0 for a station without partitions.
@@ -59,126 +45,121 @@ class NackedDeadLetter(_Request):
         seq: The message's place in its partition.
     """
 
-    STRUCT: ClassVar[str] = "NackedDlsMessage"
+    STRUCT = "NackedDlsMessage"
 
-    station_name: str = _key("string")
-    error: str = _key("string")
-    partition: int = _key("int")
-    cg_name: str = _key("string")
-    seq: int = _key("uint64")
+    station_name: str = key("string")
+    error: str = key("string")
+    partition: int = key("int")
+    cg_name: str = key("string")
+    seq: int = key("uint64")
 
 
 @dataclass(frozen=True)
-class SchemaDeadLetter(_Request):
+class NackedDeadLetter(UnusableMessage, Request[StoredReply]):
+    """The report of official clients, who do not ask whether it has come."""
+
+    SUBJECT = "$memphis_nacked_dls"
+
+
+@dataclass(frozen=True)
+class DeadLetterReport(UnusableMessage, Request[PlainReply]):
+    """The report to our own broker, answered when the message is kept."""
+
+    SUBJECT = "$memphis_sync_dls_report"
+
+
+@dataclass(frozen=True)
+class SchemaDeadLetter(Request[StoredReply]):
     """
-    ``$memphis_schemaverse_dls``: a producer's message does not match the station's schema.
+    A producer's message does not match the station's schema.
+
+    A Memphis broker stores a payload that is not whole bytes in hexadecimal in pieces, or dies of it.
 
     Attributes:
         data: The payload in hexadecimal digits; see payload_of().
-        report_id: Of our client: the same when a report is made again.
+        report_id: Of our client, for our broker: the same when a report is made again.
     """
 
-    STRUCT: ClassVar[str] = "SchemaVerseDlsMessage"
+    SUBJECT = "$memphis_schemaverse_dls"
+    STRUCT = "SchemaVerseDlsMessage"
 
-    station_name: str = _key("string")
-    producer_name: str = _key("string", key="name", inside="producer")
-    connection_id: str = _key("string", inside="producer")
-    data: str = _key("string", inside="message")
-    headers: Mapping[str, str] = field(
-        default_factory=dict, metadata={"go": "map[string]string", "key": "", "inside": "message", "struct": ""}
-    )
-    size: int = _key("int", inside="message")
-    validation_error: str = _key("string")
-    partition_number: int = _key("int")
-    report_id: str = _key("string")
+    station_name: str = key("string")
+    producer_name: str = key("string", key="name", inside="producer")
+    connection_id: str = key("string", inside="producer")
+    data: str = key("string", inside="message")
+    headers: Mapping[str, str] = key("map[string]string", dict, inside="message")
+    size: int = key("int", inside="message")
+    validation_error: str = key("string")
+    partition_number: int = key("int")
+    report_id: str = key("string", omit_empty=True)
+
+    @classmethod
+    def of(
+        cls,
+        station_internal: str,
+        partition: int,
+        producer: str,
+        connection_id: str,
+        payload: bytes,
+        headers: Mapping[str, str],
+        error: str,
+        *,
+        is_memphis: bool,
+    ) -> Self:
+        """Makes one; *headers* are the user's, the client's own are added."""
+        own = {"$memphis_producedBy": producer, "$memphis_connectionId": connection_id}
+        return cls(
+            station_name=station_internal,
+            producer_name=producer,
+            connection_id=connection_id,
+            data=payload.hex(),
+            headers={**headers, **own},
+            size=len(payload),
+            validation_error=error,
+            partition_number=partition,
+            report_id="" if is_memphis else uuid.uuid4().hex,
+        )
 
 
 @dataclass(frozen=True)
-class DeadLetterAck(_Request):
-    """``$memphis_pm_acks``: a group is done with a dead letter that was sent to it again."""
+class DeadLetterAck(Request[StoredReply]):
+    """A group is done with a dead letter that was sent to it again."""
 
-    STRUCT: ClassVar[str] = "PoisonMessageAck"
+    SUBJECT = "$memphis_pm_acks"
+    STRUCT = "PoisonMessageAck"
 
-    id: int = _key("int64")
-    cg_name: str = _key("string")
-
-
-@dataclass(frozen=True)
-class MaxDeliveries(_Request):
-    """JetStream's advisory that a group has had a message as often as it may."""
-
-    STRUCT: ClassVar[str] = "JSConsumerDeliveryExceededAdvisory"
-
-    stream: str = _key("string")
-    consumer: str = _key("string")
-    stream_seq: int = _key("uint64")
-    deliveries: int = _key("uint64")
+    id: int = key("int64")
+    cg_name: str = key("string")
 
 
 @dataclass(frozen=True)
-class GroupGone(_Request):
+class MaxDeliveries(Body):
+    """JetStream's advisory that a group has had a message as often as it may; stream and durable follow the subject."""
+
+    SUBJECT = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
+    STRUCT = "JSConsumerDeliveryExceededAdvisory"
+
+    stream: str = key("string")
+    consumer: str = key("string")
+    stream_seq: int = key("uint64")
+    deliveries: int = key("uint64")
+
+
+@dataclass(frozen=True)
+class GroupGone(Body):
     """
-    ``$memphis_sync_dls_group_gone``, the broker's own: a group's durables were deleted.
+    The broker's own: a group's durables were deleted.
 
     Attributes:
         before_ms: Dead letters that the group got later are those of a new group of that name; ms since 1970.
     """
 
-    STRUCT: ClassVar[str] = "GroupGone"
+    SUBJECT = "$memphis_sync_dls_group_gone"
+    STRUCT = "GroupGone"
 
-    station_name: str = _key("string")
-    cg_name: str = _key("string")
-    before_ms: int = _key("int64")
-
-
-@dataclass(frozen=True)
-class GivenBack(_Request):
-    """
-    ``$memphis_sync_given_back``: a member of a group gives messages back without having looked at them; plain reply.
-    One without messages, or with any that were sent again, says that the member is about to leave: when it is answered,
-    no more are sent to it.
-
-    Attributes:
-        partitions: Of each message; the next two go with it, one for one.
-        sequences: Places in the partition.
-        deliveries: Which delivery of the message it was, from 1.
-        resent: Ids of messages that were sent again.
-        kept: The member still has the messages: it tells of them because it may die before it can give them back.
-    """
-
-    STRUCT: ClassVar[str] = "GivenBack"
-
-    station_name: str = _key("string")
-    cg_name: str = _key("string")
-    partitions: tuple[int, ...] = _key("[]int64", ())
-    sequences: tuple[int, ...] = _key("[]int64", ())
-    deliveries: tuple[int, ...] = _key("[]int64", ())
-    resent: tuple[int, ...] = _key("[]int64", ())
-    kept: bool = _key("bool")
-
-    @classmethod
-    def of(
-        cls,
-        station: str,
-        group: str,
-        messages: Sequence[tuple[int, int, int]],
-        resent: Sequence[int],
-        *,
-        kept: bool = False,
-    ) -> GivenBack:
-        """Makes one of (partition, sequence, delivery) triples."""
-        partitions, sequences, deliveries = tuple(zip(*messages)) or ((), (), ())
-        return cls(station, group, partitions, sequences, deliveries, tuple(resent), kept)
-
-
-@dataclass(frozen=True)
-class CountOwed(_Request):
-    """``$memphis_sync_owed``: how many messages a group is owed; answered with a DeadLetterCountReply."""
-
-    STRUCT: ClassVar[str] = "CountOwed"
-
-    station_name: str = _key("string")
-    cg_name: str = _key("string")
+    station_name: str = key("string")
+    cg_name: str = key("string")
+    before_ms: int = key("int64")
 
 
 def payload_of(digits: str) -> bytes:
@@ -197,140 +178,11 @@ def payload_of(digits: str) -> bytes:
     return digits.encode("utf-8", "replace")
 
 
-# ---- headers --------------------------------------------------------------------------------------------------------
-
-
-def read_headers(block: bytes) -> dict[str, str]:
-    """A header block as names and first values; none for an empty block, and for one that no client could read."""
-    found: dict[str, str] = {}
-    if block:
-        try:
-            pairs = parse_headers(block)[2]
-        except MemphisError:
-            return {}
-        for name, value in pairs:
-            found.setdefault(name, value)
-    return found
-
-
-def sendable_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The same headers without what cannot stand on the wire: names that are none, line ends, what is no UTF-8."""
-    return {name: _clean(value) for name, value in headers.items() if _NAME.match(name)}
-
-
-def write_headers(headers: Mapping[str, str]) -> bytes:
-    """A header block; b"" for no headers."""
-    pairs = [(name.encode(), value.encode()) for name, value in sendable_headers(headers).items()]
-    return encode_headers(pairs) if pairs else b""
-
-
-def resent_headers(
-    headers: Mapping[str, str],
-    dead_letter_id: int,
-    group: str,
-    *,
-    partition: int,
-    sequence: int,
-    time_ns: int,
-    is_owed: bool = False,
-) -> dict[str, str]:
-    """The headers of a message that is sent to a group again."""
-    kept = {name: value for name, value in headers.items() if name not in ("producedBy", OWED)}
-    own = {PRODUCED_BY: RESENT, ID: str(dead_letter_id), GROUP: group}
-    place = {PARTITION: str(partition), SEQUENCE: str(sequence), TIME: str(time_ns)}
-    return sendable_headers({**kept, **own, **place, **({OWED: "1"} if is_owed else {})})
-
-
-def copied_headers(headers: Mapping[str, str], station: str, kind: str, message_id: str) -> dict[str, str]:
-    """
-    The headers of a dead letter's copy in a dead-letter station.
-
-    JetStream's own headers are commands to the first station (its message id, the sequence it expected); the copy has
-    an id of its own instead, so that it is stored once.
-    """
-    kept = {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
-    return sendable_headers({**kept, "station": station, "type": kind, "Nats-Msg-Id": message_id})
-
-
-def headers_size(headers: Mapping[str, str]) -> int:
-    """Bytes of a header block with these headers."""
-    lines = sum(len(name.encode()) + len(value.encode("utf-8", "replace")) + 4 for name, value in headers.items())
-    return len(b"NATS/1.0\r\n") + lines + len(b"\r\n")
-
-
-def _clean(value: str) -> str:
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace").translate(_LINE_ENDS)
-
-
-# ---- requests -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DeadLetterList(_Request):
-    """
-    ``$memphis_sync_dls_list``; answered by a DeadLetterListReply.
-
-    Attributes:
-        type: ``poison``, ``schema``, or "" for both.
-        ids: Only these; empty for all.
-        after_id: Where the page begins; 0 for the first.
-        limit: The most rows of a page; the broker may give fewer.
-        with_data: Whether the rows carry what they have room for of headers and payload.
-    """
-
-    STRUCT: ClassVar[str] = "listDlsMessagesRequest"
-
-    station_name: str = _key("string")
-    username: str = _key("string")
-    type: str = _key("string")
-    ids: tuple[int, ...] = _key("[]int64", ())
-    after_id: int = _key("int64")
-    limit: int = _key("int", 100)
-    with_data: bool = _key("bool")
-
-
-@dataclass(frozen=True)
-class DeadLetterData(_Request):
-    """``$memphis_sync_dls_data``: a piece of a dead letter's headers and payload; answered by a DeadLetterDataReply."""
-
-    STRUCT: ClassVar[str] = "dlsMessageDataRequest"
-
-    station_name: str = _key("string")
-    username: str = _key("string")
-    id: int = _key("int64")
-    offset: int = _key("int64")
-
-
-@dataclass(frozen=True)
-class DeadLetterResend(_Request):
-    """``$memphis_sync_dls_resend``: poison ones go to their groups again; answered by a DeadLetterCountReply."""
-
-    STRUCT: ClassVar[str] = "resendPoisonMessagesSchema"
-
-    station_name: str = _key("string")
-    username: str = _key("string")
-    ids: tuple[int, ...] = _key("[]int64", ())
-    after_id: int = _key("int64")
-
-
-@dataclass(frozen=True)
-class DeadLetterDrop(_Request):
-    """``$memphis_sync_dls_drop``; answered by a DeadLetterCountReply."""
-
-    STRUCT: ClassVar[str] = "dropDlsMessagesSchema"
-
-    station_name: str = _key("string")
-    username: str = _key("string")
-    type: str = _key("string")
-    ids: tuple[int, ...] = _key("[]int64", ())
-    after_id: int = _key("int64")
-
-
 # ---- replies --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class DeadLetterRow:
+class DeadLetterRow(Body):
     """
     One dead letter in a list.
 
@@ -341,159 +193,211 @@ class DeadLetterRow:
         data: Header block and payload; None when they are to be fetched.
     """
 
-    id: int
-    station: str
-    type: DeadLetterType
-    partition: int
-    sequence: int
-    producer: str
-    groups: tuple[str, ...]
-    error: str
-    time_ns: int
-    size: int
-    header_bytes: int
-    data: Optional[bytes] = None
+    STRUCT = "row"
+
+    id: int = key("int64")
+    station: str = key("string")
+    type: DeadLetterType = key("string")
+    partition: int = key("int64")
+    sequence: int = key("int64")
+    producer: str = key("string")
+    groups: tuple[str, ...] = key("[]string")
+    error: str = key("string")
+    time_ns: int = key("int64")
+    size: int = key("int64")
+    header_bytes: int = key("int64")
+    data: Optional[bytes] = key(BASE64)
+
+
+def _rows(value: Any) -> tuple[DeadLetterRow, ...]:
+    rows = tuple(DeadLetterRow.from_json(row) for row in value or ())
+    if not all(row.type in TYPES for row in rows):
+        raise ValueError("a dead letter is of an unknown type")
+    return rows
+
+
+class DeadLetterReply(Reply):
+    """What the requests are answered with: JSON and nothing else, with the error alone when there is one."""
 
     def to_json(self) -> dict[str, Any]:
-        """The object as it stands in a reply; ``data`` in base64."""
-        data = None if self.data is None else base64.b64encode(self.data).decode()
-        return {**asdict(self), "groups": list(self.groups), "data": data}
+        """The reply."""
+        return {"error": self.error} if self.error else super().to_json()
 
     @classmethod
-    def from_json(cls, value: object) -> DeadLetterRow:
-        """
-        Reads the object.
-
-        Raises:
-            RemoteProtocolError: A member is missing or has another type.
-        """
-        try:
-            row = dict(cast("Mapping[str, Any]", value))
-            data = row.get("data")
-            row["data"] = None if data is None else base64.b64decode(data, validate=True)
-            row["groups"] = tuple(row["groups"]) if isinstance(row["groups"], list) else (None,)
-            found = cls(**{item.name: row[item.name] for item in fields(cls)})
-            numbers = (found.id, found.partition, found.sequence, found.time_ns, found.size, found.header_bytes)
-            texts = (found.station, found.producer, found.error, *found.groups)
-            is_typed = all(type(number) is int for number in numbers) and all(isinstance(text, str) for text in texts)
-            if is_typed and found.type in TYPES:
-                return found
-        except (KeyError, TypeError, ValueError, binascii.Error):
-            pass
-        raise RemoteProtocolError(f"the broker's reply has a dead letter that is none: {str(value)[:_SHOWN_BYTES]!r}")
+    def from_text(cls, body: bytes) -> Self:
+        """A reply that is no JSON object is none."""
+        raise unreadable(body, "it is not a JSON object")
 
 
 @dataclass(frozen=True)
-class DeadLetterListReply:
+class DeadLetterListReply(DeadLetterReply):
     """
     A page.
 
     Attributes:
         rows: Ascending by id.
         after_id: What the next page begins after; 0 when this is the last.
-        error: The broker's text; empty on success.
     """
 
-    rows: tuple[DeadLetterRow, ...] = ()
-    after_id: int = 0
-    error: str = ""
-
-    def encode(self) -> bytes:
-        """The reply's body."""
-        rows = [row.to_json() for row in self.rows]
-        return _dump({"rows": rows, "after_id": self.after_id, "error": self.error})
-
-    @classmethod
-    def decode(cls, body: bytes) -> DeadLetterListReply:
-        """Reads a reply's body. Raises RemoteProtocolError when it is none."""
-        reply = _load(body)
-        rows = reply.get("rows") or []
-        if not isinstance(rows, list):
-            raise _unexpected(body)
-        found = tuple(DeadLetterRow.from_json(row) for row in rows)
-        return cls(found, _number(reply, "after_id", body), str(reply.get("error") or ""))
+    rows: tuple[DeadLetterRow, ...] = key(Codec(_rows, lambda rows: [row.to_json() for row in rows]), ())
+    after_id: int = key("uint64")
+    error: str = key("string")
 
 
 @dataclass(frozen=True)
-class DeadLetterDataReply:
+class DeadLetterDataReply(DeadLetterReply):
     """
     A piece of header block and payload.
 
     Attributes:
         total: Bytes of the whole.
-        error: The broker's text; empty on success.
     """
 
-    data: bytes = b""
-    total: int = 0
-    error: str = ""
-
-    def encode(self) -> bytes:
-        """The reply's body."""
-        return _dump({"data": base64.b64encode(self.data).decode(), "total": self.total, "error": self.error})
-
-    @classmethod
-    def decode(cls, body: bytes) -> DeadLetterDataReply:
-        """Reads a reply's body. Raises RemoteProtocolError when it is none."""
-        reply = _load(body)
-        try:
-            data = base64.b64decode(reply.get("data") or "", validate=True)
-        except (TypeError, ValueError) as exc:
-            raise _unexpected(body) from exc
-        return cls(data, _number(reply, "total", body), str(reply.get("error") or ""))
+    data: bytes = key(Codec(lambda text: BASE64.read(text or ""), BASE64.write), b"")
+    total: int = key("uint64")
+    error: str = key("string")
 
 
 @dataclass(frozen=True)
-class DeadLetterCountReply:
+class DeadLetterCountReply(DeadLetterReply):
     """
     How many dead letters of a page were sent or dropped, or how many messages a group is owed.
 
     Attributes:
         after_id: What the next page begins after; 0 when this was the last.
         too_large: Ids of those that have no room for the headers they would be sent with.
-        error: The broker's text; empty on success.
     """
 
-    count: int = 0
-    after_id: int = 0
-    too_large: tuple[int, ...] = ()
-    error: str = ""
+    count: int = key("uint64")
+    after_id: int = key("uint64")
+    too_large: tuple[int, ...] = key("[]int64")
+    error: str = key("string")
 
-    def encode(self) -> bytes:
-        """The reply's body."""
-        return _dump({**asdict(self), "too_large": list(self.too_large)})
+
+# ---- requests -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GivenBack(Request[PlainReply]):
+    """
+    A member of a group gives messages back without having looked at them. One without messages, or with any that were
+    sent again, says that the member is about to leave: when it is answered, no more are sent to it.
+
+    Attributes:
+        partitions: Of each message; the next two go with it, one for one.
+        sequences: Places in the partition.
+        deliveries: Which delivery of the message it was, from 1.
+        resent: Ids of messages that were sent again.
+        kept: The member still has the messages: it tells of them because it may die before it can give them back.
+    """
+
+    SUBJECT = "$memphis_sync_given_back"
+    STRUCT = "GivenBack"
+
+    station_name: str = key("string")
+    cg_name: str = key("string")
+    partitions: tuple[int, ...] = key("[]int64")
+    sequences: tuple[int, ...] = key("[]int64")
+    deliveries: tuple[int, ...] = key("[]int64")
+    resent: tuple[int, ...] = key("[]int64")
+    kept: bool = key("bool")
 
     @classmethod
-    def decode(cls, body: bytes) -> DeadLetterCountReply:
-        """Reads a reply's body. Raises RemoteProtocolError when it is none."""
-        reply = _load(body)
-        too_large = reply.get("too_large") or []
-        if not isinstance(too_large, list) or not all(type(number) is int for number in too_large):
-            raise _unexpected(body)
-        count, after_id = _number(reply, "count", body), _number(reply, "after_id", body)
-        return cls(count, after_id, tuple(too_large), str(reply.get("error") or ""))
+    def of(
+        cls,
+        station: str,
+        group: str,
+        messages: Sequence[tuple[int, int, int]],
+        resent: Sequence[int],
+        *,
+        kept: bool = False,
+    ) -> GivenBack:
+        """Makes one of (partition, sequence, delivery) triples."""
+        partitions, sequences, deliveries = tuple(zip(*messages)) or ((), (), ())
+        return cls(station, group, partitions, sequences, deliveries, tuple(resent), kept)
+
+    def parts(self) -> Iterator[GivenBack]:
+        """The same in requests of up to MAX_GIVEN_BACK messages; itself when it has none."""
+        for at in range(0, max(len(self.sequences), len(self.resent), 1), MAX_GIVEN_BACK):
+            lists = (self.partitions, self.sequences, self.deliveries, self.resent)
+            partitions, sequences, deliveries, resent = (each[at : at + MAX_GIVEN_BACK] for each in lists)
+            yield replace(self, partitions=partitions, sequences=sequences, deliveries=deliveries, resent=resent)
 
 
-def _dump(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+@dataclass(frozen=True)
+class CountOwed(Request[DeadLetterCountReply]):
+    """How many messages come to a group again that are no dead letters yet."""
+
+    SUBJECT = "$memphis_sync_owed"
+    STRUCT = "CountOwed"
+
+    station_name: str = key("string")
+    cg_name: str = key("string")
 
 
-def _load(body: bytes) -> Mapping[str, Any]:
-    try:
-        reply = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise _unexpected(body) from exc
-    if not isinstance(reply, dict):
-        raise _unexpected(body)
-    return MappingProxyType(reply)
+@dataclass(frozen=True)
+class _DeadLetterRequest(Request[R]):
+    INSTEAD = (
+        "the broker does not offer dead letters to clients: a Memphis broker has them in its REST API and its web "
+        "console only (POST /api/stations/resendPoisonMessages and dropDlsMessages)"
+    )
+
+    station_name: str = key("string")
+    username: str = key("string")
 
 
-def _number(reply: Mapping[str, Any], key: str, body: bytes) -> int:
-    number = reply.get(key, 0)
-    if type(number) is not int or number < 0:
-        raise _unexpected(body)
-    return number
+@dataclass(frozen=True)
+class DeadLetterList(_DeadLetterRequest[DeadLetterListReply]):
+    """
+    A page of a station's dead letters.
+
+    Attributes:
+        type: ``poison``, ``schema``, or "" for both.
+        ids: Only these; empty for all.
+        after_id: Where the page begins; 0 for the first.
+        limit: The most rows of a page; the broker may give fewer.
+        with_data: Whether the rows carry what they have room for of headers and payload.
+    """
+
+    SUBJECT = "$memphis_sync_dls_list"
+    STRUCT = "listDlsMessagesRequest"
+
+    type: str = key("string")
+    ids: tuple[int, ...] = key("[]int64")
+    after_id: int = key("int64")
+    limit: int = key("int", 100)
+    with_data: bool = key("bool")
 
 
-def _unexpected(body: bytes) -> RemoteProtocolError:
-    return RemoteProtocolError(f"the broker's reply about dead letters cannot be read: {body[:_SHOWN_BYTES]!r}")
+@dataclass(frozen=True)
+class DeadLetterData(_DeadLetterRequest[DeadLetterDataReply]):
+    """A piece of a dead letter's headers and payload."""
+
+    SUBJECT = "$memphis_sync_dls_data"
+    STRUCT = "dlsMessageDataRequest"
+
+    id: int = key("int64")
+    offset: int = key("int64")
+
+
+@dataclass(frozen=True)
+class DeadLetterResend(_DeadLetterRequest[DeadLetterCountReply]):
+    """Sends a page of poison ones to their groups again."""
+
+    SUBJECT = "$memphis_sync_dls_resend"
+    STRUCT = "resendPoisonMessagesSchema"
+
+    ids: tuple[int, ...] = key("[]int64")
+    after_id: int = key("int64")
+
+
+@dataclass(frozen=True)
+class DeadLetterDrop(_DeadLetterRequest[DeadLetterCountReply]):
+    """Removes a page of dead letters for good."""
+
+    SUBJECT = "$memphis_sync_dls_drop"
+    STRUCT = "dropDlsMessagesSchema"
+
+    type: str = key("string")
+    ids: tuple[int, ...] = key("[]int64")
+    after_id: int = key("int64")

@@ -11,16 +11,17 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, Union
 
-GoType = Literal["string", "bool", "int", "int64", "uint64", "[]int64", "map[string]string"]
+GoType = Literal["string", "bool", "int", "int64", "uint64", "[]int64", "[]string", "map[string]string"]
 
 _RANGES = {"int": (-(2**63), 2**63 - 1), "int64": (-(2**63), 2**63 - 1), "uint64": (0, 2**64 - 1)}
-_ZERO: Mapping[str, Any] = {
+ZERO: Mapping[str, Any] = {
     "string": "",
     "bool": False,
     "int": 0,
     "int64": 0,
     "uint64": 0,
     "[]int64": (),
+    "[]string": (),
 }
 _MAX_DIGITS = 40  # any longer number is out of every range; Python refuses to convert really long ones at all
 _END = "unexpected end of JSON input"
@@ -121,15 +122,15 @@ def take(members: Mapping[str, Any], key: str, go_type: GoType, struct: str) -> 
         struct: The name for the error text, ``<struct>.<key>``.
 
     Returns:
-        str, bool, int, a tuple of int or a mapping of str; the type's zero value when the member is missing or null.
-        Lone surrogates become U+FFFD.
+        str, bool, int, a tuple of int or str, or a mapping of str; the type's zero value when the member is missing or
+        null. Lone surrogates become U+FFFD.
 
     Raises:
         GoJsonError: The member has another type or is out of its range.
     """
     value = members.get(key.lower())
     if value is None:
-        return {} if go_type == "map[string]string" else _ZERO[go_type]
+        return {} if go_type == "map[string]string" else ZERO[go_type]
     if go_type == "string":
         if not isinstance(value, str) or isinstance(value, _Number):
             _refuse(value, f"{struct}.{key}", go_type)
@@ -139,7 +140,9 @@ def take(members: Mapping[str, Any], key: str, go_type: GoType, struct: str) -> 
             _refuse(value, f"{struct}.{key}", go_type)
         return value
     if go_type == "[]int64":
-        return _integers(value, key, struct)
+        return _list(value, key, go_type, "int64", struct)
+    if go_type == "[]string":
+        return _list(value, key, go_type, "string", struct)
     if go_type == "map[string]string":
         return _strings(value, key, struct)
     low, high = _RANGES[go_type]
@@ -148,11 +151,11 @@ def take(members: Mapping[str, Any], key: str, go_type: GoType, struct: str) -> 
     return value
 
 
-def _integers(value: Any, key: str, struct: str) -> tuple[int, ...]:
-    """A list of integers, as a tuple; a null in it is 0."""
+def _list(value: Any, key: str, go_type: GoType, inner: GoType, struct: str) -> tuple[Any, ...]:
+    """A list of integers or texts, as a tuple; a null in it is the zero value."""
     if not isinstance(value, list):
-        _refuse(value, f"{struct}.{key}", "[]int64")
-    return tuple(take({key.lower(): item}, key, "int64", struct) for item in value)
+        _refuse(value, f"{struct}.{key}", go_type)
+    return tuple(take({key.lower(): item}, key, inner, struct) for item in value)
 
 
 def _strings(value: Any, key: str, struct: str) -> dict[str, str]:

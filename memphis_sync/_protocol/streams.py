@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from memphis_sync._protocol.control import StationCreate
 from memphis_sync._protocol.names import durable_name, internal_name, publish_subject, stream_name
+from memphis_sync._protocol.requests import ConsumerCreate, StationCreate
 
 MAX_PARTITIONS = 10_000
 RETENTION_TYPES = ("message_age_sec", "messages", "bytes", "ack_based")
@@ -178,15 +178,7 @@ def check_start(start_sequence: int, last_messages: int) -> None:
 
 
 def consumer_config(
-    internal_station: str,
-    partition: int,
-    group: str,
-    *,
-    max_ack_time_ms: int = DEFAULT_ACK_WAIT_MS,
-    max_msg_deliveries: int = MAX_DELIVERIES,
-    start_sequence: int = 1,
-    last_messages: int = -1,
-    last_sequence: Optional[int] = None,
+    internal_station: str, partition: int, group: str, request: ConsumerCreate, last_sequence: Optional[int] = None
 ) -> dict[str, Any]:
     """
     The configuration of a group's durable on one partition.
@@ -195,31 +187,33 @@ def consumer_config(
         internal_station: The station's internal name.
         partition: From 1; 0 for a station without partitions.
         group: The group's name, external or internal.
-        max_ack_time_ms: Until an unacknowledged message is delivered again; 30 s when 0 or less.
-        max_msg_deliveries: 1 to 10; anything else means 10.
-        start_sequence: The first message of each partition, from 1.
-        last_messages: How many of each partition's newest messages to start with; -1 for all, 0 for new ones only.
+        request: Until when an unacknowledged message is delivered again (30 s when 0 or less), how often (1 to 10;
+            anything else means 10), and where each partition begins: at a message from 1, or with so many of its newest
+            (-1 for all, 0 for new ones only).
         last_sequence: The partition's last sequence; needed when *last_messages* is above 0.
 
     Raises:
         SettingError: *last_messages* is above 0 and *last_sequence* is missing.
     """
+    ack_ms, deliveries = request.max_ack_time_ms, request.max_msg_deliveries
     config: dict[str, Any] = {
         "durable_name": durable_name(group),
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "ack_wait": (max_ack_time_ms if max_ack_time_ms > 0 else DEFAULT_ACK_WAIT_MS) * _NS_PER_MS,
-        "max_deliver": max_msg_deliveries if 1 <= max_msg_deliveries <= MAX_DELIVERIES else MAX_DELIVERIES,
+        "ack_wait": (ack_ms if ack_ms > 0 else DEFAULT_ACK_WAIT_MS) * _NS_PER_MS,
+        "max_deliver": deliveries if 1 <= deliveries <= MAX_DELIVERIES else MAX_DELIVERIES,
         "filter_subject": publish_subject(internal_station, partition),
         "replay_policy": "instant",
         "max_ack_pending": -1,
     }
-    if start_sequence > 1:
-        config.update(deliver_policy="by_start_sequence", opt_start_seq=start_sequence)
-    elif last_messages == 0:
-        config["deliver_policy"] = "new"
-    elif last_messages > 0:
+    start, newest = request.start_consume_from_sequence, request.last_messages
+    if newest > 0 and start <= 1:
         if last_sequence is None:
             raise SettingError("the partition's last sequence is needed to start with its last messages")
-        config.update(deliver_policy="by_start_sequence", opt_start_seq=max(1, last_sequence - last_messages + 1))
+        start = max(1, last_sequence - newest + 1)
+        config.update(deliver_policy="by_start_sequence", opt_start_seq=start)
+    elif start > 1:
+        config.update(deliver_policy="by_start_sequence", opt_start_seq=start)
+    elif newest == 0:
+        config["deliver_policy"] = "new"
     return config

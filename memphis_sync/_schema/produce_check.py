@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from memphis_sync._base.logs import Log
 from memphis_sync._core import Route
-from memphis_sync._protocol import subjects
+from memphis_sync._protocol.body import Request
+from memphis_sync._protocol.dead_letters import SchemaDeadLetter
 from memphis_sync._protocol.payload import payload_of
-from memphis_sync._protocol.schema_reports import schema_dead_letter, schema_notification
+from memphis_sync._protocol.requests import Notification
 from memphis_sync.errors import MemphisError, SchemaError
 from memphis_sync.types import StationView
 
@@ -99,27 +100,24 @@ def _report(
         payload: Optional[bytes] = bytes(payload_of(message, session.json_writer))
     except (MemphisError, UnicodeEncodeError):
         payload = None  # it has no bytes, so there is nothing to store as a dead letter
-    messages: list[tuple[str, bytes]] = []
+    reports: list[Request[Any]] = []
     try:
         is_memphis = session.data_link().is_memphis
         if view.live.schemaverse_to_dls and payload is not None:
-            dead_letter = schema_dead_letter(
-                station_internal=view.internal,
-                partition=route.target.partition,
-                producer=producer,
-                connection_id=session.connection_id,
-                payload=payload,
-                headers=dict(headers or {}),
-                error=str(error),
+            dead_letter = SchemaDeadLetter.of(
+                view.internal,
+                route.target.partition,
+                producer,
+                session.connection_id,
+                payload,
+                dict(headers or {}),
+                str(error),
                 is_memphis=is_memphis,
             )
-            messages.append((subjects.SCHEMA_DEAD_LETTERS, dead_letter))
+            reports.append(dead_letter)
         if session.stations.send_notification:
-            notification = schema_notification(
-                station=view.name, producer=producer, error=str(error), payload=payload or b""
-            )
-            messages.append((subjects.NOTIFICATIONS, notification))
-        if messages:
-            session.reports.add(session.control, messages, is_memphis=is_memphis)
+            reports.append(Notification.of_schema_failure(view.name, producer, str(error), payload or b""))
+        if reports:
+            session.reports.add(session.control, reports, is_memphis=is_memphis)
     except MemphisError as exc:
         log.warning("a schema failure on station %s could not be reported: %s", view.name, exc)

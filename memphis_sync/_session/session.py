@@ -20,8 +20,8 @@ from memphis_sync._base import primitives
 from memphis_sync._base.logs import DEBUG, INFO, Log
 from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._control import ControlLink
+from memphis_sync._control.api import Requests
 from memphis_sync._control.failure_reporter import FailureReporter
-from memphis_sync._control.requests import Requests
 from memphis_sync._control.station_registry import StationRegistry
 from memphis_sync._data import Callbacks, Change, DataLink, LinkName, Outages
 from memphis_sync._options.table import ConnectOptions

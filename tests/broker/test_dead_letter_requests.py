@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Callable
 import pytest
 from dead_letter_client import HEADERS, DeadLetterClient
 
-from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import DeadLetterList, DeadLetterListReply, DeadLetterRow
 from memphis_sync.broker import BrokerOptions
 from memphis_sync.errors import ConfigurationError
@@ -148,8 +147,7 @@ def test_a_reply_never_exceeds_what_a_page_may_have(client: DeadLetterClient, st
     for size in (500_000, 500_000, largest):
         client.nack(station_name, client.produce(station_name, b"\xfe" * size))
     client.wait_until_idle()
-    body = DeadLetterList(station_name, "root", with_data=True, limit=10).encode()
-    first = client.raw(subjects.DEAD_LETTER_LIST, body)
+    first = client.ask(DeadLetterList(station_name, "root", with_data=True, limit=10)).encode()
     assert len(first) < 1_500_000
     assert len(DeadLetterListReply.decode(first).rows) == 1
     rows = client.letters(station_name)

@@ -14,10 +14,10 @@ import pytest
 from dead_letter_client import LIMIT_S, DeadLetterClient
 from nats.aio.client import Client
 
-from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import NackedDeadLetter
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.server.nats_server import NatsServer
+from memphis_sync.broker.storage.dead_letter_stream import DeadLetterStream
 from memphis_sync.broker.storage.dead_letters import DeadLetterRecord, DeadLetterStore
 from memphis_sync.broker.storage.tables import ConflictError
 
@@ -41,7 +41,7 @@ def nats_server(tmp_path: Path) -> Iterator[str]:
 def report(client: DeadLetterClient, station: str, sequence: int) -> None:
     """A report that the queue has: it acknowledges what is sent as a request."""
     body = NackedDeadLetter(station, "no", 1, "g", sequence).encode()
-    assert b'"seq"' in client.raw(subjects.NACKED_DEAD_LETTERS, body)
+    assert b'"seq"' in client.raw(NackedDeadLetter.SUBJECT, body)
 
 
 def prepare(client: DeadLetterClient, station: str, count: int) -> None:
@@ -134,7 +134,9 @@ def with_stores(broker: BrokerProcess) -> Callable[[Callable[..., Awaitable[T]]]
                     f"nats://{broker.host}:{broker.port}", user="root", password=broker.password, allow_reconnect=False
                 )
             try:
-                return await work(*(DeadLetterStore(connection, 1, 3600) for connection in connections))
+                return await work(
+                    *(DeadLetterStore(DeadLetterStream(connection, 1, 3600)) for connection in connections)
+                )
             finally:
                 for connection in connections:
                     await connection.close()
@@ -197,7 +199,7 @@ def test_nothing_is_lost_between_adding_and_removing(with_stores: Callable[..., 
 def test_a_copy_that_died_half_way_is_completed(with_stores: Callable[..., None], station_name: str) -> None:
     async def work(store: DeadLetterStore, other: DeadLetterStore, *_: DeadLetterStore) -> None:
         # It had the id, and wrote no more.
-        dead_letter_id = await store._write(f"memphis_dead_letters.at.{station_name}.1.7", b"", expected=0)
+        dead_letter_id = await store._stream.write(f"at.{station_name}.1.7", b"", expected=0)
         assert await other.find(station_name, "1.7") is None
         row = await other.put(letter(station_name, "g"), b"data")
         assert row.id == dead_letter_id

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from dead_letter_client import HEADERS, DeadLetterClient
 
-from memphis_sync._protocol.dead_letters import read_headers
+from memphis_sync._protocol.dead_letter_headers import read_headers
 
 if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess

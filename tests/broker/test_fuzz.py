@@ -1,7 +1,7 @@
 """
 10,000 requests that no SDK sends, on every subject of the control plane: each gets one reply, and the service goes on.
 
-What the broker listens to is taken from the module of subjects, so that a new subject is in here by itself.
+What the broker listens to is taken from the classes of requests and reports, so that a new one is in here by itself.
 """
 
 from __future__ import annotations
@@ -18,37 +18,23 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import pytest
-from control_client import ControlClient
+from control_client import ControlClient, kinds
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from memphis_sync._protocol import control as requests, dead_letters, subjects
+from memphis_sync._protocol.body import Request, StoredReply
+from memphis_sync._protocol.dead_letters import DeadLetterAck
+from memphis_sync._protocol.requests import ConsumerCreate, Notification, StationCreate, StationDestroy
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 
 AT_ONCE, ROUNDS = 50, 200
 ANSWER_S = 20.0
-SENT_BY_BROKER = {subjects.CLIENT_UPDATES}
-LISTENED = sorted(
-    value
-    for name, value in vars(subjects).items()
-    if name.isupper() and str(value).startswith("$memphis_") and value not in SENT_BY_BROKER
-)
+LISTENED = sorted({kind.SUBJECT for kind in kinds()})
 # Sent without a reply subject. Whoever adds one hears that a stream took it, or nothing.
-WITHOUT_REPLY = {
-    subjects.DEAD_LETTER_GROUP_GONE,
-    subjects.NOTIFICATIONS,
-    subjects.SCHEMA_DEAD_LETTERS,
-    subjects.NACKED_DEAD_LETTERS,
-    subjects.DEAD_LETTER_ACKS,
-    subjects.DEAD_LETTER_GROUP_GONE,  # the broker's own, to its queue
+WITHOUT_REPLY = {Notification.SUBJECT} | {
+    kind.SUBJECT for kind in kinds() if not issubclass(kind, Request) or kind.REPLY is StoredReply
 }
 KEYS = sorted(
-    {
-        item.metadata["key"] or item.name
-        for module in (requests, dead_letters)
-        for request in vars(module).values()
-        if isinstance(request, type) and issubclass(request, requests._Request)
-        for item in fields(request)
-    }
+    {item.metadata["key"] or item.name for kind in kinds() for item in fields(kind)}
     | {"producer", "message", "headers", "data", "partition", "seq", "id", "ids", "cg_name", "dls_configuration"}
 )
 
@@ -309,7 +295,7 @@ def test_10_000_requests(fuzzed: BrokerProcess) -> None:
 
 def test_the_subjects_are_those_that_the_broker_listens_to(fuzzed: BrokerProcess) -> None:
     """A subject nobody serves would be answered by the server itself, at once, and test nothing."""
-    assert {subjects.STATION_CREATE, subjects.DEAD_LETTER_ACKS, subjects.NOTIFICATIONS} <= set(LISTENED)
+    assert {StationCreate.SUBJECT, DeadLetterAck.SUBJECT, Notification.SUBJECT} <= set(LISTENED)
     assert len(LISTENED) == len(set(LISTENED)) >= 13
     with ControlClient(fuzzed) as control:
         for subject in LISTENED:
@@ -329,8 +315,8 @@ def test_any_reply_is_the_only_one(fuzzed: BrokerProcess) -> None:
         1,
     ]
     try:
-        sent = attacker.run([Attack(subjects.CONSUMER_CREATE, dumped(body), None, None) for body in bodies])
-        attacker.run([Attack(subjects.STATION_DESTROY, b"{", None, None)])  # a second one would have come by now
+        sent = attacker.run([Attack(ConsumerCreate.SUBJECT, dumped(body), None, None) for body in bodies])
+        attacker.run([Attack(StationDestroy.SUBJECT, b"{", None, None)])  # a second one would have come by now
         assert all(len(attacker.replies[number]) == 1 for number in sent)
     finally:
         attacker.close()
@@ -355,8 +341,8 @@ def test_no_frame_silences_the_service(fuzzed: BrokerProcess, headers: Optional[
     """Each of these stopped nats-py's reader for good, or made it connect again."""
     attacker = Attacker(fuzzed)
     try:
-        for subject in (subjects.STATION_CREATE, subjects.NOTIFICATIONS):
-            attacker.run([Attack(subject, b"{", headers, reply), Attack(subjects.STATION_DESTROY, b"{", None, None)])
+        for subject in (StationCreate.SUBJECT, Notification.SUBJECT):
+            attacker.run([Attack(subject, b"{", headers, reply), Attack(StationDestroy.SUBJECT, b"{", None, None)])
     finally:
         attacker.close()
     assert "is gone" not in fuzzed.output()

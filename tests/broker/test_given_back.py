@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery, Heard, owed, wait_until_owed
 
-from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letters import CountOwed, DeadLetterCountReply, GivenBack, MaxDeliveries
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.server.nats_server import NatsServer
@@ -152,7 +151,7 @@ def test_what_is_told_twice_is_owed_once(client: DeadLetterClient, station_name:
     assert row.id == unanswered[1]
     for sequence in (1, 2):
         advisory = MaxDeliveries(f"{station_name}$1", "g", sequence, 1)
-        client.tell(f"{subjects.MAX_DELIVERIES}.{station_name}$1.g", advisory.encode())
+        client.tell(f"{MaxDeliveries.SUBJECT}.{station_name}$1.g", advisory.encode())
     client.wait_until_idle()
     assert owed(client, station_name) == {}
     assert client.letters(station_name) == [row]
@@ -312,7 +311,7 @@ def test_a_group_is_sent_nothing_while_a_member_leaves(client: DeadLetterClient,
 
 def test_it_says_how_many_a_group_is_owed(client: DeadLetterClient, station_name: str) -> None:
     def ask(station: str, group: str) -> DeadLetterCountReply:
-        return DeadLetterCountReply.decode(client.raw(subjects.OWED, CountOwed(station, group).encode()))
+        return client.send(CountOwed(station, group))
 
     assert "does not exist" in ask(station_name, "g").error
     heard = Heard(client, station_name)
@@ -331,7 +330,7 @@ def test_it_says_how_many_a_group_is_owed(client: DeadLetterClient, station_name
 
 def test_what_cannot_be_noted_is_refused(client: DeadLetterClient, station_name: str) -> None:
     def ask(request: GivenBack) -> str:
-        return client.raw(subjects.GIVEN_BACK, request.encode()).decode()
+        return client.ask(request)
 
     assert "does not exist" in ask(GivenBack.of(station_name, "g", [(1, 1, 1)], []))
     prepare(client, station_name)

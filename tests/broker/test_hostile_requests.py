@@ -7,7 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from control_client import SUBJECTS, ControlClient
+from control_client import ControlClient, kinds
+
+from memphis_sync._protocol.body import Request, StoredReply
+from memphis_sync._protocol.requests import Notification
 
 STATION, PRODUCER, CONSUMER = (f"$memphis_{kind}_creations" for kind in ("station", "producer", "consumer"))
 
@@ -46,10 +49,10 @@ BODIES = [
 NOTHING_TO_DESTROY = ("$memphis_producer_destructions", 21)
 
 
-DEAD_LETTERS = [f"$memphis_sync_dls_{what}" for what in ("list", "data", "resend", "drop", "report")]
+ANSWERED = sorted({kind.SUBJECT for kind in kinds(Request) if kind.REPLY is not StoredReply} - {Notification.SUBJECT})
 
 
-@pytest.mark.parametrize("subject", [*SUBJECTS.values(), *DEAD_LETTERS])
+@pytest.mark.parametrize("subject", ANSWERED)
 @pytest.mark.parametrize("number", range(len(BODIES)))
 def test_one_reply_and_no_success(control: ControlClient, subject: str, number: int) -> None:
     async def ask() -> list[bytes]:

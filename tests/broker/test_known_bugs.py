@@ -55,7 +55,7 @@ import nats
 import pytest
 from control_client import ControlClient
 
-from memphis_sync._protocol.control import SchemaActivate, SchemaAttach, SchemaCreate
+from memphis_sync._protocol.requests import SchemaActivate, SchemaAttach, SchemaCreate
 from memphis_sync.broker import BrokerProcess
 
 PROTO = 'syntax = "proto3";\nmessage First { int32 n = 1; }\n'

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import pytest
 from control_client import ControlClient
 
-from memphis_sync._protocol.control import ConsumerCreate, StationCreate
+from memphis_sync._protocol.requests import ConsumerCreate, StationCreate
 from memphis_sync._protocol.streams import StationSettings
 from memphis_sync.broker import BrokerProcess
 from memphis_sync.broker.storage import leases as leases_module

@@ -18,8 +18,7 @@ from dead_letter_client import LIMIT_S, DeadLetterClient, Delivery, Heard, owed,
 from nats.errors import NoRespondersError
 
 import memphis_sync
-from memphis_sync._protocol import subjects
-from memphis_sync._protocol.dead_letters import CountOwed, DeadLetterCountReply
+from memphis_sync._protocol.dead_letters import CountOwed
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 from memphis_sync.broker.server.nats_server import NatsServer
 
@@ -282,7 +281,7 @@ def test_several_copies_of_the_service_owe_each_message_once(server: NatsServer,
 def owed_count_error(client: DeadLetterClient) -> str:
     """Why nobody says how many messages the group is owed; "" when somebody does: the service is back."""
     try:
-        return DeadLetterCountReply.decode(client.raw(subjects.OWED, CountOwed(STATION, "g").encode())).error
+        return client.send(CountOwed(STATION, "g")).error
     except NoRespondersError as exc:
         return str(exc)
 

@@ -223,7 +223,7 @@ def test_a_destroyed_station_forgets_its_schema(control: ControlClient, station_
 
 def test_many_at_once_make_one_row_of_versions(control: ControlClient, broker: BrokerProcess, name: str) -> None:
     """Two connections, so that the requests really are side by side."""
-    from memphis_sync._protocol.control import SchemaCreate
+    from memphis_sync._protocol.requests import SchemaCreate
 
     contents = [json.dumps({"const": number}) for number in range(12)]
 
@@ -246,7 +246,7 @@ def test_opposite_changes_at_once_leave_clients_with_what_is_stored(
     control: ControlClient, station_name: str, name: str
 ) -> None:
     """Whoever is last in the station's row is the last that clients heard of."""
-    from memphis_sync._protocol.control import SchemaAttach, SchemaDetach
+    from memphis_sync._protocol.requests import SchemaAttach, SchemaDetach
 
     control.schema(name, "json", JSON_A)
     control.station(station_name)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from fix_proxy import AsMemphis
 
 
 @pytest.mark.slow
@@ -82,14 +83,16 @@ def test_a_byte_order_mark_is_left_out_and_a_message_may_be_named(memphis_sync: 
 @pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_broker_that_activates_nothing_is_told_of_beside_what_is_stored(
-    broker: Any, station_name: str, tmp_path: Any, monkeypatch: Any, capfd: Any, as_json: bool
+    broker: Any, station_name: str, tmp_path: Any, monkeypatch: Any, capfd: Any, request: Any, as_json: bool
 ) -> None:
     """A Memphis broker activates through its REST interface only: nobody answers such a request."""
-    from memphis_sync._protocol import subjects
+    from memphis_sync._protocol.requests import SchemaActivate
     from memphis_sync.cli._app import run
 
-    monkeypatch.setenv("MEMPHIS_URL", broker.url)
-    monkeypatch.setattr(subjects, "SCHEMA_ACTIVATE", "$memphis_nobody_answers_here")
+    proxy = AsMemphis((broker.host, broker.port))
+    request.addfinalizer(proxy.close)
+    monkeypatch.setenv("MEMPHIS_URL", broker.url.replace(str(broker.port), str(proxy.port)))
+    monkeypatch.setattr(SchemaActivate, "SUBJECT", "$memphis_nobody_answers_here")
     source = tmp_path / "s.json"
     source.write_text("{}")
     args = ["--json"] if as_json else []

@@ -356,12 +356,13 @@ def test_schema_updates_are_followed_and_a_bad_one_is_survived(memphis, station_
     subject = subjects.schema_updates(station_name)
     version = {"version_number": 3, "descriptor": "", "schema_content": "{}", "message_struct_name": ""}
     init = {"UpdateType": 1, "init": {"schema_name": "s", "type": "json", "active_version": version}}
-    for bad in (b"", b"no json", b"[]", b'{"UpdateType": 7}', b"\xff"):
+    odd = (b'{"UpdateType": 1, "init": 5}', b'{"UpdateType": 1, "init": {"schema_name": 5}}')
+    for bad in (b"", b"no json", b"[]", b'{"UpdateType": 7}', b"\xff", *odd):
         publish(memphis, subject, bad)
     publish(memphis, subject, json.dumps(init).encode())
     schema = until(lambda: view.live.schema)
     assert (schema.name, schema.type, schema.version, schema.content) == ("s", "json", 3, "{}")
-    until(lambda: caplog.text.count("could not be used") == 5)
+    until(lambda: caplog.text.count("could not be used") == 7)
     publish(memphis, subject, json.dumps({"UpdateType": 2, "init": {}}).encode())
     until(lambda: view.live.schema is None)
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from control_client import ControlClient
 from dead_letter_client import HEADERS, DeadLetterClient
-from fix_proxy import Proxy
+from fix_proxy import AsMemphis
 
 import memphis_sync
 from memphis_sync import ConfigurationError, DeadLetter, DeadlineError, Headers, ServerError, StationNotFoundError
-from memphis_sync._control.requests import acknowledge_dead_letter, report_dead_letter
+from memphis_sync._control.dead_letters import tell
+from memphis_sync._protocol.dead_letters import DeadLetterAck, DeadLetterReport, NackedDeadLetter
 from memphis_sync.broker import BrokerOptions
 from memphis_sync.broker.server.nats_server import NatsServer
 
@@ -175,15 +176,6 @@ def test_a_station_that_is_not_there(memphis: Memphis, station_name: str) -> Non
         memphis.dls("no blanks")
 
 
-class _AsMemphis(Proxy):
-    """In front of a NATS server: its INFO is that of a Memphis broker, which no client mistakes for ours."""
-
-    def _forward(self, pair: Any, sink: Any, data: bytes) -> None:
-        if data.startswith(b"INFO {"):
-            data = data.replace(b"INFO {", b'INFO {"connection_id":"1",', 1)
-        super()._forward(pair, sink, data)
-
-
 @pytest.fixture
 def bare_server(tmp_path: Path, until: Any) -> Iterator[NatsServer]:
     """A NATS server on which nothing answers our requests."""
@@ -198,7 +190,7 @@ def bare_server(tmp_path: Path, until: Any) -> Iterator[NatsServer]:
 
 
 def test_a_memphis_broker_has_them_in_its_rest_api_only(bare_server: NatsServer, until: Any) -> None:
-    proxy = _AsMemphis(("127.0.0.1", bare_server.port))
+    proxy = AsMemphis(("127.0.0.1", bare_server.port))
     try:
         with memphis_sync.connect(f"memphis://root:memphis@127.0.0.1:{proxy.port}") as memphis:
             for call in (memphis.dls("st").list, memphis.dls("st").resend, memphis.dls("st").drop):
@@ -207,16 +199,13 @@ def test_a_memphis_broker_has_them_in_its_rest_api_only(bare_server: NatsServer,
                 assert caught.value.code == 503
             # What a consumer says of a message goes where a Memphis broker listens, which answers nothing.
             session = memphis._session
-            for subject, tell in {
-                "$memphis_nacked_dls": report_dead_letter,
-                "$memphis_pm_acks": acknowledge_dead_letter,
-            }.items():
+            for report in (NackedDeadLetter("st", "no", 1, "g", 7), DeadLetterAck(3, "g")):
                 heard: list[bytes] = []
-                session.call(session.control.subscribe(subject, heard.append), 5, "subscribe")
+                session.call(session.control.subscribe(report.SUBJECT, heard.append), 5, "subscribe")
                 is_memphis = session.data_link().is_memphis
                 assert is_memphis
-                session.call(tell(session.control, b"body", 5, is_memphis=is_memphis), 10, "tell")
-                until(lambda heard=heard: heard == [b"body"])
+                session.call(tell(session.control, report, 5, "tell", is_memphis=is_memphis), 10, "tell")
+                until(lambda heard=heard, report=report: heard == [report.encode()])
     finally:
         proxy.close()
 
@@ -226,15 +215,15 @@ def test_silence_of_any_other_broker_is_no_success(bare_server: NatsServer) -> N
     """Nobody keeps what nobody answers for; and it is not said to be a Memphis broker."""
     with memphis_sync.connect(f"memphis://root:memphis@127.0.0.1:{bare_server.port}") as memphis:
         session = memphis._session
-        for subject, tell in {
-            "$memphis_nacked_dls": report_dead_letter,
-            "$memphis_pm_acks": acknowledge_dead_letter,
-        }.items():
+        for subject, report in (
+            (NackedDeadLetter.SUBJECT, DeadLetterReport("st", "no", 1, "g", 7)),
+            (DeadLetterAck.SUBJECT, DeadLetterAck(3, "g")),
+        ):
             heard: list[bytes] = []
             session.call(session.control.subscribe(subject, heard.append), 5, "subscribe")
             with pytest.raises(DeadlineError, match=r"did not say within 0\.5 s that it keeps it"):
-                session.call(tell(session.control, b"body", 0.5, is_memphis=False), 10, "tell")
-            assert tell is acknowledge_dead_letter or heard == []
+                session.call(tell(session.control, report, 0.5, "tell", is_memphis=False), 10, "tell")
+            assert subject == report.SUBJECT or heard == []
         with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:
             memphis.dls("st").list()
         assert caught.value.code == 503

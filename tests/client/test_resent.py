@@ -13,7 +13,8 @@ from control_client import ControlClient
 import memphis_sync
 from memphis_sync import ConfigurationError, Message, ResentMessage, UsageError
 from memphis_sync._consuming import resent as module
-from memphis_sync._control.requests import give_back
+from memphis_sync._control.dead_letters import give_back
+from memphis_sync._protocol.dead_letters import GivenBack
 
 
 @pytest.fixture
@@ -313,7 +314,8 @@ def test_one_that_is_owed_can_be_given_up(broker, memphis, station_name, until):
     (message,) = consumer.fetch(timeout_s=10)
     session = memphis._session
     triples = [(message.partition, message.sequence, message.delivered)]
-    session.call(give_back(session.control, station_name, "c", triples, [], 5), 5, "give_back()")
+    request = GivenBack.of(station_name, "c", triples, [])
+    session.call(give_back(session.control, request, 5), 5, "give_back()")
     message.nack()
     (again,) = until(lambda: consumer.fetch(timeout_s=1))
     assert (again.is_owed, again.data, again.sequence) == (True, b"m", message.sequence)

@@ -15,6 +15,8 @@ from google.protobuf.message import Message as ProtobufMessage
 import memphis_sync
 from memphis_sync import BulkSchemaError, ConfigurationError, Item, MemphisSchemaError, SchemaError, ServerError
 from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letters import SchemaDeadLetter
+from memphis_sync._protocol.requests import Notification
 from memphis_sync._schema import FAILED, MISALIGNED
 
 JSON_A = '{"type": "object", "required": ["a"]}'
@@ -42,7 +44,7 @@ def told(broker):
     with ControlClient(broker) as control:
         inbox = [
             control.run(control.connection.subscribe(subject))
-            for subject in (subjects.SCHEMA_DEAD_LETTERS, subjects.NOTIFICATIONS)
+            for subject in (SchemaDeadLetter.SUBJECT, Notification.SUBJECT)
         ]
         control.run(control.connection.flush())
 
@@ -251,7 +253,7 @@ def test_the_stations_switch_turns_dead_letters_off(attached, told):
     with pytest.raises(MemphisSchemaError):
         producer.produce({})
     producer._client.flush()
-    publish(producer._client, subjects.SCHEMA_DEAD_LETTERS, {"marker": True})
+    publish(producer._client, SchemaDeadLetter.SUBJECT, {"marker": True})
     assert told() == [{"marker": True}]
 
 
@@ -333,7 +335,7 @@ def test_nothing_goes_out_by_a_schema_that_cannot_be_used(
     publish(memphis, subjects.schema_updates(station_name), {"UpdateType": 2, "init": {}})
     until(lambda: producer._views[0].live.codec is None)
     producer.produce(b"after")
-    publish(memphis, subjects.SCHEMA_DEAD_LETTERS, {"marker": True})
+    publish(memphis, SchemaDeadLetter.SUBJECT, {"marker": True})
     assert told() == [{"marker": True}], "the messages are not to blame"
 
 
@@ -522,7 +524,7 @@ def test_the_message_of_a_protobuf_schema_may_be_named(memphis, station_name, re
     ],
 )
 def test_a_memphis_broker_takes_the_first_message_only(name, source, first):
-    from memphis_sync._control.requests import _check_first
+    from memphis_sync._control.api import _check_first
 
     said = f", which is '{first}'" if first else ""
     with pytest.raises(ConfigurationError, match=f"takes the first message of the source{said}: put that one first"):

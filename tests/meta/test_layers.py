@@ -78,15 +78,11 @@ GENERATED = {"memphis_sync/_core/_cython.c"}
 TOO_LONG = {
     "csrc/memphis_core.h",
     "csrc/outbox.c",
-    "memphis_sync/_control/requests.py",
     "memphis_sync/_core/_cffi_link.py",
     "memphis_sync/_core/_cffi_route.py",
     "memphis_sync/_core/_link.pxi",
     "memphis_sync/_data/connection.py",
     "memphis_sync/_data/pull_consumer.py",
-    "memphis_sync/_protocol/dead_letters.py",
-    "memphis_sync/broker/service/dead_letter_ingest.py",
-    "memphis_sync/broker/storage/dead_letters.py",
     "memphis_sync/client.py",
 }
 # Two modules of which one imports the other inside a function, and why that is no circle at work.

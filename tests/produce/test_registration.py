@@ -124,8 +124,7 @@ def test_each_threads_order_holds_across_the_registration(hung, station_name: st
 def test_a_registration_that_fails_ends_the_delivery_with_its_reason(
     memphis: Memphis, station_name: str, monkeypatch, until
 ) -> None:
-    right = memphis._requests._username
-    monkeypatch.setattr(memphis._requests, "_username", "nobody")
+    monkeypatch.setitem(memphis._requests._own, "username", "nobody")
     delivery = memphis.produce(station_name, "p", b"x", nonblocking=True, ack_wait_sec=30)
     error = delivery.exception(20)
     assert isinstance(error, ProduceError)
@@ -137,7 +136,7 @@ def test_a_registration_that_fails_ends_the_delivery_with_its_reason(
         memphis.produce([station_name, f"{station_name}-b"], "p", b"x")
     several = memphis.produce([station_name, f"{station_name}-b"], "p", b"x", nonblocking=True)
     assert set(several.exception(20).results) == {station_name, f"{station_name}-b"}
-    monkeypatch.setattr(memphis._requests, "_username", right)
+    monkeypatch.undo()
     until(lambda: not memphis._producers)
     assert memphis.produce(station_name, "p", b"y").sequence == 1, "the next call registers anew"
     assert identity_holds(memphis)

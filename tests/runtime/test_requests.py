@@ -12,10 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from memphis_sync._control.requests import Requests
+from memphis_sync._control.api import GONE, Requests
 from memphis_sync._control.station_registry import StationRegistry
-from memphis_sync._protocol.control import ConsumerCreate, StationCreate
-from memphis_sync._protocol.replies import ConsumerReply, ProducerReply
+from memphis_sync._protocol.requests import ConsumerCreate, ConsumerReply, ProducerReply, StationCreate, StationDestroy
 from memphis_sync.errors import ConnectionLostError, DeadlineError, ServerError, StationNotFoundError
 from memphis_sync.types import Credentials
 
@@ -74,6 +73,10 @@ def requests_over(script):
         stations=StationRegistry(script, lambda _: None),
     )
     return Requests(session)
+
+
+def destroyed(requests, retries):
+    return requests.ask(StationDestroy("s"), about="station 's'", timeout_s=5.0, retries=retries, fine=GONE)
 
 
 def run(script, call):
@@ -142,7 +145,7 @@ def test_creations_are_repeated_once_and_the_rest_as_often_as_told(error):
     with pytest.raises(type(error)):
         run(script, lambda r: r.create_producers(["s"], "p", 0))
     script = Script(*[error] * 5, b"")
-    run(script, lambda r: r.destroy_station("s", 5))
+    run(script, lambda r: destroyed(r, 5))
     assert [timeout_s for *_, timeout_s in script.asked] == [5.0] * 6
 
 
@@ -185,9 +188,9 @@ def test_a_station_that_cannot_be_verified_is_believed():
 
 def test_destroying_what_is_not_there_is_fine():
     text = b"Station  does not exist"
-    run(Script(text), lambda r: r.destroy_station("s", 0))
+    run(Script(text), lambda r: destroyed(r, 0))
     with pytest.raises(ServerError, match="not allowed") as caught:
-        run(Script(b"user shop is not allowed"), lambda r: r.destroy_station("s", 0))
+        run(Script(b"user shop is not allowed"), lambda r: destroyed(r, 0))
     assert caught.value.description == "user shop is not allowed"
 
 

@@ -10,7 +10,8 @@ from control_client import ControlClient
 from fix_sdk import SdkClient, SdkError
 
 from memphis_sync import Memphis
-from memphis_sync._control.requests import give_back
+from memphis_sync._control.dead_letters import give_back
+from memphis_sync._protocol.dead_letters import GivenBack
 from memphis_sync._protocol.partitions import partition_for_key
 
 
@@ -165,7 +166,8 @@ def test_what_a_member_of_ours_gave_back_untouched_comes_to_it(
     (message,) = ours.fetch(timeout_s=10)
     ours._reader.membership.end()
     session = memphis._session
-    session.call(give_back(session.control, station_name, "g", [(1, message.sequence or 0, 1)], [], 5), 5, "give_back")
+    request = GivenBack.of(station_name, "g", [(1, message.sequence or 0, 1)], [])
+    session.call(give_back(session.control, request, 5), 5, "give_back")
     message.nack()
     (again,) = until(lambda: theirs.fetch(1))
     assert texts([again]) == ["a"]

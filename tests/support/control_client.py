@@ -10,7 +10,8 @@ from typing import Any, Optional, TypeVar
 
 from nats.aio.client import Client
 
-from memphis_sync._protocol.control import (
+from memphis_sync._protocol.body import Body, R, Request
+from memphis_sync._protocol.requests import (
     ConsumerCreate,
     ConsumerDestroy,
     ProducerCreate,
@@ -27,18 +28,12 @@ from memphis_sync.broker.storage.connections import open_connection_ids
 
 T = TypeVar("T")
 
-SUBJECTS = {
-    StationCreate: "$memphis_station_creations",
-    StationDestroy: "$memphis_station_destructions",
-    ProducerCreate: "$memphis_producer_creations",
-    ProducerDestroy: "$memphis_producer_destructions",
-    ConsumerCreate: "$memphis_consumer_creations",
-    ConsumerDestroy: "$memphis_consumer_destructions",
-    SchemaCreate: "$memphis_schema_creations",
-    SchemaAttach: "$memphis_schema_attachments",
-    SchemaDetach: "$memphis_schema_detachments",
-    SchemaActivate: "$memphis_sync_schema_activations",
-}
+
+def kinds(base: type[Body] = Body) -> list[type[Body]]:
+    """All classes of what goes to the broker on a subject of Memphis' or our own, below *base*."""
+    found = [base] if base.SUBJECT.startswith("$memphis_") else []
+    below = [kind for each in base.__subclasses__() for kind in kinds(each)]
+    return list(dict.fromkeys(found + below))  # some have two bases
 
 
 class ControlClient:
@@ -97,9 +92,14 @@ class ControlClient:
         assert self.connection is not None
         return self.run(self.connection.request(subject, body, timeout=10, headers=headers)).data
 
-    def ask(self, request: Any) -> str:
-        """A request whose reply is text; "" is success."""
-        return self.raw(SUBJECTS[type(request)], request.encode()).decode()
+    def ask(self, request: Request[Any]) -> str:
+        """A request, its reply as it came; "" is the success of a plain one."""
+        return self.raw(request.SUBJECT, request.encode()).decode()
+
+    def send(self, request: Request[R]) -> R:
+        """A request, its reply as the client reads it."""
+        reply: R = request.REPLY.decode(self.raw(request.SUBJECT, request.encode()))
+        return reply
 
     def station(self, name: str, **settings: Any) -> str:
         return self.ask(StationCreate(**{"name": name, "username": self.user, **settings}))
@@ -127,8 +127,7 @@ class ControlClient:
     def schema(self, name: str, kind: str, content: str) -> str:
         """Creates a schema or a version; "" is success."""
         request = SchemaCreate(name=name, type=kind, created_by_username=self.user, schema_content=content)
-        error: str = json.loads(self.ask(request))["error"]
-        return error
+        return self.send(request).error
 
     def attach(self, name: str, station: str) -> str:
         return self.ask(SchemaAttach(name=name, station_name=station, username=self.user))

@@ -13,6 +13,7 @@ from control_client import ControlClient
 from nats.aio.subscription import Subscription
 
 from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letter_headers import read_headers
 from memphis_sync._protocol.dead_letters import (
     DeadLetterAck,
     DeadLetterCountReply,
@@ -26,7 +27,6 @@ from memphis_sync._protocol.dead_letters import (
     GivenBack,
     NackedDeadLetter,
     SchemaDeadLetter,
-    read_headers,
 )
 from memphis_sync._protocol.names import internal_name, stream_name
 from memphis_sync.broker import BrokerProcess
@@ -115,7 +115,7 @@ class DeadLetterClient(ControlClient):
         """Says that nobody has looked at them, and has them delivered again."""
         triples = [(partition, delivery.sequence, delivery.number) for delivery in deliveries]
         request = GivenBack.of(station, group, triples, resent, kept=kept)
-        reply = self.raw(subjects.GIVEN_BACK, request.encode()).decode()
+        reply = self.ask(request)
         for delivery in deliveries if nak else ():
             self.tell(delivery.reply, b"-NAK")
         return reply
@@ -146,18 +146,18 @@ class DeadLetterClient(ControlClient):
 
     def nack(self, station: str, sequence: int, group: str = "g", *, partition: int = 1, error: str = "no") -> None:
         report = NackedDeadLetter(internal_name(station), error, partition, group, sequence)
-        self.tell(subjects.NACKED_DEAD_LETTERS, report.encode())
+        self.tell(report.SUBJECT, report.encode())
 
     def schema_failure(self, station: str, data: str = "6869", **fields: Any) -> None:
         given = {"producer_name": "p", "headers": HEADERS, "validation_error": "wrong", **fields}
-        self.tell(subjects.SCHEMA_DEAD_LETTERS, SchemaDeadLetter(internal_name(station), data=data, **given).encode())
+        report = SchemaDeadLetter(internal_name(station), data=data, **given)
+        self.tell(report.SUBJECT, report.encode())
 
     def acknowledge(self, dead_letter_id: int, group: str = "g") -> None:
-        self.tell(subjects.DEAD_LETTER_ACKS, DeadLetterAck(dead_letter_id, group).encode())
+        self.tell(DeadLetterAck.SUBJECT, DeadLetterAck(dead_letter_id, group).encode())
 
     def page(self, station: str, **fields: Any) -> DeadLetterListReply:
-        request = DeadLetterList(station, self.user, **{"with_data": True, **fields})
-        return DeadLetterListReply.decode(self.raw(subjects.DEAD_LETTER_LIST, request.encode()))
+        return self.send(DeadLetterList(station, self.user, **{"with_data": True, **fields}))
 
     def letters(self, station: str, **fields: Any) -> list[DeadLetterRow]:
         """All of a station's dead letters."""
@@ -189,16 +189,13 @@ class DeadLetterClient(ControlClient):
             self.run(asyncio.sleep(0.01))
 
     def piece(self, station: str, dead_letter_id: int, offset: int = 0) -> DeadLetterDataReply:
-        request = DeadLetterData(station, self.user, dead_letter_id, offset)
-        return DeadLetterDataReply.decode(self.raw(subjects.DEAD_LETTER_DATA, request.encode()))
+        return self.send(DeadLetterData(station, self.user, dead_letter_id, offset))
 
     def resend(self, station: str, *ids: int) -> DeadLetterCountReply:
-        request = DeadLetterResend(station, self.user, ids)
-        return DeadLetterCountReply.decode(self.raw(subjects.DEAD_LETTER_RESEND, request.encode()))
+        return self.send(DeadLetterResend(station, self.user, ids))
 
     def drop(self, station: str, *ids: int, kind: str = "") -> DeadLetterCountReply:
-        request = DeadLetterDrop(station, self.user, kind, ids)
-        return DeadLetterCountReply.decode(self.raw(subjects.DEAD_LETTER_DROP, request.encode()))
+        return self.send(DeadLetterDrop(station, self.user, kind, ids))
 
     def received(self, subject: str, count: int, then: Any) -> list[tuple[bytes, dict[str, str]]]:
         """Subscribes, beside any consumers, calls *then*, and gives the messages that came: payload and headers."""

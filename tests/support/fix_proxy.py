@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -270,3 +270,12 @@ def refused_address() -> tuple[str, int]:
         sock.bind(("127.0.0.1", 0))
         host, port = sock.getsockname()
     return host, port
+
+
+class AsMemphis(Proxy):
+    """In front of a NATS server: its INFO is that of a Memphis broker, which no client mistakes for ours."""
+
+    def _forward(self, pair: Any, sink: Any, data: bytes) -> None:
+        if data.startswith(b"INFO {"):
+            data = data.replace(b"INFO {", b'INFO {"connection_id":"1",', 1)
+        super()._forward(pair, sink, data)

@@ -20,8 +20,26 @@ if TYPE_CHECKING:
 log = logging.getLogger("memphis_sync.broker")
 
 PENDING_BYTES = 32 * 1024 * 1024  # of requests on one subject that wait to be served; what comes on top is dropped
-_LOG_S = 1.0  # between two lines about errors of the connection
+LOG_S = 1.0  # between two lines of a SparseLog
 _PAUSE_S = 0.1  # between two tries: requests wait meanwhile
+
+
+class SparseLog:
+    """Warnings that strangers cause, any number of them: at most a line in LOG_S."""
+
+    def __init__(self) -> None:
+        self._logged_at = -LOG_S
+        self._not_logged = 0
+
+    def add(self, text: str) -> None:
+        """A line, or one more that is not shown."""
+        now = time.monotonic()
+        if now - self._logged_at < LOG_S:
+            self._not_logged += 1
+            return
+        more = f" (and {self._not_logged} before it that are not shown)" if self._not_logged else ""
+        self._logged_at, self._not_logged = now, 0
+        log.warning("%s%s", text, more)
 
 
 class ServiceConnection(HardenedClient):
@@ -29,8 +47,7 @@ class ServiceConnection(HardenedClient):
 
     def __init__(self) -> None:
         super().__init__(self._wait)
-        self._logged_at = -_LOG_S
-        self._not_logged = 0
+        self._sparse_log = SparseLog()
 
     async def _wait(self) -> None:
         await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.0))  # noqa: S311  spreading, not a secret
@@ -46,11 +63,5 @@ class ServiceConnection(HardenedClient):
         self.complain(f"{who}{exc or type(exc).__name__}")
 
     def complain(self, text: str) -> None:
-        """A line in the log, at most one in _LOG_S: a stranger could cause any number of them."""
-        now = time.monotonic()
-        if now - self._logged_at < _LOG_S:
-            self._not_logged += 1
-            return
-        more = f" (and {self._not_logged} lines before it that are not shown)" if self._not_logged else ""
-        self._logged_at, self._not_logged = now, 0
-        log.warning("%s%s", text, more)
+        """A line in the log, where a stranger could cause any number of them."""
+        self._sparse_log.add(text)

@@ -18,66 +18,54 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Awaitable
 from dataclasses import asdict
-from typing import Any, Optional
+from typing import Callable, Optional
 
-from nats.aio.client import Client
 from nats.js.errors import APIError
 
-from memphis_sync._protocol.control import ConsumerCreate, ConsumerDestroy, ConsumerReply
 from memphis_sync._protocol.names import durable_name, lower_name, stream_name
+from memphis_sync._protocol.requests import ConsumerCreate, ConsumerDestroy, ConsumerReply
 from memphis_sync._protocol.streams import StationSettings, check_start, consumer_config
 from memphis_sync.broker.request_error import RequestError
-from memphis_sync.broker.service.dead_letter_ingest import DeadLetterIngest
-from memphis_sync.broker.service.stations import WAIT_S, Stations, settings_of
-from memphis_sync.broker.service.users import Users
-from memphis_sync.broker.storage.connections import open_connection_ids
+from memphis_sync.broker.service.part import Part, Shared, settings_of
+from memphis_sync.broker.service.routing import Routes
+from memphis_sync.broker.service.stations import WAIT_S, Stations
+from memphis_sync.broker.storage.connections import open_connection_keys
 from memphis_sync.broker.storage.jetstream_api import (
     CONSUMER_EXISTS,
-    JetStreamApi,
     JetStreamError,
+    all_of,
     both,
-    first_error,
     is_no_room,
 )
-from memphis_sync.broker.storage.leases import Leases
-from memphis_sync.broker.storage.locks import NamedLocks
 from memphis_sync.broker.storage.schemas import active_version
-from memphis_sync.broker.storage.tables import ConflictError, Row, State, connection_key, key_of, name_of
+from memphis_sync.broker.storage.tables import ConflictError, Row, connection_key, key_of, name_of
 
 log = logging.getLogger("memphis_sync.broker")
 
 _TYPES = ("application", "connector")
-_WITH_PARTITIONS = 2  # the first request version whose sender understands partitions
 _POLL_S = 0.02
-_ROWS_AT_ONCE = 64
 
 
-class Consumers:
-    """The handlers of consumer requests."""
+class Consumers(Part):
+    """
+    The handlers of consumer requests.
 
-    def __init__(
-        self,
-        connection: Client,
-        api: JetStreamApi,
-        state: State,
-        stations: Stations,
-        users: Users,
-        leases: Leases,
-        dead_letters: DeadLetterIngest,
-    ) -> None:
-        self._connection = connection
-        self._api = api
-        self._state = state
+    Args:
+        shared: What it works with.
+        stations: Makes stations.
+        forget_group: Takes a group that is gone out of dead letters.
+    """
+
+    def __init__(self, shared: Shared, stations: Stations, forget_group: Callable[[str, str], Awaitable[None]]) -> None:
+        super().__init__(shared)
         self._stations = stations
-        self._users = users
-        self._leases = leases
-        self._dead_letters = dead_letters
-        self._locks = NamedLocks()
+        self._forget_group = forget_group
+        self.routes: Routes = {ConsumerCreate: self.create, ConsumerDestroy: self.destroy}
 
-    async def create(self, body: bytes) -> ConsumerReply:
+    async def create(self, request: ConsumerCreate) -> ConsumerReply:
         """Serves a creation; a missing station is made."""
-        request = ConsumerCreate.decode(body)
         check_start(request.start_consume_from_sequence, request.last_messages)
         name = lower_name("Consumer", request.name)
         group = lower_name("Consumer", request.consumers_group) if request.consumers_group else name
@@ -86,13 +74,7 @@ class Consumers:
             raise RequestError(f"consumer type has to be one of the following application/connector and not {kind}")
         station = lower_name("Station", request.station_name)
         self._users.require(request.username, "user does not exist")
-        if request.req_version < _WITH_PARTITIONS:
-            if await self._stations.find(station) is None:
-                raise RequestError(
-                    "This station does not exist, a default station can not be created automatically, "
-                    "please upgrade your SDK version"
-                )
-            raise RequestError("to consume from this station please upgrade your SDK version")
+        await self._stations.refuse_old(request.req_version, station, "This", "to consume from")
         group_key = f"{key_of(station)}.{key_of(group)}"
         member_key = f"{group_key}.{connection_key(request.connection_id)}.{key_of(name)}.{secrets.token_hex(6)}"
         async with self._locks.hold(group_key):
@@ -100,49 +82,34 @@ class Consumers:
                 # Side by side, for speed; a row whose station could not be made goes again below.
                 row, is_known = await both(
                     self._stations.find_or_create(station),
-                    self._remember(member_key, {**asdict(request), "created": time.time()}),
+                    self._state.members.put_if_room(member_key, {**asdict(request), "created": time.time()}),
                 )
                 settings = settings_of(row)
                 await self._wait_until_open(group_key, settings, group)
                 if not is_known:
                     await self._require_durables(settings, group)
-                await self._make_durables(settings, group, request)
+                await self._make_durables(settings, settings.partitions, group, request)
             except BaseException:
                 await self._state.members.purge(member_key)
                 raise
         return ConsumerReply(schema_update=await active_version(self._state, row), partitions=settings.partitions)
 
-    async def _remember(self, key: str, value: dict[str, Any]) -> bool:
-        """
-        Writes a member's row; False when the store is full. A group that is there can be joined all the same, for its
-        members are who makes room: what such a one lacks is the row that keeps the group when all others have left.
-        """
-        try:
-            await self._state.members.put(key, value)
-        except APIError as exc:
-            if not is_no_room(exc):
-                raise
-            log.warning("the store is full: a consumer joins its group without being remembered")
-            return False
-        return True
-
     async def _require_durables(self, settings: StationSettings, group: str) -> None:
         """
-        Checks that a group is there on all partitions.
+        The store is full. A group that is there can be joined all the same, for its members are who makes room: what
+        such a one lacks is the row that keeps the group when all others have left.
 
         Raises:
             RequestError: It would have to be made, with nobody who is remembered as its member.
         """
-        infos = (
-            self._api.request(f"CONSUMER.INFO.{stream_name(settings.internal, partition)}.{durable_name(group)}")
-            for partition in settings.partitions
-        )
-        if first_error(await asyncio.gather(*infos, return_exceptions=True)) is not None:
+        log.warning("the store is full: a consumer joins its group without being remembered")
+        streams = (stream_name(settings.internal, partition) for partition in settings.partitions)
+        infos = await asyncio.gather(*(self._api.consumer_info(stream, durable_name(group)) for stream in streams))
+        if None in infos:
             raise RequestError(f"the broker's store is full: there is no room for the new consumer group {group}")
 
-    async def destroy(self, body: bytes) -> None:
+    async def destroy(self, request: ConsumerDestroy) -> None:
         """Serves a destruction: one member of that name on that connection goes."""
-        request = ConsumerDestroy.decode(body)
         station = lower_name("Station", request.station_name)
         gone = RequestError(f"Consumer {request.name} at station {request.station_name} does not exist")
         row = await self._stations.find(station)
@@ -168,31 +135,16 @@ class Consumers:
         Makes the durables of a station's groups on new streams, as the rows of their members say. Each begins with the
         first message: what a group had read, and where it was to begin, counted for the messages that are gone.
         """
-        newest: dict[str, Row] = {}
-        keys = await self._state.members.keys(f"{key_of(settings.name)}.>")
-        for start in range(0, len(keys), _ROWS_AT_ONCE):
-            some = keys[start : start + _ROWS_AT_ONCE]
-            for key, row in zip(some, await asyncio.gather(*map(self._state.members.get, some))):
-                group = key.split(".")[1]
-                if row is not None and (group not in newest or newest[group].revision < row.revision):
-                    newest[group] = row
+        rows = await self._state.members.rows(f"{key_of(settings.name)}.>")
+        newest = {key.split(".")[1]: row for key, row in sorted(rows.items(), key=lambda item: item[1].revision)}
         for group, row in newest.items():
-            request = ConsumerCreate(
-                max_ack_time_ms=row.value["max_ack_time_ms"], max_msg_deliveries=row.value["max_msg_deliveries"]
-            )
-            await asyncio.gather(
-                *(self._make_durable(settings, partition, name_of(group), request) for partition in partitions)
-            )
+            limits = {name: row.value[name] for name in ("max_ack_time_ms", "max_msg_deliveries")}
+            await self._make_durables(settings, partitions, name_of(group), ConsumerCreate(**limits))
 
     async def _has_connected_members(self, group_key: str) -> bool:
         members = await self._state.members.keys(f"{group_key}.>")
-        if not members:
-            return False
-        connected = await open_connection_ids(self._connection)
-        if connected is None:
-            return True
-        keys = {connection_key(connection_id) for connection_id in connected}
-        return any(member.split(".")[2] in keys for member in members)
+        keys = await open_connection_keys(self._connection) if members else set()
+        return keys is None or any(member.split(".")[2] in keys for member in members)
 
     async def _close_if_last(self, group_key: str, settings: StationSettings, group: str) -> None:
         """Deletes the group's durables if no member is connected."""
@@ -219,12 +171,11 @@ class Consumers:
 
     async def _close(self, group_key: str, settings: StationSettings, group: str, mark: Row) -> None:
         streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
-        deletions = (self._api.delete_consumer(stream, durable_name(group)) for stream in streams)
-        error = first_error(await asyncio.gather(*deletions, return_exceptions=True))
-        await self._dead_letters.forget_group(settings.name, group)
-        await self._unmark(group_key, mark)
-        if error is not None:
-            raise error
+        try:
+            await all_of(self._api.delete_consumer(stream, durable_name(group)) for stream in streams)
+        finally:
+            await self._forget_group(settings.name, group)
+            await self._unmark(group_key, mark)
 
     async def _wait_until_open(self, group_key: str, settings: StationSettings, group: str) -> None:
         """Waits while the group is being closed, for WAIT_S at most; finishes that when whoever began it has died."""
@@ -242,33 +193,20 @@ class Consumers:
                 mark = await self._state.closing.update(group_key, self._leases.fields(), mark.revision)
                 await self._close(group_key, settings, group, mark)
 
-    async def _make_durables(self, settings: StationSettings, group: str, request: ConsumerCreate) -> None:
-        results = await asyncio.gather(
-            *(self._make_durable(settings, partition, group, request) for partition in settings.partitions),
-            return_exceptions=True,
-        )
-        error = first_error(results)
-        if error is not None:
-            raise error
+    async def _make_durables(
+        self, settings: StationSettings, partitions: list[int], group: str, request: ConsumerCreate
+    ) -> None:
+        await all_of(self._make_durable(settings, partition, group, request) for partition in partitions)
 
     async def _make_durable(
         self, settings: StationSettings, partition: int, group: str, request: ConsumerCreate
     ) -> None:
         """Makes a durable, or gives the one that is there the newcomer's ack wait and deliveries."""
         stream = stream_name(settings.internal, partition)
-        last_sequence = None
+        last = None
         if request.last_messages > 0:
-            last_sequence = (await self._api.request(f"STREAM.INFO.{stream}"))["state"]["last_seq"]
-        config = consumer_config(
-            settings.internal,
-            partition,
-            group,
-            max_ack_time_ms=request.max_ack_time_ms,
-            max_msg_deliveries=request.max_msg_deliveries,
-            start_sequence=request.start_consume_from_sequence,
-            last_messages=request.last_messages,
-            last_sequence=last_sequence,
-        )
+            last = (await self._api.request(f"STREAM.INFO.{stream}"))["state"]["last_seq"]
+        config = consumer_config(settings.internal, partition, group, request, last)
         create = f"CONSUMER.DURABLE.CREATE.{stream}.{config['durable_name']}"
         try:
             await self._api.request(create, {"stream_name": stream, "config": config, "action": "create"})
@@ -277,7 +215,10 @@ class Consumers:
                 raise
         else:
             return
-        present = (await self._api.request(f"CONSUMER.INFO.{stream}.{config['durable_name']}"))["config"]
+        info = await self._api.consumer_info(stream, config["durable_name"])
+        if info is None:
+            raise RequestError(f"timeout: consumer group {group} was deleted meanwhile")
+        present = info["config"]
         wanted = {**present, "ack_wait": config["ack_wait"], "max_deliver": config["max_deliver"]}
         if wanted != present:
             await self._api.request(create, {"stream_name": stream, "config": wanted, "action": "update"})

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Optional
+from dataclasses import fields
+from typing import Any, Optional
 
-from nats.aio.client import Client
-
-from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letter_headers import headers_size, read_headers, resent_headers
 from memphis_sync._protocol.dead_letters import (
     POISON,
     TYPES,
@@ -26,16 +25,12 @@ from memphis_sync._protocol.dead_letters import (
     DeadLetterListReply,
     DeadLetterResend,
     DeadLetterRow,
-    headers_size,
-    read_headers,
-    resent_headers,
 )
-from memphis_sync._protocol.names import durable_name, internal_name, lower_name
+from memphis_sync._protocol.names import lower_name
 from memphis_sync.broker.request_error import RequestError
-from memphis_sync.broker.service.stations import READY
-from memphis_sync.broker.service.users import Users
-from memphis_sync.broker.storage.dead_letters import DeadLetterRecord, DeadLetterStore
-from memphis_sync.broker.storage.tables import State, key_of
+from memphis_sync.broker.service.part import Part, Shared
+from memphis_sync.broker.service.routing import Routes
+from memphis_sync.broker.storage.dead_letters import DeadLetterRecord
 
 _LIST_BYTES = 1 << 20  # of a list's page, where max_payload has room for it
 _LIST_ROWS = 1000
@@ -45,20 +40,22 @@ _DROP_ROWS = 500
 _OVERHEAD = 512  # of a reply around its base64
 
 
-class DeadLetters:
+class DeadLetters(Part):
     """The handlers of requests about dead letters."""
 
-    def __init__(self, connection: Client, state: State, users: Users, store: DeadLetterStore) -> None:
-        self._connection = connection
-        self._state = state
-        self._users = users
-        self._store = store
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self.routes: Routes = {
+            DeadLetterList: self.list_page,
+            DeadLetterData: self.data_piece,
+            DeadLetterResend: self.resend,
+            DeadLetterDrop: self.drop,
+        }
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 
-    async def list_page(self, body: bytes) -> DeadLetterListReply:
+    async def list_page(self, request: DeadLetterList) -> DeadLetterListReply:
         """Serves a page of a list; it may have fewer rows than were asked for, even none, and still not be the last."""
-        request = DeadLetterList.decode(body)
         kind = _checked_type(request.type)
         station = await self._station(request.station_name, request.username)
         limit = min(request.limit, _LIST_ROWS) if request.limit > 0 else _LIST_ROWS
@@ -80,9 +77,8 @@ class DeadLetters:
             left -= size
         return DeadLetterListReply(tuple(found), after_id)
 
-    async def data_piece(self, body: bytes) -> DeadLetterDataReply:
+    async def data_piece(self, request: DeadLetterData) -> DeadLetterDataReply:
         """Serves a piece of a payload."""
-        request = DeadLetterData.decode(body)
         station = await self._station(request.station_name, request.username)
         rows = await self._store.rows(station, [request.id])
         data = await self._store.data(rows[0]) if rows else None
@@ -92,9 +88,8 @@ class DeadLetters:
         piece = (self._connection.max_payload - _OVERHEAD) // 4 * 3
         return DeadLetterDataReply(data[start : start + piece], len(data))
 
-    async def resend(self, body: bytes) -> DeadLetterCountReply:
+    async def resend(self, request: DeadLetterResend) -> DeadLetterCountReply:
         """Serves a page of sending again."""
-        request = DeadLetterResend.decode(body)
         station = await self._station(request.station_name, request.username)
         ids, after_id = await self._page(station, request.ids, request.after_id, _RESEND_ROWS)
         too_large: list[int] = []
@@ -114,9 +109,8 @@ class DeadLetters:
         await self._connection.flush()
         return DeadLetterCountReply(count, after_id, tuple(too_large))
 
-    async def drop(self, body: bytes) -> DeadLetterCountReply:
+    async def drop(self, request: DeadLetterDrop) -> DeadLetterCountReply:
         """Serves a page of dropping."""
-        request = DeadLetterDrop.decode(body)
         kind = _checked_type(request.type)
         station = await self._station(request.station_name, request.username)
         ids, after_id = await self._page(station, request.ids, request.after_id, _DROP_ROWS)
@@ -129,9 +123,7 @@ class DeadLetters:
     async def _station(self, name: str, username: str) -> str:
         station = lower_name("Station", name)
         self._users.require(username, f"User {username} does not exist")
-        row = await self._state.stations.get(key_of(station))
-        if row is None or row.value["status"] != READY:
-            raise RequestError(f"station {station} does not exist")
+        await self._required(station)
         return station
 
     async def _page(self, station: str, wanted: Sequence[int], after_id: int, limit: int) -> tuple[list[int], int]:
@@ -152,11 +144,8 @@ class DeadLetters:
         }
         if any(headers_size(each) + len(payload) > self._connection.max_payload for each in messages.values()):
             return False
-        station = internal_name(row.station)
         for group, resent in messages.items():
-            durable = durable_name(group)
-            for subject in (subjects.dls(station, durable), subjects.dls_before_dots(station, durable)):
-                await self._connection.publish(subject, payload, headers=resent)
+            await self._send_again(row.station, group, payload, resent)
         return True
 
 
@@ -167,20 +156,8 @@ def _checked_type(kind: str) -> str:
 
 
 def _shown(row: DeadLetterRecord, data: Optional[bytes]) -> DeadLetterRow:
-    return DeadLetterRow(
-        id=row.id,
-        station=row.station,
-        type=row.type,
-        partition=row.partition,
-        sequence=row.sequence,
-        producer=row.producer,
-        groups=tuple(row.groups),
-        error=row.error,
-        time_ns=row.time_ns,
-        size=row.size,
-        header_bytes=row.header_bytes,
-        data=data,
-    )
+    values: dict[str, Any] = {item.name: getattr(row, item.name, data) for item in fields(DeadLetterRow)}
+    return DeadLetterRow(**{**values, "groups": tuple(row.groups)})
 
 
 def _size_of(row: DeadLetterRecord) -> int:

@@ -6,7 +6,7 @@ nobody, and one that starts again forgets at once what has had its deliveries an
 there that would keep the advisory. The message never comes again, and is no dead letter.
 
 Rules:
-* Of what members gave back there are notes (see storage/dead_letters.py). They are gone through once when a copy of the
+* Of what members gave back there are notes (see storage/given_back.py). They are gone through once when a copy of the
   service starts, and when its connection comes back: a message whose last delivery is among them, and of which nothing
   else is written, is owed to its group, as if the advisory had come.
 * But only when none can come any more: the group has no unanswered message left in that partition, or its ack time is
@@ -24,12 +24,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from memphis_sync._protocol.names import NameRuleError, durable_name, internal_name, lower_name, stream_name
-from memphis_sync.broker.storage.dead_letters import DeadLetterStore, Owed
-from memphis_sync.broker.storage.jetstream_api import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from memphis_sync.broker.service.part import BackgroundPart, Shared
+from memphis_sync.broker.storage.given_back import Owed
+from memphis_sync.broker.storage.jetstream_api import JetStreamError, in_steps
 from memphis_sync.broker.storage.tables import ConflictError
 
 log = logging.getLogger("memphis_sync.broker")
@@ -60,18 +60,11 @@ class _Lane:
     delivered: int = -1
 
 
-class MissedAdvisories:
-    """
-    Looks for what was given back and is forgotten.
+class MissedAdvisories(BackgroundPart):
+    """Looks for what was given back and is forgotten."""
 
-    Args:
-        connection: The service's connection.
-        store: Where the notes are, and what is owed.
-    """
-
-    def __init__(self, connection: Client, store: DeadLetterStore) -> None:
-        self._api = JetStreamApi(connection)
-        self._store = store
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
         self._task: Optional[asyncio.Task[None]] = None
 
     def look(self) -> None:
@@ -92,13 +85,9 @@ class MissedAdvisories:
         while lanes is None or lanes:
             try:
                 if lanes is None:
-                    lanes = [_Lane(*place, notes) for place, notes in (await self._store.notes()).items()]
-                left: list[_Lane] = []
-                for at in range(0, len(lanes), _AT_ONCE):
-                    some = lanes[at : at + _AT_ONCE]
-                    ends = await asyncio.gather(*map(self._look_at, some))
-                    left += [lane for lane, is_done in zip(some, ends) if not is_done]
-                lanes = left
+                    lanes = [_Lane(*place, notes) for place, notes in (await self._given_back.notes()).items()]
+                ends = await in_steps(self._look_at, lanes, _AT_ONCE)
+                lanes = [lane for lane, is_done in zip(lanes, ends) if not is_done]
             except (NatsError, JetStreamError, OSError) as exc:
                 log.debug("what was given back cannot be listed now: %s", exc)
             if lanes is None or lanes:
@@ -119,19 +108,20 @@ class MissedAdvisories:
         return False
 
     async def _decide(self, lane: _Lane) -> bool:
-        info = await self._info(lane)
+        station, group = lower_name("Station", lane.station), lower_name("Consumer", lane.group)
+        stream = stream_name(internal_name(station), lane.partition)
+        info = await self._api.consumer_info(stream, durable_name(group))
         limit = 0 if info is None else int(info["config"].get("max_deliver", 0))
         if info is None or limit < 1:  # the group is gone, or has each message as often as it likes
             return True
-        found = await self._store.undecided(lane.station, lane.group, lane.partition, lane.notes, limit)
+        found = await self._given_back.undecided(lane.station, lane.group, lane.partition, lane.notes, limit)
         found = {at: back for at, back in found.items() if 0 < at <= info["delivered"]["stream_seq"]}
         if not found:
             return True
         if not self._has_ended(lane, info):
             return False
-        sequences = sorted(found)
-        for at in range(0, len(sequences), _STEPS):
-            await asyncio.gather(*(self._owe(lane, each, *found[each]) for each in sequences[at : at + _STEPS]))
+        owed = [Owed.after(lane.station, lane.group, lane.partition, at, *found[at]) for at in sorted(found)]
+        await in_steps(self._given_back.owe, owed, _STEPS)
         log.info(
             "%d messages that group %s of station %s gave back come again: nobody has told of them (partition %d)",
             len(found),
@@ -140,17 +130,6 @@ class MissedAdvisories:
             lane.partition,
         )
         return True
-
-    async def _info(self, lane: _Lane) -> Optional[dict[str, Any]]:
-        """What JetStream says of the group; None when it is gone."""
-        station, group = lower_name("Station", lane.station), lower_name("Consumer", lane.group)
-        stream = stream_name(internal_name(station), lane.partition)
-        try:
-            return await self._api.request(f"CONSUMER.INFO.{stream}.{durable_name(group)}")
-        except JetStreamError as exc:
-            if exc.err_code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND):
-                return None
-            raise
 
     @staticmethod
     def _has_ended(lane: _Lane, info: dict[str, Any]) -> bool:
@@ -162,6 +141,3 @@ class MissedAdvisories:
             return True
         is_read = delivered != lane.delivered or bool(info["num_waiting"])
         return is_read and now - lane.since > info["config"]["ack_wait"] / _NS_PER_S + _LOOK_S
-
-    async def _owe(self, lane: _Lane, sequence: int, delivery: int, count: int) -> None:
-        await self._store.owe(Owed.after(lane.station, lane.group, lane.partition, sequence, delivery, count))

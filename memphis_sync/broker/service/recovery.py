@@ -15,16 +15,16 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import Optional
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from memphis_sync._protocol.names import NameRuleError, external_name, lower_name, split_stream, stream_name
 from memphis_sync.broker.request_error import RequestError
 from memphis_sync.broker.service.consumers import Consumers
-from memphis_sync.broker.service.stations import READY, Stations, settings_of
-from memphis_sync.broker.storage.jetstream_api import JetStreamApi, JetStreamError
-from memphis_sync.broker.storage.tables import Row, State, name_of
+from memphis_sync.broker.service.part import READY, Part, Shared, settings_of
+from memphis_sync.broker.service.stations import Stations
+from memphis_sync.broker.storage.jetstream_api import JetStreamError
+from memphis_sync.broker.storage.tables import name_of
 from memphis_sync.errors import LocalProtocolError
 
 log = logging.getLogger("memphis_sync.broker")
@@ -39,24 +39,18 @@ _FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0
 FAILURES = (JetStreamError, RequestError, NatsError, OSError, asyncio.TimeoutError)
 
 
-class Recovery:
+class Recovery(Part):
     """
     What one copy of the service does about it; several copies may do the same work.
 
     Args:
-        connection: The service's connection.
-        api: JetStream's API on it.
-        state: The rows.
+        shared: What it works with.
         stations: Makes streams.
         consumers: Makes durables.
     """
 
-    def __init__(
-        self, connection: Client, api: JetStreamApi, state: State, stations: Stations, consumers: Consumers
-    ) -> None:
-        self._connection = connection
-        self._api = api
-        self._state = state
+    def __init__(self, shared: Shared, stations: Stations, consumers: Consumers) -> None:
+        super().__init__(shared)
         self._stations = stations
         self._consumers = consumers
         self._deleted: dict[str, set[int]] = {}
@@ -83,16 +77,19 @@ class Recovery:
     async def sweep(self) -> None:
         """Looks at all stations; what fails is logged, and tried again by run()."""
         try:
-            rows = await self._rows()  # before the streams: a station that is made meanwhile isn't missing any
-            streams = await self._streams()
+            rows = await self._state.stations.rows(
+                ">"
+            )  # before the streams: a station that is made meanwhile isn't missing any
+            streams = set(await self._api.pages("STREAM.NAMES", {}, lambda reply: reply.get("streams")))
         except FAILURES as exc:
             log.warning("the stations cannot be compared with their streams now: %s", exc)
             self._retry_later()
             return
         work = []
-        for name, row in rows.items():
+        for key, row in rows.items():
+            name = name_of(key)
             if row.value["status"] != READY:
-                work.append(self._finish(name))
+                work.append(self._try(self._stations.finish(name), f"station {name} was left half-way"))
                 continue
             settings = settings_of(row)
             missing = {part for part in settings.partitions if stream_name(settings.internal, part) not in streams}
@@ -118,41 +115,16 @@ class Recovery:
         self._retry_s = min(_MAX_PAUSE_S, 2 * self._retry_s) if self._retry_s else _FIRST_PAUSE_S
 
     async def _restore(self, name: str, partitions: set[int]) -> bool:
+        work = self._stations.restore(name, partitions, self._consumers.add_groups)
+        return await self._try(work, f"station {name} has lost streams")
+
+    async def _try(self, work: Awaitable[None], why: str) -> bool:
         try:
-            await self._stations.restore(name, partitions, self._consumers.add_groups)
+            await work
         except FAILURES as exc:
-            log.warning("station %s cannot be made again now: %s", name, exc)
+            log.warning("%s, and cannot be finished now: %s", why, exc)
             return False
         return True
-
-    async def _finish(self, name: str) -> bool:
-        try:
-            await self._stations.finish(name)
-        except FAILURES as exc:
-            log.warning("station %s was left half-way, and cannot be finished now: %s", name, exc)
-            return False
-        return True
-
-    async def _rows(self) -> dict[str, Row]:
-        keys = await self._state.stations.keys(">")
-        rows: dict[str, Row] = {}
-        for start in range(0, len(keys), _AT_ONCE):
-            some = keys[start : start + _AT_ONCE]
-            for key, row in zip(some, await asyncio.gather(*map(self._state.stations.get, some))):
-                if row is not None:
-                    rows[name_of(key)] = row
-        return rows
-
-    async def _streams(self) -> set[str]:
-        found: set[str] = set()
-        offset = 0
-        while True:
-            reply = await self._api.request("STREAM.NAMES", {"offset": offset})
-            page = reply.get("streams") or []
-            found.update(page)
-            offset += len(page)
-            if not page or offset >= reply.get("total", 0):
-                return found
 
     async def _note(self, message: Msg) -> None:
         """A stream was deleted: by this broker, an administrator, or nobody, for anybody can publish an advisory."""

@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import time
@@ -26,24 +25,21 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Callable, Optional
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from memphis_sync._protocol import subjects
-from memphis_sync._protocol.dead_letters import headers_size, read_headers, resent_headers
-from memphis_sync._protocol.names import durable_name, internal_name, stream_name
-from memphis_sync.broker.storage.connections import open_connection_ids
-from memphis_sync.broker.storage.dead_letters import STREAM, DeadLetterStore, Owed
-from memphis_sync.broker.storage.jetstream_api import (
-    CONSUMER_NOT_FOUND,
-    STREAM_NOT_FOUND,
-    JetStreamApi,
-    JetStreamError,
-    nanoseconds,
-)
-from memphis_sync.broker.storage.tables import ConflictError, State, connection_key, key_of, name_of
+from memphis_sync._protocol.dead_letter_headers import headers_size, read_headers, resent_headers
+from memphis_sync._protocol.dead_letters import MAX_GIVEN_BACK, GivenBack
+from memphis_sync._protocol.names import durable_name, external_name, internal_name, lower_name, stream_name
+from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.part import BackgroundPart, Shared
+from memphis_sync.broker.service.routing import Routes
+from memphis_sync.broker.storage.connections import open_connection_keys
+from memphis_sync.broker.storage.dead_letter_stream import STREAM
+from memphis_sync.broker.storage.given_back import Owed
+from memphis_sync.broker.storage.jetstream_api import JetStreamError, in_steps
+from memphis_sync.broker.storage.tables import ConflictError, key_of, name_of
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -57,7 +53,6 @@ _LEAVE_S = 0.5  # how long it waits for what is being sent to it
 _FAILED_S = 1.0
 _TAKE_OVER_S = 5.0  # until another copy looks after what one has sent and not looked after since
 _LIST_S = 60.0  # until everything is listed again: what another copy wrote while this one had no connection
-_NO_MESSAGE = 10037
 _NS_PER_S = 1_000_000_000
 
 _WORDS = 3  # of a key
@@ -65,25 +60,19 @@ _WORDS = 3  # of a key
 _Key = tuple[str, str, int]  # station, group, id
 
 
-class Redelivery:
+class Redelivery(BackgroundPart):
     """
     The messages that are owed.
 
     Args:
-        connection: The service's connection.
-        state: Members.
-        store: Where it is written what is owed.
+        shared: What it works with.
         keep: Makes a message a dead letter.
     """
 
-    def __init__(
-        self, connection: Client, state: State, store: DeadLetterStore, keep: Callable[[Owed], Awaitable[None]]
-    ) -> None:
-        self._connection = connection
-        self._api = JetStreamApi(connection)
-        self._state = state
-        self._store = store
+    def __init__(self, shared: Shared, keep: Callable[[Owed], Awaitable[None]]) -> None:
+        super().__init__(shared)
         self._keep = keep
+        self.routes: Routes = {GivenBack: self.give_back}
         self._id = uuid.uuid4().hex
         self._due: dict[_Key, float] = {}  # when to look at each, by the loop's clock
         self._under_way: set[_Key] = set()
@@ -111,7 +100,7 @@ class Redelivery:
 
     async def answered(self, group: str, dead_letter_id: int) -> None:
         """A member is done with one."""
-        await self._store.answer_owed(group, dead_letter_id)
+        await self._given_back.answer_owed(group, dead_letter_id)
         for key in [key for key in self._under_way if key[1:] == (group, dead_letter_id)]:
             self._has_ended(key)
             self._due.pop(key, None)
@@ -121,20 +110,20 @@ class Redelivery:
         """Whether the group is owed any of a station's messages, as far as this copy has heard."""
         return any(key[:2] == (station, group) for key in self._due)
 
-    async def given_back(self, station: str, group: str, dead_letter_id: int) -> None:
-        """A member gives one back without having looked at it."""
+    async def _came_back(self, station: str, group: str, dead_letter_id: int) -> None:
+        """A member gives one back that was sent again."""
         self._has_ended((station, group, dead_letter_id))
         while True:
-            owed = await self._store.owed(station, group, dead_letter_id)
+            owed = await self._given_back.owed(station, group, dead_letter_id)
             if owed is None or not owed.sent:
                 return
             try:
-                await self._store.update_owed(replace(owed, left=owed.left + 1, sent=0.0))
+                await self._given_back.update_owed(replace(owed, left=owed.left + 1, sent=0.0))
             except ConflictError:
                 continue
             return
 
-    async def leaves(self, station: str, group: str) -> None:
+    async def _leaves(self, station: str, group: str) -> None:
         """A member is about to listen no more; at the return all is on its way to it that would be lost after that."""
         now = asyncio.get_running_loop().time
         self._quiet = {key: until for key, until in self._quiet.items() if until > now()}
@@ -142,6 +131,32 @@ class Redelivery:
         sending = [step for key, step in self._sending.items() if key[:2] == (station, group)]
         if sending:
             await asyncio.wait(sending, timeout=_LEAVE_S)
+
+    async def give_back(self, request: GivenBack) -> None:
+        """Notes what a member gives back without having looked at it; answered when it is written."""
+        station = lower_name("Station", external_name(request.station_name))
+        group = lower_name("Consumer", external_name(request.cg_name))
+        settings = await self._required(station)
+        count = len(request.sequences)
+        if (
+            not len(request.partitions) == len(request.deliveries) == count
+            or max(count, len(request.resent)) > MAX_GIVEN_BACK
+        ):
+            raise RequestError(f"partitions, sequences and deliveries are to be equally many, up to {MAX_GIVEN_BACK}")
+        if not count or request.resent:
+            await self._leaves(station, group)
+        found: dict[int, list[tuple[int, int]]] = {}
+        for partition, sequence, delivery in zip(request.partitions, request.sequences, request.deliveries):
+            if partition not in settings.partitions or sequence < 1 or delivery < 1:
+                raise RequestError(f"station {station} has no delivery {delivery} of message {sequence} in {partition}")
+            found.setdefault(partition, []).append((sequence, delivery))
+        await asyncio.gather(
+            *(
+                self._given_back.note_given_back(station, group, partition, each, is_kept=request.kept)
+                for partition, each in found.items()
+            ),
+            *(self._came_back(station, group, dead_letter_id) for dead_letter_id in request.resent),
+        )
 
     # ---- when to look at what ---------------------------------------------------------------------------------------
 
@@ -166,12 +181,9 @@ class Redelivery:
             try:
                 if now() >= list_at:
                     list_at = now() + _LIST_S
-                    keys = await self._store.all_owed()
-                    for at in range(0, len(keys), _STEPS):
-                        await asyncio.gather(*(self._renew(key) for key in keys[at : at + _STEPS]))
+                    await in_steps(self._renew, await self._given_back.all_owed(), _STEPS)
                 due = sorted((key for key, when in self._due.items() if when <= now()), key=lambda key: key[2])
-                for at in range(0, len(due), _STEPS):
-                    await asyncio.gather(*(self._look_at(key) for key in due[at : at + _STEPS]))
+                await in_steps(self._look_at, due, _STEPS)
             except (NatsError, JetStreamError, OSError) as exc:
                 log.debug("what is owed cannot be listed now: %s", exc)
                 list_at = now() + _FAILED_S
@@ -184,14 +196,14 @@ class Redelivery:
     async def _renew(self, key: _Key) -> None:
         """What waits for a member for long is not forgotten by the stream meanwhile."""
         self._due.setdefault(key, 0.0)
-        owed = await self._store.owed(*key)
+        owed = await self._given_back.owed(*key)
         if owed is not None:
             if owed.sent:
                 self._under_way.add(key)
                 if owed.is_alone:
                     self._alone.add(key)
             with contextlib.suppress(ConflictError):
-                await self._store.renew_owed(owed)
+                await self._given_back.renew_owed(owed)
 
     async def _look_at(self, key: _Key) -> None:
         try:
@@ -237,23 +249,23 @@ class Redelivery:
         return len(others) >= _AT_ONCE or not self._alone.isdisjoint(others)
 
     async def _advance(self, key: _Key) -> Optional[float]:
-        owed = await self._store.owed(*key)
+        owed = await self._given_back.owed(*key)
         if owed is None:
             return None
         if owed.sent:
             is_own = owed.by == self._sender
-            wait_s = await self._ack_time(owed) + (0.0 if is_own else _TAKE_OVER_S)
+            wait_s = (await self._ack_time(owed) or 0.0) + (0.0 if is_own else _TAKE_OVER_S)
             waited_s = time.time() - owed.sent
             if 0 <= waited_s < wait_s:
                 return min(wait_s - waited_s, _LOOK_S)
             if is_own and not owed.left:
                 await self._keep(owed)
-                await self._store.finish_owed(owed)
+                await self._given_back.finish_owed(owed)
                 return None
             # Whoever sent it has died, or lost its connection: it may never have reached a member.
             owed = replace(owed, left=owed.left + (not is_own), sent=0.0, is_alone=owed.is_alone or is_own)
             if not await self._is_listening(owed.station, owed.group):
-                await self._store.update_owed(owed)
+                await self._given_back.update_owed(owed)
                 self._has_ended(key)
                 return _ALONE_S
         if owed.is_alone:
@@ -274,45 +286,33 @@ class Redelivery:
         return f"{self._id}-{self._connection.client_id}"
 
     async def _send(self, owed: Owed) -> Optional[float]:
-        internal, stream = internal_name(owed.station), stream_name(internal_name(owed.station), owed.partition)
-        try:
-            message = (await self._api.request(f"STREAM.MSG.GET.{stream}", {"seq": owed.sequence}))["message"]
-            await self._ack_time(owed)
-        except JetStreamError as exc:
-            if exc.err_code not in (_NO_MESSAGE, STREAM_NOT_FOUND, CONSUMER_NOT_FOUND):
-                raise
-            await self._store.settle_owed(owed)  # message or group are gone
+        stream = stream_name(internal_name(owed.station), owed.partition)
+        message = await self._api.message(stream, seq=owed.sequence)
+        if message is None or await self._ack_time(owed) is None:  # message or group are gone
+            await self._given_back.settle_owed(owed)
             return None
-        block, payload = (base64.b64decode(message.get(part) or "") for part in ("hdrs", "data"))
         headers = resent_headers(
-            read_headers(block),
+            read_headers(message.block),
             owed.id,
             owed.group,
             partition=owed.partition,
             sequence=owed.sequence,
-            time_ns=nanoseconds(message["time"]),
+            time_ns=message.time_ns,
             is_owed=True,
         )
-        if headers_size(headers) + len(payload) > self._connection.max_payload:
+        if headers_size(headers) + len(message.payload) > self._connection.max_payload:
             await self._keep(owed)
-            await self._store.finish_owed(owed)
+            await self._given_back.finish_owed(owed)
             return None
-        await self._store.update_owed(replace(owed, left=owed.left - 1, sent=time.time(), by=self._sender))
-        durable = durable_name(owed.group)
-        for subject in (subjects.dls(internal, durable), subjects.dls_before_dots(internal, durable)):
-            await self._connection.publish(subject, payload, headers=headers)
+        await self._given_back.update_owed(replace(owed, left=owed.left - 1, sent=time.time(), by=self._sender))
+        await self._send_again(owed.station, owed.group, message.payload, headers)
         return _LOOK_S
 
-    async def _ack_time(self, owed: Owed) -> float:
-        """The group's ack time, in seconds."""
+    async def _ack_time(self, owed: Owed) -> Optional[float]:
+        """The group's ack time, in seconds; None when the group is gone."""
         stream = stream_name(internal_name(owed.station), owed.partition)
-        try:
-            info = await self._api.request(f"CONSUMER.INFO.{stream}.{durable_name(owed.group)}")
-        except JetStreamError as exc:
-            if exc.err_code in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND) and owed.sent:
-                return 0.0  # the group is gone
-            raise
-        return float(info["config"]["ack_wait"]) / _NS_PER_S
+        info = await self._api.consumer_info(stream, durable_name(owed.group))
+        return None if info is None else float(info["config"]["ack_wait"]) / _NS_PER_S
 
     async def _is_listening(self, station: str, group: str) -> bool:
         """Whether a member of the group is connected that has had the time to listen, and none is about to leave."""
@@ -326,12 +326,9 @@ class Redelivery:
             return is_listening
         self._listening[station, group] = (now + _ALONE_S / 2, is_listening)  # the others do not ask as well
         keys = await self._state.members.keys(f"{key_of(station)}.{key_of(group)}.>")
-        connected = await open_connection_ids(self._connection)
-        is_listening = False
-        if connected is None:
-            is_listening = bool(keys)
-        else:
-            open_keys = {connection_key(connection_id) for connection_id in connected}
+        open_keys = await open_connection_keys(self._connection)
+        is_listening = bool(keys) and open_keys is None
+        if open_keys is not None:
             for key in keys:
                 if key.split(".")[2] in open_keys:
                     member = await self._state.members.get(key)

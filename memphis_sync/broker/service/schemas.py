@@ -15,48 +15,50 @@ import json
 import logging
 from typing import Optional
 
-from nats.aio.client import Client
-
 from memphis_sync._protocol import subjects
-from memphis_sync._protocol.control import (
+from memphis_sync._protocol.names import internal_name, lower_name
+from memphis_sync._protocol.requests import (
     SchemaActivate,
     SchemaActivateReply,
     SchemaAttach,
     SchemaCreate,
     SchemaCreateReply,
     SchemaDetach,
+    SchemaUpdate,
+    schema_change,
 )
-from memphis_sync._protocol.names import internal_name, lower_name
-from memphis_sync._protocol.replies import SchemaUpdate, schema_change
 from memphis_sync.broker.request_error import RequestError
+from memphis_sync.broker.service.part import Part, Shared
+from memphis_sync.broker.service.routing import Routes
 from memphis_sync.broker.service.schema_sources import compiled
 from memphis_sync.broker.service.stations import Stations
-from memphis_sync.broker.storage.locks import NamedLocks
 from memphis_sync.broker.storage.schemas import activate_version, active_version, add_version, attachment, version_of
-from memphis_sync.broker.storage.tables import ConflictError, Row, State, key_of, name_of
+from memphis_sync.broker.storage.tables import ConflictError, Row, key_of, name_of
 from memphis_sync.types import SchemaInfo
 
 log = logging.getLogger("memphis_sync.broker")
 
 _COMPILERS = 2  # at once: each may be a process of its own
-_ROWS_AT_ONCE = 64
 _OVERHEAD = 4096  # bytes that a reply or an update has beside the schema itself, and more
 
 
-class Schemas:
+class Schemas(Part):
     """The handlers of schema requests."""
 
-    def __init__(self, connection: Client, state: State, stations: Stations) -> None:
-        self._connection = connection
-        self._state = state
+    def __init__(self, shared: Shared, stations: Stations) -> None:
+        super().__init__(shared)
         self._stations = stations
-        self._locks = NamedLocks()
+        self.routes: Routes = {
+            SchemaCreate: self.create,
+            SchemaAttach: self.attach,
+            SchemaDetach: self.detach,
+            SchemaActivate: self.activate,
+        }
         self._compilers = asyncio.Semaphore(_COMPILERS)
         self._compiling: set[asyncio.Task[SchemaInfo]] = set()
 
-    async def create(self, body: bytes) -> SchemaCreateReply:
+    async def create(self, request: SchemaCreate) -> SchemaCreateReply:
         """Serves a creation: a new schema, or a new version of one."""
-        request = SchemaCreate.decode(body)
         name = lower_name("Schema", request.name)
         kind = request.type.lower()
         async with self._locks.hold(name):
@@ -72,27 +74,23 @@ class Schemas:
                 log.info("schema %s: version %d is stored", name, number)
                 return SchemaCreateReply()
 
-    async def attach(self, body: bytes) -> None:
+    async def attach(self, request: SchemaAttach) -> None:
         """Serves an attachment."""
-        request = SchemaAttach.decode(body)
         station = lower_name("Station", request.station_name)
-        if await self._stations.find(station) is None:
-            raise RequestError(f"memphis: Station {station} does not exist")
-        if not await self._stations.set_schema(station, await attachment(self._state, request.name)):
+        is_there = await self._stations.find(station) is not None
+        if not is_there or not await self._stations.set_schema(station, await attachment(self._state, request.name)):
             raise RequestError(f"memphis: Station {station} does not exist")
         await self._announce(station)
 
-    async def detach(self, body: bytes) -> None:
+    async def detach(self, request: SchemaDetach) -> None:
         """Serves a detachment; a station without a schema is fine, and announced all the same."""
-        request = SchemaDetach.decode(body)
         station = lower_name("Station", request.station_name)
         if not await self._stations.set_schema(station, None):
             raise RequestError(f"station {station} does not exist")
         await self._announce(station)
 
-    async def activate(self, body: bytes) -> SchemaActivateReply:
+    async def activate(self, request: SchemaActivate) -> SchemaActivateReply:
         """Serves an activation; the clients of all stations that use the schema hear of it first."""
-        request = SchemaActivate.decode(body)
         name = lower_name("Schema", request.name)
         async with self._locks.hold(name):
             number = await activate_version(self._state, name, request.version_number)
@@ -155,14 +153,5 @@ class Schemas:
 
     async def _stations_of(self, name: str) -> list[str]:
         """The stations that are tied to a schema. All are looked at: activations are rare, and this cannot be wrong."""
-        keys = await self._state.stations.keys(">")
-        found: list[str] = []
-        for start in range(0, len(keys), _ROWS_AT_ONCE):
-            some = keys[start : start + _ROWS_AT_ONCE]
-            rows = await asyncio.gather(*map(self._state.stations.get, some))
-            found += [
-                name_of(key)
-                for key, row in zip(some, rows)
-                if row is not None and (row.value.get("schema") or {}).get("name") == name
-            ]
-        return found
+        rows = await self._state.stations.rows(">")
+        return [name_of(key) for key, row in rows.items() if (row.value.get("schema") or {}).get("name") == name]

@@ -18,11 +18,9 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import asdict
 from typing import Any, Callable, Optional
 
-from nats.aio.client import Client
-
 from memphis_sync._protocol import subjects
-from memphis_sync._protocol.control import StationCreate, StationDestroy
 from memphis_sync._protocol.names import lower_name, stream_name
+from memphis_sync._protocol.requests import StationCreate, StationDestroy
 from memphis_sync._protocol.streams import (
     StationSettings,
     check_partitions_number,
@@ -30,61 +28,39 @@ from memphis_sync._protocol.streams import (
     stream_config,
 )
 from memphis_sync.broker.request_error import RequestError
-from memphis_sync.broker.service.users import Users
-from memphis_sync.broker.storage.dead_letters import DeadLetterStore
+from memphis_sync.broker.service.part import CREATING, DELETING, READY, Part, Shared, settings_of
+from memphis_sync.broker.service.routing import Routes
 from memphis_sync.broker.storage.jetstream_api import (
     NO_SUITABLE_PEERS,
     REPLICAS_WITHOUT_CLUSTER,
     STREAM_EXISTS,
-    JetStreamApi,
     JetStreamError,
+    all_of,
     first_error,
 )
-from memphis_sync.broker.storage.leases import Leases
-from memphis_sync.broker.storage.locks import NamedLocks
 from memphis_sync.broker.storage.schemas import attachment
-from memphis_sync.broker.storage.tables import ConflictError, Row, State, key_of
+from memphis_sync.broker.storage.tables import ConflictError, Row, key_of
 
 log = logging.getLogger("memphis_sync.broker")
 
 STATION_VERSION = 2  # partitions, and functions could be attached: what a Memphis 1.4 broker gives every new station
 WAIT_S = 15.0  # how long another copy's work is waited for: less than clients wait for a reply
 _POLL_S = 0.02
+_WITH_PARTITIONS = 2  # the first request version whose sender understands partitions
 _TENANT = re.compile(r"(.*)\$(\d+)\Z", re.DOTALL)
-
-CREATING, READY, DELETING = "creating", "ready", "deleting"
 
 AddGroups = Callable[[StationSettings, list[int]], Awaitable[None]]
 
 
-def settings_of(row: Row) -> StationSettings:
-    """The settings in a station's row."""
-    return StationSettings(**row.value["settings"])
-
-
-class Stations:
+class Stations(Part):
     """The handlers of station requests."""
 
-    def __init__(
-        self,
-        connection: Client,
-        api: JetStreamApi,
-        state: State,
-        users: Users,
-        leases: Leases,
-        dead_letters: DeadLetterStore,
-    ) -> None:
-        self._connection = connection
-        self._api = api
-        self._state = state
-        self._users = users
-        self._leases = leases
-        self._dead_letters = dead_letters
-        self._locks = NamedLocks()
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self.routes: Routes = {StationCreate: self.create, StationDestroy: self.destroy}
 
-    async def create(self, body: bytes) -> None:
+    async def create(self, request: StationCreate) -> None:
         """Serves a creation; a station that exists already is a success, whatever its settings."""
-        request = StationCreate.decode(body)
         name = lower_name("Station", request.name)
         user = _without_tenant(request.username, f"createStationDirect: Station {name}")
         async with self._locks.hold(name):
@@ -121,9 +97,8 @@ class Stations:
                     await self._state.stations.update(key_of(name), {**row.value, "schema": schema}, row.revision)
                     return True
 
-    async def destroy(self, body: bytes) -> None:
+    async def destroy(self, request: StationDestroy) -> None:
         """Serves a destruction."""
-        request = StationDestroy.decode(body)
         name = lower_name("Station", request.station_name)
         _without_tenant(request.username, f"removeStationDirectIntern: Station {name}")
         async with self._locks.hold(name):
@@ -140,6 +115,16 @@ class Stations:
             return row
         async with self._locks.hold(name):
             return await self._settled(name)
+
+    async def refuse_old(self, version: int, name: str, this: str, doing: str) -> None:
+        """Refuses a producer or consumer from before partitions, in Memphis' words."""
+        if version < _WITH_PARTITIONS:
+            if await self.find(name) is None:
+                raise RequestError(
+                    f"{this} station does not exist, a default station can not be created automatically, "
+                    "please upgrade your SDK version"
+                )
+            raise RequestError(f"{doing} this station please upgrade your SDK version")
 
     async def find_or_create(self, name: str) -> Row:
         """A station's row; a missing station is made with default settings."""
@@ -171,10 +156,9 @@ class Stations:
             add_groups: Makes the durables of the station's groups on new streams.
         """
         async with self._locks.hold(name):
-            row = await self._state.stations.get(key_of(name))
-            if row is None or row.value["status"] != READY:
+            settings = await self._ready(name)
+            if settings is None:
                 return
-            settings = settings_of(row)
             wanted = sorted(set(missing).intersection(settings.partitions))
             replies = await asyncio.gather(
                 *(self._restore_stream(settings, partition) for partition in wanted), return_exceptions=True
@@ -201,11 +185,10 @@ class Stations:
     async def _refill(self, settings: StationSettings, made: list[int], add_groups: AddGroups) -> None:
         """Completes new streams of an old station, and says what happened."""
         name, configs = settings.name, [stream_config(settings, partition) for partition in made]
-        row = await self._state.stations.get(key_of(name))
-        if row is None or row.value["status"] != READY:  # another copy destroyed it meanwhile
+        if await self._ready(name) is None:  # another copy destroyed it meanwhile
             await asyncio.gather(*(self._api.delete_stream(config["name"]) for config in configs))
             return
-        await self._dead_letters.forget_places(name, made)  # before there are groups that new messages can reach
+        await self._given_back.forget_places(name, made)  # before there are groups that new messages can reach
         await add_groups(settings, made)
         updates = (self._api.request(f"STREAM.UPDATE.{config['name']}", config) for config in configs)
         if configs[0]["retention"] != "limits":
@@ -307,14 +290,10 @@ class Stations:
                 return
             raise RequestError(f"timeout: station {name} was changed by somebody else meanwhile") from None
         streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
-        results = await asyncio.gather(*map(self._api.delete_stream, streams), return_exceptions=True)
-        error = first_error(results)
-        if error is not None:
-            raise error
-        await self._state.members.purge(f"{key_of(name)}.>")
-        await self._state.closing.purge(f"{key_of(name)}.>")
-        await self._state.producers.purge(f"{key_of(name)}.>")
-        await self._dead_letters.purge(name)
+        await all_of(map(self._api.delete_stream, streams))
+        for table in (self._state.members, self._state.closing, self._state.producers):
+            await table.purge(f"{key_of(name)}.>")
+        await self._given_back.purge(name)
         with contextlib.suppress(ConflictError):  # another copy took it over and has done or is doing the same
             await self._state.stations.delete(key_of(name), lease.revision)
         update = {"station_name": settings.internal, "type": "remove_station", "update": None}

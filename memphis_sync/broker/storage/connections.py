@@ -18,6 +18,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from memphis_sync.broker.storage.tables import connection_key
+
 log = logging.getLogger("memphis_sync.broker")
 
 _SUBJECT = "$SYS.REQ.ACCOUNT.PING.CONNZ"
@@ -48,6 +50,12 @@ async def open_connection_ids(connection: Client) -> Optional[set[str]]:
             more = more or offset + _PAGE < int(data.get("total", 0))
         offset += _PAGE
     return found
+
+
+async def open_connection_keys(connection: Client) -> Optional[set[str]]:
+    """The same as the tokens of keys."""
+    connected = await open_connection_ids(connection)
+    return None if connected is None else {connection_key(connection_id) for connection_id in connected}
 
 
 async def _ask(connection: Client, offset: int, *, alone: bool) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ import time
 
 from nats.aio.client import Client
 
-from memphis_sync.broker.storage.connections import open_connection_ids
-from memphis_sync.broker.storage.tables import State, connection_key
+from memphis_sync.broker.storage.connections import open_connection_keys
+from memphis_sync.broker.storage.tables import State
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -49,10 +49,9 @@ class Expiry:
         Returns:
             How many rows were removed.
         """
-        connected = await open_connection_ids(self._connection)
-        if connected is None:
+        open_keys = await open_connection_keys(self._connection)
+        if open_keys is None:
             return 0
-        open_keys = {connection_key(connection_id) for connection_id in connected}
         producers = await self._state.producers.keys(">")  # <station>.<connection>.<producer>
         members = await self._state.members.keys(">")  # <station>.<group>.<connection>.<consumer>.<unique>
         old_producers = [key for key in producers if self._is_old("p" + key, key.split(".")[1], open_keys, now)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import calendar
 import json
 import time
-from collections.abc import Awaitable, Iterable, Mapping
-from typing import Any, Optional, TypeVar
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, NoRespondersError, TimeoutError as NatsTimeoutError
@@ -18,6 +19,7 @@ _NS_PER_S = 1_000_000_000
 _PARALLEL = 32  # requests of one station or group at once: a station may have thousands of partitions
 
 CONSUMER_NOT_FOUND = 10014
+_NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the stream has
 STREAM_NOT_FOUND = 10059
 STREAM_EXISTS = 10058  # with another configuration
 REPLICAS_WITHOUT_CLUSTER = 10074
@@ -42,6 +44,21 @@ class JetStreamError(Exception):
 def is_no_room(exc: BaseException) -> bool:
     """Whether JetStream refused to store something because a limit is reached."""
     return isinstance(exc, (JetStreamError, APIError)) and exc.err_code in NO_ROOM
+
+
+class StoredMessage(NamedTuple):
+    """
+    A message as a stream keeps it.
+
+    Attributes:
+        block: Its header block; b"" without headers.
+        time_ns: When it was stored; nanoseconds since 1970.
+    """
+
+    sequence: int
+    block: bytes
+    payload: bytes
+    time_ns: int
 
 
 class JetStreamApi:
@@ -78,6 +95,16 @@ class JetStreamApi:
             raise JetStreamError(error.get("description", "JetStream error"), error.get("err_code", 0))
         return reply
 
+    async def pages(self, operation: str, body: Mapping[str, Any], page_of: Callable[[Any], Any]) -> list[str]:
+        """A list that JetStream tells in pages; *page_of* takes one out of a reply."""
+        found: list[str] = []
+        while True:
+            reply = await self.request(operation, {**body, "offset": len(found)})
+            page = page_of(reply) or []
+            found += page
+            if not page or len(found) >= reply.get("total", 0):
+                return found
+
     async def ensure_stream(self, config: Mapping[str, Any]) -> None:
         """Makes a stream, or gives the one of that name the configuration."""
         try:
@@ -89,18 +116,34 @@ class JetStreamApi:
 
     async def delete_stream(self, stream: str) -> None:
         """Deletes a stream; one that isn't there is no error."""
-        await self._unless(STREAM_NOT_FOUND, f"STREAM.DELETE.{stream}")
+        await self._found((STREAM_NOT_FOUND,), f"STREAM.DELETE.{stream}")
 
     async def delete_consumer(self, stream: str, durable: str) -> None:
         """Deletes a durable; no error when it, or its stream, isn't there."""
-        await self._unless(CONSUMER_NOT_FOUND, f"CONSUMER.DELETE.{stream}.{durable}")
+        await self._found((CONSUMER_NOT_FOUND, STREAM_NOT_FOUND), f"CONSUMER.DELETE.{stream}.{durable}")
 
-    async def _unless(self, gone: int, operation: str) -> None:
+    async def consumer_info(self, stream: str, durable: str) -> Optional[dict[str, Any]]:
+        """What JetStream says of a durable; None when it, or its stream, isn't there."""
+        return await self._found((CONSUMER_NOT_FOUND, STREAM_NOT_FOUND), f"CONSUMER.INFO.{stream}.{durable}")
+
+    async def message(self, stream: str, **which: Any) -> Optional[StoredMessage]:
+        """One message, by ``seq`` or ``last_by_subj``; None when it, or its stream, isn't there."""
+        reply = await self._found((*_NO_MESSAGE, STREAM_NOT_FOUND), f"STREAM.MSG.GET.{stream}", which)
+        if reply is None:
+            return None
+        message = reply["message"]
+        block, payload = (base64.b64decode(message.get(part) or "") for part in ("hdrs", "data"))
+        return StoredMessage(message["seq"], block, payload, nanoseconds(message["time"]))
+
+    async def _found(
+        self, gone: tuple[int, ...], operation: str, body: Optional[Mapping[str, Any]] = None
+    ) -> Optional[dict[str, Any]]:
         try:
-            await self.request(operation)
+            return await self.request(operation, body)
         except JetStreamError as exc:
-            if exc.err_code not in (gone, STREAM_NOT_FOUND):
+            if exc.err_code not in gone:
                 raise
+        return None
 
 
 _A = TypeVar("_A")
@@ -109,12 +152,25 @@ _B = TypeVar("_B")
 
 async def both(first: Awaitable[_A], second: Awaitable[_B]) -> tuple[_A, _B]:
     """Awaits two things side by side; raises the first error, but only after both have ended."""
-    one, two = await asyncio.gather(first, second, return_exceptions=True)
-    if isinstance(one, BaseException):
-        raise one
-    if isinstance(two, BaseException):
-        raise two
+    one, two = await all_of((first, second))
     return one, two
+
+
+async def all_of(work: Iterable[Awaitable[Any]]) -> list[Any]:
+    """Awaits several things side by side; raises the first error, but only after all have ended."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    error = first_error(results)
+    if error is not None:
+        raise error
+    return results
+
+
+async def in_steps(do: Callable[[_A], Awaitable[_B]], items: Sequence[_A], at_once: int) -> list[_B]:
+    """Does something with each of many, a few of them side by side."""
+    found: list[_B] = []
+    for start in range(0, len(items), at_once):
+        found += await asyncio.gather(*map(do, items[start : start + at_once]))
+    return found
 
 
 def first_error(results: Iterable[object]) -> Optional[BaseException]:

@@ -13,7 +13,7 @@ import secrets
 from typing import Any, Optional
 
 from memphis_sync._protocol.names import lower_name
-from memphis_sync._protocol.replies import SchemaUpdate
+from memphis_sync._protocol.requests import SchemaUpdate
 from memphis_sync.broker.request_error import RequestError
 from memphis_sync.broker.storage.tables import ConflictError, Row, State, key_of
 
@@ -60,10 +60,8 @@ async def add_version(state: State, name: str, row: Optional[Row], kind: str, co
     Writes the next version of a schema, or a schema's first.
 
     Args:
-        state: The buckets.
-        name: The schema.
+        state, name, kind: The buckets, the schema and its type.
         row: Its row as it was read; None when there was none.
-        kind: Its type.
         content: Source, descriptor and message name.
 
     Raises:
@@ -84,15 +82,7 @@ async def add_version(state: State, name: str, row: Optional[Row], kind: str, co
 
 async def activate_version(state: State, name: str, number: int) -> int:
     """
-    Makes a version the active one.
-
-    Args:
-        state: The buckets.
-        name: The schema.
-        number: From 1; 0 for the newest.
-
-    Returns:
-        The version's number.
+    Makes a version the active one; 0 stands for the newest. Returns its number.
 
     Raises:
         RequestError: There is no such schema or version.

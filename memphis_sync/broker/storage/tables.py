@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, StorageType
@@ -29,7 +29,10 @@ from nats.js.errors import (
 )
 from nats.js.kv import KeyValue
 
+from memphis_sync.broker.storage.jetstream_api import in_steps, is_no_room
+
 WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes for a revision that is not the last any more
+_ROWS_AT_ONCE = 64
 _PLAIN_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")  # any UUID
 
 
@@ -109,6 +112,22 @@ class Table:
         """Writes a row, whatever was there."""
         await self._bucket.put(key, _dump(value))
 
+    async def put_if_room(self, key: str, value: dict[str, Any]) -> bool:
+        """The same; False when the store is full."""
+        try:
+            await self.put(key, value)
+        except APIError as exc:
+            if not is_no_room(exc):
+                raise
+            return False
+        return True
+
+    async def rows(self, pattern: str) -> dict[str, Row]:
+        """The rows whose keys match, by key."""
+        keys = await self.keys(pattern)
+        rows = await in_steps(self.get, keys, _ROWS_AT_ONCE)
+        return {key: row for key, row in zip(keys, rows) if row is not None}
+
     async def delete(self, key: str, revision: int) -> None:
         """
         Deletes a row that was read at *revision*.
@@ -137,7 +156,7 @@ class Table:
         return sorted(subject[len(prefix) :] for subject in info.state.subjects or {})
 
 
-class State:
+class State(NamedTuple):
     """
     The buckets.
 
@@ -160,11 +179,7 @@ class State:
     @classmethod
     async def open(cls, js: JetStreamContext, replicas: int) -> State:
         """Opens the buckets, and makes those that are missing."""
-        state = cls()
-        names = ("stations", "members", "closing", "producers", "schemas", "schema_versions")
-        tables = await asyncio.gather(*(_open(js, f"memphis_{name}", replicas) for name in names))
-        state.stations, state.members, state.closing, state.producers, state.schemas, state.schema_versions = tables
-        return state
+        return cls(*await asyncio.gather(*(_open(js, f"memphis_{name}", replicas) for name in cls._fields)))
 
 
 async def _open(js: JetStreamContext, name: str, replicas: int) -> Table:

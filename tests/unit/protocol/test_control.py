@@ -8,13 +8,15 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+from control_client import kinds
 from hypothesis import given, strategies as st
 
-from memphis_sync._protocol.control import (
+from memphis_sync._protocol.body import PlainReply, Request, StoredReply
+from memphis_sync._protocol.go_json import GoJsonError
+from memphis_sync._protocol.requests import (
     ConsumerCreate,
     ConsumerDestroy,
     ConsumerReply,
-    GoJsonError,
     ProducerCreate,
     ProducerDestroy,
     ProducerReply,
@@ -24,7 +26,6 @@ from memphis_sync._protocol.control import (
     SchemaUpdate,
     StationCreate,
     StationDestroy,
-    parse_plain_reply,
 )
 from memphis_sync.errors import RemoteProtocolError
 
@@ -47,7 +48,7 @@ VALUES["uint64"] = st.integers(0, 2**64 - 1)
 @pytest.mark.parametrize("kind", REQUESTS)
 @given(data=st.data())
 def test_what_is_encoded_is_decoded(kind: Any, data: st.DataObject) -> None:
-    request = kind(**{item.name: data.draw(VALUES[item.metadata["go"]]) for item in fields(kind)})
+    request = kind(**{item.name: data.draw(VALUES[item.metadata["kind"]]) for item in fields(kind)})
     assert kind.decode(request.encode()) == request
 
 
@@ -179,7 +180,7 @@ def test_text_that_is_no_utf_8_is_replaced() -> None:
     )
 
 
-SCHEMA = SchemaUpdate("s", "json", 3, "d", "c", "m")
+SCHEMA = SchemaUpdate("s", 3, "d", "c", "m", "json")
 
 
 @pytest.mark.parametrize(
@@ -241,4 +242,32 @@ def test_first_functions_that_are_none(functions: str) -> None:
     ],
 )
 def test_plain_replies(body: bytes, text: str) -> None:
-    assert parse_plain_reply(body) == text
+    assert PlainReply.decode(body).error == text
+
+
+ANSWERED = [kind for kind in kinds(Request) if kind.REPLY is not StoredReply]
+
+
+@pytest.mark.parametrize("kind", ANSWERED)
+def test_the_error_reply_of_a_request_is_read_as_its_error(kind: Any) -> None:
+    assert kind.REPLY.decode(kind.REPLY(error="no").encode()) == kind.REPLY(error="no")
+
+
+def test_a_subject_stands_in_one_class() -> None:
+    subjects = [kind.SUBJECT for kind in kinds()]
+    assert len(subjects) == len(set(subjects)) > 20
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b'{"stream": "s", "seq": 3}', ""),
+        (b'{"error": {"code": 503, "description": "no room"}}', "timeout: no room"),
+        (b'{"error": "no room"}', "timeout: no room"),
+        (b"{}", "timeout: its answer has no sequence"),
+        (b"", "timeout: it answered b''"),
+        (b"[]", "timeout: it answered b'[]'"),
+    ],
+)
+def test_what_is_not_stored_is_told_again(body: bytes, error: str) -> None:
+    assert StoredReply.decode(body).error == error

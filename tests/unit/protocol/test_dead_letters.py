@@ -11,6 +11,14 @@ from hypothesis import given, strategies as st
 
 from memphis_sync._core import parse_headers
 from memphis_sync._protocol import subjects
+from memphis_sync._protocol.dead_letter_headers import (
+    copied_headers,
+    headers_size,
+    read_headers,
+    resent_headers,
+    sendable_headers,
+    write_headers,
+)
 from memphis_sync._protocol.dead_letters import (
     CountOwed,
     DeadLetterAck,
@@ -27,13 +35,7 @@ from memphis_sync._protocol.dead_letters import (
     MaxDeliveries,
     NackedDeadLetter,
     SchemaDeadLetter,
-    copied_headers,
-    headers_size,
     payload_of,
-    read_headers,
-    resent_headers,
-    sendable_headers,
-    write_headers,
 )
 from memphis_sync._protocol.go_json import GoJsonError
 from memphis_sync.errors import RemoteProtocolError
@@ -78,7 +80,6 @@ def test_reports_are_those_of_memphis() -> None:
         "message": {"data": "6869", "headers": {"k": "v"}, "size": 0},
         "validation_error": "wrong",
         "partition_number": 0,
-        "report_id": "",  # of our own client, to our own broker
     }
     assert json.loads(DeadLetterAck(3, "g").encode()) == {"id": 3, "cg_name": "g"}
 

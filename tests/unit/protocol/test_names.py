@@ -16,6 +16,7 @@ from memphis_sync._protocol.names import (
     split_stream,
     stream_name,
 )
+from memphis_sync._protocol.requests import StationCreate
 from memphis_sync.errors import ConfigurationError, LocalProtocolError
 
 LEGAL = st.from_regex(r"[a-z0-9]([a-z0-9_.-]{0,30}[a-z0-9])?", fullmatch=True)
@@ -83,4 +84,4 @@ def test_subjects() -> None:
     assert subjects.schema_updates("a#b") == "$memphis_schema_updates_a#b"
     assert subjects.functions_updates("a#b") == "$memphis_functions_updates_a#b"
     assert subjects.dls("a#b", "g#1") == "$memphis_dls_a#b.g#1"
-    assert subjects.queue_group(subjects.STATION_CREATE) == "memphis_station_creations_listeners_group"
+    assert StationCreate.queue_group() == "memphis_station_creations_listeners_group"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from memphis_sync._protocol.control import StationCreate
 from memphis_sync._protocol.partitions import check_partition, partition_for_key
+from memphis_sync._protocol.requests import ConsumerCreate, StationCreate
 from memphis_sync._protocol.streams import SettingError, check_start, consumer_config, station_settings, stream_config
 from memphis_sync.errors import ConfigurationError
 
@@ -122,12 +122,14 @@ def test_settings_out_of_bounds(request_: StationCreate, text: str) -> None:
         ),
         ({"last_messages": 30, "last_sequence": 10}, {"deliver_policy": "by_start_sequence", "opt_start_seq": 1}),
         ({"last_messages": 3, "last_sequence": 0}, {"deliver_policy": "by_start_sequence", "opt_start_seq": 1}),
-        ({"start_sequence": 5}, {"deliver_policy": "by_start_sequence", "opt_start_seq": 5}),
+        ({"start_consume_from_sequence": 5}, {"deliver_policy": "by_start_sequence", "opt_start_seq": 5}),
         ({"max_ack_time_ms": 1, "max_msg_deliveries": 2}, {"ack_wait": 1_000_000, "max_deliver": 2}),
     ],
 )
 def test_the_groups_durable(options: dict[str, Any], expected: dict[str, Any]) -> None:
-    config = consumer_config("a#b", 2, "G.1", **options)
+    asked = {name: value for name, value in options.items() if name != "last_sequence"}
+    request = ConsumerCreate(**{"max_msg_deliveries": -1, **asked})
+    config = consumer_config("a#b", 2, "G.1", request, options.get("last_sequence"))
     fixed = {"durable_name": "g#1", "filter_subject": "a#b$2.final", "ack_policy": "explicit", "max_ack_pending": -1}
     assert {key: config[key] for key in {**expected, **fixed}} == {**expected, **fixed}
     assert ("opt_start_seq" in config) == (config["deliver_policy"] == "by_start_sequence")
@@ -135,7 +137,7 @@ def test_the_groups_durable(options: dict[str, Any], expected: dict[str, Any]) -
 
 def test_last_messages_need_the_last_sequence() -> None:
     with pytest.raises(SettingError, match="last sequence"):
-        consumer_config("a", 1, "g", last_messages=1)
+        consumer_config("a", 1, "g", ConsumerCreate(last_messages=1))
 
 
 def test_start_options() -> None:
