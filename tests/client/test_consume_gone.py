@@ -13,7 +13,7 @@ from control_client import ControlClient
 
 import memphis_sync
 from memphis_sync import DeadlineError, MemphisError, StationNotFoundError
-from memphis_sync._data import pull_consumer
+from memphis_sync._data import group_watch
 
 NOTICED_S = 5.0
 SLACK_S = 3.0  # for a machine that does other things as well
@@ -111,7 +111,7 @@ def test_while_reading_from_a_broker_that_answers_no_pull(deaf, station_name, ra
 
 def test_a_broker_that_has_the_group_and_answers_no_pull_hangs(deaf, station_name, monkeypatch):
     """That is no reason to call the group gone: the error says what is known, and another try may go well."""
-    monkeypatch.setattr(pull_consumer, "SILENCE_S", 2.0)
+    monkeypatch.setattr(group_watch, "SILENCE_S", 2.0)
     consumer = deaf.consumer(station_name, "c")
     deaf.proxy.drop_answers = True
     with pytest.raises(DeadlineError, match=r"has not answered a pull for \d") as caught:

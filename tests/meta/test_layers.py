@@ -82,7 +82,6 @@ TOO_LONG = {
     "memphis_sync/_core/_cffi_route.py",
     "memphis_sync/_core/_link.pxi",
     "memphis_sync/_data/connection.py",
-    "memphis_sync/_data/pull_consumer.py",
     "memphis_sync/client.py",
 }
 # Two modules of which one imports the other inside a function, and why that is no circle at work.
