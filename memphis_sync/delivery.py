@@ -119,7 +119,7 @@ class Delivery(NotCopied, Ticket):
         check_callable("fn", fn)
         self.observe()
         if not target_of(self).link.watch(self, fn):
-            target_of(self).link.call_back(fn, self)
+            target_of(self).link.callbacks.call(fn, self)
 
     def __await__(self) -> Generator[object, None, PubAck]:
         yield from _until_known(self)
@@ -208,7 +208,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
             try:
                 others.pop()
             except IndexError:
-                target_of(delivery).link.call_back(fn, self)
+                target_of(delivery).link.callbacks.call(fn, self)
 
         for delivery in self._each.values():
             delivery.add_done_callback(settled)

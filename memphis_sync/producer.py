@@ -292,7 +292,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
 
     def __len__(self) -> int:
         """Messages of this producer that are neither delivered nor failed."""
-        return self._sender.link.outstanding(self._sender.owner)
+        return self._sender.link.core.outstanding(self._sender.owner)
 
     def __bool__(self) -> bool:
         return True  # a producer without a backlog is still a producer

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import secrets
 import socket
 import string
@@ -19,12 +18,13 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._base.logs import Log
-from memphis_sync._base.threads import handing_over, own_thread, start_thread
+from memphis_sync._base.threads import own_thread, start_thread
 from memphis_sync._core import Link, ReceiveBuffer, Ticket, encode_sub, watch_forks
 from memphis_sync._data.callbacks import Callbacks
+from memphis_sync._data.link_log import END_PROTOCOL, END_STOPPED, log_unseen, lost_reason
 from memphis_sync._data.outages import LinkState, Outages
 from memphis_sync._data.request_reply import Replies
-from memphis_sync._data.tls_loops import END_TLS, read_loop, send_loop
+from memphis_sync._data.tls_loops import read_loop, send_loop
 from memphis_sync._nats.connecting import connect_again, connect_first, run
 from memphis_sync._nats.handshake import Connected, Login
 from memphis_sync._nats.tls import Stream
@@ -35,19 +35,16 @@ from memphis_sync.types import FlushResult, ServerAddress, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
 
     from memphis_sync._options.table import ConnectOptions
 
 logger = Log("memphis_sync.link")
-produce_logger = Log("memphis_sync.produce")
 
 ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
 SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
 LAST_ROUND_TRIP_S = 0.05  # what close() allows for the acks of messages, however short its time is
 JOIN_S = 5.0  # how long close() waits for a thread
 _TOKEN_CHARACTERS = string.ascii_letters + string.digits
-_END_STOPPED, _END_EOF, _END_ERRNO, _END_PROTOCOL, _END_SERVER, _END_LAME = range(6)
 
 
 class DataLink:
@@ -80,7 +77,7 @@ class DataLink:
         self._reconnects = 0
         self._sids = itertools.count(ACK_SID + 1)
         self._threads: list[threading.Thread] = []
-        self._callbacks = callbacks
+        self.callbacks = callbacks
         self._outages = outages
         self._refusals = Refusals(str(address) for address in options.addresses)
         self._wake = threading.Event()  # ends the pause between two tries
@@ -181,25 +178,21 @@ class DataLink:
         left: int = self.core.abandon()
         self.core.stop()
         until = time.monotonic() + JOIN_S if last is None else last
-        self._callbacks.retire(max(0.0, until - time.monotonic()))
+        self.callbacks.retire(max(0.0, until - time.monotonic()))
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
                 if thread.is_alive():
                     logger.warning("%s did not stop in time", thread.name)
-        self._log_unseen()
+        log_unseen(self.core, self._label)
         if not any(thread.is_alive() and thread is not threading.current_thread() for thread in self._threads):
             self.core.release()  # else when the last ticket of it is gone, which may be long
         return left
 
     def end(self, reason: str) -> None:
         """The client has ended for good: the threads end in order, by themselves. From any thread, also the loop's."""
-        with self._state:
-            self._end_reason = reason
-            sock = self._sock
-            if sock is not None:
-                with contextlib.suppress(OSError):  # the peer was faster
-                    sock.shutdown(socket.SHUT_RDWR)
+        self._end_reason = reason
+        self._shut_down()
         self._wake.set()
 
     def ping(self, timeout_s: float) -> float:
@@ -263,12 +256,8 @@ class DataLink:
             abandoned=raw["abandoned"],
             buffer_full=raw["buffer_full"],
             reconnects=self._reconnects,
-            callback_errors=self._callbacks.errors,
+            callback_errors=self.callbacks.errors,
         )
-
-    def outstanding(self, owner: int = -1) -> int:
-        """Messages of a producer (-1: of all) that are neither delivered nor failed."""
-        return int(self.core.outstanding(owner))
 
     def flush(self, timeout_s: Optional[float], owner: int = -1) -> FlushResult:
         """
@@ -313,20 +302,8 @@ class DataLink:
 
     def watch(self, ticket: Ticket, callback: Callable[[Any], object]) -> bool:
         """Calls *callback* with the ticket on the callbacks thread once it is settled. False: it is settled already."""
-        self.start_callbacks()
+        self.callbacks.start()
         return bool(self.core.watch(ticket, callback))
-
-    def start_callbacks(self) -> None:
-        """Starts the callbacks thread if it is not running."""
-        self._callbacks.start()
-
-    def call_back(self, fn: Callable[[Any], object], argument: object) -> None:
-        """Calls a callback of the user's here; see Callbacks.call()."""
-        self._callbacks.call(fn, argument)
-
-    def handing_over_logs(self) -> AbstractContextManager[None]:
-        """A block in which the calling thread holds a lock: what it logs is handed to the callbacks thread."""
-        return handing_over(self._callbacks.post)
 
     def new_receive_buffer(self, *, jetstream: bool = False) -> ReceiveBuffer:
         """
@@ -341,7 +318,7 @@ class DataLink:
 
     def _start(self, part: str, target: Callable[[], None]) -> None:
         def run() -> None:
-            with own_thread(self._callbacks.post):
+            with own_thread(self.callbacks.post):
                 target()
 
         self._threads.append(start_thread(f"memphis-{part}-{self._number}", run))
@@ -352,30 +329,11 @@ class DataLink:
                 go_on = send_loop(self.core, lambda: self._stream) if self._options.tls else self.core.send_loop()
                 if not go_on:
                     return
-                self._log_unseen()
+                log_unseen(self.core, self._label)
             except BaseException as exc:  # noqa: BLE001  a sender that ended would leave every message waiting
                 self._survive("sender", exc)
-                self._drop_connection()
-
-    def _log_unseen(self) -> None:
-        count, text = self.core.take_unseen()
-        if count:
-            produce_logger.error(
-                "%r: %d messages failed and nobody has asked about them; the last: %s",
-                self._label,
-                count,
-                text,
-                extra={"memphis_client": self._label, "memphis_error": text},
-            )
-        count, text = self.core.take_disbelieved()
-        if count:
-            produce_logger.warning(
-                "%r: ignored %d answers that cannot be the broker's to the message they came for; the last: %s",
-                self._label,
-                count,
-                text,
-                extra={"memphis_client": self._label, "memphis_error": text},
-            )
+                self._shut_down()  # and so it is made again
+                self._wake.wait(SLICE_S)  # not in a circle at full speed
 
     def _read(self) -> None:
         while True:
@@ -395,11 +353,11 @@ class DataLink:
         stream = self._stream
         end, errno, text = self.core.read_loop() if stream is None else read_loop(self.core, stream)
         in_flight = self.core.detach()
-        if end == _END_STOPPED or self._phase == "ended":
+        if end == END_STOPPED or self._phase == "ended":
             self._close_socket()
             return True
-        reason = self._end_reason or _reason(end, errno, text)
-        self._lose(reason, in_flight, is_fault=end == _END_PROTOCOL)
+        reason = self._end_reason or lost_reason(end, errno, text)
+        self._lose(reason, in_flight, is_fault=end == END_PROTOCOL)
         return False
 
     def _lose(self, reason: str, in_flight: int, *, is_fault: bool = False) -> None:
@@ -423,13 +381,12 @@ class DataLink:
         )
         self._outage.error(f"{type(exc).__name__} in the {part} thread: {exc}")
 
-    def _drop_connection(self) -> None:
-        """The reader notices, and connects again."""
+    def _shut_down(self) -> None:
+        """Ends the connection, if there is one; the reader notices."""
         with self._state:
             if self._sock is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # the peer was faster
                     self._sock.shutdown(socket.SHUT_RDWR)
-        self._wake.wait(SLICE_S)  # not in a circle at full speed
 
     def _give_up(self, reason: str) -> bool:
         """The link has ended for good, and with it the client. Gives True."""
@@ -513,18 +470,3 @@ class DataLink:
             sock, self._sock, self._stream = self._sock, None, None
         if sock is not None:
             sock.close()
-
-
-def _reason(end: int, errno: int, text: str) -> str:
-    """Why a connection ended, in words."""
-    if end == _END_EOF:
-        return "the broker closed the connection"
-    if end == _END_PROTOCOL:
-        return f"the peer broke the NATS protocol: {text}"
-    if end == _END_LAME:
-        return "the broker is about to shut down"
-    if end == END_TLS:
-        return f"what came was no valid TLS: {text}"
-    if end == _END_SERVER:
-        return f"the broker said {text!r}"
-    return os.strerror(errno)

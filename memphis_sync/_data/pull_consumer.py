@@ -19,7 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Callable, Generic, Optional, TypeVar
 
 from memphis_sync._base.logs import Log
-from memphis_sync._base.threads import Section
+from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._core import RawMessage, ReceiveBuffer
 from memphis_sync._data.group_watch import NOTHING_THERE, GroupWatch, LookFor
 from memphis_sync._data.pull_subscription import Ending, GroupPartition, PullSubscription, pending_behind
@@ -160,7 +160,7 @@ class PullConsumer(Generic[_M]):
                     self._surplus += subscription.take()[0]
                     self._withdraw(always=is_idle or subscription.is_idle(IDLE_S))
             except ForkedError as exc:  # the end of a generator that the child of a fork has inherited
-                with self._link.handing_over_logs():
+                with handing_over(self._link.callbacks.post):
                     logger.debug("%r: %s", self._owner, exc)
             finally:
                 self._lock.release()

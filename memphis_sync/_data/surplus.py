@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from memphis_sync._base.logs import Log
+from memphis_sync._base.threads import handing_over
 from memphis_sync._core import RawMessage
 from memphis_sync.errors import ConnectionLostError
 
@@ -90,7 +91,7 @@ class Surplus(list[_M]):
                     message.renew()
             kept.append(message)
         if len(kept) < len(messages):
-            with self._link.handing_over_logs():
+            with handing_over(self._link.callbacks.post):
                 logger.debug("%r: %d messages were kept for too long", self._owner, len(messages) - len(kept))
         return kept
 

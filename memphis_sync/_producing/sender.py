@@ -167,7 +167,7 @@ class Sender:
                 if not nonblocking:
                     return confirmed(route.send_and_wait(payload, lines, id_bytes, timeout_ns, Delivery, SLICE_NS))
                 if on_delivery is not None:
-                    self.link.start_callbacks()
+                    self.link.callbacks.start()
                 return route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
             except BufferFullError:
                 if room_s is None:
@@ -281,7 +281,7 @@ class Sender:
                     raise
 
     def _wait_below(self, limit: int) -> None:
-        if self.link.outstanding(self.owner) < limit:
+        if self.link.core.outstanding(self.owner) < limit:
             return
         waiting.forbid_on_own_thread("produce() with concurrent_task_limit")
         while self.link.core.wait_drained(self.owner, SLICE_NS, limit // 2) > limit // 2:

@@ -37,7 +37,7 @@ def test_a_handler_that_blocks_delays_no_reconnection(through_proxy, station_nam
         if record.name.startswith("memphis_sync"):
             called.set()
             assert record.threadName.startswith(("memphis-reader-", "memphis-loop-"))
-            assert record.filename == "connection.py"
+            assert record.filename == "outages.py"
             assert not threading.current_thread().name.startswith(("memphis-reader-", "memphis-loop-"))
             release.wait(60)
 
@@ -130,6 +130,6 @@ def test_a_line_says_where_and_when_it_was_made(broker, proxy_to, caplog, until)
         until(lambda: [record for record in caplog.records if "lost" in record.getMessage()])
     for record in caplog.records:
         if "lost" in record.getMessage():
-            assert record.filename == "connection.py"
+            assert record.filename == "outages.py"
             assert record.threadName.startswith(("memphis-reader-", "memphis-loop-"))
             assert abs(record.created % 1 * 1000 - record.msecs) < 1.001
