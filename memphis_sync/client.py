@@ -31,14 +31,7 @@ from memphis_sync._producing.cache import Ended, ProducerArguments, ProducerCach
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
 from memphis_sync._protocol.body import R, Request
 from memphis_sync._protocol.names import internal_name
-from memphis_sync._protocol.requests import (
-    SchemaActivate,
-    SchemaAttach,
-    SchemaCreate,
-    SchemaDetach,
-    StationDestroy,
-    StationExists,
-)
+from memphis_sync._protocol.requests import SchemaActivate, SchemaAttach, SchemaCreate, SchemaDetach, StationDestroy
 from memphis_sync._session import Session, fork, shutdown, waiting
 from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.consumer import Consumer
@@ -226,18 +219,6 @@ class Memphis(NotCopied, NotAwaited):
         work = self._requests.create_station(args.station_request(given), given.timeout_retries)
         self._call(work, CREATE_S, given.timeout_retries, "station()")
         return Station(self, given.name)
-
-    def has_station(self, name: str) -> bool:
-        """
-        Whether a station exists.
-
-        Raises:
-            ConfigurationError: The name breaks the rules; nothing was sent.
-            ServerError: The broker refused, or is a Memphis one (``code`` 503).
-            DeadlineError, ConnectionLostError, ClosedError, ForkedError: As station().
-        """
-        name = check_name("name", "Station", name)
-        return self._ask("has_station()", StationExists(name), about=f"station {name!r}").exists
 
     def destroy_station(self, name: str, timeout_retries: int = 5) -> None:
         """

@@ -164,26 +164,6 @@ class ProducerCreate(Request[ProducerReply]):
 
 
 @dataclass(frozen=True)
-class StationExistsReply(Reply):
-    """Whether a station is there."""
-
-    exists: bool = key("bool")
-    error: str = key("string")
-
-
-@dataclass(frozen=True)
-class StationExists(Request[StationExistsReply]):
-    """Asks whether a station is there."""
-
-    SUBJECT = "$memphis_sync_station_exists"
-    STRUCT = "stationExistsRequest"
-    INSTEAD = "a Memphis broker says in its REST interface only whether a station exists (GET /api/stations/getStation)"
-
-    station_name: str = key("string")
-    username: str = key("string")
-
-
-@dataclass(frozen=True)
 class _Destroy(Request[PlainReply]):
     name: str = key("string")
     station_name: str = key("string")

@@ -20,7 +20,7 @@ from typing import Any, Callable, Optional
 
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.names import lower_name, stream_name
-from memphis_sync._protocol.requests import StationCreate, StationDestroy, StationExists, StationExistsReply
+from memphis_sync._protocol.requests import StationCreate, StationDestroy
 from memphis_sync._protocol.streams import (
     StationSettings,
     check_partitions_number,
@@ -57,7 +57,7 @@ class Stations(Part):
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
-        self.routes: Routes = {StationCreate: self.create, StationDestroy: self.destroy, StationExists: self.exists}
+        self.routes: Routes = {StationCreate: self.create, StationDestroy: self.destroy}
 
     async def create(self, request: StationCreate) -> None:
         """Serves a creation; a station that exists already is a success, whatever its settings."""
@@ -107,12 +107,6 @@ class Stations(Part):
                 # Two blanks: Memphis prints an empty name here, and clients have come to know the text.
                 raise RequestError("Station  does not exist")
             await self._unmake(name, row)
-
-    async def exists(self, request: StationExists) -> StationExistsReply:
-        """Says whether a station is there."""
-        name = lower_name("Station", request.station_name)
-        self._users.require(request.username, f"User {request.username} does not exist")
-        return StationExistsReply(await self.find(name) is not None)
 
     async def find(self, name: str) -> Optional[Row]:
         """A station's row; one that is being made or deleted is waited for."""
