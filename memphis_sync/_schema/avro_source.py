@@ -121,11 +121,7 @@ class AvroSource:
 
     def _full_name(self, node: dict[str, Any], path: str, namespace: str) -> tuple[str, str]:
         """The full name of a type, and the namespace for its contents."""
-        name, own = node.get("name"), node.get("namespace", namespace)
-        if not isinstance(name, str) or not _FULL_NAME.match(name):
-            raise refused(
-                f"the name {name!r} is not valid: {_RULE}" if name is not None else "it has no name", f"{path}/name"
-            )
+        name, own = _checked_name(node, _FULL_NAME, path), node.get("namespace", namespace)
         if not isinstance(own, str) or (own and not _FULL_NAME.match(own)):
             raise refused(
                 f"the namespace {own!r} is not valid: names with dots between; each has {_RULE}", f"{path}/namespace"
@@ -159,10 +155,7 @@ class AvroSource:
             where = f"{path}/fields/{place}"
             if not isinstance(field, dict):
                 raise refused(f"a field must be an object, not {_json_type(field)}", where)
-            name = field.get("name")
-            if not isinstance(name, str) or not _NAME.match(name):
-                wrong = "it has no name" if name is None else f"the name {name!r} is not valid: {_RULE}"
-                raise refused(wrong, f"{where}/name")
+            name = _checked_name(field, _NAME, where)
             if name in seen:
                 raise refused(f"the record has the field {name!r} twice", f"{where}/name")
             seen.add(name)
@@ -174,6 +167,14 @@ class AvroSource:
                 self._defaults.append((kind, field["default"], f"{where}/default"))
             made.append({**field, "type": kind})
         return made
+
+
+def _checked_name(node: dict[str, Any], rule: re.Pattern[str], path: str) -> str:
+    name = node.get("name")
+    if not isinstance(name, str) or not rule.match(name):
+        reason = "it has no name" if name is None else f"the name {name!r} is not valid: {_RULE}"
+        raise refused(reason, f"{path}/name")
+    return name
 
 
 def _check_aliases(node: dict[str, Any], rule: re.Pattern[str], path: str) -> None:

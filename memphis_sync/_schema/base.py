@@ -113,7 +113,11 @@ class TextSchema(Schema):
     def _encode(self, message: Any) -> bytes:
         message = self._written(message)
         if isinstance(message, str):
-            payload, text = _utf8_of(message), message
+            try:
+                payload, text = message.encode("utf-8"), message
+            except UnicodeEncodeError as exc:
+                where = f"{exc.reason} at character {exc.start}"
+                raise MismatchError(f"the text cannot be written as UTF-8: {where}") from exc
         else:
             given = raw_bytes(message)
             if given is None:
@@ -127,7 +131,13 @@ class TextSchema(Schema):
 
     def _written(self, message: Any) -> Any:
         """A dict or list as JSON; anything else unchanged."""
-        return _json_of(message, self._writer) if isinstance(message, (dict, list)) else message
+        if not isinstance(message, (dict, list)):
+            return message
+        try:
+            return self._writer.write(message)
+        except NotJsonError as exc:
+            reason = f"a {type(message).__name__} that cannot be written as JSON: {exc.reason}"
+            raise MismatchError(reason, exc.path) from exc.__cause__
 
     def _check_text(self, text: str) -> Any:
         """Checks JSON text and returns what it says."""
@@ -155,13 +165,6 @@ def raw_bytes(message: Any) -> Optional[bytes]:
     return bytes(message) if isinstance(message, _BUFFERS) else None
 
 
-def _utf8_of(text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as exc:
-        raise MismatchError(f"the text cannot be written as UTF-8: {exc.reason} at character {exc.start}") from exc
-
-
 def _unreadable(exc: Exception) -> str:
     if isinstance(exc, RecursionError):
         return "it is nested too deep"
@@ -178,14 +181,6 @@ def is_plain(value: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _json_of(message: Any, writer: JsonWriter) -> str:
-    try:
-        return writer.write(message)
-    except NotJsonError as exc:
-        reason = f"a {type(message).__name__} that cannot be written as JSON: {exc.reason}"
-        raise MismatchError(reason, exc.path) from exc.__cause__
 
 
 def unsupported(message: Any, accepted: str) -> MismatchError:

@@ -17,7 +17,7 @@ import jsonschema_rs
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._schema import bounds
 from memphis_sync._schema.base import MismatchError, TextSchema, guarded, is_plain, json_source, members, refused
-from memphis_sync._schema.json_source import COUNTER, JsonSource, at_pointer
+from memphis_sync._schema.json_source import COUNTER, JsonSource, at_pointer, escaped
 from memphis_sync._schema.json_steps import StepCounter
 from memphis_sync.types import SchemaInfo
 
@@ -211,7 +211,7 @@ def _mismatch(exc: Any) -> MismatchError:
 
 
 def _pointer(steps: Iterable[Any]) -> str:
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+    return "".join(f"/{escaped(str(step))}" for step in steps)
 
 
 compile_source = JsonSchema

@@ -1,17 +1,17 @@
 """
-A JSON schema's parts and what leads from one to the next: where a ``$ref`` leads nowhere, and what a check may cost.
+The parts of a JSON schema and the edges between them: finds a ``$ref`` without a target, and what a check may cost.
 
-jsonschema-rs compiles any schema at once and follows it for as long as it takes, with the interpreter locked: sixty
-lines of allOf and $ref are enough for years. So the parts are counted first.
+jsonschema-rs compiles any schema at once and follows it however long that takes, holding the GIL: sixty lines of allOf
+and $ref are enough for years. So the parts are counted first.
 
 Words: a part is an object or boolean that is a schema. An edge leads from a part to another that checks the same value
-(allOf, $ref: in place), or something inside of it (properties, items).
+(allOf, $ref: in place), or something in it (properties, items).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple, Optional
 from urllib.parse import unquote, urljoin
 
@@ -22,21 +22,12 @@ from memphis_sync._schema.json_weight import LISTS, MARKED, goes_back, weight_of
 # Keywords whose value is a schema, a list of them, or an object of them.
 _ONE = frozenset(
     {
-        "not",
-        "if",
-        "then",
-        "else",
-        "items",
-        "additionalItems",
-        "additionalProperties",
-        "contains",
-        "propertyNames",
-        "unevaluatedItems",
-        "unevaluatedProperties",
+        *("not", "if", "then", "else", "items", "additionalItems", "additionalProperties", "contains"),
+        *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
     }
 )
 _OBJECT = frozenset({"dependentSchemas", "dependencies", "properties", "patternProperties"})
-_ANY_TARGET = ("$dynamicRef", "$recursiveRef")  # lead to one of several parts, by what came before
+_ANY_TARGET = ("$dynamicRef", "$recursiveRef")  # lead to one of several parts, depending on the path to them
 # Those that check the same value.
 _IN_PLACE = frozenset(
     {
@@ -44,8 +35,8 @@ _IN_PLACE = frozenset(
         *("not", "if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies"),
     }
 )
-_KEPT = ("$defs", "definitions")  # for $ref; they check nothing by themselves
-_ALTERNATIVES = ("anyOf", "oneOf")  # of which the library says for each what is wrong with it
+_KEPT = ("$defs", "definitions")  # targets for $ref, which do not check anything here
+_ALTERNATIVES = ("anyOf", "oneOf")  # for each of which the library collects errors
 COUNTER = "x-memphis-sync-steps"  # the keyword that counts, see counted()
 _INTO_ALL_OF = re.compile(r"/allOf/([0-9]{1,9})")
 _HEAVIEST = 1 << 40
@@ -53,7 +44,7 @@ _MOST_DYNAMIC = 10 * bounds.MAX_PARTS
 
 
 class Part(NamedTuple):
-    """A schema in a schema, with its place and the URI that its references go by."""
+    """A schema in a schema, with its place and the base URI of its references."""
 
     node: Any
     path: str
@@ -62,12 +53,12 @@ class Part(NamedTuple):
 
 class Edge(NamedTuple):
     """
-    From a part to another.
+    Leads from a part to another.
 
     Attributes:
-        target: The other's node, by its place in memory.
-        keyword: That leads there; prefixItems also for a list in "items".
-        step: The name in an object of schemas, or the place in a list of them.
+        target: The id() of the other's node.
+        keyword: The keyword that leads there; prefixItems also for a list in "items".
+        step: The name in an object of schemas, or the index in a list of them.
     """
 
     target: int
@@ -81,12 +72,12 @@ class Edge(NamedTuple):
 
     @property
     def is_alternative(self) -> bool:
-        """Whether the library keeps what is wrong by the other, and goes on."""
+        """Whether the library collects the other's errors and continues."""
         return self.keyword in _ALTERNATIVES
 
     @property
     def is_asked_again(self) -> bool:
-        """Whether older libraries ask the other once more to find out what is evaluated; see ``Weight.is_marked``."""
+        """Whether older libraries run the other again to find out what is evaluated; see ``Weight.is_marked``."""
         return self.keyword in MARKED or self.keyword == "contains"
 
 
@@ -95,10 +86,10 @@ class Cost(NamedTuple):
     What a check of one value costs at most.
 
     Attributes:
-        parts: How many parts check a value and what is inside of it, each way to a part counted.
-        patterns: By how many regular expressions a part meets the keys of an object, at most.
-        is_branching: A part can be come to again in several ways, so that the cost grows with each level of a value.
-        has_alternatives: Several things may be said of a value that does not match, not only the first one.
+        parts: How many parts check a value and its contents, counted once for each way to reach them.
+        patterns: With how many regular expressions a part matches the keys of an object.
+        is_branching: Whether a part can be reached again in several ways, so that the cost grows with each level.
+        has_alternatives: Whether several errors may be collected for a value, not only the first one.
     """
 
     parts: int
@@ -109,12 +100,14 @@ class Cost(NamedTuple):
 
 class JsonSource:
     """
+    The parts and edges of one schema.
+
     Args:
-        definition: The schema as its JSON says it.
+        definition: The schema as JSON.
 
     Raises:
-        SourceError: A $ref leads nowhere in the schema, or back to itself without going into the value; or one value is
-            checked by more parts than any schema needs.
+        SourceError: A $ref has no target in the schema, or leads back to itself on the same value; or too many parts
+            check one value.
     """
 
     def __init__(self, definition: Any) -> None:
@@ -123,7 +116,7 @@ class JsonSource:
         self._anchors: dict[str, Any] = {}
         self._dynamic: dict[str, list[Any]] = {}  # by name; by "" those with $recursiveAnchor
         self._dynamic_edges = 0
-        self._parts: dict[int, Part] = {}  # by the node's place in memory; booleans are no parts here
+        self._parts: dict[int, Part] = {}  # by the node's id(); booleans are not in it
         self._find_parts()
         self._edges = {key: list(self._edges_of(part)) for key, part in list(self._parts.items())}
         self._check_in_place()
@@ -157,7 +150,7 @@ class JsonSource:
         return part._replace(base=base)
 
     def _edges_of(self, part: Part) -> Iterator[Edge]:
-        """Where a part leads to, and by which keyword."""
+        """The edges of a part."""
         for node, _, keyword, step in _inside(part, kept=False):
             if isinstance(node, dict):
                 yield Edge(id(node), keyword, step)
@@ -169,13 +162,13 @@ class JsonSource:
         if isinstance(target, str):
             node = self._target(part, target)
             if isinstance(node, dict):
-                if id(node) not in self._parts:  # in a place that no keyword makes a schema of
+                if id(node) not in self._parts:  # in a place where no keyword expects a schema
                     found = self._parts[id(node)] = Part(node, target, part.base)
                     self._late(found)
                 yield Edge(id(node), "$ref")
 
     def _any_targets(self, part: Part, keyword: str, reference: str) -> set[int]:
-        """All that a reference may lead to: what has that anchor, in whatever document, and what a $ref would."""
+        """All possible targets of a reference: the parts with that anchor in any document, and the target of a $ref."""
         uri, _, fragment = urljoin(part.base, reference).partition("#")
         root = self._resources.get(uri)
         is_pointer = fragment[:1] in ("", "/")
@@ -188,7 +181,7 @@ class JsonSource:
         return {id(node) for node in found if isinstance(node, dict) and id(node) in self._parts}
 
     def _late(self, part: Part) -> None:
-        """A part that only a $ref leads to, with what is inside of it."""
+        """Adds a part that only a $ref leads to, with its contents."""
         pending = [part]
         while pending:
             item = pending.pop()
@@ -200,7 +193,7 @@ class JsonSource:
             ]
 
     def _target(self, part: Part, reference: str) -> Any:
-        """What a $ref refers to; None for another document, of which the library speaks."""
+        """The target of a $ref; None for another document, which the library refuses."""
         uri, _, fragment = urljoin(part.base, reference).partition("#")
         root = self._resources.get(uri)
         if root is None:
@@ -217,105 +210,99 @@ class JsonSource:
     # ---- costs ------------------------------------------------------------------------------------------------------
 
     def _check_in_place(self) -> None:
-        """Counts by how many parts one and the same value is checked, and how far they are from the first."""
+        """Counts how many parts check one value, and how long their chains are."""
         counts: dict[int, int] = {}
         chains: dict[int, int] = {}
         walked = 0
         while walked < len(self._parts):  # some are found late
             for start in list(self._parts)[walked:]:
-                self._walk(start, counts, chains)
+                self._count_in_place(start, counts, chains)
                 walked += 1
         self._order = {key: -place for place, key in enumerate(counts)}
 
-    def _walk(self, start: int, counts: dict[int, int], chains: dict[int, int]) -> None:
-        stack: list[tuple[int, Iterator[int]]] = []
+    def _count_in_place(self, start: int, counts: dict[int, int], chains: dict[int, int]) -> None:
+        for key in self._after_targets(start, counts, in_place=True):
+            onward = [edge.target for edge in self.edges(key) if edge.is_in_place]
+            counts[key] = 1 + sum(counts[target] for target in onward)
+            chains[key] = 1 + max((chains[target] for target in onward), default=0)
+            path = self._parts[key].path
+            if counts[key] > bounds.MAX_PARTS:
+                raise refused(f"a value would be checked by more than {bounds.MAX_PARTS} parts", path)
+            if chains[key] > bounds.MAX_CHAIN:
+                raise refused(f"more than {bounds.MAX_CHAIN} parts refer to each other in a row", path)
+
+    def _after_targets(self, start: int, done: Container[int], *, in_place: bool) -> Iterator[int]:
+        """
+        Yields a part and all that it leads to, each after its targets. The caller adds each to *done*. Without
+        recursion, which a chain of references could exhaust; only edges in place must not lead back.
+        """
+        stack: list[tuple[int, Iterator[Edge]]] = []
         inside: set[int] = set()
 
         def enter(key: int) -> None:
             inside.add(key)
-            stack.append((key, iter([edge.target for edge in self.edges(key) if edge.is_in_place])))
+            stack.append((key, iter(self.edges(key))))
 
-        if start not in counts:
+        if start not in done:
             enter(start)
         while stack:
-            key, targets = stack[-1]
-            for target in targets:
-                if target in inside:
+            key, edges = stack[-1]
+            for edge in edges:
+                if in_place and not edge.is_in_place:
+                    continue
+                if in_place and edge.target in inside:
                     raise refused("it leads back to itself without going into the value", self._parts[key].path)
-                if target not in counts:
-                    enter(target)
+                if edge.target not in done and edge.target not in inside:
+                    enter(edge.target)
                     break
             else:
                 stack.pop()
+                yield key
                 inside.discard(key)
-                onward = [edge.target for edge in self.edges(key) if edge.is_in_place]
-                counts[key] = 1 + sum(counts[target] for target in onward)
-                chains[key] = 1 + max((chains[target] for target in onward), default=0)
-                path = self._parts[key].path
-                if counts[key] > bounds.MAX_PARTS:
-                    raise refused(f"a value would be checked by more than {bounds.MAX_PARTS} parts", path)
-                if chains[key] > bounds.MAX_CHAIN:
-                    raise refused(f"more than {bounds.MAX_CHAIN} parts refer to each other in a row", path)
 
     # ---- for a walk through a value ---------------------------------------------------------------------------------
 
     @property
     def root(self) -> Optional[int]:
-        """The part that a whole value is checked by; None if that is a boolean."""
+        """The part that checks a whole value; None if that is a boolean."""
         return id(self._root) if id(self._root) in self._parts else None
 
     def node(self, key: int) -> dict[str, Any]:
-        """A part as the schema says it."""
+        """The JSON object of a part."""
         node: dict[str, Any] = self._parts[key].node
         return node
 
     def order(self, key: int) -> int:
-        """Is less than that of each part that this one leads to in place."""
+        """A number that is less than that of each part that this one leads to in place."""
         return self._order[key]
 
     def edges(self, key: int) -> list[Edge]:
-        """Where a part leads to."""
+        """The edges of a part."""
         if key not in self._edges:  # found late
             self._edges[key] = list(self._edges_of(self._parts[key]))
         return self._edges[key]
 
     def cost(self) -> Cost:
-        """What a check costs; parts are counted up to ten times the bound of a value."""
+        """What a check costs at most; parts are counted up to ten times the limit for one value."""
         root = self.root
         if root is None:
             return Cost(1, 0, is_branching=False, has_alternatives=False)
         nodes = [part.node for part in self._parts.values()]
         limit = 10 * bounds.MAX_PARTS
         totals: dict[int, int] = {}
-        marks: dict[int, int] = {}  # what asking once more costs, see Weight.is_marked
-        returns: dict[int, int] = {}  # how many ways lead back to a part that is being looked at
-        stack: list[tuple[int, Iterator[int]]] = []
-        inside: set[int] = set()
-
-        def enter(key: int) -> None:
-            inside.add(key)
-            stack.append((key, iter([edge.target for edge in self.edges(key)])))
-
-        enter(root)
-        while stack:
-            key, targets = stack[-1]
-            for target in targets:
-                if target not in totals and target not in inside:
-                    enter(target)
-                    break
-            else:
-                stack.pop()
-                edges, node = self.edges(key), self.node(key)
-                weight = weight_of(node)
-                own = bounds.BACKTRACK_PARTS if goes_back(node) else 1
-                again = [edge for edge in edges if edge.is_in_place or edge.is_asked_again]
-                marks[key] = 1 + sum(totals.get(edge.target, 1) + marks.get(edge.target, 0) for edge in again)
-                marks[key] = min(_HEAVIEST, marks[key])
-                onward = sum(totals.get(edge.target, 1) for edge in edges)
-                totals[key] = own + weight.parts + onward + (marks[key] if weight.is_marked else 0)
-                totals[key] = min(_HEAVIEST, totals[key])
-                returns[key] = min(limit, _ways_back(edges, returns, is_marked=weight.is_marked))
-                inside.discard(key)
+        marks: dict[int, int] = {}  # the cost of running it again, see Weight.is_marked
+        returns: dict[int, int] = {}  # how many ways lead back to a part above
+        for key in self._after_targets(root, totals, in_place=False):
+            edges, node = self.edges(key), self.node(key)
+            weight = weight_of(node)
+            own = bounds.BACKTRACK_PARTS if goes_back(node) else 1
+            again = [edge for edge in edges if edge.is_in_place or edge.is_asked_again]
+            marks[key] = 1 + sum(totals.get(edge.target, 1) + marks.get(edge.target, 0) for edge in again)
+            marks[key] = min(_HEAVIEST, marks[key])
+            onward = sum(totals.get(edge.target, 1) for edge in edges)
+            totals[key] = own + weight.parts + onward + (marks[key] if weight.is_marked else 0)
+            totals[key] = min(_HEAVIEST, totals[key])
+            returns[key] = min(limit, _ways_back(edges, returns, is_marked=weight.is_marked))
         return Cost(
             totals[root],
             max(weight_of(node).patterns for node in nodes),
@@ -325,8 +312,8 @@ class JsonSource:
 
     def counted(self) -> Any:
         """
-        The schema with a keyword that counts in each part. It stands first in the part's allOf, for what counts is to
-        be looked at before what follows: a keyword that is not the library's own comes after all others.
+        The schema with a keyword that counts in each part. It is the first in the part's allOf, because the library
+        evaluates a custom keyword after all others, and the count must come before them.
         """
         return self._copied(self._root)
 
@@ -346,7 +333,7 @@ class JsonSource:
 
 
 def _inside(part: Part, *, kept: bool) -> Iterator[tuple[Any, str, str, Any]]:
-    """The schemas right inside of a part: node, place, keyword, and the name or place that follows the keyword."""
+    """The schemas directly in a part: node, place, keyword, and the name or index that follows the keyword."""
     node, path = part.node, part.path
     for key, value in node.items():
         if isinstance(value, (dict, bool)) and key in _ONE:
@@ -356,14 +343,14 @@ def _inside(part: Part, *, kept: bool) -> Iterator[tuple[Any, str, str, Any]]:
                 yield item, f"{path}/{key}/{place}", "prefixItems" if key == "items" else key, place
         elif isinstance(value, dict) and (key in _OBJECT or (kept and key in _KEPT)):
             for name, item in value.items():
-                if isinstance(item, (dict, bool)):  # a list in "dependencies" has names only
-                    yield item, f"{path}/{key}/{_escaped(name)}", key, name
+                if isinstance(item, (dict, bool)):  # a list in "dependencies" contains names
+                    yield item, f"{path}/{key}/{escaped(name)}", key, name
 
 
 def _ways_back(edges: list[Edge], returns: dict[int, int], *, is_marked: bool) -> int:
     """
-    In how many ways a part that is being looked at can be come to again with the same value inside of this part's. One
-    that is being looked at is one way; properties of different names, objects and arrays have different values.
+    In how many ways a part above can be reached again with the same value in this part's. A part above is one way
+    itself; properties of different names, objects and arrays have different values.
     """
     ways: dict[str, int] = {}
     for edge in edges:
@@ -383,7 +370,7 @@ def _ways_back(edges: list[Edge], returns: dict[int, int], *, is_marked: bool) -
 
 
 def at_pointer(root: Any, pointer: str) -> Any:
-    """What a JSON pointer leads to; None for nothing."""
+    """What a JSON pointer refers to; None when there is nothing."""
     node = root
     for step in pointer.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
@@ -396,5 +383,6 @@ def at_pointer(root: Any, pointer: str) -> Any:
     return node
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
+    """A name as a step of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")

@@ -1,4 +1,4 @@
-"""What one part of a JSON schema costs by itself: lists that a value is compared with, names, regular expressions."""
+"""What one part of a JSON schema costs: the lists that it compares a value with, its names and its expressions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 from typing import Any, NamedTuple
 
 from memphis_sync._schema import bounds
+from memphis_sync._schema.base import members
 
 _NUMBERS = ("multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_NAMES = ("properties", "dependentRequired", "dependencies")  # looked for in each object, one by one
-_SHOWN = ("enum", "const", "not", "pattern")  # a library's error holds a copy
-MARKED = ("unevaluatedProperties", "unevaluatedItems")  # ask the parts beside them again
-# Of numbers: a comparison takes four microseconds, of anything else a quarter of one, of a name a hundredth.
+_NAMES = ("properties", "dependentRequired", "dependencies")  # searched in each object, one by one
+_SHOWN = ("enum", "const", "not", "pattern")  # copied into each error of the library
+MARKED = ("unevaluatedProperties", "unevaluatedItems")  # run the parts beside them again
+# To compare a float takes four microseconds, any other value a quarter of one, a name a hundredth.
 _STEPS_OF_FLOAT, _PARTS_OF_FLOAT = 2, 60
 _ITEMS_A_STEP, _PARTS_OF_ITEM = 4, 3
 _SHOWN_AN_ERROR = 64  # characters
@@ -24,15 +25,15 @@ LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
 
 class Weight(NamedTuple):
     """
-    What a part costs by itself: the library goes through its lists for each value, and finds no part in them.
+    What a part costs without the parts that it leads to: the library searches its lists for each value.
 
     Attributes:
-        steps: Of a counted check.
-        parts: So many parts more it counts for in an uncounted one.
-        patterns: So many regular expressions meet each key of an object.
-        errors: So many things may be wrong with one value, and be said.
-        is_marked: An unevaluatedProperties or unevaluatedItems is in it. Older libraries ask all parts in place once
-            more then, which of them match.
+        steps: Steps of a counted check.
+        parts: How many more parts it counts for in an uncounted check.
+        patterns: How many regular expressions each key of an object is matched with.
+        errors: How many errors there may be for one value.
+        is_marked: Whether it has unevaluatedProperties or unevaluatedItems, for which older libraries run all parts in
+            place again.
     """
 
     steps: int
@@ -43,7 +44,7 @@ class Weight(NamedTuple):
 
 
 def weight_of(node: dict[str, Any]) -> Weight:
-    """What a part costs by itself."""
+    """What a part costs without the parts that it leads to."""
     listed = node.get("enum")
     floats, items = _compared(listed) if isinstance(listed, list) else (0, 0)
     if "const" in node:
@@ -71,7 +72,7 @@ def _values(value: Any) -> list[Any]:
 
 
 def _compared(values: list[Any]) -> tuple[int, int]:
-    """With how many numbers with a point, and other values, a value is compared. Texts, or whole numbers, are a set."""
+    """With how many floats, and with how many values, a value is compared. Strings, or integers, alone are a set."""
     if all(type(value) is str for value in values) or all(type(value) is int for value in values):
         return 0, 0
     floats = items = 0
@@ -79,16 +80,12 @@ def _compared(values: list[Any]) -> tuple[int, int]:
     while level:
         floats += sum(isinstance(value, float) for value in level)
         items += len(level)
-        level = [inner for value in level if isinstance(value, (dict, list)) for inner in _items(value)]
+        level = [inner for value in level for inner in members(value)]
     return floats, items
 
 
-def _items(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value
-
-
 def goes_back(node: dict[str, Any]) -> bool:
-    """Whether a regular expression in a part can go back: others take time by the length of the text only."""
+    """Whether a regular expression in a part can backtrack; the time of others depends on the text's length only."""
     by_name = node.get("patternProperties")
     patterns = [node.get("pattern"), *(by_name if isinstance(by_name, dict) else ())]
     return any(isinstance(pattern, str) and _GOES_BACK.search(pattern) for pattern in patterns)

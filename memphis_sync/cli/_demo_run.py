@@ -75,13 +75,12 @@ def run_demo(client: Memphis, script: Script, advance: Advance) -> Report:
     from memphis_sync import Storage
 
     mark = uuid.uuid4().hex[:8]
-    report = Report()
     first, second = f"demo-{mark}", f"demo-{mark}-second"
     with ThreadPoolExecutor(THREADS, "demo") as pool:
         try:
             client.station(first, partitions_number=PARTITIONS, storage_type=Storage.MEMORY)
             client.station(second, storage_type=Storage.MEMORY)
-            _produce_and_read(client, script, (first, second), pool, report, advance)
+            report = _produce_and_read(client, script, (first, second), pool, advance)
         except BaseException:  # mostly Ctrl-C
             for name in (first, second):
                 with contextlib.suppress(MemphisError):  # the first error matters more
@@ -95,20 +94,15 @@ def run_demo(client: Memphis, script: Script, advance: Advance) -> Report:
 
 
 def _produce_and_read(
-    client: Memphis,
-    script: Script,
-    stations: tuple[str, str],
-    pool: ThreadPoolExecutor,
-    report: Report,
-    advance: Advance,
-) -> None:
+    client: Memphis, script: Script, stations: tuple[str, str], pool: ThreadPoolExecutor, advance: Advance
+) -> Report:
     first, second = stations
     sender = _Sender(client, script, stations, advance)
     started = time.perf_counter()
     results = list(pool.map(sender.run, range(THREADS)))
     seconds = time.perf_counter() - started
-    report.rows += _produce_rows(results)
-    report.rows.append(Row(f"produced by {THREADS} threads", script.count, script.size, seconds))
+    total = Row(f"produced by {THREADS} threads", script.count, script.size, seconds)
+    report = Report([*_produce_rows(results), total])
     everything: list[Sequence[int]] = [range(len(part)) for part in script.parts]
     both: list[Sequence[int]] = [script.for_second_station(thread) for thread in range(THREADS)]
     readers = [_Reader(client, script, ("first", first), group, everything, advance) for group in GROUPS]
@@ -116,6 +110,7 @@ def _produce_and_read(
         readers.append(_Reader(client, script, ("second", second), GROUPS[0], both, None))
     for reader in pool.map(_Reader.run, readers):
         reader.add_to(report)
+    return report
 
 
 class _Sender:

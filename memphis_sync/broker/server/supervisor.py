@@ -157,8 +157,10 @@ class _Broker:
         else:
             if not await self._listening(self._server):
                 return None
-            url, login = _nats_url(self._options.host, self._server.port), self._server.connect_options()
-        service = Service(self._options, url, login, self._trouble)
+            url = f"nats://{in_url(reachable(self._options.host))}:{self._server.port}"
+            login = self._server.connect_options()
+        server = self._server
+        service = Service(self._options, url, login, lambda: "" if server is None else server.disk.trouble)
         start, stop = asyncio.ensure_future(service.start()), asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -167,9 +169,6 @@ class _Broker:
             return None
         await start
         return service
-
-    def _trouble(self) -> str:
-        return "" if self._server is None else self._server.disk.trouble
 
     async def _start_relay(self) -> None:
         """Opens the port for official SDKs, if one is configured."""
@@ -325,8 +324,3 @@ class _Broker:
             if is_first:
                 raise BrokerError(f"the ready file {path} cannot be written: {exc.strerror or exc}") from exc
             log.warning("the ready file %s cannot be written now: %s", path, exc)
-
-
-def _nats_url(host: str, port: int) -> str:
-    """The URL with which the service connects to its own nats-server."""
-    return f"nats://{in_url(reachable(host))}:{port}"
