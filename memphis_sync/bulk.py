@@ -1,7 +1,7 @@
 """
-Producing many messages: what an import script, the command line and a table outbox all need.
+produce_many(): its items, results and errors, and the loop that sends them.
 
-The loop never holds more than what the outbox holds: settled messages are taken off the front while new ones go in.
+The loop holds no more messages than the outbox: settled ones are removed from the front while new ones are added.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from memphis_sync.errors import (
 )
 from memphis_sync.types import MessageBody
 
-_LONG_S = 86_400.0  # for room: messages leave the outbox when their own time is over at the latest
-SWEEP_EVERY = 256  # settled messages are counted off after so many; after each it would cost more than sending
+_LONG_S = 86_400.0  # for space: messages leave the outbox at their own deadline at the latest
+SWEEP_EVERY = 256  # settled messages are counted after so many; after each it would cost more than sending
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Item:
     Attributes:
         payload: As for produce().
         key: Partition key.
-        partition: Partition number; -1: by key or message id, and without both round robin.
+        partition: Partition number; -1: by key or message id, and without both in turn.
         headers: Text to text.
         msg_id: Message id.
     """
@@ -61,10 +61,10 @@ class Failure:
     A message of produce_many() that was not confirmed.
 
     Attributes:
-        index: Its place in the iterable, from 0.
-        station: Where it should have gone; all of them, separated by commas, when no station got it because its
-            schema, or another's, refused it, or because it could not be sent at all.
-        error: What happened. A SchemaError: it was never accepted. What an item's own methods raised is its
+        index: Its index in the iterable, from 0.
+        station: The station; all stations, separated by commas, when it was sent to none, because it did not match a
+            schema or could not be sent at all.
+        error: The error; with a SchemaError it was not accepted. What an item's own methods raised is its
             ``__cause__``.
     """
 
@@ -76,13 +76,13 @@ class Failure:
 @dataclass(frozen=True)
 class BulkResult:
     """
-    What became of the messages of produce_many(); with several stations each counts for itself.
+    The outcome of produce_many(); with several stations a message counts once for each.
 
     Attributes:
-        delivered: Confirmed by the broker, the duplicates included.
-        duplicates: Of these, how many the broker had before under the same message id.
-        failed: Everything else, in the order of the iterable.
-        seconds: From the first message to the last confirmation.
+        delivered: How many the broker has confirmed, including duplicates.
+        duplicates: How many of these it already had under the same message id.
+        failed: All others, in the order of the iterable.
+        seconds: Time from the first message to the last confirmation.
     """
 
     delivered: int
@@ -93,10 +93,10 @@ class BulkResult:
 
 class BulkError(ProduceError):
     """
-    produce_many() met a failure.
+    A message of produce_many() failed.
 
     Attributes:
-        result: What became of all messages that were taken.
+        result: What became of all accepted messages.
     """
 
     def __init__(self, message: str = "", *, outcome: Outcome = "unknown", result: Optional[BulkResult] = None) -> None:
@@ -105,7 +105,7 @@ class BulkError(ProduceError):
 
 
 class BulkDeadlineError(BulkError, DeadlineError):
-    """produce_many() did not finish in its time; the messages without a confirmation are among the failures."""
+    """produce_many() did not finish in time; messages without a confirmation are among the failures."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class BulkDeadlineError(BulkError, DeadlineError):
 
 
 class BulkSchemaError(BulkError, SchemaError):
-    """produce_many() met a message that does not match its station's schema."""
+    """A message of produce_many() does not match its station's schema."""
 
     def __init__(
         self,
@@ -137,11 +137,11 @@ class BulkSchemaError(BulkError, SchemaError):
 
 
 class BulkItemError(BulkError, ConfigurationError):
-    """produce_many() met an item that cannot be sent at all: of a wrong type or size, with a bad header or option."""
+    """An item of produce_many() cannot be sent at all: its type, size, a header or an option is wrong."""
 
 
 class _Stretch(NamedTuple):
-    """Messages that were taken one after the other: the first index, the step from one to the next, and themselves."""
+    """Messages that were accepted one after the other: the first index, the step between indexes, the deliveries."""
 
     first: int
     step: int

@@ -1,10 +1,10 @@
 """
 The client: one connection to a broker, for all threads of a process.
 
-Nothing here blocks on another call: each control request runs on the client's own loop thread, each message on the data
-link. Names are lowered and checked here, before any IO, by the broker's own rules. Nothing is opened by a constructor,
-and no destructor does IO: a client that is forgotten is reported as ResourceWarning, and its session sends what is
-queued and ends its threads by itself.
+Calls do not block each other: each control request runs on the client's event loop thread, each message on the data
+link. Names are converted to lower case and checked here, before any IO, by the broker's rules. No constructor opens
+anything, and no destructor does IO: a client that was not closed is reported with a ResourceWarning, and its session
+sends what is queued and ends its threads.
 """
 
 from __future__ import annotations
@@ -56,18 +56,19 @@ T = TypeVar("T")
 @hint_keywords(but={"produce"})
 class Memphis(NotCopied, NotAwaited):
     """
-    A client of a Memphis broker. Make one a process with memphis_sync.connect(), and share it between all threads.
+    A client of a Memphis broker. Create one per process with memphis_sync.connect(), and share it between all threads.
 
     It is a context manager: leaving the block closes it.
 
-    A call that asks the broker raises, besides what stands at it: ConfigurationError when an argument is out of its
-    bounds, before anything is sent; ServerError when the broker refused; DeadlineError or ConnectionLostError when
-    there was no answer, so that nobody knows whether it was done; ClosedError when the client was closed, ForkedError
-    when it is the parent process's. *timeout_retries* is how often a request without an answer is repeated; each waits
-    up to 20 s, one that destroys up to 5 s.
+    A call that sends a request may raise, besides its own errors: ConfigurationError when an argument is not allowed,
+    before anything is sent; ServerError when the broker refused; DeadlineError or ConnectionLostError when there was no
+    reply, so the request may have been executed; ClosedError when the client was closed; ForkedError when it belongs to
+    the parent process; OwnThreadError on one of the client's own threads; UsageError before connect().
+    *timeout_retries* is how often a request without a reply is repeated, 0 to 1000; each waits up to 20 s, and 5 s
+    where something is destroyed.
 
     Attributes:
-        MAX_BATCH_SIZE: The most messages that one fetch may ask for.
+        MAX_BATCH_SIZE: The largest ``batch_size`` of a fetch.
     """
 
     _instead = "share it between the threads of a process, and open one in each process (memphis_sync.connect)"
@@ -83,9 +84,15 @@ class Memphis(NotCopied, NotAwaited):
 
     @method_takes(ConnectArguments)
     def connect(self, given: ConnectArguments) -> None:
-        """Connects this client; errors are those of memphis_sync.connect(). A client connects once."""
+        """
+        Connects this client, which is possible once.
+
+        Raises:
+            UsageError: The client was connected before, or the process is ending.
+            ConfigurationError, AuthenticationError, ConnectError, OwnThreadError: As memphis_sync.connect().
+        """
         if self._session_or_none is not None:
-            raise UsageError(f"{self!r} has been connected before; make another one with memphis_sync.connect()")
+            raise UsageError(f"{self!r} was connected before; create another one with memphis_sync.connect()")
         primitives.check_threading()
         options = connect_options(given)
         waiting.forbid_on_own_thread("connect()")
@@ -102,8 +109,8 @@ class Memphis(NotCopied, NotAwaited):
 
     def is_connected(self) -> bool:
         """
-        Whether the client's connections to the broker are up at this moment: both of them, once the first producer or
-        fetch has opened the second. False during an outage, after close(), and once reconnecting was given up.
+        Whether the client's connections to the broker are up: both of them, once the first producer or fetch has opened
+        the second. False during an outage, after close(), and after reconnecting was given up.
         """
         session = self._own_session()
         return session is not None and not session.is_closing and session.is_connected
@@ -112,14 +119,14 @@ class Memphis(NotCopied, NotAwaited):
         """
         Sends what is queued, waits for its confirmation, then ends connections and threads. Idempotent.
 
-        Stations, producers and consumer groups stay on the broker. In a forked child it does nothing: the messages are
-        the parent's.
+        Stations, producers and consumer groups remain on the broker. In a forked child it does nothing: the messages
+        belong to the parent.
 
         Args:
-            timeout_s: For everything together, in seconds.
+            timeout_s: Limit for all of this, in seconds, 0 or more.
 
         Raises:
-            OwnThreadError: Called on the client's own loop thread.
+            OwnThreadError: Called on one of the client's own threads.
             KeyboardInterrupt: Ctrl-C; the client is closed at once, without waiting for confirmations.
 
         Warns:
@@ -139,22 +146,22 @@ class Memphis(NotCopied, NotAwaited):
 
     @property
     def connection_id(self) -> str:
-        """What the broker knows this client by; a header of each message that it produces."""
+        """The client's id at the broker; a header of each message that it produces."""
         return self._session.connection_id
 
     def ping(self, timeout_s: float = 1.0) -> float:
         """
-        One round trip to the broker on each connection that is there already.
+        Measures one round trip to the broker on each open connection.
 
         Args:
-            timeout_s: Limit in seconds.
+            timeout_s: Limit in seconds, above 0.
 
         Returns:
-            Seconds; of the slower connection.
+            Seconds, of the slower connection.
 
         Raises:
-            DeadlineError: No answer in time; the text names the connection (control or data).
-            ConnectionLostError: A connection is down at the moment; the text names it.
+            DeadlineError: No reply in time; the text names the connection (control or data).
+            ConnectionLostError: A connection is down; the text names it.
         """
         check_seconds("timeout_s", timeout_s, allow_zero=False)
         return self._session.ping(timeout_s)
@@ -168,12 +175,12 @@ class Memphis(NotCopied, NotAwaited):
         Waits until the broker has confirmed or refused every message that was accepted so far.
 
         Args:
-            timeout_s: Limit in seconds; None waits as long as it takes.
+            timeout_s: Limit in seconds; None: until the messages' own deadlines.
 
         Returns:
             How many of these messages are still unconfirmed at the limit; 0 when all are settled, whatever other
             threads have produced meanwhile. Its ``failed`` says how many messages of the client have failed since the
-            flush() before.
+            previous flush().
 
         Raises:
             OwnThreadError: Called on one of the client's own threads.
@@ -195,7 +202,7 @@ class Memphis(NotCopied, NotAwaited):
     def __del__(self) -> None:
         session = self._own_session() if hasattr(self, "_session_or_none") else None
         if session is not None and not session.is_closing:
-            text = f"{self!r} was forgotten without close(){session.opened_at}; use it as a context manager"
+            text = f"{self!r} was never closed{session.opened_at}; use it as a context manager"
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
             session.retire()
 
@@ -208,7 +215,7 @@ class Memphis(NotCopied, NotAwaited):
     @method_takes(args.StationArguments)
     def station(self, given: args.StationArguments) -> Station:
         """
-        Creates a station. One that exists already is fine, and keeps the settings it has.
+        Creates a station. One that exists already is fine, and keeps its settings.
 
         Raises:
             ServerError: The broker refused, or reported success without creating the station.
@@ -222,8 +229,8 @@ class Memphis(NotCopied, NotAwaited):
 
     def destroy_station(self, name: str, timeout_retries: int = 5) -> None:
         """
-        Destroys a station with its messages, producers and consumers, without looking whether it is whole; one that is
-        not there is fine. The same as ``destroy()`` of a Station.
+        Destroys a station with its messages, producers and consumers, also when it has lost its streams; one that does
+        not exist is fine. The same as ``destroy()`` of a Station.
         """
         name, retries = check_name("name", "Station", name), check_retries("timeout_retries", timeout_retries)
         request, about = StationDestroy(name), f"station {name!r}"
@@ -231,7 +238,7 @@ class Memphis(NotCopied, NotAwaited):
         self._forget_station(internal_name(name))
 
     def dls(self, station_name: str) -> DeadLetters:
-        """The dead letters of a station that exists already; the same as ``dls`` of a Station. Asks nothing."""
+        """The dead letters of an existing station; the same as ``dls`` of a Station. Sends no request."""
         return DeadLetters(self, check_name("station_name", "Station", station_name))
 
     # ---- producers and consumers ------------------------------------------------------------------------------------
@@ -320,10 +327,10 @@ class Memphis(NotCopied, NotAwaited):
         **unexpected: NoReturn,
     ) -> object:
         """
-        Produces a message with a producer that is made once and kept.
+        Produces a message with a producer that is created once and kept.
 
         ``station_name``, ``producer_name``, ``generate_random_suffix``, ``idempotent`` and ``block_on_full_s`` are
-        those of producer(); each set of them has a producer of its own. The others are those of Producer.produce().
+        those of producer(); each combination has its own producer. The others are those of Producer.produce().
 
         Returns:
             As Producer.produce().
@@ -356,10 +363,10 @@ class Memphis(NotCopied, NotAwaited):
                     on_delivery=on_delivery,
                 )
             except Ended:
-                continue  # the producer is there, or the next registration is due
+                continue  # the producer is registered, or must be registered again
             except StationNotFoundError:
                 self._producers.discard(kept if isinstance(kept, Producer) else self._producers.get(key))
-                raise  # the next call registers anew, which creates the station again
+                raise  # the next call registers again, which creates the station again
 
     @method_takes(args.ConsumerArguments)
     def consumer(self, given: args.ConsumerArguments) -> Consumer:
@@ -368,14 +375,14 @@ class Memphis(NotCopied, NotAwaited):
         unless *create_station* is False.
 
         Raises:
-            StationNotFoundError: With *create_station* False: there is no such station.
+            StationNotFoundError: With *create_station* False: the station does not exist.
         """
         return join(self, given.checked())
 
     @method_takes(args.FetchArguments)
     def fetch_messages(self, given: args.FetchArguments) -> Messages:
         """
-        Fetches messages with a consumer that is made once, for each set of arguments that make one, and kept.
+        Fetches messages with a consumer that is created once, for each combination of its arguments, and kept.
 
         ``batch_size``, ``consumer_partition_key``, ``consumer_partition_number``, ``prefetch`` and ``timeout_s`` are
         those of Consumer.fetch(), the others those of consumer().
@@ -384,9 +391,9 @@ class Memphis(NotCopied, NotAwaited):
             As Consumer.fetch(); with *until_end* each message once.
 
         Raises:
-            DeadlineError: Also when the consumer was not registered within ``timeout_s``, where that is given; the call
+            DeadlineError: Also when the consumer was not registered within ``timeout_s``, if that is given; the call
                 may be repeated.
-            MemphisError: Else as consumer() and Consumer.fetch().
+            MemphisError: Otherwise as consumer() and Consumer.fetch().
         """
         return fetch(self, given)
 
@@ -395,11 +402,11 @@ class Memphis(NotCopied, NotAwaited):
     @method_takes(SchemaArguments)
     def create_schema(self, given: SchemaArguments) -> None:
         """
-        Creates a schema, or a new version of one that exists. The first version is active; a later one waits for
-        activate_schema_version(). The newest version's own content again is fine, and changes nothing.
+        Creates a schema, or a new version of an existing one. The first version is active; a later one needs
+        activate_schema_version(). The content of the newest version again is fine, and changes nothing.
 
         Raises:
-            ConfigurationError: Also when the file cannot be read, or the source is larger than the broker takes.
+            ConfigurationError: Also when the file cannot be read, or the source is larger than the broker accepts.
         """
         given = given.checked()
         name, kind, message, retries = given.schema_name, given.schema_type, given.message_name, given.timeout_retries
@@ -408,9 +415,9 @@ class Memphis(NotCopied, NotAwaited):
 
     def activate_schema_version(self, schema_name: str, version: Optional[int] = None, timeout_retries: int = 5) -> int:
         """
-        Makes another version of a schema the active one; clients of the stations that use it follow within a second.
+        Makes another version of a schema the active one; connected clients of its stations use it within a second.
 
-        Needs the broker of memphis-sync: a Memphis broker does this through its REST interface only.
+        Needs the broker of memphis-sync: a Memphis broker offers this in its REST API only.
 
         Args:
             version: Its number, from 1; None for the newest.
@@ -419,7 +426,7 @@ class Memphis(NotCopied, NotAwaited):
             The number of the version that is active now.
 
         Raises:
-            ServerError: There is no such schema or version, or the broker is a Memphis one (``code`` 503).
+            ServerError: The schema or version does not exist, or the broker is a Memphis broker (``code`` 503).
         """
         name = check_name("schema_name", "Schema", schema_name)
         number = 0 if version is None else check_int("version", version, 1, 2**31 - 1)
@@ -429,10 +436,10 @@ class Memphis(NotCopied, NotAwaited):
 
     def enforce_schema(self, name: str, station_name: str, timeout_retries: int = 5) -> None:
         """
-        Makes a station take only messages that match a schema.
+        Makes a station accept only messages that match a schema.
 
         Raises:
-            StationNotFoundError, ServerError: There is no such station or schema, or the broker refused.
+            StationNotFoundError, ServerError: The station or schema does not exist, or the broker refused.
         """
         schema, station = (
             check_name("name", "Schema", name),
@@ -447,7 +454,7 @@ class Memphis(NotCopied, NotAwaited):
         self.enforce_schema(name, station_name)
 
     def detach_schema(self, station_name: str, timeout_retries: int = 5) -> None:
-        """Makes a station take any message again. Raises as enforce_schema()."""
+        """Makes a station accept any message again. Raises as enforce_schema()."""
         station = check_name("station_name", "Station", station_name)
         retries = check_retries("timeout_retries", timeout_retries)
         self._ask("detach_schema()", SchemaDetach(station), retries=retries, about=f"station {station!r}")
@@ -462,7 +469,7 @@ class Memphis(NotCopied, NotAwaited):
         return session
 
     def _own_session(self) -> Optional[Session]:
-        """None also when it is the parent process's."""
+        """The session; None also when it belongs to the parent process."""
         session = self._session_or_none
         return None if session is None or fork.fork_generation() != session.generation else session
 
@@ -489,7 +496,7 @@ class Memphis(NotCopied, NotAwaited):
         return self._call(work, per_try_s, retries, what)
 
     def _forget_station(self, internal: str) -> None:
-        """A station was destroyed: drops what is cached for exactly this one. Runs on the loop, too."""
+        """Removes a destroyed station from the caches. Also runs on the event loop."""
         self._producers.discard_station(internal)
         for consumer in self._consumers.values():
             if consumer._view.internal == internal:
@@ -505,13 +512,14 @@ def connect(given: ConnectArguments) -> Memphis:
         A connected client. Close it, or use it as a context manager.
 
     Raises:
-        ConfigurationError: An argument is missing, out of its bounds or contradicts another, or gevent or eventlet has
+        ConfigurationError: An argument is missing, not allowed or contradicts another, or gevent or eventlet has
             patched threads or sockets; nothing was opened.
-        AuthenticationError: The broker refused the credentials. A login that only took too long, or any other word of
-            the server's that is not a verdict on the credentials, is tried again within *timeout_ms*. (In a later
-            outage, a client ends for good when each address has refused the credentials five times.)
-        ConnectError: No address gave a connection; the text has each with its reason. Never does a connection that was
-            to have TLS go on without it.
+        AuthenticationError: The broker refused the credentials. After a slow login, or any other error of the server,
+            the client tries again within *timeout_ms*. (In a later outage, a client ends for good when each address has
+            refused the credentials five times.)
+        ConnectError: No connection could be made; the text has each address with its reason. A connection with TLS
+            never continues without it.
+        OwnThreadError: Called on one of a client's own threads.
         UsageError: The process is ending.
     """
     client = Memphis()

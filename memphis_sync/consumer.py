@@ -1,9 +1,9 @@
 """
-A consumer: takes messages from all partitions of a station for its group.
+A consumer reads messages from all partitions of a station for its group.
 
-Four ways to read, which may be mixed: fetch() returns a batch, ``for message in consumer:`` never ends by itself,
-read_all() ends with what the station holds, and consume() calls a function on threads of its own. Dead letters that
-somebody resends to the group come among the messages.
+Four ways to read, which may be mixed: fetch() returns a batch, ``for message in consumer:`` never ends, read_all() ends
+when the station has no more for the group, and consume() calls a function on separate threads. Dead letters that are
+resent to the group arrive among the messages.
 """
 
 from __future__ import annotations
@@ -46,26 +46,24 @@ READ_ALL_S = 30.0
 @hint_keywords()
 class Consumer(NotCopied, NotAwaited):
     """
-    A member of a consumer group; made by ``client.consumer()``. May be used by several threads.
+    A member of a consumer group; returned by ``client.consumer()``. Several threads may use it.
 
-    As a context manager it stops consuming at the end of the block. It does not destroy the consumer: the group, with
-    its position in the station, stays for the next start. destroy() is the call that ends the group.
+    As a context manager it stops consuming at the end of the block. That does not destroy the consumer: the group keeps
+    its position in the station for the next start, until destroy().
 
     Attributes:
         station_name: Lower case.
         consumer_name: Lower case.
         consumer_group: Lower case; the consumer's name when none was given.
-        batch_size: How many messages consume() and iteration take at once.
-        pull_interval_ms: consume() pauses this long after a pull that found less than a full batch.
+        batch_size: How many messages consume() and iteration fetch at once, at most.
+        pull_interval_ms: How long consume() pauses after a fetch of less than a full batch.
         batch_max_time_to_wait_ms: How long fetch() waits for a first message.
-        max_ack_time_ms: How long a message may stay without an answer until it is delivered again.
+        max_ack_time_ms: How long a message may be unacknowledged before it is delivered again.
         max_msg_deliveries: How often a message is delivered before it becomes a dead letter.
-        MAX_BATCH_SIZE: The most messages that one fetch may ask for.
+        MAX_BATCH_SIZE: The largest ``batch_size`` of a fetch.
     """
 
-    _instead = (
-        "share it between the threads of a process; in another process, make one with the client that is opened there"
-    )
+    _instead = "share it between the threads of a process; in another process, create one with the client there"
 
     MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
@@ -89,7 +87,7 @@ class Consumer(NotCopied, NotAwaited):
             max_deliveries=self.max_msg_deliveries,
         )
         self._consuming: Optional[Consuming] = None
-        self._consuming_lock = primitives.RLock()  # guards _consuming; held for no more than a look
+        self._consuming_lock = primitives.RLock()  # guards _consuming; held only briefly
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -103,29 +101,30 @@ class Consumer(NotCopied, NotAwaited):
         timeout_s: Optional[float] = None,
     ) -> Messages:
         """
-        Takes what is there, from all partitions, each call beginning with another one. Dead letters that were resent to
-        the group come first, whatever partition is asked for, and end the wait.
+        Fetches messages from all partitions, beginning with another one in each call. Dead letters that were resent to
+        the group come first, whichever partition is chosen, and end the wait.
 
         Args:
-            batch_size: At most so many messages, 1 to 5000.
-            consumer_partition_key: Read only the partition that this key belongs to.
-            consumer_partition_number: Read only this partition; 0 and less for all. A station of one partition takes
+            batch_size: How many messages at most, 1 to 5000.
+            consumer_partition_key: Read only the partition of this key.
+            consumer_partition_number: Read only this partition; 0 and less for all. A station of one partition accepts
                 any number.
-            prefetch: Ask for the next batch, of the same size, before returning, so that the next call finds it here. A
-                message that waited for long in between gets its ack time anew when it is returned; one whose time is
-                nearly over is not returned at all: the broker delivers it again.
-            timeout_s: How long to wait for a first message, in seconds; ``batch_max_time_to_wait_ms`` by default. The
-                call takes no longer, but for a tenth of a second.
+            prefetch: Request the next batch, of the same size, before returning, so that it is ready for the next call.
+                A message that has waited long gets its full ack time again when it is returned; one whose ack time is
+                nearly over is not returned: the broker delivers it again.
+            timeout_s: How long to wait for a first message, in seconds, 0 or more; by default
+                ``batch_max_time_to_wait_ms``. The call ends at most a tenth of a second later.
 
         Returns:
-            1 to batch_size messages as soon as any partition has some; [] when none came in time. That says nothing of
-            what the station holds: a slow network or a busy broker gives [] as well. read_all() reads to the end.
+            1 to batch_size messages as soon as any partition has some; [] when none arrived in time. [] does not mean
+            that the station is empty: the network may be slow or the broker busy. read_all() reads to the end.
 
         Raises:
-            ConfigurationError: An argument is out of its bounds, or key and number are both given.
+            ConfigurationError: An argument is not allowed, or key and number are both given.
             StationNotFoundError: The station or the group was destroyed.
-            ConnectionLostError: The data link went down; what was on its way is delivered again.
-            DeadlineError: The broker has answered nothing for 5 s, in this call and those before it: it hangs.
+            ConnectionLostError: The data link went down; messages that were on their way are delivered again.
+            DeadlineError: The broker has not replied for 5 s, in this call and those before it.
+            OwnThreadError: Called on one of the client's own threads.
             ClosedError, ForkedError: The client was closed or the consumer destroyed, or it belongs to the parent
                 process.
         """
@@ -143,11 +142,11 @@ class Consumer(NotCopied, NotAwaited):
 
     def __iter__(self) -> Iterator[Message]:
         """
-        Messages from all partitions, for ever: ends at stop_consume(), destroy() or the client's close().
+        Yields messages from all partitions until stop_consume(), destroy() or the client's close().
 
-        Takes messages in portions that fit the loop: one to begin with, then as many as it handles in a tenth of a
-        second, ``batch_size`` at most. When the loop is left, those that it has not seen go back to the group at once.
-        Outages are waited out.
+        Fetches messages in portions that fit the loop: at first one, then as many as it handles in a tenth of a second,
+        ``batch_size`` at most. When the loop ends, messages that it has not seen go back to the group at once. It waits
+        through outages.
 
         Raises:
             StationNotFoundError: The station or the group was destroyed by somebody else.
@@ -165,7 +164,7 @@ class Consumer(NotCopied, NotAwaited):
         timeout_s: float = READ_ALL_S,
     ) -> Iterator[Message]:
         """
-        Reads all that the station holds for the group at this call, and then ends.
+        Reads everything that the station holds for the group at this call, and then ends.
 
         ::
 
@@ -173,10 +172,10 @@ class Consumer(NotCopied, NotAwaited):
                 handle(message.data)
                 message.ack()
 
-        What arrives meanwhile may come as well. It ends by what
-        the broker says of the group, and never because nothing came for a while. What another member has in hand counts
-        as read once that one has answered it; should it have died, the message comes here after its ack time. It takes
-        messages in portions, and gives back what it has not handed out, as iteration does.
+        Messages that arrive meanwhile may be included. It ends when the broker reports that the group has nothing left,
+        and never because nothing arrived for a while. A message that another member has counts as read once that member
+        has acknowledged it; if the member died, the message is delivered here after its ack time. Messages are fetched
+        in portions, and given back when they were not yielded, as in an iteration.
 
         Args:
             consumer_partition_key, consumer_partition_number: As of fetch().
@@ -230,7 +229,7 @@ class Consumer(NotCopied, NotAwaited):
 
         Raises:
             ConfigurationError: *callback* cannot be called with three arguments, or is a coroutine function or a
-                generator; *workers* is out of its bounds; or key and number are both given.
+                generator; *workers* is out of range; or key and number are both given.
             UsageError: consume() is running already.
             ClosedError, ForkedError: As fetch().
         """
@@ -248,14 +247,18 @@ class Consumer(NotCopied, NotAwaited):
 
     def stop_consume(self, timeout_s: float = _STOP_S) -> bool:
         """
-        Ends consume() and iterations after the message or batch at hand; messages that nobody has seen go back to the
-        group at once. Called by the callback it does not wait.
+        Ends consume() and iterations after the current message or batch; messages that were not seen go back to the
+        group at once. When the callback calls it, it does not wait.
 
         Args:
-            timeout_s: How long to wait for the callback to return on all its threads, in seconds.
+            timeout_s: How long to wait for the callback to return on all its threads, in seconds, 0 or more.
 
         Returns:
             False when the callback was still running at the limit.
+
+        Raises:
+            ConfigurationError: *timeout_s* is out of range.
+            OwnThreadError: Called on one of the client's own threads.
         """
         check_seconds("timeout_s", timeout_s)
         waiting.forbid_on_own_thread("stop_consume()")
@@ -269,7 +272,7 @@ class Consumer(NotCopied, NotAwaited):
         reader.wake()
         has_ended = consuming is None or consuming.join(timeout_s)
         if not was_running and not reader.readings and not self.is_destroyed and not reader.session.is_ending:
-            reader.return_untouched(time.monotonic() + END_S)  # else who was reading does so
+            reader.return_untouched(time.monotonic() + END_S)  # otherwise the reading thread does so
         return has_ended
 
     def stop(self, timeout_s: float = _STOP_S) -> bool:
@@ -277,26 +280,28 @@ class Consumer(NotCopied, NotAwaited):
         return self.stop_consume(timeout_s)
 
     def set_context(self, context: object) -> None:
-        """Sets what consume() hands to its callback as third argument."""
+        """Sets the third argument of consume()'s callback."""
         self.context = context
 
     @property
     def dls_messages(self) -> list[ResentMessage]:
-        """The dead letters that wait for the next fetch, iteration or callback; a copy."""
+        """The resent dead letters that wait for the next fetch, iteration or callback; a copy."""
         return self._reader.letters.waiting()
 
     # ---- ending -----------------------------------------------------------------------------------------------------
 
     def destroy(self, timeout_retries: int = 5) -> None:
         """
-        Stops, and takes the consumer out of its group; the broker ends the group with its last member. Idempotent.
+        Stops consuming and leaves the group; the broker removes a group with its last member. Idempotent.
 
         Args:
-            timeout_retries: How often a request without an answer is repeated; each waits up to 5 s.
+            timeout_retries: How often a request without a reply is repeated, 0 to 1000; each waits up to 5 s.
 
         Raises:
+            ConfigurationError: *timeout_retries* is out of range.
+            OwnThreadError: Called on one of the client's own threads.
             ServerError: The broker refused.
-            DeadlineError, ConnectionLostError: No answer; the consumer may be destroyed.
+            DeadlineError, ConnectionLostError: No reply; the consumer may be destroyed.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         timeout_retries = check_int("timeout_retries", timeout_retries, 0, 1000)
@@ -326,7 +331,7 @@ class Consumer(NotCopied, NotAwaited):
 
     @property
     def is_destroyed(self) -> bool:
-        """Whether destroy() has taken it out of its group."""
+        """Whether destroy() was called."""
         return self._source.is_destroyed
 
     @property
@@ -336,7 +341,7 @@ class Consumer(NotCopied, NotAwaited):
 
     def check_open(self) -> None:
         """
-        Raises unless the consumer can be used here and now.
+        Raises unless the consumer can be used.
 
         Raises:
             ClosedError: It was destroyed, or its client was closed.
@@ -345,7 +350,7 @@ class Consumer(NotCopied, NotAwaited):
         self._source.check_open()
 
     def _choose(self, key: Union[str, bytes, None], number: int) -> Optional[int]:
-        """The one partition that key or number name; None for all."""
+        """The one partition that key or number selects; None for all."""
         partitions = self._view.partitions
         partition = check_place("consumer", key, number, partitions, self.station_name)
         return partition_for_key(key, partitions) if key is not None and partitions else partition

@@ -2,9 +2,9 @@
 What a non-blocking produce returns: a Delivery, which has the shape of a ``concurrent.futures.Future``; and waiting for
 many of them: wait() and as_completed(), with the shape of those in ``concurrent.futures``.
 
-A Delivery has no state of its own. Its memory is the ticket that the C core writes the outcome into, so one that nobody
-looks at costs nothing after the call that made it. The C core wakes a thread that waits for many with what is new, so a
-hundred thousand deliveries cost no more than looking at each once, and no thread of the client's takes part.
+A Delivery has no state but the ticket into which the C core writes the outcome, so one that is never read costs nothing
+after the call that returned it. The C core wakes a thread that waits for many with the new ones only, so a hundred
+thousand deliveries cost one read each, and no thread of the client is involved.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION = "ALL_COMPLETED", "FIRST_COMPLE
 
 class Delivery(NotCopied, Ticket):
     """
-    The outcome of one message to one station, now or later. Made by ``produce(..., nonblocking=True)``.
+    The outcome of one message to one station, now or later. Returned by ``produce(..., nonblocking=True)``.
 
-    May be waited for by any number of threads, and awaited in an asyncio program without blocking its loop.
+    Any number of threads may wait for it, and an asyncio program may await it without blocking its loop.
     """
 
-    _instead = "hand on what its result() returns, a PubAck"
+    _instead = "pass what its result() returns, a PubAck"
 
     __slots__ = ()
 
@@ -53,15 +53,15 @@ class Delivery(NotCopied, Ticket):
         return bool(self.observe() != PENDING)
 
     def running(self) -> bool:
-        """Whether the outcome is not known yet; a message cannot be taken back."""
+        """Whether the outcome is not known yet."""
         return not self.done()
 
     def cancelled(self) -> bool:
-        """False: a message that was accepted cannot be taken back."""
+        """False: an accepted message cannot be cancelled."""
         return False
 
     def cancel(self) -> bool:
-        """False: a message that was accepted cannot be taken back."""
+        """False: an accepted message cannot be cancelled."""
         return False
 
     def result(self, timeout: Optional[float] = None) -> PubAck:
@@ -69,14 +69,14 @@ class Delivery(NotCopied, Ticket):
         Waits for the outcome.
 
         Args:
-            timeout: Seconds to wait; None: until the message's own deadline has decided.
+            timeout: Seconds to wait; None: until the message's own deadline.
 
         Returns:
             The broker's confirmation.
 
         Raises:
-            DeadlineError: Not known within *timeout*; the message is still on its way.
-            ProduceError: It ended otherwise; ``outcome`` says whether it may be stored.
+            DeadlineError: Not known within *timeout*; the message may still be stored.
+            ProduceError: The message failed; ``outcome`` says whether it may be stored.
             SchemaError: It was produced before its producer was registered, and does not match the station's schema.
             OwnThreadError: Called on one of the client's own threads.
         """
@@ -87,7 +87,7 @@ class Delivery(NotCopied, Ticket):
 
     def exception(self, timeout: Optional[float] = None) -> Optional[Union[ProduceError, SchemaError]]:
         """
-        Waits as result() does; returns the error that it would raise, None for a delivered message.
+        Waits like result(), and returns the error that it would raise; None for a delivered message.
 
         Raises:
             DeadlineError: Not known within *timeout*.
@@ -109,9 +109,9 @@ class Delivery(NotCopied, Ticket):
 
     def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
         """
-        Calls ``fn(delivery)`` once: on the callbacks thread when the outcome comes later, here when it is known.
+        Calls ``fn(delivery)`` once: at once when the outcome is known, otherwise later on the callbacks thread.
 
-        Whatever it raises, SystemExit included, is logged, and counted in ``stats().callback_errors``.
+        Whatever it raises, SystemExit included, is logged and counted in ``stats().callback_errors``.
 
         Raises:
             ConfigurationError: *fn* is not a plain function: it cannot be called, or is a coroutine function.
@@ -133,11 +133,11 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
     """
     The outcomes of one message to several stations: a mapping of station to Delivery, used like a single one.
 
-    ``result()`` is the mapping of station to PubAck, or a MultiStationError that holds successes and failures, and so
-    is what ``await`` gives. Two of them are equal only if they are the same object, so they can be members of a set.
+    ``result()`` and ``await`` return a mapping of station to PubAck, or raise a MultiStationError with all results.
+    Two of them are equal only if they are the same object, so they can be members of a set.
     """
 
-    _instead = "hand on what its result() returns"
+    _instead = "pass what its result() returns"
 
     __slots__ = ("_by_station", "_every")
     __hash__ = object.__hash__
@@ -145,7 +145,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
 
     def __init__(self, each: list[Delivery]) -> None:
         self._every = each
-        self._by_station: Optional[dict[str, Delivery]] = None  # made when somebody looks: most often nobody does
+        self._by_station: Optional[dict[str, Delivery]] = None  # created when it is used, which is rare
 
     @property
     def _each(self) -> dict[str, Delivery]:
@@ -164,18 +164,19 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
 
     def done(self) -> bool:
         """Whether every outcome is known."""
-        return all([delivery.done() for delivery in self._each.values()])  # noqa: C419  each one counts as looked at
+        return all([delivery.done() for delivery in self._each.values()])  # noqa: C419  each one counts as read
 
     def result(self, timeout: Optional[float] = None) -> PubAcks:
         """
         Waits for all outcomes.
 
         Args:
-            timeout: Seconds for all together; None: until the messages' own deadlines have decided.
+            timeout: Seconds for all together; None: until the messages' own deadlines.
 
         Raises:
             DeadlineError: Not all known within *timeout*.
             MultiStationError: At least one station did not confirm; ``results`` has them all.
+            OwnThreadError: Called on one of the client's own threads.
         """
         error = self.exception(timeout)
         if error is not None:
@@ -183,7 +184,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
         return PubAcks({station: pub_ack(delivery) for station, delivery in self._each.items()})
 
     def exception(self, timeout: Optional[float] = None) -> Optional[MultiStationError]:
-        """Waits as result() does; returns the error that it would raise, None when all confirmed."""
+        """Waits like result(), and returns the error that it would raise; None when all stations confirmed."""
         deadline = None if timeout is None else time.monotonic() + timeout
         results: dict[str, Union[PubAck, ProduceError, SchemaError]] = {}
         for station, delivery in self._each.items():
@@ -202,7 +203,7 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
     def add_done_callback(self, fn: Callable[[Deliveries], object]) -> None:
         """Calls ``fn(deliveries)`` once when the last outcome is known; see Delivery.add_done_callback."""
         check_callable("fn", fn)
-        others = deque(range(len(self._each) - 1))  # each outcome but the last takes one off, in one step
+        others = deque(range(len(self._each) - 1))  # each outcome but the last removes one, atomically
 
         def settled(delivery: Delivery) -> None:
             try:
@@ -222,12 +223,12 @@ class Deliveries(NotCopied, Mapping[str, Delivery]):
 
 
 def _until_known(awaited: Union[Delivery, Deliveries]) -> Generator[object, None, None]:
-    """What await runs, without blocking the loop."""
+    """Waits without blocking the loop, for await."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 
     def wake(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop was closed
             loop.call_soon_threadsafe(_finish, future)
 
     awaited.add_done_callback(wake)
@@ -268,14 +269,14 @@ def wait(
     Waits for deliveries, of any clients.
 
     Args:
-        deliveries: What ``produce(..., nonblocking=True)`` returned; one of several stations counts as one, which is
-            known when its last outcome is.
-        timeout_s: Limit in seconds; None: until the messages' own deadlines have decided.
+        deliveries: What ``produce(..., nonblocking=True)`` returned; Deliveries of several stations count as one, which
+            is known when its last outcome is.
+        timeout_s: Limit in seconds, 0 or more; None: until the messages' own deadlines.
         return_when: ``ALL_COMPLETED``, ``FIRST_COMPLETED`` (at least one is known) or ``FIRST_EXCEPTION`` (one has
             failed, or all are known).
 
     Returns:
-        ``(done, not_done)``, two sets. All of them count as looked at, so their failures are not logged.
+        ``(done, not_done)``, two sets. The failures among them are not logged.
 
     Raises:
         ConfigurationError: A bad argument.
@@ -302,11 +303,11 @@ def as_completed(deliveries: Iterable[AnyDelivery], timeout_s: Optional[float] =
 
     Args:
         deliveries: As for wait(); each is yielded once.
-        timeout_s: Limit in seconds from this call to the last one; None: until their own deadlines have decided.
+        timeout_s: Limit in seconds from this call to the last one, 0 or more; None: until their own deadlines.
 
     Returns:
-        An iterator. While it has to wait, it raises DeadlineError at the limit; what it did not yield is still on its
-        way.
+        An iterator. It raises DeadlineError when it still has to wait at the limit; the other messages may still be
+        stored.
 
     Raises:
         ConfigurationError, OwnThreadError, ForkedError: As wait().
@@ -342,7 +343,7 @@ def _each(delivery: Union[Delivery, Deliveries]) -> Iterable[Delivery]:
 
 
 def _wait_for_all(every: list[AnyDelivery], deadline: Optional[float]) -> None:
-    # From the last one on: when that is known, most others are, and looking is cheaper than being woken for each.
+    # Backwards: when the last one is known, most others are, and reading them is cheaper than being woken for each.
     for delivery in reversed(every):
         for single in _each(delivery):
             while single.observe() == PENDING:

@@ -1,8 +1,8 @@
 """
 A message as a consumer receives it.
 
-The C core makes these objects, thousands for each fetch, without running __init__: everything but the raw parts is read
-from them when it is asked for. ``reply`` is JetStream's ack subject and holds all the metadata:
+The C core creates these objects, up to thousands in a fetch, without __init__: everything but the raw parts is computed
+when it is used. ``reply`` is JetStream's ack subject and contains all metadata:
 ``$JS.ACK.<stream>.<group>.<delivered>.<stream sequence>.<consumer sequence>.<time, ns>.<pending>``, with domain and
 account before the stream and a random token at the end on servers that have a domain.
 """
@@ -43,20 +43,20 @@ log = Log("memphis_sync.consume")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _ACK, NAK, _TERM, _WORKING = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
 _NO_RESPONDERS = 503
-DEAD_LETTER_S = 20.0  # as a creation: a broker that is restarted is back by then
+DEAD_LETTER_S = 20.0  # as for a creation: enough for a restart of the broker
 CONFIRM_S = 5.0
 
 
 class Metadata(NamedTuple):
     """
-    What JetStream says about a delivery.
+    JetStream's metadata of a delivery.
 
     Attributes:
-        stream: JetStream name of the partition.
-        delivered: How many times the message has been delivered to the group, from 1.
-        sequence: Place in the partition, from 1.
-        time_ns: When the broker stored it, nanoseconds since 1970.
-        pending: How many messages of the partition the group has not seen yet.
+        stream: Name of the partition's JetStream stream.
+        delivered: How often the message has been delivered to the group, from 1.
+        sequence: Number in the partition, from 1.
+        time_ns: When the broker stored it, in nanoseconds since 1970.
+        pending: How many messages of the partition have not been delivered to the group yet.
     """
 
     stream: str
@@ -69,12 +69,12 @@ class Metadata(NamedTuple):
 @hint_keywords(but={"ack", "nack"})
 class Message(NotCopied, RawMessage):
     """
-    A message, to be acknowledged with ack() within the consumer's ``max_ack_time_ms``; else it is delivered again.
+    A message. Acknowledge it with ack() within the consumer's ``max_ack_time_ms``, or it is delivered again.
 
-    It may be acknowledged from any thread. Acknowledgements are sent without waiting for the broker, some together.
+    Any thread may acknowledge it. Acknowledgements are sent without waiting for the broker, several at a time.
 
-    As a context manager it acknowledges itself at the end of the block, and gives itself back with nack() when the
-    block raised; one that was answered in the block is left as it is::
+    As a context manager it is acknowledged at the end of the block, or given back with nack() when the block raised,
+    unless the block has done either::
 
         for message in consumer:
             with message:
@@ -82,14 +82,14 @@ class Message(NotCopied, RawMessage):
     """
 
     _instead = (
-        "it is answered where it was fetched; hand on what it says: .data, .headers, .station, .partition, .sequence"
+        "acknowledge it in the process that fetched it; pass .data, .headers, .station, .partition, .sequence instead"
     )
 
     __slots__ = ()
 
     @property
     def is_dead_letter(self) -> bool:
-        """Whether the broker sends it again from the dead letters: see DeadLetter."""
+        """Whether it is a dead letter that was sent again, see DeadLetter."""
         return False
 
     # ---- content ----------------------------------------------------------------------------------------------------
@@ -105,14 +105,14 @@ class Message(NotCopied, RawMessage):
 
     def get_data_deserialized(self, *, as_dict: bool = False) -> object:
         """
-        The payload decoded by the schema that the station has now.
+        The payload decoded by the station's current schema.
 
         Args:
-            as_dict: A protobuf message as a dict (names as in the schema, 64-bit integers as text and bytes as base64,
-                after protobuf's JSON mapping) instead of as a message object.
+            as_dict: Return a protobuf message as a dict (names as in the schema, 64-bit integers as text and bytes as
+                base64, as in protobuf's JSON mapping) instead of a message object.
 
         Returns:
-            What the JSON says for json and avro, a str for graphql, a message object for protobuf; without a schema a
+            The JSON value for json and avro, a str for graphql, a message object for protobuf; without a schema a
             bytearray, as get_data().
 
         Raises:
@@ -122,10 +122,10 @@ class Message(NotCopied, RawMessage):
 
     def get_headers(self) -> Optional[dict[str, str]]:
         """
-        All headers, those of client and broker included; None without any. The first value of a name counts.
+        All headers, including those of client and broker; None without any. The first value of a name counts.
 
         Raises:
-            HeaderError: What came in their place is not a header block; no official client sends such.
+            HeaderError: The header block is not valid; no official client sends one like that.
         """
         block = self.header_block
         if not block:
@@ -137,14 +137,14 @@ class Message(NotCopied, RawMessage):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the producer's program put on the message; empty without any. Raises as get_headers()."""
+        """The headers that the producing program has set; empty without any. Raises as get_headers()."""
         return {name: value for name, value in (self.get_headers() or {}).items() if not is_own(name)}
 
     # ---- where it comes from ----------------------------------------------------------------------------------------
 
     @property
     def metadata(self) -> Optional[Metadata]:
-        """Everything that the ack subject tells; None on a message that was sent again, which has none."""
+        """JetStream's metadata; None for a dead letter that was sent again, which has none."""
         return parse_ack_subject(self.reply)
 
     @property
@@ -159,7 +159,7 @@ class Message(NotCopied, RawMessage):
 
     @property
     def sequence(self) -> Optional[int]:
-        """Place in the partition, from 1; None as partition."""
+        """Number in the partition, from 1; None as for partition."""
         return parse_ack_subject(self.reply).sequence
 
     def get_sequence_number(self) -> Optional[int]:
@@ -168,12 +168,12 @@ class Message(NotCopied, RawMessage):
 
     @property
     def delivered(self) -> int:
-        """How many times the message has been delivered to the group: 1 at first, more after each redelivery."""
+        """How often the message has been delivered to the group: 1 at first, one more after each redelivery."""
         return parse_ack_subject(self.reply).delivered
 
     @property
     def timesent(self) -> Optional[datetime]:
-        """When the broker stored the message, UTC, to the microsecond; None as partition."""
+        """When the broker stored the message, UTC, to the microsecond; None as for partition."""
         return time_of(parse_ack_subject(self.reply).time_ns)
 
     def get_timesent(self) -> Optional[datetime]:
@@ -189,27 +189,29 @@ class Message(NotCopied, RawMessage):
 
     def ack(self, *, wait: bool = False, timeout_s: float = CONFIRM_S) -> None:
         """
-        The message is done; the group will not see it again.
+        Acknowledges the message: the group will not get it again.
 
         Args:
-            wait: Return only when the broker has it: then the message is never delivered again, whatever happens to
-                this process. Costs a round trip. Without it the call does not wait: an ack that is lost with the
-                connection or the process lets the message be delivered once more.
-            timeout_s: With *wait*: how long, in seconds; above 0.
+            wait: Return only when the broker has the acknowledgement: then the message is never delivered again,
+                whatever happens to this process. Costs a round trip. Without it the call does not wait, and an
+                acknowledgement that is lost with the connection or the process means another delivery.
+            timeout_s: With *wait*: how long, in seconds, above 0.
 
         Raises:
-            UsageError: It was answered before.
-            ConnectionLostError: The data link is down; the broker will deliver the message again. With *wait* also when
-                it ended before the broker's word came.
-            DeadlineError: With *wait*: no word from the broker in time. As after any error of a call with *wait*, the
-                broker may have the ack; the call may be repeated.
-            StationNotFoundError: With *wait*: the station or the group is gone.
+            UsageError: ack(), nack(), delay() or dead_letter() was called before.
+            ConnectionLostError: The data link is down; the broker will deliver the message again. With *wait* also
+                when it went down before the confirmation arrived.
+            DeadlineError: With *wait*: no confirmation in time. As after any error of a call with *wait*, the broker
+                may have the acknowledgement; the call may be repeated.
+            StationNotFoundError: With *wait*: the station or the group was destroyed.
+            ConfigurationError: With *wait*: *timeout_s* is out of range.
+            OwnThreadError: With *wait*: called on one of the client's own threads.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         if wait:
             self._confirm(timeout_s)
             return
-        # The path of each message: as _respond(), without a call of its own for it.
+        # The hot path: as _respond(), without the call.
         if self.answer is not None or self.owner.is_destroyed:
             self._check_unanswered()
             self._source.check_open()
@@ -221,52 +223,54 @@ class Message(NotCopied, RawMessage):
         self.answer = "ack"
 
     def nack(self) -> None:
-        """The message could not be used; the group gets it again at once. Does not wait. Raises as ack()."""
+        """Gives the message back; the group gets it again at once. Does not wait. Raises as ack()."""
         self._respond("nack", NAK)
 
     def delay(self, delay: Optional[float] = None, *, delay_ms: Optional[int] = None) -> None:
         """
-        The message could not be used yet; the group gets it again later. Does not wait.
+        Gives the message back; the group gets it again later. Does not wait.
 
         Args:
-            delay: Seconds, from 0 to a day.
-            delay_ms: The same in milliseconds. Exactly one of the two is given.
+            delay: Seconds, 0 to 86400.
+            delay_ms: The same in milliseconds. Pass exactly one of the two.
 
         Raises:
-            ConfigurationError: The delay is out of its bounds.
-            UsageError: It was answered before, or not exactly one of the two is given.
+            ConfigurationError: The delay is out of range.
+            UsageError: Both or neither are given; or as ack().
             ConnectionLostError, ClosedError, ForkedError: As ack().
         """
         self._respond("delay", b'%s {"delay": %d}' % (NAK, delay_ns(delay, delay_ms)))
 
     def in_progress(self) -> None:
-        """Still at work: the ack time starts anew. May be called again and again. Raises as ack()."""
+        """Restarts the ack time of a message that takes longer. May be called repeatedly. Raises as ack()."""
         self._check_unanswered()
         self._source.check_open()
         self.respond(_WORKING)
 
     def dead_letter(self, reason: str, *, timeout_s: float = DEAD_LETTER_S) -> None:
         """
-        The message can never be used: it goes to the dead-letter store with *reason*, and the group will not see it
-        again.
+        Makes the message a dead letter, with *reason*; the group will not get it again.
 
-        Waits until the broker keeps it, asking again while nobody answers; only then the message is ended, so that it
-        cannot get lost in between. After any error the message is still the group's own: it is not ended, comes again
-        after its ack time, and the call may be repeated; the dead letter is there once. (A Memphis broker only ever
-        says that it has read the report.) On a station that was made with ``send_poison_msg_to_dls=False`` nothing is
-        kept, and the message is only ended.
+        Waits until the broker has stored it, and asks again while there is no reply; only then the message is taken
+        from the group, so that it cannot be lost in between. After an error the message still belongs to the group: it
+        is delivered again after its ack time, and the call may be repeated; the dead letter is stored once. (A Memphis
+        broker only confirms that it has read the report.) On a station with ``send_poison_msg_to_dls=False`` nothing is
+        stored, and the message is only removed from the group.
 
         Args:
-            reason: Kept with it.
-            timeout_s: How long to wait for the broker's word, in seconds, above 0; restarts of the broker are waited
-                out within it.
+            reason: Stored with it.
+            timeout_s: How long to wait for the broker's confirmation, in seconds, above 0; also through a restart of
+                the broker.
 
         Raises:
-            UsageError: It was answered before, or the station has no partitions (the broker cannot store such a
-                report).
-            ServerError: The broker cannot keep it.
-            DeadlineError: The broker did not say in time that it keeps the message; it may have it.
-            ConnectionLostError: The broker keeps the message, but the connection was lost and could not end it in time.
+            ConfigurationError: *reason* is not a str, or *timeout_s* is out of range.
+            UsageError: ack(), nack(), delay() or dead_letter() was called before, or the station has no partitions (a
+                broker cannot store its dead letters).
+            ServerError: The broker cannot store it.
+            DeadlineError: No confirmation in time; the broker may have stored it.
+            ConnectionLostError: The broker has stored it, but the connection was lost before the message was removed
+                from the group.
+            OwnThreadError: Called on one of the client's own threads.
             ClosedError, ForkedError: As ack().
         """
         check_str("reason", reason)
@@ -275,13 +279,13 @@ class Message(NotCopied, RawMessage):
         meta = parse_ack_subject(self.reply)
         partition = split_stream(meta.stream)[1]
         if not partition:
-            raise UsageError(f"station {self.station!r} has no partitions, so a broker cannot keep its dead letters")
+            raise UsageError(f"station {self.station!r} has no partitions, so a broker cannot store its dead letters")
         deadline = time.monotonic() + timeout_s
         self._report(reason, partition, meta.sequence, timeout_s)
         session = self._source.session
         try:
             self._respond("dead_letter", _TERM)
-        except ConnectionLostError:  # the control link may be back already, or come back first
+        except ConnectionLostError:  # the control link may be up already, or be back first
             left_s = max(0.0, deadline - time.monotonic())
             session.call(session.control.publish(self.reply, _TERM, left_s), left_s, "dead_letter()")
             self.answer = "dead_letter"
@@ -311,7 +315,7 @@ class Message(NotCopied, RawMessage):
             return
         try:
             self.nack()
-        except MemphisError as exc:  # the block's own error counts; without an answer the message comes back anyway
+        except MemphisError as exc:  # the block's error matters more; the message is delivered again anyway
             log.debug("%r: nack: %s", self, exc)
 
     @property
@@ -319,7 +323,7 @@ class Message(NotCopied, RawMessage):
         return cast("Source", self.owner)
 
     def _report(self, reason: str, partition: int, sequence: int, timeout_s: float) -> None:
-        """Returns when the broker keeps the dead letter."""
+        """Returns when the broker has stored the dead letter."""
         source = self._source
         source.check_open()
         session = source.session
@@ -352,7 +356,7 @@ class Message(NotCopied, RawMessage):
         link = self._source.session.data_link()
         reply = link.replies.request(self.reply.encode(), _ACK, timeout_s)
         if reply.status == _NO_RESPONDERS:
-            raise StationNotFoundError(f"{self!r}: the station or the consumer group is gone", code=reply.status)
+            raise StationNotFoundError(f"{self!r}: the station or the consumer group was destroyed", code=reply.status)
         self.answer = "ack"
 
 
@@ -368,18 +372,18 @@ class MessageDict(TypedDict):
 
 
 class Messages(NotAwaited, list[Message]):
-    """What a fetch returns: a list of messages that also shows itself as plain dicts."""
+    """What a fetch returns: a list of messages that can be converted to plain dicts."""
 
     __slots__ = ()
 
     def to_dicts(self) -> list[MessageDict]:
         """
-        One dict for each message, for a table or a frame: ``pandas.DataFrame(batch.to_dicts())``.
+        One dict for each message, for a table: ``pandas.DataFrame(batch.to_dicts())``.
 
         Returns:
-            Keys ``station``, ``partition``, ``sequence``, ``time`` (the last three may be None on a message that was
-            sent again, see ResentMessage), ``headers`` (the user's; empty where they cannot be read) and ``data``:
-            what the payload says as JSON; else its text, else, not being UTF-8, its bytes. No message makes it fail.
+            Keys ``station``, ``partition``, ``sequence``, ``time`` (the last three may be None for a dead letter that
+            was sent again, see ResentMessage), ``headers`` (the user's; empty when they cannot be read) and ``data``:
+            the payload as a JSON value; if it is not JSON, as text; if it is not UTF-8, as bytes. It never raises.
         """
         return [
             {
@@ -395,7 +399,7 @@ class Messages(NotAwaited, list[Message]):
 
 
 def readable_headers(message: Message) -> Optional[dict[str, str]]:
-    """The user's headers; None when the block is not what NATS calls one: a message of any client may have such."""
+    """The user's headers; None when the header block is not valid, which may come from any client."""
     try:
         return message.headers
     except HeaderError:
@@ -419,9 +423,9 @@ def time_of(time_ns: int) -> datetime:
 
 
 def delay_ns(delay: Optional[float], delay_ms: Optional[int]) -> int:
-    """The delay that one of the two arguments gives, in nanoseconds."""
+    """The delay from one of the two arguments, in nanoseconds."""
     if (delay is None) == (delay_ms is None):
-        raise UsageError("exactly one of delay (seconds) and delay_ms is to be given")
+        raise UsageError("pass exactly one of delay (seconds) and delay_ms")
     if delay_ms is not None:
         return check_int("delay_ms", delay_ms, 0, MAX_TIME_MS) * 1_000_000
     return int(check_seconds("delay", delay) * 1_000_000_000)
@@ -432,14 +436,14 @@ def parse_ack_subject(reply: str) -> Metadata:
     Reads an ack subject, in either of its two forms.
 
     Raises:
-        UsageError: *reply* is no ack subject, so the message did not come from a station's partition.
+        UsageError: *reply* is not an ack subject, so the message did not come from a station's partition.
     """
     tokens = reply.split(".")
     first = 4 if len(tokens) >= 11 else 2  # with domain and account before the stream
     if len(tokens) < 9 or tokens[:2] != ["$JS", "ACK"]:
-        raise UsageError(f"{reply!r} is no ack subject; the message does not come from a station")
+        raise UsageError(f"{reply!r} is not an ack subject; the message does not come from a station")
     stream, _, *numbers = tokens[first : first + 7]
     if not all(number.isdecimal() for number in numbers):
-        raise UsageError(f"{reply!r} is no ack subject: it has no numbers where they belong")
+        raise UsageError(f"{reply!r} is not an ack subject: some of its numbers are not numbers")
     delivered, sequence, _, time_ns, pending = map(int, numbers)
     return Metadata(stream, delivered, sequence, time_ns, pending)

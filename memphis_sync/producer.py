@@ -1,9 +1,8 @@
 """
-A producer: takes messages for one station, or for several at once.
+A producer sends messages to one station, or to several at once.
 
-What produce() promises is the produce contract: a blocking produce returns after the broker has stored the message, or
-raises; a non-blocking one returns at once, and each message it took ends in exactly one of delivered, failed and
-abandoned.
+The produce contract: a blocking produce() returns after the broker has stored the message, or raises; a non-blocking
+one returns at once, and each accepted message ends in exactly one of delivered, failed and abandoned.
 Messages that one thread produces to one partition are stored in that order, blocking and non-blocking alike.
 """
 
@@ -42,24 +41,22 @@ else:  # Python before 3.13 has no defaults of type variables
 
     Acked_co, Pending_co = TypeVar("Acked_co", covariant=True), TypeVar("Pending_co", covariant=True)
 
-DESTROY_FLUSH_S = 15.0  # as long as the messages' own default deadline, so none is left
+DESTROY_FLUSH_S = 15.0  # the default deadline of a message
 
 
 @hint_keywords(but={"produce"})
 class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
     """
-    Produces to one station, or to several at once. Made by ``client.producer()``; may be used by any number of threads.
+    Produces to one station, or to several at once. Returned by ``client.producer()``; any number of threads may use it.
 
-    As a context manager it is destroyed at the end of the block, after its messages were confirmed.
+    As a context manager it is destroyed at the end of the block, after its messages are confirmed.
 
     Attributes:
         name: Lower case.
         stations: Names of its stations, in the order given.
     """
 
-    _instead = (
-        "share it between the threads of a process; in another process, make one with the client that is opened there"
-    )
+    _instead = "share it between the threads of a process; in another process, create one with the client there"
 
     def __init__(self, client: Memphis, name: str, views: tuple[StationView, ...], given: ProducerArguments) -> None:
         self._client = client
@@ -150,44 +147,46 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         Args:
             message: bytes, bytearray, memoryview, str (as UTF-8), dict or list (as JSON), a protobuf message or a
                 GraphQL document. It is copied before the call returns, and never changed. On a station with a schema:
-                what the schema's kind takes (docs/how-to/schemas.md). The first message after a change of schema waits
-                until the new one is compiled.
-            ack_wait_sec: How long the broker may take to confirm, in seconds, above 0; then the message has failed.
-                Not given, the producer's ``ack_timeout_s`` holds.
+                what the schema's kind accepts (docs/how-to/schemas.md). The first message after a change of schema
+                waits until the new one is compiled.
+            ack_wait_sec: How long the broker may take to confirm, in seconds, above 0; then the message has failed. By
+                default the producer's ``ack_timeout_s``.
             headers: Text to text. Names that begin with ``$memphis`` or ``Nats-`` are reserved.
             async_produce: Deprecated name of *nonblocking*.
-            nonblocking: Return at once. The call never waits for the network, nor for room unless the producer has
-                ``block_on_full_s``.
-            msg_id: The broker stores a message of this id once within the station's idempotency window: in each
-                partition, so the partition follows from the id unless a key or a number is given. Without one an
-                idempotent producer makes its own.
-            concurrent_task_limit: With *nonblocking*: when so many messages of this producer are unconfirmed, wait
+            nonblocking: Return at once. The call never waits for the network, nor for space in the queue unless the
+                producer has ``block_on_full_s``.
+            msg_id: The broker stores a message with this id once within the station's idempotency window, in each
+                partition; so the partition follows from the id unless a key or a number is given. Without it an
+                idempotent producer creates an id.
+            concurrent_task_limit: With *nonblocking*: when this many messages of the producer are unconfirmed, wait
                 until half of them are.
-            producer_partition_key: Messages of one key go to one partition.
-            producer_partition_number: The partition itself; 0 and less: by key or *msg_id*, and without both round
-                robin. A station of one partition takes any number.
+            producer_partition_key: Messages with the same key go to the same partition.
+            producer_partition_number: The partition; 0 and less: by key or *msg_id*, and without both in turn. A
+                station of one partition accepts any number.
             on_delivery: With *nonblocking*: called once with the Delivery when its outcome is known, on the callbacks
-                thread; once for each station. Not given, the producer's own.
+                thread; once for each station. By default the producer's own.
 
         Returns:
-            Blocking: a PubAck; for several stations a dict of station to PubAck.
+            Blocking: a PubAck; for several stations PubAcks, a dict of station to PubAck.
             Non-blocking: a Delivery; for several stations Deliveries.
 
         Raises:
-            ConfigurationError, HeaderError: A bad argument; nothing was taken.
+            ConfigurationError, HeaderError: A bad argument; the message was not accepted.
             SchemaError: The message does not match the station's schema (that of any of the stations), or the schema
-                cannot be used; nothing was taken, and the broker is told of it.
-            PayloadTooLargeError: Larger than the broker takes; nothing was taken.
-            BufferFullError: Non-blocking: the outbox is full (and stayed full for ``block_on_full_s``), nothing was
-                taken. Blocking: it stayed full for *ack_wait_sec*.
+                cannot be used; the message was not accepted. A mismatch is reported to the broker.
+            PayloadTooLargeError: Larger than the broker accepts; the message was not accepted.
+            BufferFullError: Non-blocking: the queue is full (and stayed full for ``block_on_full_s``). Blocking: it
+                stayed full for *ack_wait_sec*. The message was not accepted.
             RejectedError: Blocking: the broker refused the message; it is not stored.
             StationGoneError: Blocking: the station was destroyed; the message is not stored. Raised after the attempts
-                of the client's ``no_responders_retry``; a message that is sent again may be stored behind later ones.
+                of the client's ``no_responders_retry``; a message that is sent again may be stored after later ones.
             AckTimeoutError: Blocking: no confirmation in time; ``outcome`` says whether it may be stored.
-            ProduceError: Blocking: refused, or nobody answered, after an earlier sending of it was lost with its
+            ProduceError: Blocking: refused or without responders, after an earlier attempt was lost with its
                 connection; ``outcome`` is ``unknown``.
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
-            ClosedError, ForkedError: The producer was destroyed, the client closed, or it is the parent process's.
+            OwnThreadError: A call that may wait was made on one of the client's own threads.
+            ClosedError, ForkedError: The producer was destroyed, the client was closed, or it belongs to the parent
+                process.
         """
         if unexpected:
             raise wrong_keyword(Producer.produce, unexpected, "Producer.")
@@ -197,7 +196,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         if not nonblocking:
             waiting.forbid_on_own_thread("a blocking produce()")
         try:
-            # What most calls ask for, in one step; None when there is more to it.
+            # The common case in one step; None when more is needed.
             delivery = self._direct.take(
                 message,
                 ack_wait_sec,
@@ -215,7 +214,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             raise not_utf8(exc) from exc
         except BufferFullError:
             if nonblocking:
-                raise  # else it waits for room below, like any other
+                raise  # a blocking call waits for space below
         return self._sender.send(
             message,
             ack_wait_sec,
@@ -237,29 +236,29 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         on_error: Literal["raise", "collect"] = "raise",
     ) -> BulkResult:
         """
-        Produces everything that an iterable yields, as fast as the broker takes it, and waits for the confirmations.
+        Produces everything that an iterable yields, as fast as the broker accepts it, and waits for the confirmations.
 
-        Non-blocking underneath, with bounded memory: it waits for room where produce() would raise BufferFullError.
+        Memory is bounded: it waits while the queue is full, where a non-blocking produce() would raise BufferFullError.
 
         Args:
             iterable: Payloads as for produce(), or Items, which add key, partition, headers or message id.
-            timeout_s: Limit for all together, in seconds; None: each message has the default of produce().
-            on_error: ``raise``: stop taking messages at the first failure, wait for the rest and raise. ``collect``:
-                go on, and list the failures in the result.
+            timeout_s: Limit for all together, in seconds, above 0; None: each message has the default of produce().
+            on_error: ``raise``: stop reading at the first failure, wait for the rest and raise. ``collect``: continue,
+                and list the failures in the result.
 
         Returns:
             Counts, failures and the time it took.
 
         Raises:
             BulkError: With ``raise``: a message failed; the text has its index and how many are stored, and ``result``
-                says what became of all that was taken. A BulkSchemaError, which is a SchemaError too, when it did not
-                match its station's schema; a BulkItemError, which is a ConfigurationError too, when it could not be
-                sent at all: of a wrong type, too large, with a bad header or partition.
-            DeadlineError: *timeout_s* is over; ``result`` likewise, the unconfirmed among the failures.
-            ConfigurationError: A bad argument, also an *iterable* that yields no messages: a str, bytes, a dict, a
-                DataFrame, one Item. Nothing was taken.
-            Exception: Whatever *iterable* raises, after what was taken before it is confirmed; that is its ``result``
-                then.
+                says what became of all accepted messages. A BulkSchemaError, which is also a SchemaError, when it did
+                not match its station's schema; a BulkItemError, which is also a ConfigurationError, when it could not
+                be sent at all: of a wrong type, too large, with a bad header or partition.
+            DeadlineError: Not finished within *timeout_s*; ``result`` has the unconfirmed among the failures.
+            ConfigurationError: A bad argument, also an *iterable* that is not one of messages: a str, bytes, a dict, a
+                DataFrame, a single Item. Nothing was accepted.
+            OwnThreadError: Called on one of the client's own threads.
+            Exception: Whatever *iterable* raises, after the messages before it are settled; it has their ``result``.
         """
         if on_error not in ("raise", "collect"):
             raise ConfigurationError(f"on_error is {on_error!r}; it must be 'raise' or 'collect'")
@@ -276,11 +275,11 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         Waits until every message of this producer that was accepted so far is confirmed or has failed.
 
         Args:
-            timeout_s: Limit in seconds; None waits as long as the messages' own deadlines.
+            timeout_s: Limit in seconds; None: until the messages' own deadlines.
 
         Returns:
-            How many of them are still outstanding; 0 when all are settled, whatever was produced meanwhile. Its
-            ``failed`` says how many messages of this producer have failed since its flush() before.
+            How many of them are still unconfirmed; 0 when all are settled, whatever was produced meanwhile. Its
+            ``failed`` says how many messages of this producer have failed since its previous flush().
 
         Raises:
             OwnThreadError: Called on one of the client's own threads.
@@ -291,7 +290,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         return self._sender.link.flush(timeout_s, self._sender.owner)
 
     def __len__(self) -> int:
-        """Messages of this producer that are neither delivered nor failed."""
+        """How many messages of this producer are unconfirmed."""
         return self._sender.link.core.outstanding(self._sender.owner)
 
     def __bool__(self) -> bool:
@@ -299,18 +298,20 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
 
     def destroy(self, timeout_retries: int = 5) -> None:
         """
-        Waits for the messages to be confirmed, then takes the producer off the broker. Idempotent.
+        Waits until its messages are confirmed, then removes the producer from the broker. Idempotent.
 
         Args:
-            timeout_retries: How often a request without an answer is repeated; each waits up to 5 s.
+            timeout_retries: How often a request without a reply is repeated, 0 to 1000; each waits up to 5 s.
 
         Raises:
+            ConfigurationError: *timeout_retries* is out of range.
+            OwnThreadError: Called on one of the client's own threads.
             ServerError: The broker refused.
-            DeadlineError, ConnectionLostError: No answer; the producer may be destroyed.
+            DeadlineError, ConnectionLostError: No reply; the producer may be destroyed.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
 
         Warns:
-            UndeliveredWarning: Messages were still unconfirmed after 15 s; they stay in the client's outbox.
+            UndeliveredWarning: Messages were still unconfirmed after 15 s; they remain in the client's queue.
         """
         timeout_retries = check_int("timeout_retries", timeout_retries, 0, 1000)
         if self._sender.is_closed:

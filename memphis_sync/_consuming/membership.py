@@ -100,7 +100,7 @@ def look_for(source: Source, binding: GroupPartition, answer: Callable[[Optional
             await source.session.control.js_api(f"CONSUMER.INFO.{binding.stream}.{binding.durable}", None, _LOOK_S)
         except StationNotFoundError as exc:
             destroyed = StationNotFoundError(
-                f"{binding.stream}: the station or the consumer group is gone ({exc.description})",
+                f"{binding.stream}: the station or the consumer group was destroyed ({exc.description})",
                 code=exc.code,
                 err_code=exc.err_code,
                 description=exc.description,

@@ -446,4 +446,4 @@ class Session:
     def _retire(self) -> None:
         left = self.close(self.exit_timeout_s)
         if left:
-            log.error("%r was forgotten without close(): %d messages were not confirmed", self.label, left)
+            log.error("%r was never closed(): %d messages were not confirmed", self.label, left)

@@ -253,7 +253,7 @@ def test_a_forgotten_client_is_reported_and_still_sends(broker, memphis, station
         del client, producer
         gc.collect()
 
-    with pytest.warns(ResourceWarning, match="'forgotten'.*was forgotten without close"):
+    with pytest.warns(ResourceWarning, match="'forgotten'.*was never closed"):
         forget()
     assert len(read_all(memphis.consumer(station_name, "c"), 500)) == 500
     until(lambda: not [t for t in threading.enumerate() if t.name.startswith("memphis-retire")])

@@ -293,7 +293,7 @@ def test_one_that_is_owed_is_answered_as_any_message(memphis, station_name, rese
     first, second, third, fourth = seen
     first.in_progress()
     first.nack()
-    with pytest.raises(UsageError, match="exactly one of delay"):
+    with pytest.raises(UsageError, match="pass exactly one of delay"):
         second.delay()
     second.delay(1)
     with pytest.raises(ZeroDivisionError), third:
