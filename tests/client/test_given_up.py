@@ -95,7 +95,7 @@ def test_a_silent_peer_is_left_without_its_goodbye(reached, until) -> None:
 def test_closing_beside_a_silent_peer_leaves_no_socket(reached, uncollected: None) -> None:
     proxy, connect = reached
     client = connect()
-    near = [pair.near for pair in proxy._pairs]
+    near = [pair.near for pair in proxy.pairs]
     assert near
     proxy.stall()
     client.close(timeout_s=0.1)

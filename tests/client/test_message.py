@@ -105,13 +105,10 @@ def test_in_progress_holds_it(one):
     message.ack()
 
 
-def test_dead_letter_reports_before_it_ends(one, memphis, until):
-    heard = []
-    session = memphis._session
-    session.call(session.control.subscribe("$memphis_sync_dls_report", heard.append), 5, "subscribe")
+def test_dead_letter_reports_before_it_ends(one, control):
+    next_report = control.listen("$memphis_sync_dls_report")
     one(b"poison").dead_letter("unreadable")
-    (report,) = until(lambda: list(heard))
-    assert json.loads(report) == {
+    assert json.loads(next_report()) == {
         "station_name": one.station,
         "error": "unreadable",
         "partition": 1,
@@ -153,12 +150,11 @@ def test_ack_subjects_of_both_forms():
             parse_ack_subject(other)
 
 
-def test_a_confirmed_ack_is_known_to_the_broker(one, memphis):
+def test_a_confirmed_ack_is_known_to_the_broker(one, control):
     message = one()
     message.ack(wait=True)
     assert message.is_answered
-    session = memphis._session
-    info = session.call(session.control.js_api(f"CONSUMER.INFO.{one.station}$1.c", None, 5), 5, "info")
+    info = control.durable(f"{one.station}$1", "c")
     assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"]) == (1, 0)
     with pytest.raises(UsageError, match="already answered with ack"):
         message.ack(wait=True)

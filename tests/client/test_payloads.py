@@ -91,7 +91,7 @@ SOURCES = {
 
 
 @pytest.fixture
-def odd_station(memphis, broker, station_name):
+def odd_station(memphis, broker, control, station_name):
     """A station with what its own clients would never send, and its count of messages."""
     memphis.station(station_name)
     for payload in ODD_PAYLOADS:
@@ -106,8 +106,7 @@ def odd_station(memphis, broker, station_name):
             piece = sock.recv(4096)
             assert piece, said
             said += piece
-    state = memphis._session.call(memphis._session.control.js_api(f"STREAM.INFO.{station_name}$1", None, 5), 5, "info")
-    return station_name, state["state"]["messages"]
+    return station_name, control.jetstream(f"STREAM.INFO.{station_name}$1")["state"]["messages"]
 
 
 def test_no_odd_message_costs_the_batch(memphis, odd_station, read_all):

@@ -55,11 +55,6 @@ def told(broker):
         yield wait
 
 
-def publish(client, subject, body):
-    session = client._session
-    session.call(session.control.publish(subject, json.dumps(body).encode(), 5), 5, subject)
-
-
 def stored(memphis, station_name, read_all, count):
     return [message.data for message in read_all(memphis.consumer(station_name, "reader"), count)]
 
@@ -221,10 +216,10 @@ def test_a_failure_is_reported_with_the_exact_bytes(memphis, attached, told, sta
         producer.produce(b"\x00\xff\x0a", headers={"k": "v"}, producer_partition_number=2)
     (report,) = told()
     assert re.fullmatch("[0-9a-f]{32}", report.pop("report_id")), "our broker knows it by that when it comes again"
-    own = {"$memphis_producedBy": "p1", "$memphis_connectionId": memphis._session.connection_id}
+    own = {"$memphis_producedBy": "p1", "$memphis_connectionId": memphis.connection_id}
     assert report == {
         "station_name": name.replace(".", "#"),
-        "producer": {"name": "p1", "connection_id": memphis._session.connection_id},
+        "producer": {"name": "p1", "connection_id": memphis.connection_id},
         "message": {"data": "00ff0a", "headers": {"k": "v", **own}, "size": 3},
         "validation_error": str(caught.value),
         "partition_number": 2,
@@ -248,19 +243,19 @@ def test_what_has_no_bytes_is_refused_without_a_dead_letter(attached, told):
     assert bytes.fromhex(told()[0]["message"]["data"]) == b"last"
 
 
-def test_the_stations_switch_turns_dead_letters_off(attached, told):
+def test_the_stations_switch_turns_dead_letters_off(memphis, attached, told, control):
     producer = attached("json", JSON_A, send_schema_failed_msg_to_dls=False)
     with pytest.raises(MemphisSchemaError):
         producer.produce({})
-    producer._client.flush()
-    publish(producer._client, SchemaDeadLetter.SUBJECT, {"marker": True})
+    memphis.ping()  # what it may have reported is with the server
+    control.tell(SchemaDeadLetter.SUBJECT, b'{"marker": true}')
     assert told() == [{"marker": True}]
 
 
-def test_notifications_go_by_their_own_switch(memphis, attached, told, until, station_name):
+def test_notifications_go_by_their_own_switch(memphis, attached, told, until, station_name, control):
     producer = attached("json", JSON_A, send_schema_failed_msg_to_dls=False)
     update = {"station_name": "", "type": "send_notification", "update": True}
-    publish(memphis, subjects.CLIENT_UPDATES, update)
+    control.tell(subjects.CLIENT_UPDATES, json.dumps(update).encode())
     until(lambda: memphis._session.stations.send_notification)
     with pytest.raises(MemphisSchemaError) as caught:
         producer.produce(b'{"x": "\xff"}')
@@ -284,7 +279,7 @@ def test_many_failures_are_all_reported_by_the_end_of_close(broker, attached, to
     assert data == [{"n": number} for number in range(500)]
 
 
-def test_a_report_that_cannot_be_sent_hides_nothing(attached, caplog, monkeypatch):
+def test_a_report_that_cannot_be_sent_hides_nothing(memphis, attached, caplog, monkeypatch):
     """It waits for its turn behind a bound, and what is beyond that is counted in the log."""
     from memphis_sync._control import failure_reporter
 
@@ -295,7 +290,7 @@ def test_a_report_that_cannot_be_sent_hides_nothing(attached, caplog, monkeypatc
     monkeypatch.undo()
     with caplog.at_level(logging.WARNING, "memphis_sync.schema"), pytest.raises(MemphisSchemaError, match=r"^Schema"):
         producer.produce({})
-    producer._client.close()
+    memphis.close()
     assert "1 reports of schema failures were dropped" in caplog.text
 
 
@@ -316,14 +311,14 @@ def test_a_report_larger_than_the_broker_takes_is_logged(attached, caplog, until
     [("json", "{", ""), ("protobuf", PROTO, "AAAA"), ("avro", "{}", ""), ("graphql", "x", ""), ("new-kind", "x", "")],
 )
 def test_nothing_goes_out_by_a_schema_that_cannot_be_used(
-    memphis, told, station_name, until, kind, content, descriptor
+    memphis, told, station_name, until, kind, content, descriptor, control
 ):
     producer = memphis.producer(station_name, "p")
     consumer = memphis.consumer(station_name, "c")
     producer.produce(b"before")
     version = {"version_number": 1, "schema_content": content, "descriptor": descriptor, "message_struct_name": "Order"}
     init = {"schema_name": "broken", "type": kind, "active_version": version}
-    publish(memphis, subjects.schema_updates(station_name), {"UpdateType": 1, "init": init})
+    control.tell(subjects.schema_updates(station_name), json.dumps({"UpdateType": 1, "init": init}).encode())
     until(lambda: producer._views[0].live.codec)
     for nonblocking in (False, True):
         with pytest.raises(MemphisSchemaError, match=rf"^schema 'broken' \(version 1, {kind}\) cannot be used: ."):
@@ -332,10 +327,11 @@ def test_nothing_goes_out_by_a_schema_that_cannot_be_used(
     with pytest.raises(SchemaError, match=r"^schema 'broken' .* cannot be used"):
         message.get_data_deserialized()
     assert memphis.stats().accepted == 1
-    publish(memphis, subjects.schema_updates(station_name), {"UpdateType": 2, "init": {}})
+    control.tell(subjects.schema_updates(station_name), b'{"UpdateType": 2, "init": {}}')
     until(lambda: producer._views[0].live.codec is None)
     producer.produce(b"after")
-    publish(memphis, SchemaDeadLetter.SUBJECT, {"marker": True})
+    memphis.ping()  # what it may have reported is with the server
+    control.tell(SchemaDeadLetter.SUBJECT, b'{"marker": true}')
     assert told() == [{"marker": True}], "the messages are not to blame"
 
 
@@ -462,14 +458,14 @@ def test_a_station_with_a_missing_schema_is_an_error_and_not_made(memphis, stati
         memphis.station(station_name, schema_name=f"no-{station_name}")
 
 
-def test_a_closed_client_says_so_rather_than_checking(attached):
+def test_a_closed_client_says_so_rather_than_checking(memphis, attached):
     producer = attached("json", JSON_A)
-    producer._client.close()
+    memphis.close()
     with pytest.raises(memphis_sync.ClosedError):
         producer.produce({})
 
 
-def test_sources_with_a_byte_order_mark_are_taken_without_it(memphis, broker, station_name, tmp_path):
+def test_sources_with_a_byte_order_mark_are_taken_without_it(memphis, station_name, tmp_path, control):
     sources = {"json": JSON_A, "avro": AVRO, "protobuf": PROTO, "graphql": GRAPHQL}
     for kind, source in sources.items():
         path = tmp_path / kind
@@ -479,8 +475,8 @@ def test_sources_with_a_byte_order_mark_are_taken_without_it(memphis, broker, st
         memphis.station(f"{station_name}-{kind}", schema_name=f"{station_name}-{kind}")
         codec = memphis.producer(f"{station_name}-{kind}", "p")._views[0].live.codec
         assert codec.info.content == source.replace(" ", "\n", 1)
-    with ControlClient(broker) as control:  # another SDK sends it as it is in the file
-        assert control.schema(f"{station_name}-other", "json", f"\ufeff{JSON_A}") == ""
+    # another SDK sends it as it is in the file
+    assert control.schema(f"{station_name}-other", "json", f"\ufeff{JSON_A}") == ""
     utf16 = (JSON_A.encode("utf-16"), "it is UTF-16 text; save it as UTF-8")
     for text, said in (utf16, (b"\xff", "it is not UTF-8 text")):
         path.write_bytes(text)

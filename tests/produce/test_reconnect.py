@@ -112,7 +112,7 @@ def test_a_server_that_breaks_the_protocol_ends_the_link_with_its_bytes(
         memphis = memphis_sync.connect(proxy.host, broker.username, password=broker.password, port=proxy.port)
         producer = memphis.producer(station_name, "p")
         producer.produce(b"m")
-        data_connection = proxy._pairs[-1].near
+        data_connection = proxy.pairs[-1].near
         data_connection.sendall(b"GARBAGE \x00\x01 on the line\r\n")
         until(lambda: caplog.records)
         assert producer.produce(b"m").sequence == 2

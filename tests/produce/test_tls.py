@@ -183,7 +183,7 @@ def test_damaged_records_end_the_connection_and_no_message(
     producer = memphis.producer(station_name, "p")
     producer.produce(b"1")
     with caplog.at_level(logging.WARNING, "memphis_sync.link"):
-        data_connection = proxy._pairs[-1].near
+        data_connection = proxy.pairs[-1].near
         data_connection.sendall(b"\x17\x03\x03\x00\x20" + b"\x00" * 32)  # a record that no key of ours opens
         until(lambda: caplog.records)
         producer.produce(b"2", ack_wait_sec=15)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Coroutine
-from typing import Any, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from nats.aio.client import Client
 
@@ -98,6 +98,19 @@ class ControlClient:
         """One request, its reply's body."""
         assert self.connection is not None
         return self.run(self.connection.request(subject, body, timeout=10, headers=headers)).data
+
+    def tell(self, subject: str, body: bytes) -> None:
+        """Publishes what nobody answers; the server has it afterwards."""
+        assert self.connection is not None
+        self.run(self.connection.publish(subject, body))
+        self.run(self.connection.flush())
+
+    def listen(self, subject: str) -> Callable[[], bytes]:
+        """Subscribes; a call of what it returns waits for the next body."""
+        assert self.connection is not None
+        subscription = self.run(self.connection.subscribe(subject))
+        self.run(self.connection.flush())
+        return lambda: self.run(subscription.next_msg(10)).data
 
     def ask(self, request: Request[Any]) -> str:
         """A request, its reply as it came; "" is the success of a plain one."""

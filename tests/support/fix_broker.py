@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Callable
 import pytest
 
 if TYPE_CHECKING:
+    from control_client import ControlClient
+
     from memphis_sync import Memphis
     from memphis_sync.broker import BrokerProcess
 
@@ -63,6 +65,15 @@ def memphis(broker: BrokerProcess) -> Iterator[Memphis]:
     import memphis_sync
 
     with memphis_sync.connect(broker.url) as client:
+        yield client
+
+
+@pytest.fixture
+def control(broker: BrokerProcess) -> Iterator[ControlClient]:
+    """A plain connection to the session's broker, as root: what a client or an SDK made is looked at with it."""
+    from control_client import ControlClient
+
+    with ControlClient(broker) as client:
         yield client
 
 

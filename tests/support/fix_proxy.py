@@ -91,8 +91,8 @@ class Proxy:
         self.accepted = 0
         self._flowing = threading.Event()
         self._flowing.set()
-        self._lock = threading.Lock()  # guards _pairs, _fuse and _listener
-        self._pairs: list[Pair] = []
+        self._lock = threading.Lock()  # guards pairs, _fuse and _listener
+        self.pairs: list[Pair] = []
         self._fuse: Optional[tuple[bool, int]] = None  # towards the server?, bytes that still pass
         self._listener = listen_at(0)
         self.host, self.port = self._listener.getsockname()
@@ -122,7 +122,7 @@ class Proxy:
             with self._lock:
                 is_late = listener.fileno() < 0  # down() came between: it does not see this one any more
                 if not is_late:
-                    self._pairs.append(pair)
+                    self.pairs.append(pair)
             if is_late:
                 pair.end(reset=True)
                 pair.close()
@@ -169,8 +169,8 @@ class Proxy:
                 time.sleep(self.pause_s)
         if burns:
             with self._lock:
-                if pair in self._pairs:
-                    self._pairs.remove(pair)
+                if pair in self.pairs:
+                    self.pairs.remove(pair)
             pair.end(reset=False)
 
     def _pieces(self, data: bytes) -> Iterator[bytes]:
@@ -180,14 +180,14 @@ class Proxy:
     def spare(self) -> None:
         """The connections that exist are left alone from now on: faults are for those that come."""
         with self._lock:
-            for pair in self._pairs:
+            for pair in self.pairs:
                 pair.is_spared = True
 
     def cut(self) -> int:
         """Ends every connection with a reset; new ones are taken. Returns how many there were."""
         with self._lock:
-            pairs = [pair for pair in self._pairs if not pair.is_spared]
-            self._pairs = [pair for pair in self._pairs if pair.is_spared]
+            pairs = [pair for pair in self.pairs if not pair.is_spared]
+            self.pairs = [pair for pair in self.pairs if pair.is_spared]
         for pair in pairs:
             pair.end(reset=True)
         return len(pairs)
@@ -200,7 +200,7 @@ class Proxy:
     def half_close(self) -> None:
         """The server's side says it will send no more; the other direction stays open."""
         with self._lock:
-            for pair in self._pairs:
+            for pair in self.pairs:
                 if not pair.is_spared:
                     with contextlib.suppress(OSError):
                         pair.near.shutdown(socket.SHUT_WR)
@@ -232,7 +232,7 @@ class Proxy:
         """Ends everything, threads included."""
         self._flowing.set()
         with self._lock:
-            for pair in self._pairs:
+            for pair in self.pairs:
                 pair.is_spared = False
         self.down()
         for thread in self._threads:
