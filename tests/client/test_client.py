@@ -100,7 +100,7 @@ def test_a_schema_that_does_not_exist_is_no_silent_success(memphis, station_name
 
 def test_an_unknown_user_is_no_silent_success(broker, station_name, monkeypatch):
     with memphis_sync.connect(broker.url) as client:
-        monkeypatch.setattr(client._session.requests, "_username", "nobody")
+        monkeypatch.setitem(client._session.requests._own, "username", "nobody")
         with pytest.raises(ServerError, match="nobody"):
             client.station(station_name)
         with pytest.raises(ServerError, match="nobody"):
