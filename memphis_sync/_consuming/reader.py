@@ -227,7 +227,7 @@ class Reader:
         taken, taken_at = 0, 0.0
         reading, is_failed = self.begin(), False
         try:
-            while not (self.is_stopped or session._is_ending):
+            while not (self.is_stopped or session.is_ending):
                 if buffer:
                     if time.monotonic() < self._fresh_until:
                         try:

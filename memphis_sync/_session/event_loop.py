@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Coroutine
 from typing import Any, Callable, Generic, Optional, TypeVar
@@ -28,7 +27,7 @@ _STOP_S = 2.0
 
 
 class PrivateLoop(asyncio.SelectorEventLoop):
-    """An event loop that belongs to one process and can resolve host names while the interpreter exits."""
+    """An event loop that belongs to one process."""
 
     def __init__(self) -> None:
         self._generation = fork.fork_generation()
@@ -37,22 +36,6 @@ class PrivateLoop(asyncio.SelectorEventLoop):
     def is_closed(self) -> bool:
         """True after close(), and in every process but the one that made the loop."""
         return fork.fork_generation() != self._generation or super().is_closed()
-
-    async def getaddrinfo(
-        self,
-        host: Any,
-        port: Any,
-        *,
-        family: int = 0,
-        type: int = 0,  # noqa: A002  asyncio's own name
-        proto: int = 0,
-        flags: int = 0,
-    ) -> Any:
-        """Resolves in the executor; directly once the interpreter refuses new work there (in an exit handler)."""
-        try:
-            return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
-        except RuntimeError:
-            return socket.getaddrinfo(host, port, family, type, proto, flags)
 
 
 class _Call(Generic[T]):

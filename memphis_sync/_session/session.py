@@ -59,6 +59,12 @@ class Session:
     Args:
         options: What connect() was told.
         on_station_removed: Called on the loop with a station's internal name when the broker announces its removal.
+
+    Attributes:
+        is_ending: close() has begun: nothing more is fetched, but what was fetched may still be acknowledged.
+        is_closing: The client takes no calls any more.
+        is_closed: close() has done all it does.
+        left: How many messages close() has given up.
     """
 
     def __init__(self, options: ConnectOptions, on_station_removed: Callable[[str], None]) -> None:
@@ -90,10 +96,10 @@ class Session:
         self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # consumers that are not forgotten
         self._threads: list[primitives.Thread] = []  # only appended to; close() joins them
         self._registrations: list[primitives.Thread] = []  # changed on the loop alone
-        self._is_ending = False
-        self._is_closing = False
-        self._is_closed = False
-        self._left = 0
+        self.is_ending = False
+        self.is_closing = False
+        self.is_closed = False
+        self.left = 0
 
     # ---- opening ----------------------------------------------------------------------------------------------------
 
@@ -109,7 +115,7 @@ class Session:
             limit_s = self.options.wait_s + timeout_s + _GRACE_S
             self.loop.call(self._open_waiting(timeout_s), limit_s, "connect()")
         except BaseException:
-            self._is_closed = True
+            self.is_closed = True
             self.loop.stop()
             self.callbacks.close(_REPORTS_S)  # started by a log line, if there was one
             raise
@@ -191,7 +197,7 @@ class Session:
                     link.open(until if deadline is None else min(until, deadline))
                 except BaseException:
                     # Interrupted between two steps: the next call begins with another one.
-                    if link.has_ended and not self._is_closing:
+                    if link.has_ended and not self.is_closing:
                         self._made.clear()
                         self._data = None
                     raise
@@ -230,7 +236,7 @@ class Session:
     @property
     def state(self) -> str:
         """``connected``, ``reconnecting`` or ``closed``."""
-        if self._is_closing or self.outages.end_reason:
+        if self.is_closing or self.outages.end_reason:
             return "closed"
         return "connected" if self.is_connected else "reconnecting"
 
@@ -266,28 +272,8 @@ class Session:
         """
         if fork.fork_generation() != self.generation:
             self.check_generation()
-        if self._is_closing:
+        if self.is_closing:
             raise ClosedError(f"the client {self.label!r} is closed")
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether close() has begun: nothing more is fetched, but what was fetched may still be acknowledged."""
-        return self._is_ending
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether the client takes no calls any more."""
-        return self._is_closing
-
-    @property
-    def left(self) -> int:
-        """How many messages close() has given up."""
-        return self._left
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether close() has done all it does."""
-        return self._is_closed
 
     def check_generation(self) -> None:
         """Raises ForkedError in a child of the process that opened the client."""
@@ -356,26 +342,27 @@ class Session:
         if fork.fork_generation() != self.generation:
             return 0  # the parent sends them
         waiting.forbid_on_own_thread("close()")
-        self._is_ending = True
+        self.is_ending = True
         deadline = time.monotonic() + timeout_s
         if self._ending.is_mine:
-            return self._left  # a signal handler that interrupted close(), which goes on when it has returned
+            return self.left  # a signal handler that interrupted close(), which goes on when it has returned
         with self._ending, handing_over(self.callbacks.post):
-            if self._is_closed:
-                return self._left
+            if self.is_closed:
+                return self.left
             try:
                 self._close_steps(deadline)
             except BaseException:
                 self._close_steps(time.monotonic())  # Ctrl-C while draining: end at once, but in order
                 raise
-            return self._left
+            return self.left
 
     def _close_steps(self, deadline: float) -> None:
         """Each step gets what is left of the time; all together a little more, for a time that is very short."""
-        if not self._is_closing:
+        if not self.is_closing:
             for reader in list(self.readers):
                 reader.wake()
-            self._join_threads(deadline)
+            for thread in self._join(self._threads, deadline):
+                log.error("thread %s did not end in time: a callback still runs", thread.name)
             if self._data is not None:
                 self._data.wait_held(deadline)
         last = max(deadline, time.monotonic()) + _LATE_S
@@ -383,14 +370,14 @@ class Session:
         def left_s(at_most: float) -> float:
             return max(0.0, min(at_most, last - time.monotonic()))
 
-        if not self._is_closing:
+        if not self.is_closing:
             self._end_readers(min(deadline, time.monotonic() + _GIVE_BACK_S), left_s)
-        self._is_closing = True
+        self.is_closing = True
         if self._data is not None:
             try:
                 self._data.close(max(0.0, deadline - time.monotonic()), last)
             finally:
-                self._left = self._data.stats().abandoned  # counted there also when Ctrl-C ended the drain
+                self.left = self._data.stats().abandoned  # counted there also when Ctrl-C ended the drain
         if self._control is not None and self.loop.is_alive():
             try:
                 self.loop.call(self.reports.drain(), left_s(_REPORTS_S), "close()")
@@ -404,9 +391,9 @@ class Session:
                 self.loop.post(self._control.abort)  # close() may have had no time even to begin
         self.callbacks.close(left_s(_CALLBACKS_S))
         self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
-        self._wait_registered(last)  # what it waits for has ended
+        self._join(self._registrations, last)  # what it waits for has ended
         shutdown.unregister(self)
-        self._is_closed = True
+        self.is_closed = True
 
     def _end_readers(self, deadline: float, left_s: Callable[[float], float]) -> None:
         """What was fetched and nobody has looked at goes back to its group."""
@@ -418,27 +405,18 @@ class Session:
             except (MemphisError, ForkedError) as exc:
                 log.debug("%r: giving messages back: %s", self.label, exc)  # they come back after their ack time
 
-    def _wait_registered(self, deadline: float) -> None:
-        for thread in self._registrations:
-            while thread.is_alive() and thread.ident != primitives.current_thread_id():
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    return
-                thread.join(min(left_s, waiting.SLICE_S))
-
-    def _join_threads(self, deadline: float) -> None:
-        me = primitives.current_thread_id()
-        for thread in self._threads:
-            while thread.ident != me and thread.is_alive():
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    log.error("thread %s did not end in time: a callback still runs", thread.name)
-                    break
-                thread.join(min(left_s, waiting.SLICE_S))
+    @staticmethod
+    def _join(threads: list[primitives.Thread], deadline: float) -> list[primitives.Thread]:
+        """Waits for threads, but not for the calling one; gives those that still run."""
+        others = [thread for thread in threads if thread.ident != primitives.current_thread_id()]
+        for thread in others:
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(min(max(deadline - time.monotonic(), 0.0), waiting.SLICE_S))
+        return [thread for thread in others if thread.is_alive()]
 
     def retire(self) -> None:
         """For a client that was forgotten: closes from a thread of its own. Safe in a destructor."""
-        if self._is_ending or fork.fork_generation() != self.generation:
+        if self.is_ending or fork.fork_generation() != self.generation:
             return
         with contextlib.suppress(MemphisError):  # the loop has ended; the exit drain does the rest
             self.loop.post(primitives.start_thread, f"memphis-retire-{self.number}", self._retire)

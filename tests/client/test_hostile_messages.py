@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
@@ -129,3 +130,42 @@ def test_three_thousand_frames_on_all_that_a_client_listens_to(broker, station_n
             other.station(station_name).destroy()
         until(lambda: producer not in client._producers.values())
     assert lost == []
+
+
+SAID = [
+    *(b"PING\r\n", b"PONG\r\n", b"PONG\r\nPONG\r\n", b"+OK\r\n", b"-ERR 'x'\r\n", b"-ERR\r\n", b"-ERR \xff\r\n"),
+    *(b"INFO {}\r\n", b"INFO []\r\n", b"INFO \xff\r\n", b'INFO {"connect_urls":["[::",7]}\r\n', b'INFO {"ldm":1}\r\n'),
+    *(b"INFO " + b"[" * 20_000 + b"\r\n", b'INFO {"max_payload":-1}\r\n', b"x\r\n", b"\r\n", b"\0", b"M" * 70_000),
+    *(b"MSG a 1 -1\r\n\r\n", b"MSG a x 0\r\n\r\n", b"MSG a 1 99999999999\r\n", b"HMSG a 1 9 2\r\nxx\r\n", b"MSG\r\n"),
+    *(b"MSG a 18446744073709551615 0\r\n\r\n", b"MSG a\x0bb 1 a\x0cb 1\r\nx\r\n", b"msg  a\t1  2 \r\nxx\r\n"),
+]
+
+
+@pytest.mark.slow
+def test_a_server_may_say_anything_on_both_links(broker, door_to, station_name, until) -> None:
+    """Between what the broker says: the client takes it or connects again, and goes on. The seed is in the output."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    door = door_to(broker.host, broker.port)
+    socks: list[socket.socket] = []
+
+    def treat(visit) -> bool:
+        socks.append(visit.sock)
+        return True
+
+    door.usual = treat
+    with memphis_sync.connect(
+        door.host, "root", password=broker.password, port=door.port, reconnect_interval_ms=20
+    ) as client:
+        producer = client.producer(station_name, "p")
+        producer.produce(b"x")
+        for words in [*([each] for each in SAID), *(chance.choices(SAID, k=5) for _ in range(30))]:
+            for sock in socks[-2:]:
+                with contextlib.suppress(OSError):  # it has just been given up
+                    sock.sendall(b"".join(words))
+            assert producer.produce(b"x", ack_wait_sec=60).sequence > 1
+            until(client.is_connected)
+        client.station(f"{station_name}-2")
+        assert client.ping(20) < 20
+        assert all(thread.is_alive() for thread in client._data_link()._threads)

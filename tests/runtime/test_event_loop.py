@@ -12,9 +12,12 @@ import time
 import pytest
 
 from memphis_sync._base.threads import start_thread
+from memphis_sync._nats.connecting import connect_first, run_on_loop
+from memphis_sync._nats.handshake import Login
 from memphis_sync._session import waiting
 from memphis_sync._session.event_loop import LoopThread, PrivateLoop
-from memphis_sync.errors import ClosedError, DeadlineError, OwnThreadError, UsageError
+from memphis_sync.errors import ClosedError, ConnectError, DeadlineError, OwnThreadError, UsageError
+from memphis_sync.types import ServerAddress
 
 
 @pytest.fixture
@@ -167,15 +170,15 @@ def test_an_interrupt_while_a_thread_starts_is_told_as_such(monkeypatch):
 
 
 def test_names_resolve_when_the_executor_refuses(loop, monkeypatch):
-    """As in an exit handler, where asyncio's own getaddrinfo fails."""
+    """As in an exit handler."""
     monkeypatch.setattr(
         PrivateLoop, "run_in_executor", lambda *_: (_ for _ in ()).throw(RuntimeError("cannot schedule new futures"))
     )
-
-    async def resolve():
-        return await asyncio.get_running_loop().getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)
-
-    assert loop.call(resolve(), 5)
+    with socket.create_server(("localhost", 0)) as server:
+        address = ServerAddress("localhost", server.getsockname()[1])
+        steps = connect_first([address], Login(lambda *_: b""), time.monotonic() + 0.5, lambda *_: None)
+        with pytest.raises(ConnectError, match="no Memphis broker answered within"):
+            loop.call(run_on_loop(steps), 20)
 
 
 def test_the_caller_may_run_a_loop_itself(loop):
