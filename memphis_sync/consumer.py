@@ -179,17 +179,17 @@ class Consumer(NotCopied, NotAwaited):
 
         Args:
             consumer_partition_key, consumer_partition_number: As of fetch().
-            batch_size: How many messages it takes at once at most, 1 to 5000.
-            timeout_s: How long the broker may bring nothing, though it holds more, before DeadlineError; in seconds,
-                above 0. Outages are waited out within it.
+            batch_size: How many messages it fetches at once, at most, 1 to 5000.
+            timeout_s: How long nothing may arrive, though the station has more, before DeadlineError; in seconds, above
+                0. It waits through outages within this time.
 
         Returns:
-            An iterator; it asks the broker with the first message. stop_consume(), destroy() and the client's close()
-            end it before the end.
+            An iterator; it sends the first request when it is used. stop_consume(), destroy() and the client's close()
+            end it early.
 
         Raises:
-            ConfigurationError: An argument is out of its bounds, or key and number are both given.
-            DeadlineError, ConnectionLostError: Not read to the end: nothing came for *timeout_s*.
+            ConfigurationError: An argument is not allowed, or key and number are both given.
+            DeadlineError, ConnectionLostError: Not read to the end: nothing arrived for *timeout_s*.
             StationNotFoundError: The station or the group was destroyed.
             ClosedError, ForkedError: As fetch().
         """
@@ -209,23 +209,23 @@ class Consumer(NotCopied, NotAwaited):
         workers: int = 1,
     ) -> None:
         """
-        Calls ``callback(messages, error, context)`` for each batch, on threads of its own, until stop_consume().
+        Calls ``callback(messages, error, context)`` for each batch, on separate threads, until stop_consume().
 
-        A batch is a portion that fits the callback: one message to begin with, then as many as it handles in a tenth of
-        a second, ``batch_size`` at most; one again after a pause. So a program that dies costs few messages one of
-        their deliveries. A program that needs full batches, whatever they take, reads them with fetch().
+        A batch is a portion that fits the callback: at first one message, then as many as it handles in a tenth of a
+        second, ``batch_size`` at most; one again after a pause. So a program that dies costs few messages one of their
+        deliveries. A program that needs full batches, however long they take, reads them with fetch().
 
         Args:
-            callback: A plain function. *messages* holds 1 to ``batch_size`` messages and *error* is None, or *messages*
-                is empty and *error* says what went wrong (once for each outage). Whatever it raises, SystemExit
-                included, is logged, counted in ``stats().callback_errors`` and handed to it as *error*; consuming goes
-                on. It may block, and may call anything, close() included.
-                What it has not answered in its ack time is delivered again.
+            callback: A plain function. Either *messages* holds 1 to ``batch_size`` messages and *error* is None, or
+                *messages* is empty and *error* says what went wrong (once for each outage). Whatever it raises,
+                SystemExit included, is logged, counted in ``stats().callback_errors`` and passed to it as *error*;
+                consuming continues. It may block, and may call anything, close() included.
+                Messages that it has not acknowledged within their ack time are delivered again.
             consumer_partition_key, consumer_partition_number: As of fetch().
             context: As set_context(), when it is not None.
-            workers: How many threads call it, 1 to 256; each has one batch at a time, so at most so many are under way.
-                With 1 the messages of a partition come in its order; with more, batches are handled side by side, and
-                the order holds only within each. An error is handed to one of them.
+            workers: How many threads call it, 1 to 256; each has one batch at a time. With 1 the messages of a
+                partition come in its order; with more, batches are handled at the same time, and the order holds only
+                within each. An error is passed to one of them.
 
         Raises:
             ConfigurationError: *callback* cannot be called with three arguments, or is a coroutine function or a

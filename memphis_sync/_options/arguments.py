@@ -76,17 +76,17 @@ def with_suffix(option: str, kind: Kind, name: str) -> str:
 
 def check_place(side: str, key: object, number: object, partitions: Sequence[int], station: str) -> Optional[int]:
     """
-    The partition that *number* names; None when there is none, or no choice.
+    The partition that *number* selects; None when it selects none, or the station has only one.
 
     Args:
         side: "producer" or "consumer", for the error text.
-        key: The partition key that is given beside it: a str or bytes, or None.
+        key: The partition key, a str or bytes, or None.
         number: A partition from 1; 0 and less for none.
         partitions: Those of the station.
         station: Its name.
 
     Raises:
-        ConfigurationError: One of the two is of another type, both are given, or there is no such partition.
+        ConfigurationError: One of the two is of another type, both are given, or the partition does not exist.
     """
     chosen = as_int(number)
     if chosen is None:
@@ -111,20 +111,20 @@ class StationArguments(Arguments):
     The parameters of Memphis.station().
 
     Args:
-        name: Up to 128 letters, digits, ``_ - .``; lower-cased.
-        retention_type: What bounds each partition: age, number of messages, bytes, or acknowledgement by all groups.
-        retention_value: Seconds, messages or bytes, from 1; without meaning for ``ACK_BASED``.
+        name: Up to 128 letters, digits, ``_ - .``; converted to lower case.
+        retention_type: What limits each partition: age, number of messages, bytes, or acknowledgement by all groups.
+        retention_value: Seconds, messages or bytes, from 1; ignored for ``ACK_BASED``.
         storage_type: On disk or in memory.
         replicas: Copies in a cluster: 1, 3 or 5 (the broker rounds others).
-        idempotency_window_ms: How long the broker remembers message ids, 100 to 86400000 ms. An age retention below it
+        idempotency_window_ms: How long the broker remembers message ids, 100 to 86400000 ms. A shorter age retention
             lowers it, because brokers refuse the combination.
         schema_name: Must exist already; "" for none.
-        send_poison_msg_to_dls: Keep messages that were delivered too often.
-        send_schema_failed_msg_to_dls: Keep messages that did not match the schema.
-        tiered_storage_enabled: Off-load to the broker's second tier, where it has one.
+        send_poison_msg_to_dls: Store messages that were delivered too often as dead letters.
+        send_schema_failed_msg_to_dls: Store messages that did not match the schema as dead letters.
+        tiered_storage_enabled: Move messages to the broker's second storage tier, if it has one.
         partitions_number: 1 to 10000; 0 means 1, as in memphis.py.
         dls_station: A station that gets a copy of each dead letter; "" for none.
-        timeout_retries: How often a request without an answer is repeated; each waits up to 20 s.
+        timeout_retries: How often a request without a reply is repeated, 0 to 1000; each waits up to 20 s.
     """
 
     name: str = option(name_of("Station"))
@@ -178,19 +178,19 @@ class ConsumerArguments(Arguments):
     The parameters of Memphis.consumer().
 
     Args:
-        station_name: The station; lower-cased.
-        consumer_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
-        consumer_group: Members of a group share its messages; the consumer's name when empty.
-        pull_interval_ms: Pause of consume() after a pull that found less than batch_size, from 0.
-        batch_size: How many messages consume() and iteration take at once, 1 to 5000.
-        batch_max_time_to_wait_ms: How long fetch() waits for a first message; 100 at least.
-        max_ack_time_ms: Until a message without an answer is delivered again, from 1.
-        max_msg_deliveries: 1 to 10; then the message is a dead letter. -1 means the broker's 10.
+        station_name: The station; converted to lower case.
+        consumer_name: Up to 128 letters, digits, ``_ - .``; converted to lower case.
+        consumer_group: The members of a group share its messages; by default the consumer's name.
+        pull_interval_ms: How long consume() pauses after a fetch of less than a full batch, from 0.
+        batch_size: How many messages consume() and iteration fetch at once, at most, 1 to 5000.
+        batch_max_time_to_wait_ms: How long fetch() waits for a first message; at least 100.
+        max_ack_time_ms: How long a message may be unacknowledged before it is delivered again, from 1.
+        max_msg_deliveries: How often a message is delivered before it is a dead letter, 1 to 10; -1 means 10.
         generate_random_suffix: Adds ``_`` and 8 hexadecimal digits to the name.
         start_consume_from_sequence: First message of each partition for a new group, from 1.
-        last_messages: Start a new group with so many newest messages of each partition; -1 for all, 0 for none.
-        timeout_retries: As producer().
-        create_station: False: a station that does not exist is an error, so that a misspelt name makes none.
+        last_messages: Start a new group with this many newest messages of each partition; -1 for all, 0 for none.
+        timeout_retries: As for producer().
+        create_station: False: a station that does not exist is an error, so that a misspelt name creates none.
     """
 
     station_name: str = option(name_of("Station"))
@@ -233,13 +233,12 @@ def consumer_request(given: ConsumerArguments) -> ConsumerCreate:
 @arguments
 class FetchArguments(Arguments):
     """
-    The parameters of Memphis.fetch_messages(). They are checked as those of the consumer that is made once, and of the
-    fetch().
+    The parameters of Memphis.fetch_messages(). They are checked as those of consumer() and of Consumer.fetch().
 
     Args:
-        until_end: Fetch all that the station holds for the group, as Consumer.read_all() does, instead of one batch;
-            then ``batch_size`` and ``prefetch`` have no meaning, and ``timeout_s`` is that of read_all(). It all stands
-            in memory, and its ack time runs: read_all() hands out one message after the other.
+        until_end: Fetch all that the station holds for the group, as Consumer.read_all() does, instead of one batch.
+            ``batch_size`` and ``prefetch`` are then ignored, and ``timeout_s`` is that of read_all(). All messages are
+            in memory while their ack time runs; read_all() yields one after the other.
     """
 
     station_name: str

@@ -1,8 +1,8 @@
 """
 The checks of values: every argument of the public calls is checked with them, before any IO.
 
-Each failure is a ConfigurationError that names the option, the value and the bound. A password or a token is never
-shown: such options go through check_secret.
+Each failure is a ConfigurationError that names the option, the value and what is allowed. A password or a token is
+never shown: such options are checked with check_secret().
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ def check_int(option: str, value: object, low: int, high: Optional[int] = None) 
 
 
 def as_int(value: object) -> Optional[int]:
-    """An int, or what says of itself that it is one (``__index__``); None for anything else, a bool included."""
+    """An int, from an int or an object with ``__index__``; None for anything else, a bool included."""
     if type(value) is int:
         return value
     if isinstance(value, bool) or is_numpy_bool(value) or not hasattr(type(value), "__index__"):
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:  # an array of numpy's that holds more than one number, or none
+    except TypeError:  # a numpy array that does not hold exactly one number
         return None
 
 
 def is_numpy_bool(value: object) -> bool:
-    """Whether a value is numpy's True or False, or an array of them: older versions took them for 1 and 0."""
+    """Whether a value is numpy's True or False, or an array of them, which older versions convert to 1 and 0."""
     return getattr(getattr(value, "dtype", None), "kind", None) == "b"
 
 
@@ -91,7 +91,7 @@ def seconds_from(least: float) -> Callable[[str, object], float]:
 
 
 def check_bool(option: str, value: object) -> bool:
-    """True or False, nothing that merely behaves like it."""
+    """True or False; no other object."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{option} is {_show_no_text(value)}; it must be True or False")
     return value
@@ -101,13 +101,12 @@ def check_callable(
     option: str, value: object, *, parameters: Optional[str] = None, is_optional: bool = False
 ) -> Callable[..., object]:
     """
-    A plain function, or whatever is called like one: nothing whose call only makes a coroutine or a generator, for
-    nobody would run that.
+    A plain function or another callable; not one that only creates a coroutine or a generator, which would never run.
 
     Args:
-        parameters: What it is called with, "messages, error, context": then it must take so many. One that does not
-            tell what it takes, as some builtins, is believed.
-        is_optional: Whether None would do as well, for the error.
+        parameters: What it is called with, for instance "messages, error, context"; it must accept them. A callable
+            without a signature, as some builtins, is accepted.
+        is_optional: Whether None is allowed, for the error.
     """
     kind = type(value)
     if kind is not FunctionType or value.__code__.co_flags & _RUNS_LATER:  # type: ignore[attr-defined]
@@ -117,9 +116,9 @@ def check_callable(
             )
         if any(is_kind(one) for one in _as_called(value) for is_kind in _KINDS_THAT_RUN_LATER):
             raise ConfigurationError(
-                f"{option} is {_name_of(value)}, a coroutine function or a generator: calling it runs nothing of it. "
-                "It must be a plain function; one that hands work to an event loop may call "
-                "asyncio.run_coroutine_threadsafe()"
+                f"{option} is {_name_of(value)}, a coroutine function or a generator, which a call does not run. "
+                "It must be a plain function; to run a coroutine on an event loop, call "
+                "asyncio.run_coroutine_threadsafe() in it"
             )
     if parameters is not None:
         _check_parameters(option, value, parameters)  # type: ignore[arg-type]
@@ -136,7 +135,7 @@ _KINDS_THAT_RUN_LATER = (inspect.iscoroutinefunction, inspect.isasyncgenfunction
 
 
 def _as_called(value: object) -> Iterator[object]:
-    """The object itself and what its call ends up in: through partials, and through the __call__ of its class."""
+    """The object itself and what its call runs: through partials, and through the __call__ of its class."""
     while isinstance(value, functools.partial):
         value = value.func
     yield value
@@ -220,7 +219,7 @@ def one_of(kind: type[E]) -> Callable[[str, object], E]:
 
 
 def check_account_id(option: str, value: object) -> int:
-    """The number of an account; a text in its place is most likely the password, and is not shown."""
+    """The number of an account; a str instead is probably a password, and is not shown."""
     if isinstance(value, str):
         raise ConfigurationError(
             f"{option} is a str; it must be a whole number. If it was meant to be the password, write password=..."
@@ -262,5 +261,5 @@ def show(value: object) -> str:
 
 
 def _show_no_text(value: object) -> str:
-    """The same where a number or a switch is wanted: a text there may be a password that stands in the wrong place."""
+    """As show(), where a number or a bool is expected: a str there may be a misplaced password."""
     return "a str" if isinstance(value, str) else show(value)

@@ -17,7 +17,7 @@ _BOM = "\ufeff"
 
 
 def _check_kind(option: str, value: Any) -> str:
-    if value not in list(KINDS):  # a list: what was given may have no hash
+    if value not in list(KINDS):  # a list: the value may not be hashable
         raise ConfigurationError(f"{option} is {show(value)}; it must be one of {', '.join(KINDS)}")
     kind: str = value
     return kind
@@ -29,13 +29,13 @@ class SchemaArguments(Arguments):
     The parameters of Memphis.create_schema().
 
     Args:
-        schema_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+        schema_name: Up to 128 letters, digits, ``_ - .``; converted to lower case.
         schema_type: ``json``, ``graphql``, ``protobuf`` or ``avro``.
-        schema_path: A UTF-8 file with the schema's source; a byte order mark in front is left out.
-        timeout_retries: As station().
-        schema_content: The source itself, in place of the file.
-        message_name: For protobuf: the message in the source that counts, as ``Order`` or ``shop.Order``. None: the
-            first one. A Memphis broker always takes the first; there another name is refused.
+        schema_path: A UTF-8 file with the schema's source; a byte order mark at its start is ignored.
+        timeout_retries: As for station().
+        schema_content: The source itself, instead of the file.
+        message_name: For protobuf: the message type in the source, as ``Order`` or ``shop.Order``; by default the first
+            one. A Memphis broker always uses the first, and another name is refused there.
     """
 
     schema_name: str = option(name_of("Schema"))

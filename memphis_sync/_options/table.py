@@ -1,7 +1,7 @@
 """
-What connect() may be told: one row an option, and its text above, in the order of the parameters.
+The options of connect(): one row per option, in the order of the parameters, and their texts.
 
-The parameters that memphis.py has come first and may be given by position. A default's reason stands at it.
+The parameters of memphis.py come first and may be passed by position. The reason of a default is beside it.
 """
 
 from __future__ import annotations
@@ -38,42 +38,42 @@ class ConnectArguments(Arguments):
 
     Args:
         host: A host name, an IP address, or a URL ``memphis://user:password@host:port,host2/?option=value``, whose
-            query takes the names of these arguments and ``auth=token`` (the password is a connection token). Without it
-            the environment is read: MEMPHIS_URL, else the variables that are named below (MEMPHIS_PASSWORD_FILE and
+            query accepts the names of these arguments and ``auth=token`` (the password is a connection token). Without
+            it the environment is read: MEMPHIS_URL, or the variables that are named below (MEMPHIS_PASSWORD_FILE and
             MEMPHIS_TOKEN_FILE name mounted secrets). Arguments and environment are not mixed.
         username: The broker's user, without account.
-        account_id: From 1; only cloud brokers have others than 1.
+        account_id: From 1; only cloud brokers have others.
         connection_token: For a broker in token mode; exactly one of this and *password*.
         password: For a broker in password mode.
-        port: 1 to 65535; for each host without one of its own.
+        port: 1 to 65535; for hosts without a port.
         reconnect: Whether to connect again after an outage.
-        max_reconnect: Tries for each address in one outage; -1 has no limit.
-        reconnect_interval_ms: Longest pause between tries, from 1; at random from a half of it on. In the first minute
-            of an outage a client tries at least twice a second, so that it is back soon after its broker.
-        timeout_ms: For the whole call, all hosts together, and for each try of a reconnection; from 1.
+        max_reconnect: Attempts for each address in one outage; -1: no limit.
+        reconnect_interval_ms: Longest pause between attempts, from 1; each pause is a random one of at least half of
+            it. In the first minute of an outage a client tries at least twice a second, so that it is back soon after
+            its broker.
+        timeout_ms: For the whole call, all hosts together, and for each attempt to reconnect; from 1.
         cert_file: PEM file with a client certificate; needs *key_file*.
         key_file: PEM file with its key, not encrypted.
-        ca_file: PEM file with the CAs to trust, enough by itself for TLS; with ``memphis+tls://`` (or ``tls://``) and
-            without it, the system's.
-        tls: A context of your own instead of the three files; it is used as it is, and so is its check of host names.
+        ca_file: PEM file with the CAs to trust; turns TLS on. With ``memphis+tls://`` (or ``tls://``) the default is
+            the system's.
+        tls: A context instead of the three files; it is used unchanged, also for the check of host names.
         name: Shown in logs and reprs.
-        outbox_max_bytes: Room for messages that are not confirmed yet, from 65536.
+        outbox_max_bytes: Space for messages that are not confirmed yet, from 65536.
         outbox_max_messages: The same as a number of messages, from 1.
         max_in_flight: How many written messages may be unconfirmed at once, from 1.
         exit_timeout_s: How long the end of the process waits for confirmations, in seconds; 0 does not wait.
-        ping_interval_s: A broker that is silent for so long is asked, and its connection counts as lost after twice as
-            long; in seconds, from 0.01.
-        no_responders_retry: How often a message whose station does not answer is sent again; None: it fails at once.
-        wait_s: How long to wait for a broker that is not there yet, in seconds: refused, unknown or silent hosts are
-            tried again for so long, each try within *timeout_ms*. Refused credentials are an error at once.
+        ping_interval_s: After this much silence the broker gets a PING, and after twice as much its connection counts
+            as lost; in seconds, from 0.01.
+        no_responders_retry: How often a message whose station has no responders is sent again; None: it fails at once.
+        wait_s: How long to wait for a broker that is still starting, in seconds: hosts that refuse, are unknown or do
+            not reply are tried again, each attempt within *timeout_ms*. Refused credentials are an error at once.
         on_disconnect: Called with a LinkEvent when a connection was lost. This and the next two run on the callbacks
             thread, one after the other; what they raise is logged and counted in ``stats().callback_errors``.
-        on_reconnect: The same, when it is there again.
+        on_reconnect: The same, when it is up again.
         on_error: The same, when a connection was given up, or the broker refused an operation on it.
         json_default: Called with each value inside a dict or list message that JSON has no form for (a datetime, a
-            Decimal, a numpy number), as ``json.dumps(default=...)`` calls its own: returns what is sent in its place,
-            and raises for what it does not know. It holds for stations with and without a schema. None: such a message
-            is refused.
+            Decimal, a numpy number), like the ``default`` of ``json.dumps()``: returns what to send instead, or raises.
+            It applies to stations with and without a schema. None: such a message is refused.
     """
 
     host: Optional[str] = option(default=None, env="HOST")
@@ -84,7 +84,7 @@ class ConnectArguments(Arguments):
     port: int = option(int_in(1, 65535), default=6666, env="PORT")  # the broker's own
     reconnect: bool = option(check_bool, default=True, url=True)
     max_reconnect: int = option(int_in(-1), default=-1, url=True)
-    # As memphis.py; an outage of a second costs one try.
+    # As memphis.py; an outage of a second costs one attempt.
     reconnect_interval_ms: int = option(int_in(1, MAX_TIME_MS), default=1500, url=True)
     # As memphis.py, but for the whole connect().
     timeout_ms: int = option(int_in(1, MAX_TIME_MS), default=2000, url=True)
@@ -96,7 +96,7 @@ class ConnectArguments(Arguments):
     name: str = option(check_client_name, default="memphis-sync", url=True)
     # About a second of the wire's own rate.
     outbox_max_bytes: int = option(int_in(65536, 2**40), default=64 * 1024 * 1024, url=True)
-    # 48 bytes of book-keeping each, so about as much again.
+    # 48 bytes each, so about as much again.
     outbox_max_messages: int = option(int_in(1, 2**28), default=1_000_000, url=True)
     # Covers a round trip of 40 ms at 400,000 messages a second.
     max_in_flight: int = option(int_in(1, 2**20), default=16384, url=True)
@@ -106,7 +106,7 @@ class ConnectArguments(Arguments):
     # slow link must fit.
     ping_interval_s: float = option(seconds_from(0.01), default=20.0, url=True)
     no_responders_retry: Optional[RetryPolicy] = option(check_retry, default=RetryPolicy())
-    # A broker that is away is an error at once, unless the program says that it starts with it.
+    # By default an unreachable broker is an error at once.
     wait_s: float = option(seconds_from(0.0), default=0.0, url=True, env="WAIT_S")
     on_disconnect: Event = option(check_optional_callable, default=None)
     on_reconnect: Event = option(check_optional_callable, default=None)
@@ -119,12 +119,12 @@ OPTIONS = ConnectArguments.ROWS
 
 class ConnectOptions(ConnectArguments):
     """
-    What connect() was told, checked. Where and who is in the first two attributes and in ``tls`` only.
+    The checked arguments of connect(). Hosts, login and TLS are in these three attributes only.
 
     Attributes:
         addresses: The brokers, in the order in which they are tried.
-        credentials: Who is connecting.
-        tls: Context for both links, None for plain TCP.
+        credentials: The login.
+        tls: Context for both links; None for plain TCP.
     """
 
     addresses: tuple[ServerAddress, ...]

@@ -1,7 +1,7 @@
 """
-The parameters of producer(), and the producers that Memphis.produce() makes once and keeps.
+The parameters of producer(), and the producers that Memphis.produce() creates once and keeps.
 
-No lock: a signal handler or a destructor may come in the middle of the same call, so each step is atomic.
+Without a lock: a signal handler or a destructor may interrupt the same call, so each step is atomic.
 """
 
 from __future__ import annotations
@@ -34,16 +34,15 @@ class ProducerArguments(Arguments):
 
     Args:
         station_name: One station, or several: each message then goes to all of them.
-        producer_name: Up to 128 letters, digits, ``_ - .``; lower-cased.
+        producer_name: Up to 128 letters, digits, ``_ - .``; converted to lower case.
         generate_random_suffix: Adds ``_`` and 8 hexadecimal digits to the name.
-        timeout_retries: As station(), but once at most: each repetition may register the producer again.
-        idempotent: Give each message an id, so that it is stored once even if the connection breaks while it is on its
-            way. False saves a fifth of the rate and means at least once.
-        block_on_full_s: How long a non-blocking produce waits for room when the outbox is full, in seconds, from 0,
-            before it raises BufferFullError; None: it raises at once.
-        ack_timeout_s: How long the broker may take to confirm, in seconds, above 0, where produce() is not told
-            otherwise.
-        on_delivery: For non-blocking messages, those of produce_many() included, where produce() is not given one.
+        timeout_retries: As for station(), but at most 1: each repetition may register the producer again.
+        idempotent: Give each message an id, so that it is stored once even if the connection breaks meanwhile. False is
+            a fifth faster, and means at least once.
+        block_on_full_s: How long a non-blocking produce waits when the queue is full, in seconds, from 0, before it
+            raises BufferFullError; None: it raises at once.
+        ack_timeout_s: How long the broker may take to confirm, in seconds, above 0; the default of produce().
+        on_delivery: The default of produce() for non-blocking messages; also called for those of produce_many().
     """
 
     station_name: Union[str, list[str]] = option(check_station_names)
@@ -63,13 +62,13 @@ if TYPE_CHECKING:
 
     @arguments
     class ToOneStation(ProducerArguments):
-        """One station: its producer's produce() returns one thing."""
+        """One station: produce() returns a single confirmation."""
 
         station_name: str
 
     @arguments
     class ToStations(ProducerArguments):
-        """A list, which may hold one alone."""
+        """A list, which may contain a single station."""
 
         station_name: list[str]
 
