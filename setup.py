@@ -2,6 +2,7 @@
 
 import os
 import platform
+import runpy
 import shutil
 import sysconfig
 from pathlib import Path
@@ -44,6 +45,11 @@ def extensions():
         return []
     from Cython.Build import cythonize
 
+    core = ROOT / "memphis_sync" / "_core"
+    declarations = runpy.run_path(str(core / "_declarations.py"))["for_cython"]()
+    made = core / "_declarations.pxi"
+    if not made.exists() or made.read_text(encoding="utf-8") != declarations:  # its time makes Cython compile again
+        made.write_text(declarations, encoding="utf-8")
     return cythonize(
         [
             Extension(

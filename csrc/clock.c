@@ -21,6 +21,12 @@ int64_t mcore_deadline_after(int64_t timeout_ns)
     return timeout_ns < MCORE_NEVER - now ? now + timeout_ns : MCORE_NEVER - 1;
 }
 
+int64_t mcore_slice_until(int64_t until_ns)
+{
+    int64_t left = until_ns - mcore_now_ns();
+    return left < 0 ? 0 : left < MCORE_SLICE_NS ? left : MCORE_SLICE_NS;
+}
+
 int mcore_cond_init(pthread_cond_t *cond)
 {
     pthread_condattr_t attributes;

@@ -18,6 +18,7 @@
 #define MCORE_LOG_MAGIC UINT64_C(0x314f434d53504d4d) /* "MMPSMCO1" little-endian */
 #define MCORE_LOG_FORMAT 1u
 #define MCORE_NEVER INT64_MAX
+#define MCORE_EXPRESS_TAG (UINT64_C(1) << MCORE_EXPRESS_BIT)
 
 enum mcore_slot_state {
     MCORE_SLOT_SETTLED = 0,
@@ -28,7 +29,6 @@ enum mcore_slot_state {
 
 enum mcore_slot_flag {
     MCORE_FLAG_WRITTEN = 1,
-    MCORE_FLAG_REPORT = 2,
     MCORE_FLAG_NO_RESPONDERS = 4, /* its last answer was that nobody listens; not written since */
     MCORE_FLAG_UNSURE = 8 /* a writing had no answer, or may have had two: it may be stored, whatever is answered */
 };
@@ -69,14 +69,13 @@ struct mcore_held {
     struct mcore_held *prev;
     struct mcore_held *next;
     struct mcore_ticket *ticket;
-    uint64_t number; /* under which it is reported, also when it has become a frame */
+    uint64_t number; /* its slot number until it is a frame; they grow in the order of holding */
     int64_t deadline_ns;
     size_t bytes;
     uint32_t owner;
     uint32_t thread;
     bool waits;    /* it is on the outbox's list, unsettled */
     bool has_room; /* its bytes count against the outbox's bounds */
-    bool report;
 };
 
 struct mcore_owner {
@@ -106,6 +105,23 @@ struct mcore_waiter {
     bool posted;
     bool taken; /* outbox->lock guards it */
     struct mcore_waiter *next;
+};
+
+/* Who wants to be told of a ticket's outcome: on the ticket's list, then on the outbox's until it is handed out. */
+struct mcore_watcher {
+    struct mcore_watcher *next;
+    void *cookie;
+};
+
+/* How a message ends. */
+struct mcore_verdict {
+    int outcome;
+    uint64_t sequence;
+    int duplicate;
+    int code;
+    int err_code;
+    const char *text; /* still escaped as in its JSON */
+    size_t text_len;
 };
 
 /* One ticket of a wait set, on the ticket's list of sets while it is not settled. */
@@ -185,9 +201,8 @@ struct mcore_outbox {
     unsigned held_waiters; /* on `drained`, for held messages to become frames */
     int64_t held_due_ns;   /* no deadline of theirs lies before it, or it is not looked at before */
 
-    uint64_t *reported;
-    size_t reported_len;
-    size_t reported_cap;
+    struct mcore_watcher *reports_first; /* of settled tickets */
+    struct mcore_watcher *reports_last;
     char unseen_text[256];
     uint64_t unseen_taken;
     const char *disbelieved_text;
@@ -245,7 +260,6 @@ struct mcore_link {
 
     struct mcore_parser parser;
     struct mcore_buffer input;
-    size_t max_payload;
     int last_errno;
     char text[512];
 
@@ -284,6 +298,9 @@ void mcore_send_log_free(struct mcore_send_log *lane);
 /* Gives the memory of the messages back; there must be none. Nothing can be appended afterwards. */
 void mcore_send_log_release(struct mcore_send_log *lane);
 struct mcore_slot *mcore_send_log_slot(const struct mcore_send_log *lane, uint64_t slot);
+/* Bytes of the header block, and of the whole frame, for a slot number of `digits` digits. */
+size_t mcore_send_log_block_size(const struct mcore_send_log *lane, const struct mcore_route *route,
+                                 const struct mcore_message *message, size_t digits);
 size_t mcore_send_log_frame_size(const struct mcore_send_log *lane, const struct mcore_route *route,
                                  const struct mcore_message *message, size_t digits);
 /* MCORE_OK, or why the message does not fit now, once for each route. */
@@ -323,28 +340,32 @@ void mcore_outbox_wake_sender_locked(struct mcore_outbox *outbox);
 /* Lets outbox->lock go and posts the waiters of what was settled under it. */
 void mcore_outbox_unlock(struct mcore_outbox *outbox);
 
-/* Outbox parts shared by outbox.c, ticket.c, held.c and outbox_wait.c, lock held. */
-struct mcore_send_log *mcore_outbox_lane(struct mcore_outbox *outbox, uint64_t slot);
-void mcore_outbox_notify_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t slot, int outcome,
-                                uint64_t sequence, int duplicate, int code, int err_code, const char *text,
-                                size_t text_len, unsigned flags);
+/* settle.c: what follows from an outcome; lock held. */
+struct mcore_send_log *mcore_outbox_lane(const struct mcore_outbox *outbox, uint64_t slot);
+void mcore_outbox_notify_ticket_locked(struct mcore_outbox *outbox, struct mcore_ticket *ticket,
+                                       const struct mcore_verdict *verdict, bool was_written);
 void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);
 /* A slot of an owner was settled: whoever waits for it counts it off. */
 void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_send_log *lane, uint64_t slot,
                                    uint32_t owner);
-void mcore_outbox_notify_ticket_locked(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int outcome,
-                                       uint64_t sequence, int duplicate, int code, int err_code, const char *text,
-                                       size_t text_len, unsigned flags);
-void mcore_outbox_note_report_locked(struct mcore_outbox *outbox, uint64_t number);
-void mcore_outbox_note_unseen_locked(struct mcore_outbox *outbox, int outcome);
+/* A failure that nobody will ask about; without a text one is found for it. */
+void mcore_outbox_note_unseen_locked(struct mcore_outbox *outbox, int outcome, const char *text, size_t len);
 void mcore_outbox_count_locked(struct mcore_outbox *outbox, int outcome, int duplicate);
 /* An owner has one unsettled message less; MCORE_PENDING: it was not settled. */
 void mcore_outbox_owner_less_locked(struct mcore_outbox *outbox, uint32_t owner, int outcome);
+void mcore_watchers_free(struct mcore_watcher *watcher);
+/* admission.c */
+/* Room for so much in the bulk lane, beside what is held: the express lane falls back to it. */
+bool mcore_outbox_has_room_locked(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t slots);
+/* MCORE_OK, or which bound what is held leaves no room for. */
+int mcore_outbox_room_beside_held_locked(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t messages);
+/* MCORE_OK, or why the message can never be taken, once for each route. Needs no lock. */
+int mcore_outbox_check_size(const struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
+                            const struct mcore_message *message);
 /* Small numbers for threads, in the order in which they first produce; a number is never given twice. */
 uint32_t mcore_thread_number(void);
 
-/* held.c, lock held. MCORE_OK, or which bound what is held leaves no room for. */
-int mcore_outbox_room_beside_held_locked(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t messages);
+/* held.c; lock held. */
 uint64_t mcore_outbox_abandon_held_locked(struct mcore_outbox *outbox);
 void mcore_held_release_locked(struct mcore_outbox *outbox, struct mcore_held *held);
 

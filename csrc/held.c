@@ -38,16 +38,6 @@ static void let_go(struct mcore_outbox *outbox, struct mcore_held *held)
     }
 }
 
-int mcore_outbox_room_beside_held_locked(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t messages)
-{
-    const struct mcore_log *log = outbox->lanes[MCORE_BULK].log;
-    if (log->tail_slot - log->head_slot + outbox->held_messages + messages > log->max_messages)
-        return MCORE_E_FULL_MESSAGES;
-    if (log->tail_pos - log->head_pos + outbox->held_bytes + bytes > log->max_bytes)
-        return MCORE_E_FULL_BYTES;
-    return MCORE_OK;
-}
-
 static int check(const struct mcore_outbox *outbox, uint32_t owner, size_t count, size_t bytes)
 {
     const struct mcore_log *log = outbox->lanes[MCORE_BULK].log;
@@ -110,8 +100,9 @@ int mcore_outbox_hold(struct mcore_outbox *outbox, uint32_t owner, size_t count,
 int64_t mcore_outbox_unhold(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
                             const struct mcore_message *message, struct mcore_ticket *const *tickets)
 {
-    if (message->payload_len > UINT32_MAX / 2 || message->headers_len > UINT32_MAX / 4)
-        return MCORE_E_TOO_LARGE;
+    int error = mcore_outbox_check_size(outbox, routes, count, message);
+    if (error != MCORE_OK)
+        return error;
     struct mcore_send_log *lane = &outbox->lanes[MCORE_BULK];
     struct mcore_message part = *message;
     pthread_mutex_lock(&outbox->lock);
@@ -129,7 +120,6 @@ int64_t mcore_outbox_unhold(struct mcore_outbox *outbox, const struct mcore_rout
         let_go(outbox, held);
         if (message->parts != NULL)
             part.payload_len = message->parts[i];
-        part.report = held->report;
         struct mcore_slot *entry = mcore_send_log_append(lane, routes[i], &part, tickets[i]);
         if (message->parts != NULL)
             part.payload += part.payload_len;
@@ -162,9 +152,8 @@ static int settle_locked(struct mcore_outbox *outbox, struct mcore_held *held, i
         return 0;
     leave(outbox, held);
     mcore_outbox_count_locked(outbox, outcome, 0);
-    mcore_outbox_notify_ticket_locked(outbox, held->ticket, outcome, 0, 0, 0, 0, text, text_len, 0);
-    if (held->report)
-        mcore_outbox_note_report_locked(outbox, held->number);
+    const struct mcore_verdict verdict = {.outcome = outcome, .text = text, .text_len = text_len};
+    mcore_outbox_notify_ticket_locked(outbox, held->ticket, &verdict, false);
     mcore_outbox_after_settle_locked(outbox);
     return 1;
 }
@@ -260,7 +249,7 @@ void mcore_held_release_locked(struct mcore_outbox *outbox, struct mcore_held *h
     if (held->waits) { /* nobody has it in hand any more */
         leave(outbox, held);
         mcore_outbox_count_locked(outbox, MCORE_ABANDONED, 0);
-        mcore_outbox_note_unseen_locked(outbox, MCORE_ABANDONED);
+        mcore_outbox_note_unseen_locked(outbox, MCORE_ABANDONED, NULL, 0);
         mcore_outbox_after_settle_locked(outbox);
     }
     let_go(outbox, held);

@@ -10,35 +10,6 @@
 
 #define KEPT_BYTES (1024u * 1024u)
 
-bool mcore_buffer_reserve(struct mcore_buffer *buffer, size_t more)
-{
-    if (buffer->cap - buffer->len >= more)
-        return true;
-    size_t cap = buffer->cap == 0 ? 4096 : buffer->cap;
-    while (cap - buffer->len < more) {
-        if (cap > SIZE_MAX / 2)
-            return false;
-        cap *= 2;
-    }
-    uint8_t *grown = realloc(buffer->data, cap);
-    if (grown == NULL)
-        return false;
-    buffer->data = grown;
-    buffer->cap = cap;
-    return true;
-}
-
-void mcore_buffer_free(struct mcore_buffer *buffer)
-{
-    free(buffer->data);
-    memset(buffer, 0, sizeof(*buffer));
-}
-
-void mcore_free(void *memory)
-{
-    free(memory);
-}
-
 struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payload, int64_t ping_interval_ns,
                                   int sans_io)
 {
@@ -47,7 +18,6 @@ struct mcore_link *mcore_link_new(struct mcore_outbox *outbox, size_t max_payloa
         return NULL;
     link->outbox = outbox;
     link->fd = -1;
-    link->max_payload = max_payload;
     link->ping_interval_ns = ping_interval_ns;
     link->sans_io = sans_io != 0;
     mcore_parser_init(&link->parser, 0, max_payload);
@@ -111,6 +81,15 @@ static bool is_clogged(struct mcore_link *link)
         return false;
     mcore_link_broken_locked(link, ENOBUFS);
     return true;
+}
+
+void mcore_link_broken_locked(struct mcore_link *link, int error)
+{
+    if (link->up) {
+        link->last_errno = error;
+        link->up = false;
+        shutdown(link->fd, SHUT_RDWR); /* the reader sees the end and tells its caller */
+    }
 }
 
 int mcore_link_control_locked(struct mcore_link *link, const void *data, size_t len)

@@ -59,15 +59,6 @@ static bool next_current(struct mcore_link *link)
     return true;
 }
 
-void mcore_link_broken_locked(struct mcore_link *link, int error)
-{
-    if (link->up) {
-        link->last_errno = error;
-        link->up = false;
-        shutdown(link->fd, SHUT_RDWR); /* the reader sees the end and tells its caller */
-    }
-}
-
 /* `count` bytes of `current` are out, or the socket said `error`; lock held. */
 static void settle_write(struct mcore_link *link, size_t count, int error)
 {

@@ -28,7 +28,7 @@ enum mcore_error {
     MCORE_E_ARGUMENT = -1,      /* an argument that no correct binding passes */
     MCORE_E_ROOM = -2,          /* the caller's buffer is smaller than the size asked for */
     MCORE_E_CONTROL_LINE = -3,  /* a control line longer than the limit */
-    MCORE_E_PAYLOAD = -4,       /* a payload length above the limit, or one that is no number */
+    MCORE_E_PAYLOAD = -4,       /* a payload, with its headers, above the limit; or a length that is no number */
     MCORE_E_SYNTAX = -5,        /* bytes that are no NATS frame */
     MCORE_E_HEADER = -6,        /* a header block, name or value that breaks NATS/1.0 */
     MCORE_E_POISONED = -7,      /* the parser has failed before and was not reset */
@@ -46,8 +46,12 @@ enum mcore_limit {
     MCORE_MAX_CONTROL_LINE = 4096, /* nats-server's own default for a control line, INFO and -ERR aside */
     MCORE_MAX_INFO_LINE = 262144,  /* INFO lists every server of a cluster; 256 KiB is far above any seen */
     MCORE_MAX_U64_DIGITS = 20,
-    MCORE_MAX_PUBACK = 16384,       /* bytes read of an answer to a message; JetStream's have a few hundred */
-    MCORE_MAX_PONGS = 16,           /* queued at once; a server that asks faster is answered by fewer */
+    MCORE_MAX_ROUTES = 64,      /* of one message: so many stations get it at once */
+    MCORE_SLICE_NS = 200000000, /* a wait of a caller's thread is cut, so that Ctrl-C is served within 0.3 s */
+    MCORE_MAX_PUBACK = 16384,   /* bytes read of an answer to a message; JetStream's have a few hundred */
+    MCORE_MAX_RECEIVED =
+        67108864,         /* a payload; a server may send more than it takes: headers, what was stored before */
+    MCORE_MAX_PONGS = 16, /* queued at once; a server that asks faster is answered by fewer */
     MCORE_CONTROL_BYTES = 67108864, /* control frames and acks that a connection may owe: more, and it is broken */
     MCORE_RECEIVE_BUFFER_BYTES = 67108864,   /* of the messages that a buffer holds, unless its owner expects more */
     MCORE_RECEIVE_BUFFER_STATUSES = 1024,    /* that a buffer holds; each request is ended by one */
@@ -94,15 +98,6 @@ long mcore_unsub_write(uint8_t *out, size_t cap, uint64_t sid, uint64_t max_msgs
 size_t mcore_pub_size(size_t subject_len, size_t reply_len, size_t payload_len);
 long mcore_pub_write(uint8_t *out, size_t cap, const uint8_t *subject, size_t subject_len, const uint8_t *reply,
                      size_t reply_len, const uint8_t *payload, size_t payload_len);
-
-/*
- * HPUB <subject> [reply] <hdr_len> <total_len>\r\n<header block><payload>\r\n; lengths in bytes. MCORE_E_HEADER for a block
- * that does not start with NATS/1.0 and end with an empty line; what is between was checked when it was written.
- */
-size_t mcore_hpub_size(size_t subject_len, size_t reply_len, size_t header_len, size_t payload_len);
-long mcore_hpub_write(uint8_t *out, size_t cap, const uint8_t *subject, size_t subject_len, const uint8_t *reply,
-                      size_t reply_len, const uint8_t *header, size_t header_len, const uint8_t *payload,
-                      size_t payload_len);
 
 /* ---- 4. Header blocks -----------------------------------------------------------------------------------------------
  * NATS/1.0[ <status>[ <description>]]\r\n, then <name>: <value>\r\n each, then \r\n.
@@ -213,6 +208,7 @@ enum mcore_outcome {
 };
 
 struct mcore_held;
+struct mcore_watcher;
 
 /* How one message ended. The binding owns it; the outbox writes it once, `outcome` last (release order). */
 struct mcore_ticket {
@@ -227,8 +223,9 @@ struct mcore_ticket {
     int err_code;      /* refused, unknown: JetStream's own code */
     char *text;        /* refused, unknown: the broker's text, NUL-terminated, or NULL; freed by mcore_ticket_release */
     void *waiters;     /* threads that wait for it alone */
-    void *wait_sets;   /* those that wait for it among others */
-    struct mcore_held *held; /* NULL: its message was never held; freed by mcore_ticket_release */
+    struct mcore_watcher *watchers; /* of mcore_outbox_watch() */
+    void *wait_sets;                /* those that wait for it among others */
+    struct mcore_held *held;        /* NULL: its message was never held; freed by mcore_ticket_release */
 };
 
 /* The constant parts of a frame to one subject. The bytes belong to the caller and outlive the route's use. */
@@ -252,7 +249,7 @@ struct mcore_message {
     const uint8_t *msg_id; /* length 0: none */
     size_t msg_id_len;
     int64_t timeout_ns;  /* from now to the slot's deadline */
-    int report;          /* hand the slot out through mcore_outbox_wait_reports() when it is settled */
+    void *watcher;       /* NULL, or the cookie of mcore_outbox_watch() for the first ticket */
     int urgent;          /* its producer waits for it: use the express lane if that keeps the thread's order */
     const size_t *parts; /* NULL: each route gets the whole payload; else route i the next parts[i] bytes of it */
 };
@@ -272,6 +269,14 @@ struct mcore_stats {
     uint64_t disbelieved; /* answers that were ignored, because no broker can have given them to that message */
     uint64_t max_bytes;
     uint64_t max_messages;
+    uint64_t max_payload; /* what the server takes of one message */
+};
+
+/* How large a message is, in bytes, with the longest slot number: at most. */
+struct mcore_sizes {
+    size_t payload; /* of the largest, of those to several routes */
+    size_t block;   /* its header block */
+    size_t frames;  /* all frames together */
 };
 
 /*
@@ -294,14 +299,17 @@ void mcore_outbox_set_retry(struct mcore_outbox *outbox, unsigned attempts, int6
 /* A number for a producer's own backlog, or MCORE_E_MEMORY. */
 long mcore_outbox_owner_new(struct mcore_outbox *outbox);
 
-/* Bytes that the message's frame will have, at most. */
-size_t mcore_outbox_frame_size(const struct mcore_outbox *outbox, const struct mcore_route *route,
-                               const struct mcore_message *message);
+/* The largest message with its header block that the server takes; at first any. */
+void mcore_outbox_set_max_payload(struct mcore_outbox *outbox, size_t max_payload);
+
+struct mcore_sizes mcore_outbox_sizes(const struct mcore_outbox *outbox, const struct mcore_route *const *routes,
+                                      size_t count, const struct mcore_message *message);
 
 /*
  * Appends the message once for each route, all of them or none. tickets[i] may be NULL: nobody will ask.
- * Returns the slot of the first (the others follow it), MCORE_E_FULL_BYTES, MCORE_E_FULL_MESSAGES, MCORE_E_TOO_LARGE,
- * MCORE_E_TOO_MANY or MCORE_E_CLOSED. Copies everything: nothing given is referenced after the return, tickets aside.
+ * Returns the slot of the first (the others follow it), MCORE_E_FULL_BYTES, MCORE_E_FULL_MESSAGES, MCORE_E_PAYLOAD,
+ * MCORE_E_TOO_LARGE, MCORE_E_TOO_MANY, MCORE_E_MEMORY or MCORE_E_CLOSED; MCORE_E_ARGUMENT unless there are 1 to
+ * MCORE_MAX_ROUTES routes. Copies everything: nothing given is referenced after the return, tickets aside.
  */
 int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_route *const *routes, size_t count,
                             const struct mcore_message *message, struct mcore_ticket *const *tickets);
@@ -338,9 +346,6 @@ uint64_t mcore_outbox_held_mark(struct mcore_outbox *outbox);
 
 /* Waits until none of those that were held before the mark is held. Returns how many are. */
 uint64_t mcore_outbox_wait_held(struct mcore_outbox *outbox, uint64_t mark, int64_t timeout_ns);
-
-/* Under which number mcore_outbox_wait_reports() hands out a ticket: its slot, or what that was when it was held. */
-uint64_t mcore_ticket_number(const struct mcore_ticket *ticket);
 
 /* Settles a slot; a slot that is settled or unknown is left alone. Returns 1 when this call settled it. */
 int mcore_outbox_settle(struct mcore_outbox *outbox, uint64_t slot, int outcome, uint64_t sequence, int duplicate,
@@ -406,11 +411,15 @@ uint64_t mcore_outbox_take_failed(struct mcore_outbox *outbox, long owner);
 /* Waits until a frame of so many bytes fits, with some air so that a bulk caller is not woken for each ack. */
 int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t timeout_ns);
 
-/* Waits for settled slots whose messages asked for a report; returns how many were written to out. */
-long mcore_outbox_wait_reports(struct mcore_outbox *outbox, uint64_t *out, size_t max, int64_t timeout_ns);
+/*
+ * Has mcore_outbox_wait_reports() hand out the cookie once the ticket is settled. Returns 1, 0 when it is settled already,
+ * or MCORE_E_MEMORY. A ticket may have several; those of one that is released, or of an outbox that is freed, are not
+ * handed out any more.
+ */
+int mcore_outbox_watch(struct mcore_outbox *outbox, struct mcore_ticket *ticket, void *cookie);
 
-/* Asks for a report of a slot that is not settled yet. Returns 1, or 0 when it is settled already. */
-int mcore_outbox_report(struct mcore_outbox *outbox, struct mcore_ticket *ticket);
+/* Waits for cookies of settled tickets, in the order of settling; returns how many were written to out. */
+long mcore_outbox_wait_reports(struct mcore_outbox *outbox, void **out, size_t max, int64_t timeout_ns);
 
 /* Wakes everybody who waits in mcore_outbox_wait_reports(). */
 void mcore_outbox_wake_reports(struct mcore_outbox *outbox);
@@ -426,7 +435,13 @@ int mcore_ticket_outcome(const struct mcore_ticket *ticket);
 /* Waits for the ticket's own outcome. Returns it, MCORE_PENDING after timeout_ns. */
 int mcore_ticket_wait(struct mcore_outbox *outbox, struct mcore_ticket *ticket, int64_t timeout_ns);
 
-/* The ticket's memory is about to go. An outcome that nobody looked at and that is no delivery counts as unseen. */
+/* The id of a message that has made its own, NUL-terminated; its length as of snprintf(). */
+size_t mcore_ticket_id(const struct mcore_outbox *outbox, const struct mcore_ticket *ticket, char *out, size_t cap);
+
+/*
+ * The ticket's memory is about to go. An outcome that nobody looked at and that is no delivery counts as unseen.
+ * outbox: NULL when that has been freed before.
+ */
 void mcore_ticket_release(struct mcore_outbox *outbox, struct mcore_ticket *ticket);
 
 /*
@@ -447,6 +462,9 @@ int mcore_wait_set_add(struct mcore_wait_set *set, struct mcore_outbox *outbox, 
 long mcore_wait_set_wait(struct mcore_wait_set *set, uint32_t *out, size_t max, int64_t timeout_ns);
 
 int64_t mcore_now_ns(void);
+
+/* How long a wait until then may take at once, in nanoseconds: a slice at most, and 0 when the time is over. */
+int64_t mcore_slice_until(int64_t until_ns);
 
 /* ---- 7. Link --------------------------------------------------------------------------------------------------------
  * One TCP connection with its two loops. The handshake is the caller's: a link takes a connected socket whose INFO and
@@ -471,6 +489,7 @@ enum mcore_link_end {
 };
 
 /*
+ * max_payload: the largest that it can receive, MCORE_MAX_RECEIVED for a client.
  * ping_interval_ns: a peer that is silent for so long is asked with a PING, and after twice as long it counts as gone
  * (MCORE_LINK_ERRNO, ETIMEDOUT); 0 never asks.
  * sans_io: the bytes are not for the socket as they are (TLS). The caller runs the two loops itself, with the functions

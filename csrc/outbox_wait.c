@@ -2,44 +2,51 @@
  * Waiting for the outbox as a whole: reports of outcomes, news to log, counts of what is outstanding, and room.
  */
 #include <errno.h>
-#include <string.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include "core_internal.h"
 
 /* ---- reports ------------------------------------------------------------------------------------------------------ */
 
-int mcore_outbox_report(struct mcore_outbox *outbox, struct mcore_ticket *ticket)
+int mcore_outbox_watch(struct mcore_outbox *outbox, struct mcore_ticket *ticket, void *cookie)
 {
+    struct mcore_watcher *watcher = malloc(sizeof(*watcher));
+    if (watcher == NULL)
+        return MCORE_E_MEMORY;
+    *watcher = (struct mcore_watcher){NULL, cookie};
     pthread_mutex_lock(&outbox->lock);
-    int wanted = 0;
-    if (ticket->held != NULL && ticket->held->waits) {
-        ticket->held->report = true;
-        wanted = 1;
-    } else if (ticket->attached) {
-        const struct mcore_send_log *lane = mcore_outbox_lane(outbox, ticket->slot);
-        mcore_send_log_slot(lane, ticket->slot & ~lane->tag)->flags |= MCORE_FLAG_REPORT;
-        wanted = 1;
+    bool is_pending = ticket->outcome == MCORE_PENDING;
+    if (is_pending) {
+        struct mcore_watcher **place = &ticket->watchers;
+        while (*place != NULL)
+            place = &(*place)->next;
+        *place = watcher;
     }
     pthread_mutex_unlock(&outbox->lock);
-    return wanted;
+    if (!is_pending)
+        free(watcher);
+    return is_pending;
 }
 
-long mcore_outbox_wait_reports(struct mcore_outbox *outbox, uint64_t *out, size_t max, int64_t timeout_ns)
+long mcore_outbox_wait_reports(struct mcore_outbox *outbox, void **out, size_t max, int64_t timeout_ns)
 {
     int64_t until = mcore_deadline_after(timeout_ns);
     pthread_mutex_lock(&outbox->lock);
     unsigned wakes = outbox->report_wakes;
     outbox->report_waiters++;
-    while (outbox->reported_len == 0 && outbox->report_wakes == wakes)
+    while (outbox->reports_first == NULL && outbox->report_wakes == wakes)
         if (mcore_cond_wait_until(&outbox->reports, &outbox->lock, until) == ETIMEDOUT)
             break;
     outbox->report_waiters--;
-    size_t count = outbox->reported_len < max ? outbox->reported_len : max;
-    if (count > 0) {
-        memcpy(out, outbox->reported, count * sizeof(*out));
-        outbox->reported_len -= count;
-        memmove(outbox->reported, outbox->reported + count, outbox->reported_len * sizeof(*out));
+    size_t count = 0;
+    for (struct mcore_watcher *next; count < max && outbox->reports_first != NULL; outbox->reports_first = next) {
+        next = outbox->reports_first->next;
+        out[count++] = outbox->reports_first->cookie;
+        free(outbox->reports_first);
     }
+    if (outbox->reports_first == NULL)
+        outbox->reports_last = NULL;
     pthread_mutex_unlock(&outbox->lock);
     return (long)count;
 }
@@ -52,17 +59,28 @@ void mcore_outbox_wake_reports(struct mcore_outbox *outbox)
     pthread_mutex_unlock(&outbox->lock);
 }
 
+static void copy_text(char *out, size_t cap, const char *text)
+{
+    if (cap > 0)
+        snprintf(out, cap, "%s", text == NULL ? "" : text);
+}
+
 uint64_t mcore_outbox_take_unseen(struct mcore_outbox *outbox, char *text, size_t cap)
 {
     pthread_mutex_lock(&outbox->lock);
     uint64_t count = outbox->stats.unseen - outbox->unseen_taken;
     outbox->unseen_taken = outbox->stats.unseen;
-    if (cap > 0) {
-        size_t len = strlen(outbox->unseen_text);
-        size_t cut = len < cap - 1 ? len : cap - 1;
-        memcpy(text, outbox->unseen_text, cut);
-        text[cut] = '\0';
-    }
+    copy_text(text, cap, outbox->unseen_text);
+    pthread_mutex_unlock(&outbox->lock);
+    return count;
+}
+
+uint64_t mcore_outbox_take_disbelieved(struct mcore_outbox *outbox, char *text, size_t cap)
+{
+    pthread_mutex_lock(&outbox->lock);
+    uint64_t count = outbox->stats.disbelieved - outbox->disbelieved_taken;
+    outbox->disbelieved_taken = outbox->stats.disbelieved;
+    copy_text(text, cap, outbox->disbelieved_text);
     pthread_mutex_unlock(&outbox->lock);
     return count;
 }
@@ -72,22 +90,6 @@ bool mcore_outbox_has_news_locked(const struct mcore_outbox *outbox)
     return outbox->stats.unseen != outbox->unseen_taken || outbox->stats.disbelieved != outbox->disbelieved_taken;
 }
 
-uint64_t mcore_outbox_take_disbelieved(struct mcore_outbox *outbox, char *text, size_t cap)
-{
-    pthread_mutex_lock(&outbox->lock);
-    uint64_t count = outbox->stats.disbelieved - outbox->disbelieved_taken;
-    outbox->disbelieved_taken = outbox->stats.disbelieved;
-    if (cap > 0) {
-        const char *why = outbox->disbelieved_text == NULL ? "" : outbox->disbelieved_text;
-        size_t len = strlen(why);
-        size_t cut = len < cap - 1 ? len : cap - 1;
-        memcpy(text, why, cut);
-        text[cut] = '\0';
-    }
-    pthread_mutex_unlock(&outbox->lock);
-    return count;
-}
-
 /* ---- counts and waits --------------------------------------------------------------------------------------------- */
 
 static uint64_t outstanding_locked(const struct mcore_outbox *outbox, long owner)
@@ -95,26 +97,6 @@ static uint64_t outstanding_locked(const struct mcore_outbox *outbox, long owner
     if (owner < 0)
         return outbox->stats.queued + outbox->stats.in_flight;
     return (size_t)owner < outbox->owner_count ? outbox->owners[owner].outstanding : 0;
-}
-
-/* Room is asked for in the bulk lane: the express lane falls back to it. */
-static bool has_room(const struct mcore_outbox *outbox, uint64_t bytes, uint64_t slots)
-{
-    const struct mcore_log *log = outbox->lanes[MCORE_BULK].log;
-    if (log->head_slot == log->tail_slot && outbox->held_messages == 0)
-        return true;
-    if (outbox->held_messages > 0)
-        return mcore_outbox_room_beside_held_locked(outbox, bytes, slots) == MCORE_OK;
-    return log->max_bytes - (log->tail_pos - log->head_pos) >= bytes &&
-           log->max_messages - (log->tail_slot - log->head_slot) >= slots;
-}
-
-void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox)
-{
-    if (outbox->drain_waiters > 0 && outbox->stats.queued + outbox->stats.in_flight == 0)
-        pthread_cond_broadcast(&outbox->drained);
-    if (outbox->room_waiters > 0 && has_room(outbox, outbox->room_wanted, outbox->stats.max_messages / 8))
-        pthread_cond_broadcast(&outbox->room);
 }
 
 uint64_t mcore_outbox_outstanding(struct mcore_outbox *outbox, long owner)
@@ -167,15 +149,6 @@ static uint64_t count_before(const struct mcore_outbox *outbox, long owner, cons
     return count;
 }
 
-void mcore_outbox_count_off_locked(struct mcore_outbox *outbox, const struct mcore_send_log *lane, uint64_t slot,
-                                   uint32_t owner)
-{
-    size_t number = (size_t)(lane - outbox->lanes);
-    for (struct mcore_flush *flush = outbox->flushes; flush != NULL; flush = flush->next)
-        if (slot < flush->marks[number] && (flush->owner < 0 || flush->owner == (long)owner) && --flush->left == 0)
-            pthread_cond_broadcast(&outbox->drained);
-}
-
 uint64_t mcore_outbox_wait_marks(struct mcore_outbox *outbox, long owner, const uint64_t *marks, int64_t timeout_ns)
 {
     int64_t until = mcore_deadline_after(timeout_ns);
@@ -225,9 +198,9 @@ int mcore_outbox_wait_room(struct mcore_outbox *outbox, size_t bytes, int64_t ti
     outbox->room_waiters++;
     if (wanted < outbox->room_wanted)
         outbox->room_wanted = wanted;
-    while (!outbox->closed && !has_room(outbox, wanted, slots > 0 ? slots : 1))
+    while (!outbox->closed && !mcore_outbox_has_room_locked(outbox, wanted, slots > 0 ? slots : 1))
         if (mcore_cond_wait_until(&outbox->room, &outbox->lock, until) == ETIMEDOUT) {
-            result = has_room(outbox, 2 * (uint64_t)bytes, 1) ? MCORE_OK : MCORE_E_TIMEOUT;
+            result = mcore_outbox_has_room_locked(outbox, 2 * (uint64_t)bytes, 1) ? MCORE_OK : MCORE_E_TIMEOUT;
             break;
         }
     if (outbox->closed)

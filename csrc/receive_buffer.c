@@ -25,7 +25,9 @@ struct mcore_receive_buffer *mcore_receive_buffer_new(struct mcore_link *link, u
     buffer->wanted_statuses = UINT64_MAX;
     mcore_cond_init(&buffer->cond);
     /* Looked at under the outbox lock: a buffer made after a detach belongs to no connection and is closed. */
-    buffer->closed = !mcore_link_is_up(link);
+    pthread_mutex_lock(&link->outbox->lock);
+    buffer->closed = !link->up;
+    pthread_mutex_unlock(&link->outbox->lock);
     pthread_mutex_lock(&link->receive_lock);
     buffer->next = link->receive_buffers;
     link->receive_buffers = buffer;

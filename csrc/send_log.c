@@ -101,9 +101,8 @@ static bool has_id(const struct mcore_route *route, const struct mcore_message *
     return route->id_name_len > 0 && (message->msg_id_len > 0 || route->auto_id);
 }
 
-/* Bytes of the header block for a slot number of `digits` digits. */
-static size_t block_size(const struct mcore_send_log *lane, const struct mcore_route *route,
-                         const struct mcore_message *message, size_t digits)
+size_t mcore_send_log_block_size(const struct mcore_send_log *lane, const struct mcore_route *route,
+                                 const struct mcore_message *message, size_t digits)
 {
     size_t size = sizeof(version_line) - 1 + route->fixed_len + message->headers_len + 2;
     if (has_id(route, message)) {
@@ -116,7 +115,7 @@ static size_t block_size(const struct mcore_send_log *lane, const struct mcore_r
 size_t mcore_send_log_frame_size(const struct mcore_send_log *lane, const struct mcore_route *route,
                                  const struct mcore_message *message, size_t digits)
 {
-    size_t block = block_size(lane, route, message, digits);
+    size_t block = mcore_send_log_block_size(lane, route, message, digits);
     size_t total = block + message->payload_len;
     return 5 + route->subject_len + 1 + lane->inbox_len + digits + 1 + mcore_u64_size(block) + 1 +
            mcore_u64_size(total) + 2 + total + 2;
@@ -133,7 +132,7 @@ static void frame_write(const struct mcore_send_log *lane, uint8_t *out, const s
 {
     uint8_t digits[MCORE_MAX_U64_DIGITS];
     size_t digits_len = mcore_u64_write(digits, slot);
-    size_t block = block_size(lane, route, message, digits_len);
+    size_t block = mcore_send_log_block_size(lane, route, message, digits_len);
     out = put(out, "HPUB ", 5);
     out = put(out, route->subject, route->subject_len);
     *out++ = ' ';
@@ -213,7 +212,7 @@ struct mcore_slot *mcore_send_log_append(struct mcore_send_log *lane, const stru
     entry->len = (uint32_t)len;
     entry->owner = route->owner;
     entry->state = MCORE_SLOT_QUEUED;
-    entry->flags = message->report ? MCORE_FLAG_REPORT : 0;
+    entry->flags = 0;
     entry->retried = 0;
     lane->tickets[slot % log->max_messages] = ticket;
     if (ticket != NULL) {

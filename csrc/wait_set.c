@@ -100,12 +100,8 @@ int mcore_wait_set_add(struct mcore_wait_set *set, struct mcore_outbox *outbox, 
     if (set->count == set->capacity)
         return MCORE_E_ROOM;
     uint32_t place = (uint32_t)set->count++;
-    if (mcore_ticket_outcome(ticket) != MCORE_PENDING) {
-        is_ready(set, place);
-        return MCORE_OK;
-    }
     pthread_mutex_lock(&outbox->lock);
-    bool is_settled = mcore_ticket_outcome(ticket) != MCORE_PENDING;
+    bool is_settled = ticket->outcome != MCORE_PENDING;
     if (!is_settled) {
         set->nodes[place] = (struct mcore_wait_set_node){
             .next = ticket->wait_sets, .set = set, .outbox = outbox, .ticket = ticket, .place = place};

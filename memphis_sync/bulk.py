@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional, Union
 
 from memphis_sync._core import count_delivered
-from memphis_sync._data.outcomes import DELIVERED, PENDING, SLICE_NS, advice, error_of
+from memphis_sync._data.outcomes import DELIVERED, PENDING, advice, error_of
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, Sender
 from memphis_sync._protocol.payload import not_utf8
 from memphis_sync.delivery import Deliveries, Delivery
@@ -272,7 +272,7 @@ class Bulk:
                 if self._is_late():
                     raise _Stop from None
                 size = len(item) if isinstance(item, (bytes, bytearray, str)) else 65536
-                self._core.wait_room(min(size + 1024, int(self._core.stats()["max_bytes"]) // 2), SLICE_NS)
+                self._core.wait_room(min(size + 1024, int(self._core.stats()["max_bytes"]) // 2), self._deadline)
 
     def _sweep(self) -> None:
         """Counts off what is settled at the front."""
@@ -303,7 +303,7 @@ class Bulk:
         while self._pending and not self._is_late():
             # The last of a stretch, most often settled after all others of it: each wait costs a thread change.
             tickets = self._pending[0].tickets
-            (tickets[-1] if tickets[-1].observe() == PENDING else tickets[self._at]).wait(SLICE_NS)
+            (tickets[-1] if tickets[-1].observe() == PENDING else tickets[self._at]).wait(self._deadline)
             self._sweep()
         while self._pending:
             first, step, tickets = self._pending[0]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Callable, Generic, Literal, NamedTuple, Option
 
 from memphis_sync._base.refusals import NotCopied
 from memphis_sync._core import Ticket, WaitSet
-from memphis_sync._data.outcomes import DELIVERED, OUTCOMES, PENDING, SLICE_NS, error_of, pub_ack, target_of
+from memphis_sync._data.outcomes import DELIVERED, OUTCOMES, PENDING, error_of, pub_ack, target_of
 from memphis_sync._options.checks import check_callable, check_seconds, show
 from memphis_sync._session import waiting
 from memphis_sync.errors import ConfigurationError, DeadlineError, MultiStationError, Outcome, ProduceError, SchemaError
@@ -96,15 +96,11 @@ class Delivery(NotCopied, Ticket):
         outcome = self.observe()
         if outcome == PENDING:
             waiting.forbid_on_own_thread("Delivery.result()")
-            deadline = None if timeout is None else time.monotonic() + timeout
-            while outcome == PENDING:
-                left = SLICE_NS if deadline is None else int((deadline - time.monotonic()) * 1e9)
-                outcome = self.wait(min(max(left, 0), SLICE_NS))
-                if left <= 0 and outcome == PENDING:
-                    raise DeadlineError(
-                        f"{self!r} was not confirmed within {timeout} s; it is still on its way",
-                        timeout_s=timeout or 0.0,
-                    )
+            outcome = self.wait(None if timeout is None else time.monotonic() + timeout)
+            if outcome == PENDING:
+                raise DeadlineError(
+                    f"{self!r} was not confirmed within {timeout} s; it is still on its way", timeout_s=timeout or 0.0
+                )
         return None if outcome == DELIVERED else error_of(self)
 
     def add_done_callback(self, fn: Callable[[Delivery], object]) -> None:
@@ -333,11 +329,6 @@ def _checked(
     return every, None if timeout_s is None else time.monotonic() + timeout_s
 
 
-def _slice_ns(deadline: Optional[float]) -> int:
-    """How long to wait at once, so that Ctrl-C is served; 0 at the deadline."""
-    return SLICE_NS if deadline is None else min(SLICE_NS, max(int((deadline - time.monotonic()) * 1e9), 0))
-
-
 def _each(delivery: Union[Delivery, Deliveries]) -> Iterable[Delivery]:
     return (delivery,) if isinstance(delivery, Delivery) else delivery.values()
 
@@ -346,11 +337,8 @@ def _wait_for_all(every: list[AnyDelivery], deadline: Optional[float]) -> None:
     # Backwards: when the last one is known, most others are, and reading them is cheaper than being woken for each.
     for delivery in reversed(every):
         for single in _each(delivery):
-            while single.observe() == PENDING:
-                left_ns = _slice_ns(deadline)
-                if left_ns == 0:
-                    return
-                single.wait(left_ns)
+            if single.observe() == PENDING and single.wait(deadline) == PENDING:
+                return
 
 
 def _has_failed(delivery: Union[Delivery, Deliveries]) -> bool:
@@ -363,9 +351,8 @@ def _wait_for_first(every: list[AnyDelivery], deadline: Optional[float], *, fail
         return
     watch = _Watch([delivery for delivery in every if not delivery.done()])
     while watch.left:
-        left_ns = _slice_ns(deadline)
-        new = watch.wait(left_ns)
-        if left_ns == 0 or (any(map(_has_failed, new)) if failed_only else new):
+        new = watch.wait(deadline)
+        if not new or (any(map(_has_failed, new)) if failed_only else new):
             return
 
 
@@ -374,9 +361,8 @@ def _in_order_of_completion(
 ) -> Iterator[AnyDelivery]:
     watch = _Watch(every)
     while watch.left:
-        left_ns = _slice_ns(deadline)
-        new = watch.wait(left_ns)
-        if not new and left_ns == 0:
+        new = watch.wait(deadline)
+        if not new:
             raise DeadlineError(
                 f"{watch.left} of {len(every)} deliveries were not known within {timeout_s:g} s; they are still on "
                 "their way",
@@ -394,15 +380,19 @@ class _Watch(Generic[AnyDelivery]):
         self._wait_set = WaitSet(single for delivery in every for single in _each(delivery))
         self.left = len(every)
 
-    def wait(self, timeout_ns: int) -> list[AnyDelivery]:
-        """Those that have become known; none after *timeout_ns*."""
-        new = []
-        for place in self._wait_set.wait(timeout_ns):
-            owner = self._owners[place]
-            if isinstance(owner, Deliveries):
-                self._lacks[owner] -= 1
-                if self._lacks[owner]:
-                    continue
-            new.append(owner)
+    def wait(self, until: Optional[float]) -> list[AnyDelivery]:
+        """Those that have become known; none once that time is over."""
+        new: list[AnyDelivery] = []
+        while not new:
+            places = self._wait_set.wait(until)
+            if not places:
+                break
+            for place in places:
+                owner = self._owners[place]
+                if isinstance(owner, Deliveries):
+                    self._lacks[owner] -= 1
+                    if self._lacks[owner]:
+                        continue
+                new.append(owner)
         self.left -= len(new)
         return new

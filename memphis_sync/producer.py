@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Optional, Union, o
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._control.api import DESTROY_S
-from memphis_sync._data.outcomes import SLICE_NS
 from memphis_sync._options.checks import check_int, check_seconds
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery, Sender, confirmed
 from memphis_sync._protocol.payload import not_utf8
@@ -206,7 +205,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
                 producer_partition_key,
                 producer_partition_number,
                 on_delivery,
-                -1 if nonblocking else SLICE_NS,
+                not nonblocking,
             )
             if delivery is not None:
                 return delivery if nonblocking else confirmed(delivery)

@@ -179,7 +179,7 @@ class Reader:
         portion.hold()
         link = self.session.data_link()
         with contextlib.suppress(ConnectionLostError):  # the acks of those before it are not to die with it either
-            link.core.wait_pong(link.core.ping(), int(LULL_S * 1e9))
+            link.core.wait_pong(link.core.ping(), time.monotonic() + LULL_S)
         is_alone = len(found) == 1 and not self.pulls.is_expecting
         if is_alone or link.is_memphis or time.monotonic() < self._keep_until:
             return found

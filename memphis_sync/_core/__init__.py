@@ -63,7 +63,6 @@ encode_connect = _binding.encode_connect
 encode_sub = _binding.encode_sub
 encode_unsub = _binding.encode_unsub
 encode_pub = _binding.encode_pub
-encode_hpub = _binding.encode_hpub
 encode_header = _binding.encode_header
 encode_headers = _binding.encode_headers
 parse_headers = _binding.parse_headers

@@ -1,29 +1,17 @@
-"""
-Builds memphis_sync._core._cffi_core, the compiled half of the cffi binding.
-
-The declarations are the text of csrc/memphis_core.h between its two `bindings` marks: one source of truth.
-"""
+"""Builds memphis_sync._core._cffi_core, the compiled half of the cffi binding."""
 
 from __future__ import annotations
 
 import os
+import runpy
 from pathlib import Path
 
 from cffi import FFI  # type: ignore[import-untyped,unused-ignore]
 
 ROOT = Path(__file__).resolve().parents[2]
-BEGIN = "/* bindings: begin */"
-END = "/* bindings: end */"
-
-
-def declarations() -> str:
-    """The C declarations that both bindings stand on."""
-    text = (ROOT / "csrc" / "memphis_core.h").read_text(encoding="utf-8")
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
-
 
 ffibuilder = FFI()
-ffibuilder.cdef(declarations())
+ffibuilder.cdef(runpy.run_path(str(Path(__file__).with_name("_declarations.py")))["for_cffi"]())
 ffibuilder.set_source(
     "memphis_sync._core._cffi_core",
     '#include "memphis_core.h"\n',

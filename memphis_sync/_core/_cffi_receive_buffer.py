@@ -1,13 +1,13 @@
-"""The cffi binding of the C core: RawMessage and ReceiveBuffer. See _cffi_link for what holds for all of it."""
+"""The cffi binding of the C core: RawMessage and ReceiveBuffer, the twin of _receive_buffer.pxi; see _cffi_link."""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, Optional, TypeVar, final
 
 from memphis_sync._core._cffi_core import ffi, lib
 from memphis_sync._core._cffi_link import Link
-from memphis_sync._core._cffi_view import checked_bytes
+from memphis_sync._core._cffi_view import checked, checked_bytes, sliced
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # 3.11 has it in typing
@@ -17,8 +17,6 @@ RECORD_SIZE: int = ffi.sizeof("struct mcore_record")
 
 
 class RawMessage:
-    """One received message, read from the C core's memory only as far as it is asked. Made by ReceiveBuffer.take()."""
-
     __slots__ = ("_at", "_chunk", "_link", "_record", "answer", "owner")
 
     _chunk: Any  # the bytes of all records of one take(), freed with the last message that points into them
@@ -45,49 +43,39 @@ class RawMessage:
 
     @property
     def subject(self) -> str:
-        """The subject it was stored under."""
         return self._bytes(0, self._found().subject_len).decode("utf-8", "replace")
 
     @property
     def reply(self) -> str:
-        """Where its acknowledgement goes."""
         record = self._found()
         return self._bytes(record.subject_len, record.reply_len).decode("utf-8", "replace")
 
     @property
     def header_block(self) -> bytes:
-        """The raw header block; empty without headers."""
         record = self._found()
         return self._bytes(record.subject_len + record.reply_len, record.header_len)
 
     @property
     def payload(self) -> bytes:
-        """A copy of the payload."""
         record = self._found()
         return self._bytes(record.subject_len + record.reply_len + record.header_len, record.payload_len)
 
     @property
     def payload_len(self) -> int:
-        """Length of the payload in bytes."""
         return int(self._found().payload_len)
 
     @property
     def age_ns(self) -> int:
-        """How long ago it was received, or renewed."""
         return int(lib.mcore_now_ns() - self._found().received_ns)
 
     def renew(self) -> None:
-        """Tells the server that it is being worked on, so that its ack time begins anew. Raises as respond()."""
         self.respond(b"+WPI")
         self._record.received_ns = lib.mcore_now_ns()
 
     def respond(self, body: bytes = b"") -> None:
-        """Queues an acknowledgement and returns at once. ConnectionLostError when there is no connection."""
-        record = self._found()
         checked_bytes(body=body)
-        self._link._check()
-        reply = self._bytes(record.subject_len, record.reply_len)
-        self._link._raise_for(lib.mcore_link_publish(self._link._link, reply, len(reply), body, len(body)))
+        reply = self._bytes(self._found().subject_len, self._record.reply_len)
+        checked(lib.mcore_link_publish(self._link._own(), reply, len(reply), body, len(body)))
 
 
 _numbers = itertools.count()
@@ -95,15 +83,6 @@ _numbers = itertools.count()
 
 @final
 class ReceiveBuffer:
-    """
-    What one subscription of the link receives.
-
-    Args:
-        link: The link.
-        sid: The subscription's number.
-        jetstream: Take only messages that the server itself delivers, with an ack subject, and statuses.
-    """
-
     __slots__ = ("_buffer", "_number", "dropped", "link", "sid")
 
     _buffer: Any
@@ -133,41 +112,28 @@ class ReceiveBuffer:
                 lib.mcore_receive_buffer_free(buffer)
 
     def expect(self, messages: int, size: int) -> None:
-        """
-        Takes messages up to this number, counted since the buffer was made, and so many bytes of them at once:
-        subjects, replies, headers and payloads. What is beyond is dropped and counted. At first any number, and
-        RECEIVE_BUFFER_BYTES.
-        """
         self.link._check()
         lib.mcore_receive_buffer_expect(self._buffer, messages, size)
 
-    def wait(self, messages: int, statuses: int, timeout_ns: int) -> int:
-        """
-        Waits until so many messages or so many statuses have come since the buffer was made, or for wake().
+    def wait(self, messages: int, statuses: int, until: Optional[float]) -> int:
+        link = self.link._own()
 
-        Returns:
-            0 then, -13 after *timeout_ns*, -11 when the connection ended.
-        """
-        self.link._check()
-        lib.mcore_link_push(self.link._link)
-        return int(lib.mcore_receive_buffer_wait(self._buffer, messages, statuses, timeout_ns))
+        def wait(ns: int) -> Any:
+            lib.mcore_link_push(link)
+            return lib.mcore_receive_buffer_wait(self._buffer, messages, statuses, ns)
+
+        return sliced(until, wait)
 
     def wake(self) -> None:
-        """Ends a wait() of another thread, or the next one. From any thread."""
         self.link._check()
         lib.mcore_receive_buffer_wake(self._buffer)
 
     @property
     def is_closed(self) -> bool:
-        """Whether its connection has ended: nothing more comes."""
         self.link._check()
         return bool(lib.mcore_receive_buffer_is_closed(self._buffer))
 
     def take(self, kind: type[_M], owner: object) -> tuple[list[_M], list[tuple[int, str, bytes]]]:
-        """
-        All that has come: ``(messages, statuses)``, instances of *kind* and ``(status, subject, block)`` tuples.
-        ``dropped`` is up to date after it.
-        """
         self.link._check()
         place = ffi.new("uint8_t **")
         length = ffi.new("size_t *")

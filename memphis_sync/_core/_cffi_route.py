@@ -1,21 +1,15 @@
-"""The cffi binding of the C core: Route and Ticket. See _cffi_link for what holds for all of it."""
+"""The cffi binding of the C core: Route, RoundRobin, FanOut, Ticket, WaitSet: as _route.pxi; see _cffi_link."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union, final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union, final
 
 from memphis_sync._core._cffi_core import ffi, lib
-from memphis_sync._core._cffi_view import checked_bytes, view_of
-from memphis_sync._core._translate import frames_of
-from memphis_sync.errors import (
-    BufferFullError,
-    ClosedError,
-    ConfigurationError,
-    LocalProtocolError,
-    PayloadTooLargeError,
-)
+from memphis_sync._core._cffi_view import checked_bytes, sliced, text_of, view_of
+from memphis_sync._core._translate import append_error, checked_count
+from memphis_sync.errors import ConfigurationError, ForkedError
 from memphis_sync.types import Buffer
 
 if TYPE_CHECKING:
@@ -27,140 +21,132 @@ Payload = Union[str, Buffer]
 Callback = Callable[[Any], object]
 
 PLAIN = frozenset({bytes, str})  # what a round robin takes
+PLACES_AT_ONCE = 1024
 
 
 class Ticket:
-    """How one appended message ended, or that it has not yet. Made by Route; costs nothing when nobody looks."""
-
     __slots__ = ("_msg_id", "_route", "_ticket")
 
     _ticket: Any
     _route: Route
     _msg_id: bytes
 
-    def __del__(self, lib: Any = lib) -> None:
+    def __del__(self, lib: Any = lib, null: Any = ffi.NULL) -> None:
         route = getattr(self, "_route", None)
         if route is not None and lib.mcore_fork_generation() == route.link._generation:
-            link = route.link
-            if link._freed:  # both in one cycle of garbage: no outbox any more to tell
-                lib.mcore_free(self._ticket.text)
-                lib.mcore_free(self._ticket.held)
-            else:
-                lib.mcore_ticket_release(link._outbox, self._ticket)
+            # Both in one cycle of garbage: no outbox any more to tell.
+            lib.mcore_ticket_release(null if route.link._freed else route.link._outbox, self._ticket)
 
     @property
     def route(self) -> Route:
-        """The route it was appended to."""
         return self._route
 
     @property
     def slot(self) -> int:
-        """Its number in the log of its link, from 0, or from 2**62 in the express lane."""
         return int(self._ticket.slot)
 
     @property
     def outcome(self) -> int:
-        """0 pending, 1 delivered, 2 refused, 3 no responders, 4 expired, 5 abandoned, 6 unknown, 7 unsent."""
         self._route.link._check()
         return int(lib.mcore_ticket_outcome(self._ticket))
 
-    def wait(self, timeout_ns: int) -> int:
-        """Waits for the outcome at most *timeout_ns*; returns it, 0 when it is still pending."""
-        link = self._route.link
-        link._check()
+    def wait(self, until: Optional[float]) -> int:
+        outbox = self._route.link._box()
         self._ticket.observed = 1
-        return int(lib.mcore_ticket_wait(link._outbox, self._ticket, timeout_ns))
+        return sliced(until, lambda ns: lib.mcore_ticket_wait(outbox, self._ticket, ns), _is_pending)
 
     def observe(self) -> int:
-        """Notes that somebody knows the outcome, so that a failure is not logged as unseen; returns it."""
         self._route.link._check()
         self._ticket.observed = 1
         return int(lib.mcore_ticket_outcome(self._ticket))
 
     @property
     def sequence(self) -> int:
-        """Delivered: the sequence in the stream."""
         return int(self._ticket.sequence)
 
     @property
     def duplicate(self) -> bool:
-        """Delivered: whether the broker had the message before."""
         return bool(self._ticket.duplicate)
 
     @property
-    def was_written(self) -> bool:
-        """Whether the frame was given to the socket at least once. Valid once settled."""
-        return bool(self._ticket.was_written)
-
-    @property
-    def code(self) -> int:
-        """Refused, unknown: the broker's HTTP-like status."""
-        return int(self._ticket.code)
-
-    @property
-    def err_code(self) -> int:
-        """Refused, unknown: JetStream's error code."""
-        return int(self._ticket.err_code)
-
-    @property
-    def text(self) -> str:
-        """Refused, unknown: the broker's text, as it stood in the JSON."""
-        text = self._ticket.text
-        return "" if text == ffi.NULL else bytes(ffi.string(text)).decode("utf-8", "replace")
+    def failure(self) -> tuple[bool, int, int, str]:
+        ticket = self._ticket
+        text = "" if ticket.text == ffi.NULL else text_of(ticket.text)
+        return bool(ticket.was_written), ticket.code, ticket.err_code, text
 
     @property
     def message_id(self) -> Optional[str]:
-        """The id that the message carries; None without one."""
         if self._msg_id:
             return self._msg_id.decode()
-        if self._route._route.auto_id:
-            mark = "e" if self.slot >> lib.MCORE_EXPRESS_BIT else ""
-            number = self.slot & ((1 << lib.MCORE_EXPRESS_BIT) - 1)
-            return f"{self._route.link.token.decode()}-{mark}{number}"
-        return None
+        if not self._route._route.auto_id:
+            return None
+        text = ffi.new("char[256]")
+        lib.mcore_ticket_id(self._route.link._outbox, self._ticket, text, len(text))
+        return text_of(text)
+
+
+def _is_pending(outcome: int) -> bool:
+    return bool(outcome == lib.MCORE_PENDING)
 
 
 AnyTicket = TypeVar("AnyTicket", bound=Ticket)
 
 
-def ticket_of(kind: type[AnyTicket], route: Route, msg_id: bytes) -> AnyTicket:
-    """A ticket that was not appended yet; its C half lies at one place as long as it lives."""
-    ticket = kind.__new__(kind)
-    ticket._ticket = ffi.new("struct mcore_ticket *")
-    ticket._msg_id = msg_id
-    ticket._route = route
-    return ticket
+def tickets_of(kind: type[AnyTicket], routes: list[Route], msg_id: bytes) -> list[AnyTicket]:
+    """Tickets that were not appended yet; the C half of each lies at one place as long as it lives."""
+    checked_count(len(routes))
+    tickets = []
+    for route in routes:
+        ticket = kind.__new__(kind)
+        ticket._ticket = ffi.new("struct mcore_ticket *")
+        ticket._msg_id = msg_id
+        ticket._route = route
+        tickets.append(ticket)
+    return tickets
 
 
-class Watcher:
-    """One interest in a ticket; compared by identity, so that list.remove() runs no foreign code."""
-
-    __slots__ = ("callback", "ticket")
-
-    def __init__(self, ticket: Ticket, callback: Callback) -> None:
-        self.ticket = ticket
-        self.callback = callback
+def append(
+    routes: list[Route],
+    tickets: Sequence[Ticket],
+    payload: Union[Payload, list[bytes]],
+    headers: bytes,
+    msg_id: bytes,
+    timeout_ns: int,
+    *,
+    watcher: Any = ffi.NULL,
+    urgent: bool = False,
+    held: bool = False,
+) -> int:
+    """A message for each route into the outbox of their link: the first slot, or MCORE_E_ENDED of what was held."""
+    count = checked_count(len(routes))
+    link = routes[0].link
+    outbox = link._box()
+    checked_bytes(headers=headers, msg_id=msg_id)
+    sizes = ffi.NULL
+    if isinstance(payload, list):
+        if len(payload) != count:
+            raise ConfigurationError(f"{len(payload)} payloads for {count} stations")
+        sizes = ffi.new("size_t[]", [len(part) for part in payload])
+        payload = b"".join(payload)
+    data: Any = payload.encode() if type(payload) is str else payload
+    parts = ffi.new("struct mcore_route *[]", [route._route for route in routes])
+    slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket for ticket in tickets])
+    with view_of(data) as view, view_of(headers) as header_view, view_of(msg_id) as id_view:
+        spans = [value for each in (view, header_view, id_view) for value in (each, len(each))]
+        message = ffi.new("struct mcore_message *", [*spans, timeout_ns, watcher, urgent, sizes])
+        put = lib.mcore_outbox_unhold if held else lib.mcore_outbox_append
+        slot = int(put(outbox, parts, count, message, slots))
+        if slot < 0 and slot != lib.MCORE_E_ENDED:
+            found = lib.mcore_outbox_sizes(outbox, parts, count, message)
+            raise append_error(slot, count, found.payload, found.block, link.stats())
+        return slot
 
 
 @final
 class Route:
-    """
-    The constant part of the frames of one producer to one partition.
-
-    Args:
-        link: The link that sends them.
-        subject: Where they go, ``<station>$<partition>.final``.
-        id_name: Header of the message id, ``Nats-Msg-Id`` or ``msg-id``.
-        fixed: Header lines of each message, line ends included.
-        owner: The producer's number, of ``Link.owner_new()``.
-        auto_id: Whether a message without an id of its own gets one.
-        target: Anything; for the reader of a ticket.
-    """
-
-    __slots__ = ("_kept", "_parts", "_route", "fixed", "id_name", "link", "subject", "target")
+    __slots__ = ("_kept", "_route", "fixed", "id_name", "link", "subject", "target")
 
     _kept: list[Any]  # what the pointers in _route point to
-    _parts: Any  # a C array of this one route
     _route: Any
     link: Link
     subject: bytes
@@ -179,92 +165,15 @@ class Route:
         self.fixed = fixed
         self.target = target
         self._kept = [ffi.from_buffer("uint8_t[]", part) for part in (subject, id_name, fixed)]
-        self._route = ffi.new("struct mcore_route *")
-        self._route.subject, self._route.id_name, self._route.fixed = self._kept
-        self._route.subject_len, self._route.id_name_len, self._route.fixed_len = map(len, self._kept)
-        self._route.owner = owner
-        self._route.auto_id = bool(auto_id)
-        self._parts = ffi.new("struct mcore_route *[]", [self._route])
+        pairs = (value for part in self._kept for value in (part, len(part)))
+        self._route = ffi.new("struct mcore_route *", (*pairs, owner, bool(auto_id)))
         return self
 
-    def _append(
-        self,
-        parts: Any,
-        payload: Payload,
-        headers: bytes,
-        msg_id: bytes,
-        timeout_ns: int,
-        slots: Any,
-        *,
-        report: bool = False,
-        urgent: bool = False,
-        sizes: Any = ffi.NULL,
-        held: bool = False,
-    ) -> int:
-        self.link._check()
-        checked_bytes(headers=headers, msg_id=msg_id)
-        data: Any = payload.encode() if type(payload) is str else payload
-        with view_of(data) as view, view_of(headers) as header_view, view_of(msg_id) as id_view:
-            message = ffi.new("struct mcore_message *")
-            message.payload, message.payload_len = view, len(view)
-            message.headers, message.headers_len = header_view, len(header_view)
-            message.msg_id, message.msg_id_len = id_view, len(id_view)
-            message.timeout_ns = timeout_ns
-            message.report = report
-            message.urgent = urgent
-            message.parts = sizes
-            self._check_size(message, len(view) if sizes == ffi.NULL else max(sizes))
-            append = lib.mcore_outbox_unhold if held else lib.mcore_outbox_append
-            slot = int(append(self.link._outbox, parts, len(parts), message, slots))
-            if slot < 0 and not (held and slot == lib.MCORE_E_ENDED):
-                self._raise_full(slot, len(parts), message.payload_len)
-            return slot
-
-    def _check_size(self, message: Any, size: int) -> None:
-        # 12: NATS/1.0, its line end and the empty line; 26: the line of an automatic id with the longest slot number.
-        block = 12 + len(self.fixed) + message.headers_len
-        if message.msg_id_len > 0:
-            block += len(self.id_name) + 4 + message.msg_id_len
-        elif self._route.auto_id:
-            block += len(self.id_name) + 26 + len(self.link.token)
-        if size + block > self.link.max_payload:
-            raise PayloadTooLargeError(
-                f"message of {size} bytes with {block} bytes of headers: the broker takes at most "
-                f"max_payload={self.link.max_payload} bytes for both"
-            )
-
-    def _raise_full(self, error: int, count: int, size: int) -> NoReturn:
-        if error == lib.MCORE_E_CLOSED:
-            raise ClosedError("the client is closed; the message was not taken")
-        stats = self.link.stats()
-        if error == lib.MCORE_E_TOO_LARGE:
-            raise PayloadTooLargeError(
-                f"message of {size} bytes: {frames_of(count)} larger than the whole outbox "
-                f"(outbox_max_bytes={stats['max_bytes']})"
-            )
-        if error == lib.MCORE_E_TOO_MANY:
-            raise ConfigurationError(
-                f"a message for {count} stations is {count} messages, and the outbox takes "
-                f"outbox_max_messages={stats['max_messages']}; raise this option of connect()"
-            )
-        if error == lib.MCORE_E_MEMORY:
-            raise MemoryError("no memory for another message")
-        if error in (lib.MCORE_E_FULL_BYTES, lib.MCORE_E_FULL_MESSAGES):
-            raise BufferFullError(
-                f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it "
-                f"takes outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise "
-                "these options of connect(), or let produce() wait for room: block_on_full_s of the producer, or "
-                "produce_many()"
-            )
-        raise LocalProtocolError(f"the C core refused a message ({error})")
-
     def frame_size(self, payload_len: int, headers_len: int, msg_id_len: int) -> int:
-        """Bytes that such a message takes in the outbox, at most."""
-        message = ffi.new("struct mcore_message *")
-        message.payload_len = payload_len
-        message.headers_len = headers_len
-        message.msg_id_len = msg_id_len
-        return int(lib.mcore_outbox_frame_size(self.link._outbox, self._route, message))
+        lengths = {"payload_len": payload_len, "headers_len": headers_len, "msg_id_len": msg_id_len}
+        message = ffi.new("struct mcore_message *", lengths)
+        parts = ffi.new("struct mcore_route *[]", [self._route])
+        return int(lib.mcore_outbox_sizes(self.link._outbox, parts, 1, message).frames)
 
     def send(
         self,
@@ -275,56 +184,32 @@ class Route:
         kind: type[AnyTicket],
         callback: Optional[Callback] = None,
     ) -> AnyTicket:
-        """
-        Appends one message and returns its ticket at once.
-
-        Args:
-            payload: bytes, str (UTF-8), or an object with the buffer interface; copied.
-            headers: The user's header lines, line ends included.
-            msg_id: The message id; empty: the route's rule.
-            timeout_ns: From now to the message's deadline.
-            kind: Ticket, or a subclass without state of its own: what to return.
-            callback: If given, ``Link.wait_reports`` hands it out with the settled ticket.
-
-        Raises:
-            BufferFullError: No room; the message was not taken.
-            PayloadTooLargeError: Larger than the server's ``max_payload`` or than the outbox.
-            ClosedError: After ``Link.close()``.
-            ForkedError: The link is from before a fork.
-        """
-        ticket = ticket_of(kind, self, msg_id)
-        slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket])
-        self._append(self._parts, payload, headers, msg_id, timeout_ns, slots, report=callback is not None)
-        if callback is not None:
-            self.link._watchers.add(ticket.slot, Watcher(ticket, callback))
-        return ticket
+        tickets = tickets_of(kind, [self], msg_id)
+        if callback is None:
+            append([self], tickets, payload, headers, msg_id, timeout_ns)
+            return tickets[0]
+        cookie = ffi.new_handle((tickets[0], callback))
+        self.link._watching.add(cookie)
+        try:
+            append([self], tickets, payload, headers, msg_id, timeout_ns, watcher=cookie)
+        except BaseException:
+            self.link._watching.discard(cookie)
+            raise
+        return tickets[0]
 
     def send_and_wait(
-        self, payload: Payload, headers: bytes, msg_id: bytes, timeout_ns: int, kind: type[AnyTicket], slice_ns: int
+        self, payload: Payload, headers: bytes, msg_id: bytes, timeout_ns: int, kind: type[AnyTicket]
     ) -> AnyTicket:
-        """``send``, ahead of other threads' backlog, by this very thread where possible; waits at most *slice_ns*."""
-        ticket = ticket_of(kind, self, msg_id)
-        ticket._ticket.observed = 1
-        slots = ffi.new("struct mcore_ticket *[]", [ticket._ticket])
-        self._append(self._parts, payload, headers, msg_id, timeout_ns, slots, urgent=True)
+        tickets = tickets_of(kind, [self], msg_id)
+        tickets[0]._ticket.observed = 1
+        append([self], tickets, payload, headers, msg_id, timeout_ns, urgent=True)
         lib.mcore_link_push(self.link._link)
-        lib.mcore_ticket_wait(self.link._outbox, ticket._ticket, slice_ns)
-        return ticket
+        tickets[0].wait(None)
+        return tickets[0]
 
 
 @final
 class RoundRobin:
-    """
-    The routes of one producer to one station, in turn: an iterator without end.
-
-    Args:
-        routes: At least one.
-        live: Has an attribute ``codec``; take() takes nothing while that is not None.
-        functions: take() takes nothing while there are any.
-        timeout: What take() must be given as *timeout*, by identity, and what that means in nanoseconds.
-        kind: As of Route.send().
-    """
-
     __slots__ = ("_cycle", "_functions", "_kind", "_live", "_timeout", "_timeout_ns", "is_plain")
 
     _functions: Mapping[int, int]
@@ -372,51 +257,23 @@ class RoundRobin:
         key: object,
         number: object,
         callback: object,
-        wait_ns: int = -1,
+        wait: bool = False,
     ) -> Optional[Ticket]:
-        """
-        Sends a message that is bytes or str and has no options of its own by the next route: what most calls of a
-        producer ask for, in one step.
-
-        Args:
-            message: Anything.
-            timeout: See the class.
-            headers, msg_id, limit, key, callback: None, or there is an option.
-            number: -1, or there is an option.
-            wait_ns: 0 or more: as Route.send_and_wait(), for so long; below: as Route.send().
-
-        Returns:
-            The ticket; None for anything else, also while ``is_plain`` is not set: nothing was done then.
-
-        Raises:
-            UnicodeEncodeError: The str is no text.
-            BufferFullError, PayloadTooLargeError, ClosedError, ForkedError: As Route.send().
-        """
         if self._has_option(timeout, number, headers, msg_id, limit, key, callback) or not self._takes(message):
             return None
-        if wait_ns >= 0:
-            return next(self._cycle).send_and_wait(message, b"", b"", self._timeout_ns, self._kind, wait_ns)
-        return self._send(message)
+        route = next(self._cycle)
+        send = route.send_and_wait if wait else route.send
+        return send(message, b"", b"", self._timeout_ns, self._kind)
 
     def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]:
-        """
-        As take() without options, for what an iterator yields: until *limit* tickets stand in *into*.
-
-        Returns:
-            None at the limit and ``()`` at the iterator's end. ``(item,)`` for an item that take() does not take, or
-            refuses with an error: it was not sent.
-
-        Raises:
-            Exception: Whatever the iterator raises; *into* holds the tickets of what came before.
-        """
         while len(into) < limit:
-            item = next(iterator, self)
+            item: Any = next(iterator, self)
             if item is self:
                 return ()
             if not self._takes(item):
                 return (item,)
             try:
-                into.append(self._send(item))
+                into.append(next(self._cycle).send(item, b"", b"", self._timeout_ns, self._kind))
             except Exception:  # noqa: BLE001  for the caller, who meets it again
                 return (item,)
         return None
@@ -431,20 +288,9 @@ class RoundRobin:
     def _takes(self, message: object) -> bool:
         return self.is_plain and type(message) in PLAIN and self._is_free
 
-    def _send(self, message: Any) -> Ticket:
-        return next(self._cycle).send(message, b"", b"", self._timeout_ns, self._kind)
-
 
 @final
 class FanOut:
-    """
-    The round robins of one producer to several stations, for messages that go to all of them.
-
-    Args:
-        round_robins: 1 to 64, of one link, and with the same timeout and kind.
-        together: What take() returns is made by it from the list of tickets, in the order of the round robins.
-    """
-
     __slots__ = ("_round_robins", "_together", "is_plain")
 
     _round_robins: list[RoundRobin]
@@ -470,11 +316,10 @@ class FanOut:
         key: object,
         number: object,
         callback: object,
-        wait_ns: int = -1,
+        wait: bool = False,
     ) -> Any:
-        """As RoundRobin.take(), for all of them or none; never waits, and takes nothing when it is to."""
         first = self._round_robins[0]
-        if wait_ns >= 0 or first._has_option(timeout, number, headers, msg_id, limit, key, callback):
+        if wait or first._has_option(timeout, number, headers, msg_id, limit, key, callback):
             return None
         if (
             not self.is_plain
@@ -488,16 +333,49 @@ class FanOut:
 
 
 def count_delivered(tickets: list[Any], start: int) -> tuple[int, int]:
-    """
-    Counts off delivered tickets, and notes that somebody knows of them.
-
-    Returns:
-        ``(place, duplicates)``: the first place from *start* on whose ticket is not delivered, or their number; and how
-        many of those before it the broker had before.
-    """
     place, duplicates = start, 0
     while place < len(tickets) and tickets[place].outcome == lib.MCORE_DELIVERED:
         tickets[place].observe()
         duplicates += tickets[place].duplicate
         place += 1
     return place, duplicates
+
+
+@final
+class WaitSet:
+    __slots__ = ("_generation", "_links", "_set", "_tickets")
+
+    _generation: int  # of forks, when it was made
+    _set: Any
+    _links: set[Link]
+    _tickets: tuple[Ticket, ...]  # C points into them
+
+    def __new__(cls, tickets: Iterable[Ticket]) -> Self:
+        self = super().__new__(cls)
+        self._set = ffi.NULL
+        self._generation = lib.mcore_fork_generation()
+        self._links = set()
+        self._tickets = tuple(tickets)
+        self._set = lib.mcore_wait_set_new(len(self._tickets))
+        if self._set == ffi.NULL:
+            raise MemoryError(f"no memory to wait for {len(self._tickets)} messages")
+        for ticket in self._tickets:
+            link = ticket._route.link
+            self._links.add(link)
+            ticket._ticket.observed = 1
+            lib.mcore_wait_set_add(self._set, link._box(), ticket._ticket)
+        return self
+
+    def __del__(self, lib: Any = lib) -> None:
+        # In one cycle of garbage a link may have gone first, and with it the lock; then the memory is left as it is.
+        if lib.mcore_fork_generation() == self._generation and not any(link._freed for link in self._links):
+            lib.mcore_wait_set_free(self._set)
+
+    def wait(self, until: Optional[float]) -> list[int]:
+        if lib.mcore_fork_generation() != self._generation:
+            raise ForkedError("this wait began before a fork and stays with the parent process")
+        places = ffi.new("uint32_t[]", PLACES_AT_ONCE)
+        count = sliced(
+            until, lambda ns: lib.mcore_wait_set_wait(self._set, places, PLACES_AT_ONCE, ns), lambda count: not count
+        )
+        return list(ffi.unpack(places, count)) if count else []

@@ -1,11 +1,14 @@
-"""Arguments that are bytes or buffers, checked as Cython's signatures check them: what the cffi modules share."""
+"""What the cffi modules share: arguments checked as Cython's signatures check them, results, and waits in slices."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable, Optional
 
-from memphis_sync._core._cffi_core import ffi
+from memphis_sync._core._cffi_core import ffi, lib
+from memphis_sync._core._translate import link_error
 from memphis_sync.types import Buffer
+
+NEVER = 2**63 - 1
 
 
 def checked_bytes(**arguments: object) -> None:
@@ -24,3 +27,28 @@ def view_of(data: Buffer) -> Any:
     if not view.c_contiguous:
         raise BufferError("memoryview: underlying buffer is not C-contiguous")
     return ffi.from_buffer("uint8_t[]", view)
+
+
+def text_of(text: Any) -> str:
+    """A NUL-terminated text of the core's."""
+    return bytes(ffi.string(text)).decode("utf-8", "replace")
+
+
+def checked(result: int) -> int:
+    """A result of the core's; a negative one is an error."""
+    if result < 0:
+        raise link_error(result)
+    return int(result)
+
+
+def _is_timeout(result: int) -> bool:
+    return bool(result == lib.MCORE_E_TIMEOUT)
+
+
+def sliced(until: Optional[float], wait: Callable[[int], Any], is_pending: Callable[[int], bool] = _is_timeout) -> int:
+    """Calls *wait* with nanoseconds until it is not pending, or the time is over; signals are served between."""
+    end = NEVER if until is None or until > 9e9 else int(until * 1e9)  # seconds: further than the clock can count
+    while True:
+        result = wait(lib.mcore_slice_until(end))
+        if not is_pending(result) or lib.mcore_now_ns() >= end:
+            return int(result)

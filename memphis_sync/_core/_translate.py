@@ -6,7 +6,18 @@ import re
 import sys
 from typing import Union
 
-from memphis_sync.errors import ConfigurationError, HeaderError, LocalProtocolError, MemphisError, RemoteProtocolError
+from memphis_sync._core._codes import Error
+from memphis_sync.errors import (
+    BufferFullError,
+    ClosedError,
+    ConfigurationError,
+    ConnectionLostError,
+    HeaderError,
+    LocalProtocolError,
+    MemphisError,
+    PayloadTooLargeError,
+    RemoteProtocolError,
+)
 
 SHOWN_BYTES = 64
 """How many offending bytes an error shows: enough for an operation and its subject, too few for a payload."""
@@ -16,19 +27,67 @@ MAX_U64 = 2**64 - 1
 MAX_SIZE = sys.maxsize // 2
 """Bound for lengths given from Python, in bytes; far above any memory."""
 
-E_ROOM = -2
-E_CONTROL_LINE = -3
-E_PAYLOAD = -4
-E_SYNTAX = -5
+MAX_ROUTES = 64
+"""MCORE_MAX_ROUTES: so many stations get a message at once."""
 
 _NO_TOKEN = re.compile(rb"[^\x21-\x7e\x80-\xff]")
 _NO_NAME = re.compile(rb"[^\x21-\x39\x3b-\x7e]")
 _NO_VALUE = re.compile(rb"[\r\n\0]")
 
 
-def frames_of(count: int) -> str:
-    """What of a message for so many stations does not fit into the outbox, in words."""
-    return "its frame is" if count == 1 else f"its frames for {count} stations together are"
+def checked_count(count: int) -> int:
+    """How many routes a message has; ConfigurationError for what the core does not take."""
+    if not 1 <= count <= MAX_ROUTES:
+        raise ConfigurationError(f"a producer takes 1 to {MAX_ROUTES} stations at once, not {count}")
+    return count
+
+
+def append_error(code: int, count: int, size: int, block: int, stats: dict[str, int]) -> Exception:
+    """
+    The error for a message that the outbox refused.
+
+    Args:
+        code: Negative enum mcore_error.
+        count: Of stations that were to get it.
+        size: Bytes of its largest payload.
+        block: Bytes of that one's header block.
+        stats: Of the outbox.
+    """
+    if code == Error.CLOSED:
+        return ClosedError("the client is closed; the message was not taken")
+    if code == Error.PAYLOAD:
+        return PayloadTooLargeError(
+            f"message of {size} bytes with {block} bytes of headers: the broker takes at most "
+            f"max_payload={stats['max_payload']} bytes for both"
+        )
+    if code == Error.TOO_LARGE:
+        frames = "its frame is" if count == 1 else f"its frames for {count} stations together are"
+        return PayloadTooLargeError(
+            f"message of {size} bytes: {frames} larger than the whole outbox (outbox_max_bytes={stats['max_bytes']})"
+        )
+    if code == Error.TOO_MANY:
+        return ConfigurationError(
+            f"a message for {count} stations is {count} messages, and the outbox takes "
+            f"outbox_max_messages={stats['max_messages']}; raise this option of connect()"
+        )
+    if code == Error.MEMORY:
+        return MemoryError("no memory for another message")
+    if code in {Error.FULL_BYTES, Error.FULL_MESSAGES}:
+        return BufferFullError(
+            f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it takes "
+            f"outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise these "
+            "options of connect(), or let produce() wait for room: block_on_full_s of the producer, or produce_many()"
+        )
+    return LocalProtocolError(f"the C core refused a message ({code})")
+
+
+def link_error(code: int) -> Exception:
+    """The error for a call that a data link refused; *code* is a negative enum mcore_error."""
+    if code == Error.CLOSED:
+        return ConnectionLostError("the data link has no connection at the moment")
+    if code == Error.MEMORY:
+        return MemoryError("no memory for what the data link is to keep")
+    return LocalProtocolError(f"the C core refused a control frame ({code})")
 
 
 def remote_error(code: int, max_payload: int, offending: Union[bytes, bytearray, memoryview]) -> RemoteProtocolError:
@@ -40,10 +99,10 @@ def remote_error(code: int, max_payload: int, offending: Union[bytes, bytearray,
         max_payload: The parser's limit in bytes.
         offending: The stream from the start of the offending frame; at most 64 bytes of it are shown.
     """
-    reasons = {
-        E_CONTROL_LINE: "a control line longer than its limit",
-        E_PAYLOAD: f"a payload length that is no number or above {max_payload} bytes",
-        E_SYNTAX: "bytes that are no NATS frame",
+    reasons: dict[int, str] = {
+        Error.CONTROL_LINE: "a control line longer than its limit",
+        Error.PAYLOAD: f"a payload length that is no number or above {max_payload} bytes",
+        Error.SYNTAX: "bytes that are no NATS frame",
     }
     reason = reasons.get(code, f"something that the parser refused with code {code}")
     return RemoteProtocolError(f"the server sent {reason}: {bytes(offending[:SHOWN_BYTES])!r}")
@@ -77,21 +136,16 @@ def is_token(token: bytes) -> bool:
     return True
 
 
-def frame_error(code: int, subject: bytes, what: str, other: bytes) -> MemphisError:
+def frame_error(subject: bytes, what: str, other: bytes) -> LocalProtocolError:
     """
-    The error for a SUB, PUB or HPUB that was refused.
+    The error for a SUB or PUB that was refused.
 
     Args:
-        code: Negative enum mcore_error.
         subject: The frame's subject.
         what: Name of the other token, ``reply`` or ``queue``.
         other: That token; empty when there is none.
     """
-    if not is_token(subject):
-        return token_error("subject", subject)
-    if not is_token(other) and other:
-        return token_error(what, other)
-    return block_error(code)
+    return token_error(what, other) if is_token(subject) else token_error("subject", subject)
 
 
 def connect_error() -> LocalProtocolError:

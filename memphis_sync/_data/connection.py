@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import own_thread, start_thread
 from memphis_sync._core import Link, ReceiveBuffer, Ticket, encode_sub, watch_forks
+from memphis_sync._core._codes import LinkEnd
 from memphis_sync._data.callbacks import Callbacks
-from memphis_sync._data.link_log import END_PROTOCOL, END_STOPPED, log_unseen, lost_reason
+from memphis_sync._data.link_log import log_unseen, lost_reason
 from memphis_sync._data.outages import LinkState, Outages
 from memphis_sync._data.request_reply import Replies
 from memphis_sync._data.tls_loops import read_loop, send_loop
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 logger = Log("memphis_sync.link")
 
 ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
-SLICE_S = 0.2  # waits are cut so that Ctrl-C is served
+PAUSE_S = 0.2  # after what nobody foresaw: not in a circle at full speed
 LAST_ROUND_TRIP_S = 0.05  # what close() allows for the acks of messages, however short its time is
 JOIN_S = 5.0  # how long close() waits for a thread
 _TOKEN_CHARACTERS = string.ascii_letters + string.digits
@@ -155,14 +156,11 @@ class DataLink:
         deadline = time.monotonic() + timeout_s
         self.core.close()
         try:
-            self._wait_drained(deadline)
+            self.core.wait_drained(-1, deadline)
             if self.core.is_up():
                 # Acks of messages are queued behind nothing but time: one round trip, and the broker has them.
                 number = self.core.ping()
-                deadline = max(deadline, time.monotonic() + LAST_ROUND_TRIP_S)
-                left_s = deadline - time.monotonic()
-                while left_s > 0 and not self.core.wait_pong(number, int(min(left_s, SLICE_S) * 1e9)):
-                    left_s = deadline - time.monotonic()
+                self.core.wait_pong(number, max(deadline, time.monotonic() + LAST_ROUND_TRIP_S))
         except ConnectionLostError:
             logger.debug("%r ended without a connection", self._label)
         finally:
@@ -204,15 +202,10 @@ class DataLink:
             ConnectionLostError: There is no connection, or it ended meanwhile.
         """
         start = time.perf_counter()
-        deadline = time.monotonic() + timeout_s
         try:
             number = self.core.ping()
-            while True:
-                left_s = deadline - time.monotonic()
-                if self.core.wait_pong(number, int(max(min(left_s, SLICE_S), 0) * 1e9)):
-                    return time.perf_counter() - start
-                if left_s <= 0:
-                    break
+            if self.core.wait_pong(number, time.monotonic() + timeout_s):
+                return time.perf_counter() - start
         except ConnectionLostError as exc:
             raise ConnectionLostError(f"the data connection to {self._address} is down") from exc
         raise DeadlineError(
@@ -238,7 +231,7 @@ class DataLink:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._state.wait(min(left, SLICE_S))
+                self._state.wait(left)
         return True
 
     # ---- counts ------------------------------------------------------------------------------------------------
@@ -268,35 +261,19 @@ class DataLink:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         marks, held = self.core.marks(), self.core.held_mark()
-        while owner < 0:  # what is held becomes frames first; no producer has it as its own before
-            left_s = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
-            if self.core.wait_held(held, int(left_s * 1e9)) == 0:
-                marks = self.core.marks() if held else marks
-                break
-            if deadline is not None and time.monotonic() >= deadline:
+        if owner < 0 and held:  # what is held becomes frames first; no producer has it as its own before
+            if self.core.wait_held(held, deadline):
                 return FlushResult(self.core.outstanding(-1), self.core.take_failed(owner))
-        while True:
-            left_s = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
-            count = self.core.wait_marks(owner, marks, int(left_s * 1e9))
-            if count == 0 or (deadline is not None and time.monotonic() >= deadline):
-                return FlushResult(count, self.core.take_failed(owner))
+            marks = self.core.marks()
+        return FlushResult(self.core.wait_marks(owner, marks, deadline), self.core.take_failed(owner))
 
     def wait_held(self, deadline: float) -> None:
         """Waits until every message that is held has become a frame, or has ended."""
-        left_s = deadline - time.monotonic()
-        while self.core.wait_held(self.core.held_mark(), int(max(min(left_s, SLICE_S), 0) * 1e9)) and left_s > 0:
-            left_s = deadline - time.monotonic()
+        self.core.wait_held(self.core.held_mark(), deadline)
 
     def unseen(self) -> int:
         """How many messages failed without anybody having asked about them."""
         return int(self.core.stats()["unseen"])
-
-    def _wait_drained(self, deadline: Optional[float], owner: int = -1) -> int:
-        while True:
-            left = SLICE_S if deadline is None else min(SLICE_S, max(deadline - time.monotonic(), 0.0))
-            count: int = self.core.wait_drained(owner, int(left * 1e9))
-            if count == 0 or (deadline is not None and time.monotonic() >= deadline):
-                return count
 
     # ---- reports and receive buffers ------------------------------------------------------------------------------
 
@@ -333,7 +310,7 @@ class DataLink:
             except BaseException as exc:  # noqa: BLE001  a sender that ended would leave every message waiting
                 self._survive("sender", exc)
                 self._shut_down()  # and so it is made again
-                self._wake.wait(SLICE_S)  # not in a circle at full speed
+                self._wake.wait(PAUSE_S)
 
     def _read(self) -> None:
         while True:
@@ -346,18 +323,18 @@ class DataLink:
                 self._survive("reader", exc)
                 if self._phase == "up":
                     self._lose(f"{type(exc).__name__} in the reader thread", self.core.detach())
-                self._wake.wait(SLICE_S)  # not in a circle at full speed
+                self._wake.wait(PAUSE_S)
 
     def _read_until_lost(self) -> bool:
         """Reads until the connection ends; True when it was ended by us."""
         stream = self._stream
         end, errno, text = self.core.read_loop() if stream is None else read_loop(self.core, stream)
         in_flight = self.core.detach()
-        if end == END_STOPPED or self._phase == "ended":
+        if end == LinkEnd.STOPPED or self._phase == "ended":
             self._close_socket()
             return True
         reason = self._end_reason or lost_reason(end, errno, text)
-        self._lose(reason, in_flight, is_fault=end == END_PROTOCOL)
+        self._lose(reason, in_flight, is_fault=end == LinkEnd.PROTOCOL)
         return False
 
     def _lose(self, reason: str, in_flight: int, *, is_fault: bool = False) -> None:
@@ -452,7 +429,8 @@ class DataLink:
 
     def _attach(self, connected: Connected) -> bool:
         first = connected.first + encode_sub(b"_INBOX.%s.*" % self.core.token, ACK_SID)
-        self.max_payload = self.core.max_payload = connected.info.max_payload
+        self.max_payload = connected.info.max_payload
+        self.core.set_max_payload(self.max_payload)
         with self._state:
             if self._phase == "ended":
                 return False

@@ -6,24 +6,23 @@ import os
 
 from memphis_sync._base.logs import Log
 from memphis_sync._core import Link
+from memphis_sync._core._codes import LinkEnd
 from memphis_sync._data.tls_loops import END_TLS
 
 log = Log("memphis_sync.produce")
 
-END_STOPPED, END_EOF, END_ERRNO, END_PROTOCOL, END_SERVER, END_LAME = range(6)  # enum mcore_link_end
-
 
 def lost_reason(end: int, errno: int, text: str) -> str:
     """Why a connection ended, from what its read loop returned."""
-    if end == END_EOF:
+    if end == LinkEnd.EOF:
         return "the broker closed the connection"
-    if end == END_PROTOCOL:
+    if end == LinkEnd.PROTOCOL:
         return f"the peer broke the NATS protocol: {text}"
-    if end == END_LAME:
+    if end == LinkEnd.LAME:
         return "the broker is about to shut down"
     if end == END_TLS:
         return f"what came was no valid TLS: {text}"
-    if end == END_SERVER:
+    if end == LinkEnd.SERVER:
         return f"the broker said {text!r}"
     return os.strerror(errno)
 

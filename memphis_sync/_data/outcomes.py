@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from memphis_sync._core import Ticket
+from memphis_sync._core._codes import TicketOutcome
 from memphis_sync.errors import (
     AckTimeoutError,
     MemphisError,
@@ -21,12 +22,11 @@ from memphis_sync.types import PubAck
 if TYPE_CHECKING:
     from memphis_sync._data import DataLink
 
-SLICE_NS = 200_000_000  # waits are cut so that Ctrl-C is served
 _SEVERAL = 2
 _NO_RESPONDERS_CODE = 503
 _new_tuple = tuple.__new__
-PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED, UNKNOWN, UNSENT = range(8)
-OUTCOMES = ("pending", "delivered", "refused", "no responders", "expired", "abandoned", "unknown", "unsent")
+PENDING, DELIVERED, REFUSED, NO_RESPONDERS, EXPIRED, ABANDONED, UNKNOWN, UNSENT = TicketOutcome
+OUTCOMES = tuple(outcome.name.lower().replace("_", " ") for outcome in TicketOutcome)
 
 
 class Target(NamedTuple):
@@ -68,6 +68,7 @@ def error_of(ticket: Ticket) -> Union[ProduceError, SchemaError]:
     where = f"station {station!r}" if partition == 0 else f"station {station!r}, partition {partition}"
     message_id: Optional[str] = ticket.message_id
     outcome = ticket.outcome
+    was_written, code, err_code, text = ticket.failure
     if outcome == UNSENT:
         reason = reason_of(ticket)
         if isinstance(reason, (ProduceError, SchemaError)):
@@ -76,30 +77,30 @@ def error_of(ticket: Ticket) -> Union[ProduceError, SchemaError]:
         error.__cause__ = reason
         return error
     if outcome == REFUSED:
-        text = _unescaped(ticket.text)
+        text = _unescaped(text)
         return RejectedError(
-            f"{where} refused the message: {text} (code {ticket.code}, err_code {ticket.err_code})",
+            f"{where} refused the message: {text} (code {code}, err_code {err_code})",
             message_id=message_id,
-            code=ticket.code,
-            err_code=ticket.err_code,
+            code=code,
+            err_code=err_code,
             description=text,
         )
     if outcome == NO_RESPONDERS:
         return StationGoneError(
             f"{where} does not answer: it was destroyed, or never existed. The message is not stored",
             message_id=message_id,
-            code=ticket.code,
+            code=code,
             description="no responders",
         )
-    sent: Outcome = "unknown" if ticket.was_written else "not_sent"
-    fate = f"it may be stored; {advice(ticket)}" if ticket.was_written else "it was never sent"
+    sent: Outcome = "unknown" if was_written else "not_sent"
+    fate = f"it may be stored; {advice(ticket)}" if was_written else "it was never sent"
     if not target.stream:
         fate += ", for its producer was not registered by then"
     if outcome == UNKNOWN:
         what = (
             "does not answer"
-            if ticket.code == _NO_RESPONDERS_CODE
-            else f"refused the message ({_unescaped(ticket.text)}; code {ticket.code}, err_code {ticket.err_code})"
+            if code == _NO_RESPONDERS_CODE
+            else f"refused the message ({_unescaped(text)}; code {code}, err_code {err_code})"
         )
         return ProduceError(
             f"{where} {what}, but the message had been sent before, and that was not answered: {fate}",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Callable, Generic, Optional, TypeVar
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._core import RawMessage, ReceiveBuffer
+from memphis_sync._core._codes import Error
 from memphis_sync._data.group_watch import NOTHING_THERE, GroupWatch, LookFor
 from memphis_sync._data.pull_subscription import Ending, GroupPartition, PullSubscription, pending_behind
 from memphis_sync._data.surplus import Fetch, Surplus
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
 logger = Log("memphis_sync.link")
 _M = TypeVar("_M", bound=RawMessage)
 
-SLICE_S = 0.2  # Ctrl-C is served at least this often
-NAP_S = 0.05  # the same for waits that wake() does not end
+CHECK_S = 0.2  # how often a fetch that waits looks whether the broker is silent
+NAP_S = 0.05  # how often a wait that wake() does not end asks whether it is over
+REST_S = 0.2  # how long rest() waits for a fetch to end
 POLL_S = 2.0  # the longest that one request waits at the server: a group that is gone is noticed soon after it
 LATE_S = 0.08  # how much longer than its time a fetch waits for answers: one round trip, however short its time is
 PORTION_S = 0.002  # how long a first message waits for others that are known to follow it
 IDLE_S = 0.05  # requests that have brought nothing for so long are waiting for messages
 CLOSE_S = 1.0  # how long the end waits for messages on their way, to give them back
-_CLOSED = -11  # MCORE_E_CLOSED
 
 
 def never() -> bool:
@@ -118,7 +119,7 @@ class PullConsumer(Generic[_M]):
             DeadlineError: The broker has not answered a pull for 5 s, whichever fetch made it; raised once each 5 s.
         """
         deadline = time.monotonic() + wait_s
-        while not self._lock.acquire(timeout=min(SLICE_S, max(deadline - time.monotonic(), 0))):
+        while not self._lock.acquire(timeout=min(NAP_S, max(deadline - time.monotonic(), 0))):
             if time.monotonic() >= deadline or is_over():
                 return []
         try:
@@ -153,7 +154,7 @@ class PullConsumer(Generic[_M]):
             is_idle: The partitions had nothing more; else what is being delivered is let come.
         """
         # Else somebody is fetching, and decides himself.
-        if not self._lock.is_mine and self._lock.acquire(timeout=SLICE_S):
+        if not self._lock.is_mine and self._lock.acquire(timeout=REST_S):
             try:
                 subscription = self._subscription
                 if subscription is not None and not subscription.is_empty:
@@ -239,7 +240,7 @@ class PullConsumer(Generic[_M]):
         while True:
             left = deadline - time.monotonic()
             try:
-                if self._link.core.wait_pong(number, int(min(max(left, 0), NAP_S) * 1e9)):
+                if self._link.core.wait_pong(number, min(deadline, time.monotonic() + NAP_S)):
                     return True
             except ConnectionLostError:
                 return True
@@ -379,10 +380,10 @@ class PullConsumer(Generic[_M]):
 
     def _wait(self, subscription: PullSubscription[_M], enough: int, timeout_s: float) -> bool:
         """Waits for a slice of the time; False after it. Raises ConnectionLostError at the connection's end."""
-        result = subscription.wait(enough, min(timeout_s, SLICE_S))
-        if result == _CLOSED:
+        result = subscription.wait(enough, min(timeout_s, CHECK_S))
+        if result == Error.CLOSED:
             raise ConnectionLostError("the data link lost its connection during a pull")
-        return result == 0
+        return result == Error.OK
 
     def _ask_ahead(self, subscription: PullSubscription[_M], fetch: Fetch) -> None:
         room = fetch.batch - len(self._surplus) - subscription.missing(self._bindings)
@@ -397,7 +398,7 @@ class PullConsumer(Generic[_M]):
             result = subscription.wait(1, IDLE_S)
             messages, _ = subscription.take()
             self._surplus += messages
-            if result == _CLOSED or not messages:
+            if result == Error.CLOSED or not messages:
                 return
 
     def _withdraw(self, *, always: bool = False) -> None:

@@ -164,7 +164,7 @@ class PullSubscription(Generic[_M]):
 
     def wait(self, enough: int, timeout_s: float) -> int:
         """Waits for *enough* messages that were not taken yet, or one ending. Returns as ReceiveBuffer.wait()."""
-        return self.buffer.wait(self._messages + enough, self._statuses + 1, int(timeout_s * 1e9))
+        return self.buffer.wait(self._messages + enough, self._statuses + 1, time.monotonic() + timeout_s)
 
     def take(self) -> tuple[list[_M], list[Ending]]:
         """What has come."""

@@ -11,14 +11,12 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from memphis_sync._core import RECEIVE_BUFFER_BYTES, RawMessage, encode_pub, encode_sub, encode_unsub
+from memphis_sync._core._codes import Error
 from memphis_sync.errors import ConnectionLostError, DeadlineError
 
 if TYPE_CHECKING:
     from memphis_sync._core import ReceiveBuffer
     from memphis_sync._data.connection import DataLink
-
-SLICE_S = 0.2  # Ctrl-C is served at least this often
-_OK, _CLOSED = 0, -11  # MCORE_OK, MCORE_E_CLOSED
 
 
 class Reply(NamedTuple):
@@ -86,15 +84,11 @@ class Replies:
         place.buffer.expect(place.messages + 1, RECEIVE_BUFFER_BYTES)  # whatever else is sent there is no answer
         self._link.core.write(place.opening + encode_pub(subject, payload, place.subject))
         place.opening = b""
-        while True:
-            left = deadline - time.monotonic()
-            result = place.buffer.wait(place.messages + 1, place.statuses + 1, int(min(max(left, 0.0), SLICE_S) * 1e9))
-            if result == _CLOSED:
-                raise ConnectionLostError("the data link lost its connection before the answer came")
-            if result == _OK:
-                break
-            if left <= 0:
-                raise DeadlineError(f"no answer within {timeout_s:g} s", timeout_s=timeout_s)
+        result = place.buffer.wait(place.messages + 1, place.statuses + 1, deadline)
+        if result == Error.CLOSED:
+            raise ConnectionLostError("the data link lost its connection before the answer came")
+        if result == Error.TIMEOUT:
+            raise DeadlineError(f"no answer within {timeout_s:g} s", timeout_s=timeout_s)
         messages, statuses = place.buffer.take(RawMessage, None)
         place.messages += len(messages)
         place.statuses += len(statuses)

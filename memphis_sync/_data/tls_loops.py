@@ -18,13 +18,12 @@ import ssl
 from typing import Callable, Optional
 
 from memphis_sync._core import Link
+from memphis_sync._core._codes import LinkEnd, Next
 from memphis_sync._nats.tls import Stream
 
 READ_BYTES = 256 * 1024
 PIECE_BYTES = 256 * 1024  # a tenth of a millisecond of encryption
-STOPPED, UNSEEN, BYTES = range(3)  # of enum mcore_next
-END_ERRNO = 2  # of enum mcore_link_end
-END_TLS = 6  # our own, beside those: text says what was wrong with the records
+END_TLS = 6  # our own, beside LinkEnd: text says what was wrong with the records
 MAX_POLL_NS = 50_000_000  # poll() is not woken by an earlier deadline that comes, as in the C core
 FOREVER_NS = 2**62
 # The socket stays blocking for the reader, which then needs one system call for each read.
@@ -40,9 +39,9 @@ def send_loop(core: Link, current: Callable[[], Optional[Stream]]) -> bool:
     """
     while True:
         kind, data = core.next(FOREVER_NS)
-        if kind != BYTES:
-            if kind in (STOPPED, UNSEEN):
-                return kind == UNSEEN
+        if kind != Next.BYTES:
+            if kind in {Next.STOPPED, Next.UNSEEN}:
+                return kind == Next.UNSEEN
             continue
         stream = current()
         assert stream is not None
@@ -84,7 +83,8 @@ def read_loop(core: Link, stream: Stream) -> tuple[int, int, str]:
                     continue
         except ssl.SSLError as exc:
             end = core.ended(errno.EPROTO)
-            return (END_TLS, end[1], exc.reason or str(exc)) if end[0] == END_ERRNO and end[1] == errno.EPROTO else end
+            is_tls = end[0] == LinkEnd.ERRNO and end[1] == errno.EPROTO
+            return (END_TLS, end[1], exc.reason or str(exc)) if is_tls else end
         except OSError as exc:
             return core.ended(_errno(exc))
         if tls.has_own_words:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 log = Log("memphis_sync.produce")
 
 EXPIRE_S = 0.02  # how often held messages are looked at for deadlines
-WAIT_S = 0.2  # waits are cut so that Ctrl-C is served
 AT_DEADLINE_S = 0.005  # how often a caller looks whose message is at its deadline
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.05, 0.5  # between two attempts of a registration
 FRAME_BYTES = 256  # what a frame takes besides payload, headers and id, about
@@ -152,11 +151,10 @@ class Registration:
             try:
                 tickets = self._core.hold(self._routes, size, msg_id, left_ns, Delivery)
             except BufferFullError:
-                left_s = 0.0 if until is None else until - time.monotonic()
-                if left_s <= 0:
+                if until is None or time.monotonic() >= until:
                     raise
                 waiting.forbid_on_own_thread("produce() with block_on_full_s")
-                self._core.wait_room(size, int(min(left_s, WAIT_S) * 1e9))
+                self._core.wait_room(size, until)
             else:
                 if tickets is None:
                     raise Ended
@@ -169,7 +167,7 @@ class Registration:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     self._core.expire_held()  # a frame is expired by the sender
-                ticket.wait(int(max(min(left_s, WAIT_S), AT_DEADLINE_S) * 1e9))
+                ticket.wait(max(deadline, time.monotonic() + AT_DEADLINE_S))
         first = tickets[0]
         if first.outcome == UNSENT:
             raise reason_of(first)  # as the registration, or the producer, would have raised it here

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 from memphis_sync._core import FanOut, RoundRobin, Route, encode_header
-from memphis_sync._data.outcomes import DELIVERED, PENDING, SLICE_NS, Target, error_of, pub_ack
+from memphis_sync._data.outcomes import DELIVERED, Target, error_of, pub_ack
 from memphis_sync._options.arguments import check_place
 from memphis_sync._options.checks import check_callable, check_int, check_seconds
 from memphis_sync._protocol.names import publish_subject, stream_name
@@ -165,7 +165,7 @@ class Sender:
                 payload = message if kind is bytes or kind is str else payload_of(message, self.json_writer)
             try:
                 if not nonblocking:
-                    return confirmed(route.send_and_wait(payload, lines, id_bytes, timeout_ns, Delivery, SLICE_NS))
+                    return confirmed(route.send_and_wait(payload, lines, id_bytes, timeout_ns, Delivery))
                 if on_delivery is not None:
                     self.link.callbacks.start()
                 return route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
@@ -176,7 +176,7 @@ class Sender:
                 frame = payload, lines, id_bytes
                 append = functools.partial(route.send, *frame, timeout_ns, Delivery, on_delivery)
                 if not nonblocking:
-                    append = functools.partial(route.send_and_wait, *frame, timeout_ns, Delivery, SLICE_NS)
+                    append = functools.partial(route.send_and_wait, *frame, timeout_ns, Delivery)
                 ticket = self._when_room(append, [route], frame, room_s)
                 return ticket if nonblocking else confirmed(ticket)
         except UnicodeEncodeError as exc:
@@ -219,7 +219,7 @@ class Sender:
             try:
                 self.link.core.unhold(routes, payload, held.lines, held.msg_id, held.tickets)
             except BufferFullError:
-                self.link.core.wait_room(1, SLICE_NS)
+                self.link.core.wait_room(1, None)
             else:
                 return
 
@@ -272,8 +272,7 @@ class Sender:
         payloads = payload if isinstance(payload, list) else [payload] * len(routes)
         size = sum(route.frame_size(size_of(part), len(lines), len(id_bytes)) for route, part in zip(routes, payloads))
         while True:
-            left_ns = max(int((deadline - time.monotonic()) * 1e9), 0)
-            self.link.core.wait_room(size, min(left_ns, SLICE_NS))
+            self.link.core.wait_room(size, deadline)
             try:
                 return append()
             except BufferFullError:
@@ -284,16 +283,12 @@ class Sender:
         if self.link.core.outstanding(self.owner) < limit:
             return
         waiting.forbid_on_own_thread("produce() with concurrent_task_limit")
-        while self.link.core.wait_drained(self.owner, SLICE_NS, limit // 2) > limit // 2:
-            pass  # slices, so that Ctrl-C is served
+        self.link.core.wait_drained(self.owner, None, limit // 2)
 
 
 def confirmed(ticket: Delivery) -> PubAck:
-    """Waits for the outcome of a message: its confirmation, or the error that it ended with."""
-    outcome = ticket.outcome
-    while outcome == PENDING:
-        outcome = ticket.wait(SLICE_NS)
-    if outcome == DELIVERED:
+    """The confirmation of a settled message, or the error that it ended with."""
+    if ticket.outcome == DELIVERED:
         return pub_ack(ticket)
     raise error_of(ticket)
 

@@ -198,9 +198,7 @@ class LoopThread:
             self._is_stopping = True
             with contextlib.suppress(RuntimeError):  # it has closed between the two lines
                 self._loop.call_soon_threadsafe(self._end)
-            deadline = time.monotonic() + timeout_s
-            while self._thread.is_alive() and time.monotonic() < deadline:
-                self._thread.join(min(waiting.SLICE_S, max(deadline - time.monotonic(), 0.0)))
+            self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("thread %s did not end within %.1f s", self.name, timeout_s)
             return False

@@ -410,8 +410,7 @@ class Session:
         """Waits for threads, but not for the calling one; gives those that still run."""
         others = [thread for thread in threads if thread.ident != primitives.current_thread_id()]
         for thread in others:
-            while thread.is_alive() and time.monotonic() < deadline:
-                thread.join(min(max(deadline - time.monotonic(), 0.0), waiting.SLICE_S))
+            thread.join(max(deadline - time.monotonic(), 0.0))
         return [thread for thread in others if thread.is_alive()]
 
     def retire(self) -> None:

@@ -1,8 +1,7 @@
 """
 The one place where a caller's thread waits for one of ours.
 
-A wait is cut into slices, because only between two of them some platforms deliver Ctrl-C, and because a slice is how
-long it takes to notice that the thread waited for is gone.
+Ctrl-C ends a wait for a lock at once. It is cut all the same, to notice that the thread waited for is gone.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from typing import Callable, Optional, Protocol
 
 from memphis_sync._base.threads import forbid_on_own_thread
 
-__all__ = ["SLICE_S", "Waitable", "forbid_on_own_thread", "wait"]
+__all__ = ["Waitable", "forbid_on_own_thread", "wait"]
 
-SLICE_S = 0.2  # Ctrl-C is promised within 0.3 s
+LOOK_S = 0.2  # how often it looks whether anybody is left
 
 
 class Waitable(Protocol):
@@ -31,18 +30,18 @@ def wait(ticket: Waitable, deadline: Optional[float], is_alive: Callable[[], boo
     Args:
         ticket: Held by the caller's side until then.
         deadline: On the monotonic clock; None waits without a limit.
-        is_alive: Whether anybody is left who could release it; asked once a slice.
+        is_alive: Whether anybody is left who could release it; asked each LOOK_S.
 
     Returns:
         False at the deadline, or when nobody is left.
     """
     while True:
-        slice_s = SLICE_S
+        look_s = LOOK_S
         if deadline is not None:
-            slice_s = min(slice_s, deadline - time.monotonic())
-            if slice_s <= 0:
+            look_s = min(look_s, deadline - time.monotonic())
+            if look_s <= 0:
                 return ticket.acquire(False)
-        if ticket.acquire(True, slice_s):
+        if ticket.acquire(True, look_s):
             return True
         if not is_alive():
             return ticket.acquire(False)

@@ -106,14 +106,14 @@ static void *run_appender(void *argument)
         case 1: /* nobody will ask */ append(&route, &message, NULL); break;
         case 2: /* with a report */
             mcore_ticket_release(outbox, ticket);
-            message.report = 1;
+            message.watcher = ticket;
             append(&route, &message, ticket);
             __atomic_add_fetch(&reports_wanted, 1, __ATOMIC_RELAXED);
             break;
         case 3: /* a report is asked for later, perhaps too late */
             mcore_ticket_release(outbox, ticket);
             append(&route, &message, ticket);
-            if (mcore_outbox_report(outbox, ticket))
+            if (mcore_outbox_watch(outbox, ticket, ticket) == 1)
                 __atomic_add_fetch(&reports_wanted, 1, __ATOMIC_RELAXED);
             break;
         case 4:
@@ -250,10 +250,10 @@ static void *run_connector(void *unused)
 
 static void *run_reports(void *unused)
 {
-    uint64_t slots[64];
+    void *cookies[64];
     for (;;) {
         int last = flag(&has_drained);
-        long count = mcore_outbox_wait_reports(outbox, slots, 64, last ? 0 : 20 * MILLISECOND);
+        long count = mcore_outbox_wait_reports(outbox, cookies, 64, last ? 0 : 20 * MILLISECOND);
         reports_got += (uint64_t)count;
         if (last && count == 0)
             return unused;

@@ -101,8 +101,8 @@ static void test_frames_are_written(void)
     check_written(mcore_pub_write(out, 256, U8("a"), 1, NULL, 0, NULL, 0), mcore_pub_size(1, 0, 0), "PUB a 0\r\n\r\n");
     check_written(mcore_pub_write(out, 256, U8("a"), 1, U8("r"), 1, U8("x\r\ny"), 4), mcore_pub_size(1, 1, 4),
                   "PUB a r 4\r\nx\r\ny\r\n");
-    check_written(mcore_hpub_write(out, 256, U8("\xd0\xba"), 2, U8("r"), 1, U8("NATS/1.0\r\n\r\n"), 12, U8("hi"), 2),
-                  mcore_hpub_size(2, 1, 12, 2), "HPUB \xd0\xba r 12 14\r\nNATS/1.0\r\n\r\nhi\r\n");
+    check_written(mcore_pub_write(out, 256, U8("\xd0\xba"), 2, U8("r"), 1, U8("hi"), 2), mcore_pub_size(2, 1, 2),
+                  "PUB \xd0\xba r 2\r\nhi\r\n");
 }
 
 static void test_bad_frames_are_refused_and_leave_the_buffer(void)
@@ -123,7 +123,6 @@ static void test_bad_frames_are_refused_and_leave_the_buffer(void)
                                       "\xf5\x80\x80\x80",
                                       "\xe2\x82",
                                       "a\xff"};
-    const uint8_t *block = U8("NATS/1.0\r\n\r\n");
 
     memset(out, 0xaa, sizeof(out));
     for (size_t i = 0; i < sizeof(BAD) / sizeof(BAD[0]); i++) {
@@ -131,11 +130,9 @@ static void test_bad_frames_are_refused_and_leave_the_buffer(void)
         uint8_t *bad = exactly(BAD[i], len);
         CHECK(mcore_sub_write(out, 256, bad, len, NULL, 0, 1) == MCORE_E_ARGUMENT);
         CHECK(mcore_pub_write(out, 256, bad, len, NULL, 0, NULL, 0) == MCORE_E_ARGUMENT);
-        CHECK(mcore_hpub_write(out, 256, bad, len, NULL, 0, block, 12, NULL, 0) == MCORE_E_ARGUMENT);
         if (len > 0) { /* length 0 is an absent one */
             CHECK(mcore_sub_write(out, 256, U8("a"), 1, bad, len, 1) == MCORE_E_ARGUMENT);
             CHECK(mcore_pub_write(out, 256, U8("a"), 1, bad, len, NULL, 0) == MCORE_E_ARGUMENT);
-            CHECK(mcore_hpub_write(out, 256, U8("a"), 1, bad, len, block, 12, NULL, 0) == MCORE_E_ARGUMENT);
         }
         free(bad);
     }
@@ -146,9 +143,6 @@ static void test_bad_frames_are_refused_and_leave_the_buffer(void)
     CHECK(mcore_sub_write(out, 8, U8("a"), 1, NULL, 0, 1) == MCORE_E_ROOM);
     CHECK(mcore_unsub_write(out, 8, 1, 0) == MCORE_E_ROOM);
     CHECK(mcore_pub_write(out, 10, U8("a"), 1, NULL, 0, NULL, 0) == MCORE_E_ROOM);
-    CHECK(mcore_hpub_write(out, 27, U8("a"), 1, NULL, 0, block, 12, NULL, 0) == MCORE_E_ROOM);
-    CHECK(mcore_hpub_write(out, 256, U8("a"), 1, NULL, 0, NULL, 0, NULL, 0) == MCORE_E_HEADER);
-    CHECK(mcore_hpub_write(out, 256, U8("a"), 1, NULL, 0, U8("NATS/1.0\r\nab"), 12, NULL, 0) == MCORE_E_HEADER);
     for (size_t i = 0; i < sizeof(out); i++) {
         CHECK(out[i] == 0xaa);
     }

@@ -90,7 +90,7 @@ static void test_a_users_id_and_headers_are_written(void)
     const char *expected = "HPUB st$1.final _INBOX.Tok.0 61 62\r\nNATS/1.0\r\nNats-Msg-Id: mine\r\n"
                            "$memphis_producedBy: p\r\nk: v\r\n\r\nx\r\n";
     CHECK(len == strlen(expected) && memcmp(data, expected, len) == 0);
-    CHECK(mcore_outbox_frame_size(outbox, &route, &message) >= len);
+    CHECK(mcore_outbox_sizes(outbox, routes, 1, &message).frames >= len);
     mcore_outbox_run_done(outbox);
     mcore_outbox_free(outbox);
 }
@@ -661,16 +661,18 @@ static void test_held_messages_count_expire_and_become_frames(void)
     CHECK(mcore_outbox_expire_held(outbox, mcore_now_ns() + 2 * SECOND) == 1);
     CHECK(mcore_ticket_outcome(&tickets[2]) == MCORE_EXPIRED && !tickets[2].was_written);
     CHECK(mcore_outbox_unhold(outbox, routes, 1, &message, each + 2) == MCORE_E_ENDED);
-    CHECK(mcore_outbox_report(outbox, &tickets[0]) == 1);
-    uint64_t number = mcore_ticket_number(&tickets[0]);
+    CHECK(mcore_outbox_watch(outbox, &tickets[0], &tickets[1]) == 1);
+    CHECK(mcore_outbox_watch(outbox, &tickets[0], &tickets[2]) == 1);
     CHECK(mcore_outbox_unhold(outbox, routes, 2, &message, each) == 3);
-    CHECK(tickets[0].slot == 3 && tickets[1].slot == 4 && mcore_ticket_number(&tickets[0]) == number);
+    CHECK(tickets[0].slot == 3 && tickets[1].slot == 4);
     CHECK(is_consistent(outbox) && mcore_outbox_outstanding(outbox, route.owner) == 5);
     CHECK(send_all(outbox) == 5);
     ack(outbox, 3, "{\"stream\":\"st$1\",\"seq\":7}");
-    uint64_t reported[4];
+    void *reported[4];
     CHECK(mcore_ticket_outcome(&tickets[0]) == MCORE_DELIVERED && tickets[0].sequence == 7);
-    CHECK(mcore_outbox_wait_reports(outbox, reported, 4, 0) == 1 && reported[0] == number);
+    CHECK(mcore_outbox_wait_reports(outbox, reported, 1, 0) == 1 && reported[0] == &tickets[1]);
+    CHECK(mcore_outbox_wait_reports(outbox, reported, 4, 0) == 1 && reported[0] == &tickets[2]);
+    CHECK(mcore_outbox_watch(outbox, &tickets[0], &tickets[1]) == 0);
     CHECK(mcore_outbox_settle_held(outbox, &tickets[3], MCORE_UNSENT, "why", 3) == 1);
     CHECK(mcore_outbox_settle_held(outbox, &tickets[3], MCORE_UNSENT, "again", 5) == 0);
     CHECK(mcore_ticket_outcome(&tickets[3]) == MCORE_UNSENT && strcmp(tickets[3].text, "why") == 0);

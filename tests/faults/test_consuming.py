@@ -55,7 +55,7 @@ class Reader:
                 continue
         try:
             core = self._client._data_link().core
-            arrived = core.wait_pong(core.ping(), 1_000_000_000)
+            arrived = core.wait_pong(core.ping(), time.monotonic() + 1)
         except ConnectionLostError:
             return
         # A server reads in order, so the pong of the connection that the acks went over says that it has them.

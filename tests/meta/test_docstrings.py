@@ -29,7 +29,9 @@ def public_names(node: Documented, name: str) -> Iterator[tuple[str, Documented]
 
 def test_every_public_name_has_a_docstring() -> None:
     missing = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py*")):
+        if path.suffix not in {".py", ".pyi"} or path.name.startswith("_cffi"):
+            continue  # what the two bindings of the C core have in common is told once, in their stub
         tree = ast.parse(path.read_bytes())
         module = path.relative_to(PACKAGE.parent).as_posix()
         missing += [

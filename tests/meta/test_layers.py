@@ -72,31 +72,17 @@ NO_IO["_schema"] = NO_IO["_protocol"]
 
 # What is not in order yet. These tables may only get shorter: an entry that is not needed any more fails as well.
 MOST_LINES = 450
-GENERATED = {"memphis_sync/_core/_cython.c"}
+GENERATED = {"memphis_sync/_core/_cython.c", "memphis_sync/_core/_declarations.pxi"}
 
 # Longer than MOST_LINES today.
 TOO_LONG = {
     "csrc/memphis_core.h",
-    "csrc/outbox.c",
-    "memphis_sync/_core/_cffi_link.py",
-    "memphis_sync/_core/_cffi_route.py",
-    "memphis_sync/_core/_link.pxi",
-    "memphis_sync/_data/connection.py",
     "memphis_sync/client.py",
 }
 # Two modules of which one imports the other inside a function, and why that is no circle at work.
 LAZY: dict[tuple[str, str], str] = {}
 # Calls from one C file to another that close a circle.
-C_CIRCLES = {
-    ("held.c", "outbox.c"),
-    ("held.c", "outbox_wait.c"),
-    ("link.c", "link_write.c"),
-    ("link.c", "receive_buffer.c"),
-    ("outbox_wait.c", "outbox.c"),
-    ("ticket.c", "held.c"),
-    ("ticket.c", "outbox.c"),
-    ("ticket.c", "wait_set.c"),
-}
+C_CIRCLES: set[tuple[str, str]] = set()
 
 
 class Import(NamedTuple):

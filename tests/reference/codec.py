@@ -176,16 +176,6 @@ def encode_pub(subject: bytes, payload: bytes, reply: bytes = b"") -> bytes:
     return b"PUB %b %d\r\n%b\r\n" % (target, len(payload), payload)
 
 
-def encode_hpub(subject: bytes, header: bytes, payload: bytes, reply: bytes = b"") -> bytes:
-    check_token(subject)
-    if reply:
-        check_token(reply)
-    if len(header) < 12 or not header.startswith(b"NATS/1.0") or not header.endswith(b"\r\n\r\n"):
-        raise RefusedError
-    target = b"%b %b" % (subject, reply) if reply else subject
-    return b"HPUB %b %d %d\r\n%b%b\r\n" % (target, len(header), len(header) + len(payload), header, payload)
-
-
 # ---- header blocks
 
 

@@ -169,16 +169,14 @@ BLOCKS = st.one_of(
 @given(
     subject=ODD_TOKENS,
     other=st.one_of(st.just(b""), ODD_TOKENS),
-    block=BLOCKS,
     payload=st.binary(max_size=20),
     number=U64,
 )
-def test_every_frame_written(subject: bytes, other: bytes, block: bytes, payload: bytes, number: int) -> None:
+def test_every_frame_written(subject: bytes, other: bytes, payload: bytes, number: int) -> None:
     outcomes_agree("encode_connect", payload)
     outcomes_agree("encode_sub", subject, number, other)
     outcomes_agree("encode_unsub", number, number // 7)
     outcomes_agree("encode_pub", subject, payload, other)
-    outcomes_agree("encode_hpub", subject, block, payload, other)
     outcomes_agree("encode_header", other, payload)
 
 

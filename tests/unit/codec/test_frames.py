@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from codec_bindings import each_binding
 
-from memphis_sync.errors import ConfigurationError, HeaderError, LocalProtocolError
+from memphis_sync.errors import ConfigurationError, LocalProtocolError
 
 BLOCK = b"NATS/1.0\r\nk: v\r\n\r\n"
 
@@ -21,8 +21,6 @@ def test_frames(binding) -> None:
     assert binding.encode_unsub(7, max_msgs=100) == b"UNSUB 7 100\r\n"
     assert binding.encode_pub(b"a", b"") == b"PUB a 0\r\n\r\n"
     assert binding.encode_pub("ключ".encode(), b"x\r\n\0y", reply=b"r") == "PUB ключ r 5\r\nx\r\n\0y\r\n".encode()
-    assert binding.encode_hpub(b"a", BLOCK, b"hi") == b"HPUB a 18 20\r\nNATS/1.0\r\nk: v\r\n\r\nhi\r\n"
-    assert binding.encode_hpub(b"a", BLOCK, b"", b"r") == b"HPUB a r 18 18\r\nNATS/1.0\r\nk: v\r\n\r\n\r\n"
     large = bytes(range(256)) * 4000
     assert binding.encode_pub(b"a", large) == b"PUB a 1024000\r\n%b\r\n" % large
 
@@ -44,10 +42,9 @@ def test_a_bad_subject_reply_or_queue_is_named(binding, token: bytes, text: str)
         "subject": [
             lambda: binding.encode_sub(token, 1),
             lambda: binding.encode_pub(token, b""),
-            lambda: binding.encode_hpub(token, BLOCK, b""),
         ],
         "queue": [lambda: binding.encode_sub(b"a", 1, token)],
-        "reply": [lambda: binding.encode_pub(b"a", b"", token), lambda: binding.encode_hpub(b"a", BLOCK, b"", token)],
+        "reply": [lambda: binding.encode_pub(b"a", b"", token)],
     }
     for what, each in calls.items():
         for call in each:
@@ -65,15 +62,6 @@ def test_connect_options_are_one_line_and_never_shown(binding, json: bytes) -> N
     with pytest.raises(LocalProtocolError, match="one line of JSON") as caught:
         binding.encode_connect(json)
     assert "secret" not in str(caught.value)
-
-
-@each_binding
-@pytest.mark.parametrize(
-    "block", [b"", b"k: v\r\n\r\n", b"NATS/1.0\r\n", b"NATS/1.0\r\nk: v\r\n", b"NATS/1.0\r\n\r\nx"]
-)
-def test_hpub_takes_whole_blocks_only(binding, block: bytes) -> None:
-    with pytest.raises(HeaderError, match=r"no header block .*NATS/1.0"):
-        binding.encode_hpub(b"a", block, b"payload")
 
 
 @each_binding
@@ -96,7 +84,6 @@ def test_bytes_means_bytes(binding) -> None:
         (lambda: binding.encode_sub("a", 1), "subject", "str"),
         (lambda: binding.encode_pub(b"a", bytearray(b"x")), "payload", "bytearray"),
         (lambda: binding.encode_pub(b"a", b"", "r"), "reply", "str"),
-        (lambda: binding.encode_hpub(b"a", memoryview(BLOCK), b""), "header", "memoryview"),
         (lambda: binding.encode_header("a", b""), "name", "str"),
         (lambda: binding.encode_header(b"a", 1), "value", "int"),
         (lambda: binding.parse_headers(bytearray(BLOCK)), "block", "bytearray"),
