@@ -71,7 +71,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             on_delivery=given.on_delivery,
         )
         self.stations = self._sender.stations
-        self._direct = self._sender.direct
+        self._direct, self._send, self._room_s = self._sender.direct, self._sender.send, self._sender.block_on_full_s
 
     @property
     def producer_name(self) -> str:
@@ -214,7 +214,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         except BufferFullError:
             if nonblocking:
                 raise  # a blocking call waits for space below
-        return self._sender.send(
+        return self._send(
             message,
             ack_wait_sec,
             nonblocking,
@@ -224,7 +224,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             producer_partition_key,
             producer_partition_number,
             on_delivery,
-            self._sender.block_on_full_s,
+            self._room_s,
         )
 
     def produce_many(

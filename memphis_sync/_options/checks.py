@@ -108,21 +108,18 @@ def check_callable(
             without a signature, as some builtins, is accepted.
         is_optional: Whether None is allowed, for the error.
     """
-    kind = type(value)
-    if kind is not FunctionType or value.__code__.co_flags & _RUNS_LATER:  # type: ignore[attr-defined]
-        if not callable(value):
-            raise ConfigurationError(
-                f"{option} is {show(value)}; it must be callable{' or None' if is_optional else ''}"
-            )
-        if any(is_kind(one) for one in _as_called(value) for is_kind in _KINDS_THAT_RUN_LATER):
-            raise ConfigurationError(
-                f"{option} is {_name_of(value)}, a coroutine function or a generator, which a call does not run. "
-                "It must be a plain function; to run a coroutine on an event loop, call "
-                "asyncio.run_coroutine_threadsafe() in it"
-            )
+    is_plain = isinstance(value, FunctionType) and not value.__code__.co_flags & _RUNS_LATER
+    if not callable(value):
+        raise ConfigurationError(f"{option} is {show(value)}; it must be callable{' or None' if is_optional else ''}")
+    if not is_plain and any(is_kind(one) for one in _as_called(value) for is_kind in _KINDS_THAT_RUN_LATER):
+        raise ConfigurationError(
+            f"{option} is {_name_of(value)}, a coroutine function or a generator, which a call does not run. "
+            "It must be a plain function; to run a coroutine on an event loop, call "
+            "asyncio.run_coroutine_threadsafe() in it"
+        )
     if parameters is not None:
-        _check_parameters(option, value, parameters)  # type: ignore[arg-type]
-    return value  # type: ignore[return-value]
+        _check_parameters(option, value, parameters)
+    return value
 
 
 def check_optional_callable(option: str, value: object) -> Optional[Callable[..., object]]:

@@ -244,7 +244,9 @@ class Sender:
         A broker knows the ids of each partition apart, so the same id has to go to the same partition whoever sends it.
         """
         view = self._views[index]
-        partition = check_place("producer", key, number, view.partitions, view.name)
+        partition = None
+        if number != -1 or (key is not None and type(key) is not str):  # else there is nothing to check
+            partition = check_place("producer", key, number, view.partitions, view.name)
         name = key if key is not None else msg_id
         if partition is not None:
             route = self.routes[index][partition]

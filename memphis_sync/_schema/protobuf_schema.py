@@ -105,11 +105,12 @@ class ProtobufSchema(Schema):
         if name != self._name:
             raise MismatchError(f"it is a message of type {name}; the schema's type is {self._name}")
         try:
-            return message.SerializeToString()  # type: ignore[no-any-return]
+            serialized: bytes = message.SerializeToString()
         except EncodeError as exc:
             raise MismatchError(str(exc)) from exc
         except Exception as exc:  # only protobuf's own objects are known to raise nothing else
             raise MismatchError(f"the {type(message).__name__} cannot be written: {exc}") from exc
+        return serialized
 
 
 def _incomplete(message: Message) -> MismatchError:
