@@ -2,34 +2,32 @@
 The client: one connection to a broker, for all threads of a process.
 
 Calls do not block each other: each control request runs on the client's event loop thread, each message on the data
-link. Names are converted to lower case and checked here, before any IO, by the broker's rules. No constructor opens
-anything, and no destructor does IO: a client that was not closed is reported with a ResourceWarning, and its session
-sends what is queued and ends its threads.
+link. No constructor opens anything, and no destructor does IO: a client that was not closed is reported with a
+ResourceWarning, and its session sends what is queued and ends its threads.
 """
 
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Optional, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 
 from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.joining import fetch, join
-from memphis_sync._control.api import CREATE_S, DESTROY_S, GONE, Requests, longest_s
+from memphis_sync._control.api import CREATE_S, DESTROY_S, GONE, Requests
 from memphis_sync._options import arguments as args
 from memphis_sync._options.arguments import check_name, check_retries, check_station_names
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_int, check_seconds
 from memphis_sync._options.connect import connect_options
 from memphis_sync._options.rows import method_takes, takes
 from memphis_sync._options.schema_source import SchemaArguments, schema_source
-from memphis_sync._options.table import ConnectArguments, ConnectOptions
+from memphis_sync._options.table import ConnectArguments
 from memphis_sync._producing.cache import Ended, ProducerArguments, ProducerCache, ToOneStation, ToStations
+from memphis_sync._producing.produce_types import as_produce
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
-from memphis_sync._protocol.body import R, Request
 from memphis_sync._protocol.names import internal_name
 from memphis_sync._protocol.requests import SchemaActivate, SchemaAttach, SchemaCreate, SchemaDetach, StationDestroy
 from memphis_sync._session import Session, fork, shutdown, waiting
@@ -44,20 +42,13 @@ from memphis_sync.station import Station
 from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks, Stats
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
-
-    from memphis_sync._data import DataLink
-    from memphis_sync.types import BlockingOptions, NonblockingOptions
-
-DEFAULT_CLOSE_S = 5.0
-T = TypeVar("T")
+    from typing_extensions import Self
 
 
 @hint_keywords(but={"produce"})
 class Memphis(NotCopied, NotAwaited):
     """
     A client of a Memphis broker. Create one per process with memphis_sync.connect(), and share it between all threads.
-
     It is a context manager: leaving the block closes it.
 
     A call that sends a request may raise, besides its own errors: ConfigurationError when an argument is not allowed,
@@ -72,7 +63,6 @@ class Memphis(NotCopied, NotAwaited):
     """
 
     _instead = "share it between the threads of a process, and open one in each process (memphis_sync.connect)"
-
     MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
     def __init__(self) -> None:
@@ -96,14 +86,7 @@ class Memphis(NotCopied, NotAwaited):
         primitives.check_threading()
         options = connect_options(given)
         waiting.forbid_on_own_thread("connect()")
-        me = weakref.ref(self)  # the session must not keep its client alive
-
-        def on_station_removed(internal: str) -> None:
-            client = me()
-            if client is not None:
-                client._forget_station(internal)
-
-        session = Session(options, on_station_removed)
+        session = Session(options, self._forget_station)
         session.open()
         self._session_or_none = session
 
@@ -115,7 +98,7 @@ class Memphis(NotCopied, NotAwaited):
         session = self._own_session()
         return session is not None and not session.is_closing and session.is_connected
 
-    def close(self, timeout_s: float = DEFAULT_CLOSE_S) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         """
         Sends what is queued, waits for its confirmation, then ends connections and threads. Idempotent.
 
@@ -210,7 +193,7 @@ class Memphis(NotCopied, NotAwaited):
         session = self._session_or_none
         return f"<{type(self).__name__} {'not connected' if session is None else session.description}>"
 
-    # ---- stations ---------------------------------------------------------------------------------------------------
+    # ---- stations, producers, consumers, schemas --------------------------------------------------------------------
 
     @method_takes(args.StationArguments)
     def station(self, given: args.StationArguments) -> Station:
@@ -224,7 +207,7 @@ class Memphis(NotCopied, NotAwaited):
         """
         given = given.checked()
         work = self._requests.create_station(args.station_request(given), given.timeout_retries)
-        self._call(work, CREATE_S, given.timeout_retries, "station()")
+        self._requests.run(work, CREATE_S, given.timeout_retries, "station()")
         return Station(self, given.name)
 
     def destroy_station(self, name: str, timeout_retries: int = 5) -> None:
@@ -234,14 +217,12 @@ class Memphis(NotCopied, NotAwaited):
         """
         name, retries = check_name("name", "Station", name), check_retries("timeout_retries", timeout_retries)
         request, about = StationDestroy(name), f"station {name!r}"
-        self._ask("destroy()", request, per_try_s=DESTROY_S, retries=retries, about=about, fine=GONE)
+        self._requests.call("destroy()", request, per_try_s=DESTROY_S, retries=retries, about=about, fine=GONE)
         self._forget_station(internal_name(name))
 
     def dls(self, station_name: str) -> DeadLetters:
         """The dead letters of an existing station; the same as ``dls`` of a Station. Sends no request."""
         return DeadLetters(self, check_name("station_name", "Station", station_name))
-
-    # ---- producers and consumers ------------------------------------------------------------------------------------
 
     @overload
     @method_takes(ToOneStation)
@@ -263,50 +244,11 @@ class Memphis(NotCopied, NotAwaited):
         name, retries = given.producer_name, given.timeout_retries
         if given.generate_random_suffix:
             name = args.with_suffix("producer_name", "Producer", name)
-        self._data_link()
+        self._session.data_link()
         work = self._requests.create_producers(list(given.station_name), name, retries)
-        return Producer(self, name, tuple(self._call(work, CREATE_S, min(retries, 1), "producer()")), given)
+        return Producer(self, name, tuple(self._requests.run(work, CREATE_S, min(retries, 1), "producer()")), given)
 
-    @overload
-    def produce(
-        self, station_name: str, producer_name: str, message: MessageBody, **options: Unpack[BlockingOptions]
-    ) -> PubAck: ...
-
-    @overload
-    def produce(
-        self, station_name: str, producer_name: str, message: MessageBody, **options: Unpack[NonblockingOptions]
-    ) -> Delivery: ...
-
-    @overload
-    def produce(
-        self, station_name: list[str], producer_name: str, message: MessageBody, **options: Unpack[BlockingOptions]
-    ) -> Union[PubAck, PubAcks]: ...
-
-    @overload
-    def produce(
-        self, station_name: list[str], producer_name: str, message: MessageBody, **options: Unpack[NonblockingOptions]
-    ) -> Union[Delivery, Deliveries]: ...
-
-    @overload
-    def produce(
-        self,
-        station_name: Union[str, list[str]],
-        producer_name: str,
-        message: MessageBody,
-        generate_random_suffix: bool = ...,
-        ack_wait_sec: float = ...,
-        headers: Optional[Mapping[str, str]] = ...,
-        async_produce: bool = ...,
-        msg_id: Optional[str] = ...,
-        producer_partition_key: Optional[str] = ...,
-        producer_partition_number: int = ...,
-        *,
-        nonblocking: bool = ...,
-        idempotent: bool = ...,
-        on_delivery: Optional[OnDelivery] = ...,
-        block_on_full_s: Optional[float] = ...,
-    ) -> Union[PubAck, PubAcks, Delivery, Deliveries]: ...
-
+    @as_produce
     def produce(
         self,
         station_name: Union[str, list[str]],
@@ -397,8 +339,6 @@ class Memphis(NotCopied, NotAwaited):
         """
         return fetch(self, given)
 
-    # ---- schemas ----------------------------------------------------------------------------------------------------
-
     @method_takes(SchemaArguments)
     def create_schema(self, given: SchemaArguments) -> None:
         """
@@ -411,7 +351,7 @@ class Memphis(NotCopied, NotAwaited):
         given = given.checked()
         name, kind, message, retries = given.schema_name, given.schema_type, given.message_name, given.timeout_retries
         request = SchemaCreate(name, kind, schema_content=schema_source(given), message_struct_name=message or "")
-        self._call(self._requests.create_schema(request, retries), CREATE_S, retries, "create_schema()")
+        self._requests.run(self._requests.create_schema(request, retries), CREATE_S, retries, "create_schema()")
 
     def activate_schema_version(self, schema_name: str, version: Optional[int] = None, timeout_retries: int = 5) -> int:
         """
@@ -431,8 +371,8 @@ class Memphis(NotCopied, NotAwaited):
         name = check_name("schema_name", "Schema", schema_name)
         number = 0 if version is None else check_int("version", version, 1, 2**31 - 1)
         retries = check_retries("timeout_retries", timeout_retries)
-        request = SchemaActivate(name, number)
-        return self._ask("activate_schema_version()", request, retries=retries, about=f"schema {name!r}").version
+        request, about = SchemaActivate(name, number), f"schema {name!r}"
+        return self._requests.call("activate_schema_version()", request, retries=retries, about=about).version
 
     def enforce_schema(self, name: str, station_name: str, timeout_retries: int = 5) -> None:
         """
@@ -441,13 +381,11 @@ class Memphis(NotCopied, NotAwaited):
         Raises:
             StationNotFoundError, ServerError: The station or schema does not exist, or the broker refused.
         """
-        schema, station = (
-            check_name("name", "Schema", name),
-            check_name("station_name", "Station", station_name),
-        )
+        schema = check_name("name", "Schema", name)
+        station = check_name("station_name", "Station", station_name)
         retries = check_retries("timeout_retries", timeout_retries)
         about = f"schema {schema!r} on station {station!r}"
-        self._ask("enforce_schema()", SchemaAttach(schema, station), retries=retries, about=about)
+        self._requests.call("enforce_schema()", SchemaAttach(schema, station), retries=retries, about=about)
 
     def attach_schema(self, name: str, station_name: str) -> None:
         """The old name of enforce_schema()."""
@@ -457,7 +395,7 @@ class Memphis(NotCopied, NotAwaited):
         """Makes a station accept any message again. Raises as enforce_schema()."""
         station = check_name("station_name", "Station", station_name)
         retries = check_retries("timeout_retries", timeout_retries)
-        self._ask("detach_schema()", SchemaDetach(station), retries=retries, about=f"station {station!r}")
+        self._requests.call("detach_schema()", SchemaDetach(station), retries=retries, about=f"station {station!r}")
 
     # ---- for the package's own use ----------------------------------------------------------------------------------
 
@@ -477,23 +415,6 @@ class Memphis(NotCopied, NotAwaited):
     def _requests(self) -> Requests:
         self._session.check()
         return self._session.requests
-
-    @property
-    def _options(self) -> ConnectOptions:
-        return self._session.options
-
-    def _data_link(self) -> DataLink:
-        """The data link, opened by the first call."""
-        return self._session.data_link()
-
-    def _call(self, work: Coroutine[Any, Any, T], per_try_s: float, retries: int, what: str) -> T:
-        """Runs a control request with its retries."""
-        return self._session.call(work, longest_s(per_try_s, retries), what)
-
-    def _ask(self, what: str, request: Request[R], *, per_try_s: float = CREATE_S, retries: int = 0, **more: str) -> R:
-        """One control request of the call *what*, and its reply; *more* are those of ``Requests.ask()``."""
-        work = self._requests.ask(request, timeout_s=per_try_s, retries=retries, **more)
-        return self._call(work, per_try_s, retries, what)
 
     def _forget_station(self, internal: str) -> None:
         """Removes a destroyed station from the caches. Also runs on the event loop."""

@@ -312,7 +312,7 @@ class Consumer(NotCopied, NotAwaited):
         self._reader.return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True, is_last=True)
         client = self._client
         work = client._requests.destroy_consumer(self._view, self.consumer_name, timeout_retries)
-        client._call(work, DESTROY_S, timeout_retries, "destroy()")
+        client._requests.run(work, DESTROY_S, timeout_retries, "destroy()")
         client._consumers.discard(self)
         self._mark_destroyed()
 

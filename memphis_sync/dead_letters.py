@@ -204,7 +204,7 @@ class DeadLetters(NotCopied, NotAwaited):
                 request = DeadLetterList(
                     self.station_name, type=kind, ids=chunk, after_id=after, limit=limit, with_data=with_data
                 )
-                reply = self._client._ask("list()", request, about=self._about)
+                reply = self._client._requests.call("list()", request, about=self._about)
                 for row in reply.rows:
                     letter = self._complete(row, with_data=with_data)
                     if letter is not None:
@@ -217,7 +217,7 @@ class DeadLetters(NotCopied, NotAwaited):
         """A row as a DeadLetter; None when it was dropped before its payload was read."""
         data = row.data
         if data is None and with_data:
-            data = self._client._call(
+            data = self._client._requests.run(
                 read_data(self._client._requests, self.station_name, row.id), CREATE_S, 0, "list()"
             )
             if data is None:
@@ -245,7 +245,7 @@ class DeadLetters(NotCopied, NotAwaited):
             after = 0
             while True:
                 page = replace(request, ids=chunk, after_id=after)
-                reply = self._client._ask(what, page, about=self._about)
+                reply = self._client._requests.call(what, page, about=self._about)
                 total += reply.count
                 if reply.too_large:
                     log.warning(

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self, TypeVar, Unpack
 
     from memphis_sync._producing.cache import ProducerArguments
+    from memphis_sync._producing.produce_types import ProduceOptions
     from memphis_sync.client import Memphis
-    from memphis_sync.types import ProduceOptions, StationView
+    from memphis_sync.types import StationView
 
     # What produce() returns, blocking and not: of one station, unless the producer has several.
     Acked_co = TypeVar("Acked_co", bound=Union[PubAck, PubAcks], covariant=True, default=PubAck)
@@ -326,7 +327,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         client = self._client
         client._producers.discard(self)
         work = client._requests.destroy_producers(self._views, self.name, timeout_retries)
-        client._call(work, DESTROY_S, timeout_retries, "destroy()")
+        client._requests.run(work, DESTROY_S, timeout_retries, "destroy()")
 
     def __enter__(self) -> Self:
         return self

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, NoReturn, Optional, Protocol, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, NoReturn, Optional, Protocol, Union
 
 if TYPE_CHECKING:
-    from typing_extensions import Required, Self  # 3.11 has them in typing
+    from typing_extensions import Self  # 3.11 has them in typing
 
     from memphis_sync._schema.live import StationCodec
-    from memphis_sync.delivery import Delivery
 
 VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
 
@@ -45,37 +44,6 @@ class GraphQLDocument(Protocol):
 # What produce() takes; on a station with a schema what the schema's kind takes, which is less.
 MessageBody = Union[Buffer, str, dict[Any, Any], list[Any], ProtobufMessage, GraphQLDocument]
 JsonDefault = Callable[[object], object]
-
-
-class ProduceOptions(TypedDict, total=False):
-    """What Producer.produce() and Memphis.produce() may be told by name, for type checkers; see the first of them."""
-
-    msg_id: Optional[str]
-    producer_partition_key: Optional[str]
-    producer_partition_number: int
-
-
-class KeptProducerOptions(ProduceOptions, total=False):
-    """The same of Memphis.produce(), which also has the options of a producer."""
-
-    ack_wait_sec: float
-    headers: Optional[Mapping[str, str]]
-    generate_random_suffix: bool
-    idempotent: bool
-    block_on_full_s: Optional[float]
-
-
-class BlockingOptions(KeptProducerOptions, total=False):
-    """The same of a call that waits."""
-
-    nonblocking: Literal[False]
-
-
-class NonblockingOptions(KeptProducerOptions, total=False):
-    """The same of a call that does not."""
-
-    nonblocking: Required[Literal[True]]
-    on_delivery: Optional[Callable[[Delivery], object]]
 
 
 class Retention(Enum):

@@ -39,10 +39,10 @@ def join(client: Memphis, given: ConsumerArguments, deadline: Optional[float] = 
     """
     request, retries = consumer_request(given), given.timeout_retries
     if not given.create_station:
-        client._call(client._requests.require_station(request.station_name), JS_S, 0, "consumer()")
+        client._requests.run(client._requests.require_station(request.station_name), JS_S, 0, "consumer()")
     work = client._requests.create_consumer(request, retries)
     if deadline is None:
-        view = client._call(work, CREATE_S, min(retries, 1), "consumer()")
+        view = client._requests.run(work, CREATE_S, min(retries, 1), "consumer()")
     else:
         left_s = max(deadline - time.monotonic(), 0.0)
         view = client._session.loop.call(work, left_s, f"consumer {request.name!r} was not registered: its creation")

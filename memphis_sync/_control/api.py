@@ -15,7 +15,8 @@ import contextlib
 import dataclasses
 import re
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
 from memphis_sync._base.logs import Log
 from memphis_sync._control import ControlLink, Subscription
@@ -57,6 +58,7 @@ _PROTO_ASIDE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\
 _FIRST_MESSAGE = re.compile(r"\bmessage\s+([A-Za-z_]\w*)\s*\{")
 _VERIFY_TRIES, _VERIFY_PAUSE_S = 3, 0.1  # in a cluster a new stream may be known a moment later
 
+T = TypeVar("T")
 APP_ID = str(uuid.uuid4())  # one a process; the broker groups connections of one program by it
 
 
@@ -124,7 +126,7 @@ class Requests:
     The requests of one client.
 
     Args:
-        session: Its loop and links; everything here is a coroutine of that loop.
+        session: Its loop and links. The coroutines here belong to that loop; run() and call() are for other threads.
     """
 
     def __init__(self, session: Session) -> None:
@@ -147,6 +149,14 @@ class Requests:
     def _signed(self, request: Request[R]) -> Request[R]:
         names = {item.name for item in dataclasses.fields(request)}
         return dataclasses.replace(request, **{name: own for name, own in self._own.items() if name in names})
+
+    def run(self, work: Coroutine[Any, Any, T], per_try_s: float, retries: int, what: str) -> T:
+        """Runs a coroutine with its retries, for the public call *what*."""
+        return self._session.call(work, longest_s(per_try_s, retries), what)
+
+    def call(self, what: str, request: Request[R], *, per_try_s: float = CREATE_S, retries: int = 0, **more: str) -> R:
+        """Runs one request for the public call *what*, and returns its reply; *more* is as for ask()."""
+        return self.run(self.ask(request, timeout_s=per_try_s, retries=retries, **more), per_try_s, retries, what)
 
     async def ask(
         self, request: Request[R], *, about: str, timeout_s: float = CREATE_S, retries: int = 0, fine: str = ""

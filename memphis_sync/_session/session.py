@@ -58,7 +58,7 @@ class Session:
 
     Args:
         options: What connect() was told.
-        on_station_removed: Called on the loop with a station's internal name when the broker announces its removal.
+        forget_station: A method of the client, held weakly; called on the loop with the internal name of one removed.
 
     Attributes:
         is_ending: close() has begun: nothing more is fetched, but what was fetched may still be acknowledged.
@@ -67,7 +67,7 @@ class Session:
         left: How many messages close() has given up.
     """
 
-    def __init__(self, options: ConnectOptions, on_station_removed: Callable[[str], None]) -> None:
+    def __init__(self, options: ConnectOptions, forget_station: Callable[[str], None]) -> None:
         if shutdown.has_ended():
             raise UsageError("the process is ending and its clients have been drained; nothing can be opened any more")
         fork.watch_forks()
@@ -78,15 +78,14 @@ class Session:
         self.connection_id = str(uuid.uuid4())
         self.requests = Requests(self)
         self.opened_at = f" (opened at {primitives.caller()})" if sys.flags.dev_mode else ""
-        number = primitives.next_number()
-        self.number = number
+        number = self.number = primitives.next_number()
         self.callbacks = Callbacks(number, options)
         self.outages = Outages(options.name, options.reconnect_interval_ms, self._notify)
         self.json_writer = JsonWriter(options.json_default)
         with handing_over(self.callbacks.post):  # asyncio logs a loop that is made, and a handler may be connecting
             self.loop = LoopThread(number, self.callbacks.post, self.callbacks.failed)
         self.reports = FailureReporter(self.loop)
-        self._on_station_removed = on_station_removed
+        self._forget_station = weakref.WeakMethod(forget_station)
         self._control: Optional[ControlLink] = None
         self._stations: Optional[StationRegistry] = None
         self._data: Optional[DataLink] = None
@@ -148,6 +147,11 @@ class Session:
         except BaseException:
             await control.close()
             raise
+
+    def _on_station_removed(self, internal: str) -> None:
+        forget = self._forget_station()
+        if forget is not None:
+            forget(internal)
 
     def _notify(self, link: LinkName, change: Change, address: str, reason: str, attempts: int, seconds: float) -> None:
         """A link's changes, for the user's callables."""
@@ -245,20 +249,17 @@ class Session:
         """Name, state and backlog, for the client's repr()."""
         if fork.fork_generation() != self.generation:
             return f"{self.label!r} of the parent process"
-        stats, user = self.stats(), self.options.credentials.username
-        backlog = f"queued={stats.queued} in_flight={stats.in_flight}"
-        return f"{self.label!r} {self.state} {self.control.address} user={user} {backlog}"
+        stats, who = self.stats(), f"{self.control.address} user={self.options.credentials.username}"
+        return f"{self.label!r} {self.state} {who} queued={stats.queued} in_flight={stats.in_flight}"
 
     def ping(self, timeout_s: float) -> float:
         """One round trip on each link at most *timeout_s* long; gives the longer of the two, in seconds."""
         deadline = time.monotonic() + timeout_s
         took_s = self.call(self.control.ping(timeout_s), timeout_s, "ping()")
         data = self._data
-        return (
-            took_s
-            if data is None or not data.is_open
-            else max(took_s, data.ping(max(deadline - time.monotonic(), 0.001)))
-        )
+        if data is None or not data.is_open:
+            return took_s
+        return max(took_s, data.ping(max(deadline - time.monotonic(), 0.001)))
 
     # ---- using ------------------------------------------------------------------------------------------------------
 

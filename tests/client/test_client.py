@@ -80,7 +80,7 @@ def test_a_station_is_destroyed_by_its_name_alone(memphis, station_name, control
 
 
 def test_a_station_that_somebody_else_destroyed_is_made_anew(broker, memphis, station_name, monkeypatch):
-    monkeypatch.setattr(memphis, "_forget_station", lambda _: None)  # as if the broker announced nothing
+    monkeypatch.setattr(memphis._session, "_forget_station", lambda: None)  # as if the broker announced nothing
     memphis.produce(station_name, "p", b"x")
     memphis.fetch_messages(station_name, "c")
     with memphis_sync.connect(broker.url) as other:

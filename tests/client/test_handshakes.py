@@ -74,7 +74,7 @@ def reached(broker, door_to) -> tuple[Door, Callable[..., Memphis]]:
 
 
 def threads_of(client: Memphis) -> dict[str, bool]:
-    link = client._data_link()
+    link = client._session.data_link()
     return {thread.name: thread.is_alive() for thread in link._threads}
 
 
@@ -173,7 +173,7 @@ def test_opening_the_data_link_ends_in_time_whatever_the_peer_does(reached, kind
         door.usual = ODD[kind]
         start = time.monotonic()
         with pytest.raises(ConnectError):
-            client._data_link()
+            client._session.data_link()
         assert time.monotonic() - start < 4
         door.usual = passes
         assert client.produce(station_name, "p", b"x").sequence == 1
@@ -404,7 +404,7 @@ def test_the_connection_state_is_that_of_both_links(broker, reached, station_nam
         client.producer(station_name, "p").produce(b"1")
         assert 0 < client.ping(10) < 10
         door.usual = is_silent
-        sock = client._data_link()._sock
+        sock = client._session.data_link()._sock
         sock.shutdown(2)
         until(lambda: not client.is_connected())
         assert client._session.control.is_connected
@@ -424,7 +424,7 @@ def test_a_thread_that_meets_the_unforeseen_goes_on(
     with connect(reconnect_interval_ms=20, on_error=events.append) as client:
         producer = client.producer(station_name, "p")
         producer.produce(b"1")
-        link = client._data_link()
+        link = client._session.data_link()
         real, broken = link._connect_again, iter([True, True, True])
 
         def unforeseen(*args, **options):

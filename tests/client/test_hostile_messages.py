@@ -88,7 +88,7 @@ def test_the_data_link_takes_any_reply_subject_that_a_server_delivers(broker, st
     with memphis_sync.connect(broker.url, on_disconnect=lost.append) as client:
         producer = client.producer(station_name, "p")
         producer.produce(b"1")
-        acks = b"_INBOX.%b.7" % client._data_link().core.token
+        acks = b"_INBOX.%b.7" % client._session.data_link().core.token
         publish(broker, frame_of(acks, reply, b"", b"{}") + frame_of(acks, reply, HEADERS[-1], b"x"))
         assert producer.produce(b"2").sequence == 2
         assert client.ping(10) < 10

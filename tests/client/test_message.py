@@ -174,7 +174,7 @@ def test_many_threads_confirm_at_once(memphis, station_name):
         message.in_progress()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda message: message.ack(wait=True), batch))
-    assert len(memphis._data_link().replies._idle) <= 8, "a subscription for each thread that waited at once"
+    assert len(memphis._session.data_link().replies._idle) <= 8, "a subscription for each thread that waited at once"
     assert consumer.fetch(10, timeout_s=1.5) == []
 
 

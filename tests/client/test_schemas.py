@@ -296,7 +296,7 @@ def test_a_report_that_cannot_be_sent_hides_nothing(memphis, attached, caplog, m
 
 def test_a_report_larger_than_the_broker_takes_is_logged(attached, caplog, until):
     producer = attached("json", JSON_A)
-    limit = producer._client._data_link().max_payload
+    limit = producer._client._session.data_link().max_payload
     with caplog.at_level(logging.WARNING, "memphis_sync.schema"):
         with pytest.raises(MemphisSchemaError, match=r"^Schema"):
             producer.produce(json.dumps({"x": "y" * (limit // 2)}))

@@ -54,7 +54,7 @@ class Reader:
             except ConnectionLostError:
                 continue
         try:
-            core = self._client._data_link().core
+            core = self._client._session.data_link().core
             arrived = core.wait_pong(core.ping(), time.monotonic() + 1)
         except ConnectionLostError:
             return

@@ -64,7 +64,7 @@ def test_a_storm_of_handshakes(broker: BrokerProcess, door_to, station_name: str
         client.station(station_name, partitions_number=partitions)
         producer = client.producer(station_name, "p")
         producer.produce(b"m 9 0")
-        threads = list(client._data_link()._threads)
+        threads = list(client._session.data_link()._threads)
         door.usual = weather
         over = threading.Event()
         with Watch(client):

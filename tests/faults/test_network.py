@@ -153,7 +153,7 @@ def test_a_cut_at_any_byte_of_a_frame(
                 ledger.take_one()
                 ledger.take_one()
                 time.sleep(0.002)
-            until(client._data_link().is_up)
+            until(client._session.data_link().is_up)
         ledger.join()
     counts = ledger.check([row for row in read_station(broker, station_name) if row[2] != b"m 9 0"])
     assert counts == {"delivered": len(ledger.accepted)}

@@ -60,7 +60,7 @@ def test_connect_takes_every_argument(
     )
     assert client.is_connected()
     assert len(client.connection_id) == 36
-    options = client._options
+    options = client._session.options
     assert (options.max_reconnect, options.reconnect_interval_ms, options.timeout_ms) == (12, 300, 9000)
     client.close()
     assert not client.is_connected()

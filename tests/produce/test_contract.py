@@ -483,7 +483,7 @@ def test_bad_headers_are_refused_before_anything_is_taken(memphis: Memphis, stat
 
 def test_a_message_may_be_as_large_as_the_server_takes_and_no_larger(memphis: Memphis, station_name: str) -> None:
     producer = memphis.producer(station_name, "p")
-    limit = memphis._data_link().max_payload
+    limit = memphis._session.data_link().max_payload
     assert limit == 8 * 1024 * 1024
     with pytest.raises(PayloadTooLargeError, match=f"max_payload={limit}"):
         producer.produce(b"x" * limit)

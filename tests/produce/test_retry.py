@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _resent(memphis: Memphis) -> int:
-    return memphis._data_link().core.stats()["resent"]
+    return memphis._session.data_link().core.stats()["resent"]
 
 
 def _destroyed(broker: BrokerProcess, station_name: str) -> None:

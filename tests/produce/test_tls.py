@@ -156,7 +156,7 @@ def test_a_stalled_connection_is_noticed_and_made_again(through_proxy, station_n
     proxy.stall()
     deliveries = [producer.produce(b"x" * size, nonblocking=True) for _ in range(4)]
     started = time.monotonic()
-    until(lambda: not memphis._data_link().is_up())
+    until(lambda: not memphis._session.data_link().is_up())
     assert 0.2 < time.monotonic() - started < 10
     proxy.cut()
     proxy.go_on()
