@@ -17,6 +17,7 @@ from memphis_sync._protocol.requests import (
     ConsumerCreate,
     ConsumerDestroy,
     ConsumerReply,
+    Notification,
     ProducerCreate,
     ProducerDestroy,
     ProducerReply,
@@ -26,6 +27,7 @@ from memphis_sync._protocol.requests import (
     SchemaUpdate,
     StationCreate,
     StationDestroy,
+    schema_change,
 )
 from memphis_sync.errors import RemoteProtocolError
 
@@ -271,3 +273,19 @@ def test_a_subject_stands_in_one_class() -> None:
 )
 def test_what_is_not_stored_is_told_again(body: bytes, error: str) -> None:
     assert StoredReply.decode(body).error == error
+
+
+def test_a_change_of_schema_is_one_in_place_of_any_other_or_none() -> None:
+    update = SchemaUpdate(name="s", version=3, content="{}", type="json")
+    change = json.loads(schema_change(update))
+    assert (change["UpdateType"], change["init"]["schema_name"]) == (1, "s")
+    assert change["init"]["active_version"]["version_number"] == 3
+    none = json.loads(schema_change(None))
+    assert (none["UpdateType"], none["init"]["schema_name"]) == (2, "")
+
+
+def test_a_notification_of_a_schema_failure_shows_the_message_as_text() -> None:
+    notification = Notification.of_schema_failure("st", "p", "bad", b"a\xff")
+    assert notification.msg == "Station: st\nProducer: p\nError: bad"
+    assert (notification.type, notification.code) == ("schema_validation_fail_alert", "a\ufffd")
+    assert Notification.queue_group() == "memphis_notifications_group"

@@ -20,6 +20,7 @@ from memphis_sync._protocol.dead_letter_headers import (
     write_headers,
 )
 from memphis_sync._protocol.dead_letters import (
+    MAX_GIVEN_BACK,
     CountOwed,
     DeadLetterAck,
     DeadLetterCountReply,
@@ -221,3 +222,21 @@ def test_a_row_with_a_wrong_member(field: str) -> None:
 def test_both_forms_of_the_subject() -> None:
     assert subjects.dls("st#a", "g#x") == "$memphis_dls_st#a.g#x"
     assert subjects.dls_before_dots("st#a", "g#x") == "$memphis_dls_st#a_g#x"
+
+
+@pytest.mark.parametrize("is_memphis", [False, True])
+def test_a_report_of_a_schema_failure_names_its_producer(is_memphis: bool) -> None:
+    made = SchemaDeadLetter.of("st", 2, "p", "id", b"\x00\xff", {"k": "v"}, "bad", is_memphis=is_memphis)
+    assert (made.data, made.size, made.partition_number, made.validation_error) == ("00ff", 2, 2, "bad")
+    assert made.headers == {"k": "v", "$memphis_producedBy": "p", "$memphis_connectionId": "id"}
+    assert bool(made.report_id) is not is_memphis, "our broker knows it by that when it comes again"
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_GIVEN_BACK, 2 * MAX_GIVEN_BACK + 1])
+def test_much_that_is_given_back_goes_in_parts(count: int) -> None:
+    given = GivenBack.of("st", "g", [(1, number, 2) for number in range(count)], [7], kept=True)
+    parts = list(given.parts())
+    assert len(parts) == max(1, -(-count // MAX_GIVEN_BACK))
+    assert [sequence for part in parts for sequence in part.sequences] == list(range(count))
+    assert [resent for part in parts for resent in part.resent] == [7]
+    assert all((part.cg_name, part.kept, len(part.partitions)) == ("g", True, len(part.sequences)) for part in parts)

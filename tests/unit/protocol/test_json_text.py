@@ -205,3 +205,28 @@ def test_what_is_written_is_read_as_the_same_and_the_rest_is_refused_with_its_pl
     else:
         assert PLAIN.write(value) == text
         assert json.dumps(read_json(text)) == text
+
+
+class Frame:
+    """What pandas' frames look like."""
+
+    def to_dict(self) -> dict[str, int]:
+        return {"a": 1}
+
+
+def test_a_frame_has_its_own_way_out() -> None:
+    with pytest.raises(ConfigurationError, match=r"; send message\.to_dict\(\) instead$"):
+        payload_of(Frame())
+
+
+def test_a_default_that_fails_once_only_is_an_error_without_a_place() -> None:
+    """Looked for a second time, nothing is wrong any more."""
+    answers = iter([RuntimeError("not now")])
+
+    def default(_: object) -> str:
+        for error in answers:
+            raise error
+        return "later"
+
+    with pytest.raises(NotJsonError, match=r"^RuntimeError: not now"):
+        JsonWriter(default).write({"a": object()})

@@ -146,3 +146,12 @@ def test_start_options() -> None:
     for bad in ((0, -1), (-1, -1), (1, -2), (2, 0)):
         with pytest.raises(SettingError):
             check_start(*bad)
+
+
+def test_retention_has_a_default_and_a_longest() -> None:
+    for kind, value in (("", 0), ("messages", 0), ("bytes", -1)):
+        settings = station_settings(StationCreate(name="s", retention_type=kind, retention_value=value), "s")
+        assert (settings.retention_type, settings.retention_value) == ("message_age_sec", 3600)
+        assert settings.partitions == list(range(1, settings.partitions_number + 1))
+    with pytest.raises(SettingError, match=r"retention can not exceed [0-9]+ seconds"):
+        station_settings(StationCreate(name="s", retention_type="message_age_sec", retention_value=2**62), "s")
