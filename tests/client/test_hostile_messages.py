@@ -168,4 +168,4 @@ def test_a_server_may_say_anything_on_both_links(broker, door_to, station_name, 
             until(client.is_connected)
         client.station(f"{station_name}-2")
         assert client.ping(20) < 20
-        assert all(thread.is_alive() for thread in client._data_link()._threads)
+        assert all(thread.is_alive() for thread in client._session.data_link()._threads)
