@@ -62,7 +62,6 @@ class ConnectArguments(Arguments):
         outbox_max_messages: The same as a number of messages, from 1.
         max_in_flight: How many written messages may be unconfirmed at once, from 1.
         exit_timeout_s: How long the end of the process waits for confirmations, in seconds; 0 does not wait.
-        callbacks_timeout_s: How long close() waits for a callback that is running, in seconds, from 0.
         ping_interval_s: After this much silence the broker gets a PING, and after twice as much its connection counts
             as lost; in seconds, from 0.01.
         no_responders_retry: How often a message whose station has no responders is sent again; None: it fails at once.
@@ -103,8 +102,6 @@ class ConnectArguments(Arguments):
     max_in_flight: int = option(int_in(1, 2**20), default=16384, url=True)
     # Process managers send SIGKILL after 10 s and more.
     exit_timeout_s: float = option(seconds_from(0.0), default=5.0, url=True)
-    # A handler that sends a mail takes a second or two.
-    callbacks_timeout_s: float = option(seconds_from(0.0), default=5.0, url=True, env="CALLBACKS_TIMEOUT_S")
     # A stalled connection is lost after 40 s at most, and two PINGs a minute cost nothing; the least: a round trip on a
     # slow link must fit.
     ping_interval_s: float = option(seconds_from(0.01), default=20.0, url=True)

@@ -36,6 +36,7 @@ T = TypeVar("T")
 _CONTROL_CLOSE_S = 2.0
 _REPORTS_S = 1.0  # for what waits to be reported when a client is closed: a round trip
 _GIVE_BACK_S = 2.0  # for messages that nobody has looked at: a round trip or two
+_CALLBACKS_S = 5.0  # for a callback that is running
 _LOOP_S = 2.0
 _LATE_S = 0.09  # how much longer than its time a close() takes at most, on a machine that is not busy
 _GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a little later, as a second net
@@ -389,7 +390,7 @@ class Session:
                 log.debug("%r: closing the control link: %s", self.label, exc)
             with contextlib.suppress(MemphisError):  # the loop has ended, and its connections with it
                 self.loop.post(self._control.abort)  # close() may have had no time even to begin
-        self.callbacks.close(left_s(self.options.callbacks_timeout_s))
+        self.callbacks.close(left_s(_CALLBACKS_S))
         self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
         self._join(self._registrations, last)  # what it waits for has ended
         shutdown.unregister(self)
