@@ -346,53 +346,42 @@ def _has_failed(delivery: Union[Delivery, Deliveries]) -> bool:
 
 
 def _wait_for_first(every: list[AnyDelivery], deadline: Optional[float], *, failed_only: bool) -> None:
-    known = [delivery for delivery in every if delivery.done()]
-    if len(known) == len(every) or (any(map(_has_failed, known)) if failed_only else known):
-        return
-    watch = _Watch([delivery for delivery in every if not delivery.done()])
-    while watch.left:
-        new = watch.wait(deadline)
-        if not new or (any(map(_has_failed, new)) if failed_only else new):
+    for new in _as_known(every, deadline):
+        if not failed_only or any(map(_has_failed, new)):
             return
 
 
 def _in_order_of_completion(
     every: list[AnyDelivery], deadline: Optional[float], timeout_s: float
 ) -> Iterator[AnyDelivery]:
-    watch = _Watch(every)
-    while watch.left:
-        new = watch.wait(deadline)
+    left = len(every)
+    for new in _as_known(every, deadline):
         if not new:
             raise DeadlineError(
-                f"{watch.left} of {len(every)} deliveries were not known within {timeout_s:g} s; they are still on "
-                "their way",
+                f"{left} of {len(every)} deliveries were not known within {timeout_s:g} s; they are still on their way",
                 timeout_s=timeout_s,
             )
+        left -= len(new)
         yield from new
 
 
-class _Watch(Generic[AnyDelivery]):
-    """The deliveries of one call, and how many outcomes each still lacks."""
-
-    def __init__(self, every: list[AnyDelivery]) -> None:
-        self._owners = [delivery for delivery in every for _ in _each(delivery)]
-        self._lacks = {delivery: len(delivery) for delivery in every if isinstance(delivery, Deliveries)}
-        self._wait_set = WaitSet(single for delivery in every for single in _each(delivery))
-        self.left = len(every)
-
-    def wait(self, until: Optional[float]) -> list[AnyDelivery]:
-        """Those that have become known; none once that time is over."""
-        new: list[AnyDelivery] = []
-        while not new:
-            places = self._wait_set.wait(until)
-            if not places:
-                break
-            for place in places:
-                owner = self._owners[place]
-                if isinstance(owner, Deliveries):
-                    self._lacks[owner] -= 1
-                    if self._lacks[owner]:
-                        continue
-                new.append(owner)
-        self.left -= len(new)
-        return new
+def _as_known(every: list[AnyDelivery], deadline: Optional[float]) -> Iterator[list[AnyDelivery]]:
+    """Those that are known, and then each time those that have become known; none at the deadline, and the end."""
+    owners = [delivery for delivery in every for _ in _each(delivery)]
+    lacks = {delivery: len(delivery) for delivery in every if isinstance(delivery, Deliveries)}
+    wait_set = WaitSet(single for delivery in every for single in _each(delivery))
+    left = len(every)
+    while left:
+        places, new = wait_set.wait(deadline), []
+        for place in places:
+            owner = owners[place]
+            if isinstance(owner, Deliveries):
+                lacks[owner] -= 1
+                if lacks[owner]:
+                    continue
+            new.append(owner)
+        left -= len(new)
+        if new or not places:
+            yield new
+        if not places:
+            return
