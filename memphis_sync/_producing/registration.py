@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import handing_over
 from memphis_sync._core import Route
-from memphis_sync._data.outcomes import DELIVERED, PENDING, UNSENT, Target, error_of, pub_ack, reason_of
-from memphis_sync._producing.sender import OnDelivery, ack_wait_ns, check_on_delivery
+from memphis_sync._data.outcomes import PENDING, UNSENT, Target, reason_of
+from memphis_sync._producing.sender import OnDelivery, ack_wait_ns, check_on_delivery, confirmed
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._protocol.payload import message_id, not_utf8, payload_of, size_of
 from memphis_sync._session import Session, waiting
@@ -173,9 +173,7 @@ class Registration:
             raise reason_of(first)  # as the registration, or the producer, would have raised it here
         if len(tickets) > 1:
             return Deliveries(tickets).result()
-        if first.outcome == DELIVERED:
-            return pub_ack(first)
-        raise error_of(first)
+        return confirmed(first)
 
     def _snapshot(self, message: Any) -> Any:
         """The message as it is now, whatever its owner does to it later."""
