@@ -94,7 +94,7 @@ class ReadToEnd:
         silent_s = time.monotonic() - self._came_at
         if silent_s >= self._timeout_s:
             raise DeadlineError(
-                f"not read to the end: {what}, and nothing has come for {silent_s:.1f} s", timeout_s=self._timeout_s
+                f"not read to the end: {what}, and nothing has arrived for {silent_s:.1f} s", timeout_s=self._timeout_s
             )
 
     def is_reached(self) -> bool:
@@ -153,7 +153,7 @@ class ReadToEnd:
         except ServerError as exc:
             if exc.code != _NO_RESPONDERS:
                 raise
-            raise ConnectionLostError(f"the broker is away, which knows what comes again: {exc}") from exc
+            raise ConnectionLostError(f"the broker, which knows what is redelivered, cannot be reached: {exc}") from exc
 
 
 def _stream(message: Message) -> str:

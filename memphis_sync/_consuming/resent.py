@@ -223,7 +223,7 @@ class ResentMessage(Message):
 
     def _refuse(self, what: str) -> NoReturn:
         raise UsageError(
-            f"cannot {what} DLS message: {self!r} was sent again from the dead letters; ack() it, or leave it, and the "
+            f"cannot {what} DLS message: {self!r} was sent again from the dead letters; ack() it, or the "
             "broker keeps it"
         )
 
@@ -264,7 +264,7 @@ class ResentQueue:
             if now >= self._log_at:
                 self._log_at = now + _LOG_EVERY_S
                 log.warning(
-                    "%r: %d dead letters wait to be read, and there is no room for more; %d were left to the broker",
+                    "%r: %d dead letters wait to be read, and the queue is full; %d were left to the broker",
                     self._owner,
                     len(self._letters),
                     self._refused,

@@ -29,7 +29,7 @@ class Source:
         """Raises unless the consumer can be used here and now; see Consumer.check_open."""
         self.session.check()
         if self.is_destroyed:
-            raise ClosedError(f"{self!r} takes no calls any more")
+            raise ClosedError(f"{self!r} can no longer be used")
 
     def __repr__(self) -> str:
         state = "destroyed" if self.is_destroyed else "closed" if self.session.is_closing else "open"

@@ -388,7 +388,7 @@ class Requests:
         if size > limit:
             source = len(request.schema_content.encode("utf-8", "replace"))
             raise ConfigurationError(
-                f"the schema's source takes {source} bytes, its request {size}, and the broker takes {limit} in one "
+                f"the schema's source has {source} bytes, its request {size}, and the broker accepts {limit} in one "
                 "message; nothing was sent"
             )
         if request.message_struct_name and self._control.is_memphis:
@@ -402,7 +402,7 @@ def _check_first(message_name: str, content: str) -> None:
     if found is None or message_name.rpartition(".")[2] != found[1]:
         first = f", which is {found[1]!r}" if found else ""
         raise ConfigurationError(
-            f"message_name is {message_name!r}; a Memphis broker takes the first message of the source{first}: put "
+            f"message_name is {message_name!r}; a Memphis broker uses the first message of the source{first}: put "
             "that one first"
         )
 

@@ -261,7 +261,7 @@ class ControlLink:
         nc = await self._ready(deadline, subject)
         if len(body) > nc.max_payload:  # the server would end the connection
             raise ConfigurationError(
-                f"the request takes {len(body)} bytes, and the broker takes {nc.max_payload} in one message"
+                f"the request has {len(body)} bytes, and the broker accepts {nc.max_payload} in one message"
             )
         lost = self._lost
         assert lost is not None

@@ -64,7 +64,7 @@ async def tell(control: ControlLink, report: Request[Any], timeout_s: float, wha
             raise server_error(reason, what)
         if time.monotonic() + pause_s >= deadline:
             raise DeadlineError(
-                f"{what}: the broker did not say within {timeout_s:g} s that it keeps it ({reason})",
+                f"{what}: the broker did not confirm within {timeout_s:g} s that it has stored it ({reason})",
                 timeout_s=timeout_s,
             ) from cause
         log.debug("%s: asking again: %s", what, reason)

@@ -272,7 +272,7 @@ class Route:
             callback: If given, ``Link.wait_reports`` hands it out with the settled ticket.
 
         Raises:
-            BufferFullError: The outbox is full; the message was not taken.
+            BufferFullError: The outbox is full; the message was not accepted.
             PayloadTooLargeError: Larger than the server's ``max_payload`` or than the outbox.
             ClosedError: After ``Link.close()``.
         """

@@ -35,7 +35,7 @@ class RawMessage:
 
     def _found(self) -> Any:
         if self._record is None:
-            raise TypeError("a message comes from fetch() only")
+            raise TypeError("messages are created by fetch() only")
         return self._record
 
     def _bytes(self, start: int, size: int) -> bytes:

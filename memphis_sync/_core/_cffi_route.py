@@ -373,7 +373,7 @@ class WaitSet:
 
     def wait(self, until: Optional[float]) -> list[int]:
         if lib.mcore_fork_generation() != self._generation:
-            raise ForkedError("this wait began before a fork and stays with the parent process")
+            raise ForkedError("this wait began before a fork and belongs to the parent process")
         places = ffi.new("uint32_t[]", PLACES_AT_ONCE)
         count = sliced(
             until, lambda ns: lib.mcore_wait_set_wait(self._set, places, PLACES_AT_ONCE, ns), lambda count: not count

@@ -21,7 +21,7 @@ cdef class RawMessage:
 
     cdef const uint8_t *_bytes(self) except NULL:
         if self._record == NULL:
-            raise TypeError("a message comes from fetch() only")
+            raise TypeError("messages are created by fetch() only")
         return <const uint8_t *>self._record + sizeof(mcore_record)
 
     @property

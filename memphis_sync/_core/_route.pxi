@@ -377,7 +377,7 @@ cdef class WaitSet:
         cdef long count
         cdef long i
         if mcore_fork_generation() != self._generation:
-            raise ForkedError("this wait began before a fork and stays with the parent process")
+            raise ForkedError("this wait began before a fork and belongs to the parent process")
         while True:
             with nogil:
                 count = mcore_wait_set_wait(self._set, places, 1024, mcore_slice_until(end))

@@ -38,7 +38,7 @@ _NO_VALUE = re.compile(rb"[\r\n\0]")
 def checked_count(count: int) -> int:
     """How many routes a message has; ConfigurationError for what the core does not take."""
     if not 1 <= count <= MAX_ROUTES:
-        raise ConfigurationError(f"a producer takes 1 to {MAX_ROUTES} stations at once, not {count}")
+        raise ConfigurationError(f"a producer can have 1 to {MAX_ROUTES} stations, not {count}")
     return count
 
 
@@ -54,10 +54,10 @@ def append_error(code: int, count: int, size: int, block: int, stats: dict[str, 
         stats: Of the outbox.
     """
     if code == Error.CLOSED:
-        return ClosedError("the client is closed; the message was not taken")
+        return ClosedError("the client is closed; the message was not accepted")
     if code == Error.PAYLOAD:
         return PayloadTooLargeError(
-            f"message of {size} bytes with {block} bytes of headers: the broker takes at most "
+            f"message of {size} bytes with {block} bytes of headers: the broker accepts at most "
             f"max_payload={stats['max_payload']} bytes for both"
         )
     if code == Error.TOO_LARGE:
@@ -67,7 +67,7 @@ def append_error(code: int, count: int, size: int, block: int, stats: dict[str, 
         )
     if code == Error.TOO_MANY:
         return ConfigurationError(
-            f"a message for {count} stations is {count} messages, and the outbox takes "
+            f"a message for {count} stations is {count} messages, and the outbox holds "
             f"outbox_max_messages={stats['max_messages']}; raise this option of connect()"
         )
     if code == Error.MEMORY:
@@ -76,7 +76,7 @@ def append_error(code: int, count: int, size: int, block: int, stats: dict[str, 
         return BufferFullError(
             f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it takes "
             f"outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise these "
-            "options of connect(), or let produce() wait for room: block_on_full_s of the producer, or produce_many()"
+            "options of connect(), or make produce() wait for space: block_on_full_s of the producer, or produce_many()"
         )
     return LocalProtocolError(f"the C core refused a message ({code})")
 

@@ -117,7 +117,7 @@ class Callbacks:
             result = fn(*arguments)
             if inspect.iscoroutine(result):
                 result.close()
-                raise TypeError("it returned a coroutine, which nobody awaits: give a plain function")
+                raise TypeError("it returned a coroutine, which is never awaited: pass a plain function")
         except BaseException as exc:
             with self._counting:
                 self.errors += 1
@@ -136,7 +136,7 @@ class Callbacks:
 
     def failed(self, what: str, error: BaseException) -> None:
         """A thread of the client's met an error that nothing expects: logs it, and tells on_error. From that thread."""
-        self._log(logger, f"{self._label!r}: {what} met an unexpected error and goes on", error)
+        self._log(logger, f"{self._label!r}: {what} met an unexpected error and continues", error)
         reason = f"{what}: {type(error).__name__}: {error}"
         self.notify("error", lambda: LinkEvent(self._label, "data", self._address, reason, 0, 0.0, 0))
 

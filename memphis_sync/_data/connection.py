@@ -350,7 +350,7 @@ class DataLink:
     def _survive(self, part: str, exc: BaseException) -> None:
         """The outermost handler of a thread: what nobody foresaw is reported, and the connection is made again."""
         logger.error(
-            "%r: the %s thread met an error that it does not know; it goes on with a new connection",
+            "%r: the %s thread met an unexpected error and continues with a new connection",
             self._label,
             part,
             exc_info=exc,

@@ -65,7 +65,9 @@ class GroupWatch:
             return
         if "deleted" in text.lower():
             raise StationNotFoundError(
-                f"{binding.stream}: the station or the consumer group is gone ({text})", code=status, description=text
+                f"{binding.stream}: the station or the consumer group was destroyed ({text})",
+                code=status,
+                description=text,
             )
         raise ServerError(f"{binding.stream}: the broker ended the pull ({text})", code=status, description=text)
 

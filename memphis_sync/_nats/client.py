@@ -213,7 +213,7 @@ class HardenedClient(Client):
             try:
                 await super()._attempt_reconnect()
             except Exception:
-                log.exception("reconnecting met an error that it does not know; it goes on")
+                log.exception("reconnecting met an unexpected error and continues")
                 self._status = Client.RECONNECTING
                 await asyncio.sleep(_BROKEN_PAUSE_S)
             else:

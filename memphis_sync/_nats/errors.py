@@ -62,7 +62,7 @@ def refused(address: ServerAddress, text: str) -> ConnectError:
         )
     else:
         error = HandshakeError(
-            f"cannot connect to {address}: the broker did not take the connection for now ({text})", is_passing=True
+            f"cannot connect to {address}: the broker refused the connection for now ({text})", is_passing=True
         )
     error.__cause__ = ServerSaidError(text)
     return error

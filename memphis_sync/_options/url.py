@@ -170,7 +170,7 @@ def _parse_query(query: str, known: frozenset[str], *, is_shown: bool) -> dict[s
         name = _decode(raw_name, "query")
         if name in _SECRET_IN_QUERY:
             raise ConfigurationError(
-                f"{name} stands in the URL's query; write it before the '@' (with ?auth=token for a connection token)"
+                f"{name} is in the URL's query; write it before the '@' (with ?auth=token for a connection token)"
             )
         if name != "auth" and name not in known:
             near = nearest(name, known | {"auth"})

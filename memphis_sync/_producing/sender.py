@@ -133,7 +133,7 @@ class Sender:
             room_s: How long a non-blocking call waits for room; None: not at all. A blocking one has *ack_wait_sec*.
         """
         if self.is_closed:
-            raise ClosedError(f"{self!r} is destroyed; the message was not taken")
+            raise ClosedError(f"{self!r} is destroyed; the message was not accepted")
         timeout_ns = self._timeout_ns if ack_wait_sec is DEFAULT_ACK_WAIT_S else ack_wait_ns(ack_wait_sec)
         lines = b"" if headers is None else encode_user_headers(headers)
         id_bytes = b"" if msg_id is None else message_id(msg_id)

@@ -244,7 +244,7 @@ class SchemaActivate(Request[SchemaActivateReply]):
     STRUCT = "activateSchemaRequest"
     INSTEAD = (
         "this broker activates schema versions through its REST interface only (PUT /api/schemas/rollBackVersion); "
-        "attach the schema again afterwards, so that connected clients hear of it"
+        "attach the schema again afterwards, so that connected clients are notified"
     )
 
     name: str = key("string")

@@ -253,7 +253,7 @@ class LoopThread:
         if self._failed is not None:
             self._failed(what, error)
         else:
-            log.error("%s met an unexpected error and goes on", what, exc_info=error)
+            log.error("%s met an unexpected error and continues", what, exc_info=error)
 
 
 async def _rounds() -> None:

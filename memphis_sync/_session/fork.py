@@ -24,5 +24,5 @@ def check(generation: int, what: str) -> None:
     if fork_generation() != generation:
         raise ForkedError(
             f"{what} was opened before this process was forked and stays with the parent; "
-            "open a client of its own in the child (memphis_sync.connect)"
+            "open a separate client in the child (memphis_sync.connect)"
         )

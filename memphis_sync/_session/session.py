@@ -62,14 +62,14 @@ class Session:
 
     Attributes:
         is_ending: close() has begun: nothing more is fetched, but what was fetched may still be acknowledged.
-        is_closing: The client takes no calls any more.
+        is_closing: The client can no longer be used.
         is_closed: close() has done all it does.
         left: How many messages close() has given up.
     """
 
     def __init__(self, options: ConnectOptions, forget_station: Callable[[str], None]) -> None:
         if shutdown.has_ended():
-            raise UsageError("the process is ending and its clients have been drained; nothing can be opened any more")
+            raise UsageError("the process is ending and its clients are closed; no connection can be opened")
         fork.watch_forks()
         self.generation = fork.fork_generation()
         self.options = options

@@ -314,7 +314,7 @@ def test_a_destroyed_consumer_takes_no_calls(memphis, station_name, control):
     consumer.destroy()
     assert "error" in control.jetstream(f"CONSUMER.INFO.{station_name}$1.c")
     for call in (consumer.fetch, lambda: consumer.consume(print), lambda: next(iter(consumer))):
-        with pytest.raises(ClosedError, match="takes no calls"):
+        with pytest.raises(ClosedError, match="can no longer be used"):
             call()
     assert "destroyed" in repr(consumer)
 

@@ -221,7 +221,7 @@ def test_silence_of_any_other_broker_is_no_success(bare_server: NatsServer) -> N
         ):
             heard: list[bytes] = []
             session.call(session.control.subscribe(subject, heard.append), 5, "subscribe")
-            with pytest.raises(DeadlineError, match=r"did not say within 0\.5 s that it keeps it"):
+            with pytest.raises(DeadlineError, match=r"did not confirm within 0\.5 s that it has stored it"):
                 session.call(tell(session.control, report, 0.5, "tell", is_memphis=False), 10, "tell")
             assert subject == report.SUBJECT or heard == []
         with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:

@@ -198,7 +198,7 @@ def test_different_payloads_for_several_stations_are_taken_all_or_none(broker, s
             client.station(name)
         client.enforce_schema(f"p-{station_name}", names[0])
         with pytest.raises(
-            ConfigurationError, match="a message for 3 stations is 3 messages, and the outbox takes out"
+            ConfigurationError, match="a message for 3 stations is 3 messages, and the outbox holds out"
         ):
             client.producer(names, "p").produce({"f": "x"}, nonblocking=True)
         assert client.stats().accepted == 0
@@ -523,7 +523,7 @@ def test_a_memphis_broker_takes_the_first_message_only(name, source, first):
     from memphis_sync._control.api import _check_first
 
     said = f", which is '{first}'" if first else ""
-    with pytest.raises(ConfigurationError, match=f"takes the first message of the source{said}: put that one first"):
+    with pytest.raises(ConfigurationError, match=f"uses the first message of the source{said}: put that one first"):
         _check_first(name, source)
     if first:
         _check_first(first, source)

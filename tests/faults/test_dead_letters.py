@@ -104,7 +104,7 @@ def test_when_nobody_answers_the_message_stays_with_its_group(
         else:
             os.kill(control_plane.pid, signal.SIGSTOP)
         started = time.monotonic()
-        with pytest.raises(DeadlineError, match="did not say within 1 s that it keeps it"):
+        with pytest.raises(DeadlineError, match="did not confirm within 1 s that it has stored it"):
             message.dead_letter("no use", timeout_s=1)
         assert time.monotonic() - started < 3
         assert not message.is_answered

@@ -235,7 +235,7 @@ def test_one_message_to_several_routes(binding, peer: Peer) -> None:
     assert [ticket.slot for ticket in tickets] == [0, 1, 2]
     assert [peer.message()[2] for _ in range(3)] == [b"same"] * 3
     for count in (0, 65):
-        with pytest.raises(ConfigurationError, match=rf"^a producer takes 1 to 64 stations at once, not {count}$"):
+        with pytest.raises(ConfigurationError, match=rf"^a producer can have 1 to 64 stations, not {count}$"):
             link.send_all(routes[:1] * count, b"x", b"", b"", LONG, binding.Ticket)
 
 
@@ -274,21 +274,21 @@ def test_what_does_not_fit_is_refused_with_the_same_words(binding) -> None:
         route.send(b"x", b"", b"", LONG, binding.Ticket)
     assert str(full.value) == (
         "the outbox is full: 2 messages wait for the broker, and it takes outbox_max_messages=2 in "
-        f"outbox_max_bytes={1 << 20}; raise these options of connect(), or let produce() wait for room: "
+        f"outbox_max_bytes={1 << 20}; raise these options of connect(), or make produce() wait for space: "
         "block_on_full_s of the producer, or produce_many()"
     )
     assert not link.wait_room(10, soon(0.001))
     with pytest.raises(PayloadTooLargeError) as large:
         route.send(b"x" * 1000, b"", b"", LONG, binding.Ticket)
     assert str(large.value) == (
-        "message of 1000 bytes with 60 bytes of headers: the broker takes at most max_payload=1000 bytes for both"
+        "message of 1000 bytes with 60 bytes of headers: the broker accepts at most max_payload=1000 bytes for both"
     )
     link.set_max_payload(1 << 22)
     with pytest.raises(PayloadTooLargeError, match=r"^message of 2097152 bytes: its frame is larger than the whole"):
         route.send(b"x" * (1 << 21), b"", b"", LONG, binding.Ticket)
     assert link.stats()["buffer_full"] == 1
     link.close()
-    with pytest.raises(ClosedError, match=r"^the client is closed; the message was not taken$"):
+    with pytest.raises(ClosedError, match=r"^the client is closed; the message was not accepted$"):
         route.send(b"x", b"", b"", LONG, binding.Ticket)
     with pytest.raises(ClosedError, match=r"^the client is closed$"):
         link.wait_room(10, soon(1))
@@ -785,7 +785,7 @@ def test_a_message_comes_from_fetch_only(binding) -> None:
     message = binding.RawMessage()
     assert message.owner is None
     for name in ("subject", "reply", "header_block", "payload", "payload_len", "age_ns"):
-        with pytest.raises(TypeError, match=r"^a message comes from fetch\(\) only$"):
+        with pytest.raises(TypeError, match=r"^messages are created by fetch\(\) only$"):
             getattr(message, name)
 
 
