@@ -36,7 +36,6 @@ from memphis_sync.broker.storage.jetstream_api import (
     CONSUMER_EXISTS,
     JetStreamError,
     all_of,
-    both,
     is_no_room,
 )
 from memphis_sync.broker.storage.schemas import active_version
@@ -73,14 +72,14 @@ class Consumers(Part):
             kind = request.consumer_type.lower()
             raise RequestError(f"consumer type has to be one of the following application/connector and not {kind}")
         station = lower_name("Station", request.station_name)
-        self._users.require(request.username, "user does not exist")
+        self._require_user(request.username, "user does not exist")
         await self._stations.refuse_old(request.req_version, station, "This", "to consume from")
         group_key = f"{key_of(station)}.{key_of(group)}"
         member_key = f"{group_key}.{connection_key(request.connection_id)}.{key_of(name)}.{secrets.token_hex(6)}"
         async with self._locks.hold(group_key):
             try:
                 # Side by side, for speed; a row whose station could not be made goes again below.
-                row, is_known = await both(
+                row, is_known = await all_of(
                     self._stations.find_or_create(station),
                     self._state.members.put_if_room(member_key, {**asdict(request), "created": time.time()}),
                 )
@@ -172,7 +171,7 @@ class Consumers(Part):
     async def _close(self, group_key: str, settings: StationSettings, group: str, mark: Row) -> None:
         streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
         try:
-            await all_of(self._api.delete_consumer(stream, durable_name(group)) for stream in streams)
+            await all_of(*(self._api.delete_consumer(stream, durable_name(group)) for stream in streams))
         finally:
             await self._forget_group(settings.name, group)
             await self._unmark(group_key, mark)
@@ -196,7 +195,7 @@ class Consumers(Part):
     async def _make_durables(
         self, settings: StationSettings, partitions: list[int], group: str, request: ConsumerCreate
     ) -> None:
-        await all_of(self._make_durable(settings, partition, group, request) for partition in partitions)
+        await all_of(*(self._make_durable(settings, partition, group, request) for partition in partitions))
 
     async def _make_durable(
         self, settings: StationSettings, partition: int, group: str, request: ConsumerCreate

@@ -37,7 +37,7 @@ from memphis_sync.broker.request_error import RequestError
 from memphis_sync.broker.service.part import BackgroundPart
 from memphis_sync.broker.storage.dead_letters import DeadLetterRecord
 from memphis_sync.broker.storage.given_back import Owed
-from memphis_sync.broker.storage.jetstream_api import both
+from memphis_sync.broker.storage.jetstream_api import all_of
 from memphis_sync.broker.storage.tables import ConflictError, key_of
 
 log = logging.getLogger("memphis_sync.broker")
@@ -121,7 +121,7 @@ class DeadLetterKeeper(BackgroundPart):
         letter = DeadLetterRecord(
             0, settings.name, POISON, place, source.partition, source.sequence, "", groups, source.error, 0, 0, 0
         )
-        is_known, known = await both(
+        is_known, known = await all_of(
             self._is_known(settings.name, source.group), self._store.find(settings.name, place)
         )
         if not is_known:

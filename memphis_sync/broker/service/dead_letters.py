@@ -122,7 +122,7 @@ class DeadLetters(Part):
 
     async def _station(self, name: str, username: str) -> str:
         station = lower_name("Station", name)
-        self._users.require(username, f"User {username} does not exist")
+        self._require_user(username, f"User {username} does not exist")
         await self._required(station)
         return station
 

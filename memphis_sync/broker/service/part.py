@@ -11,7 +11,6 @@ from memphis_sync._protocol import subjects
 from memphis_sync._protocol.names import durable_name, internal_name
 from memphis_sync._protocol.streams import StationSettings
 from memphis_sync.broker.request_error import RequestError
-from memphis_sync.broker.service.users import Users
 from memphis_sync.broker.storage.dead_letters import DeadLetterStore
 from memphis_sync.broker.storage.given_back import GivenBackStore
 from memphis_sync.broker.storage.jetstream_api import JetStreamApi
@@ -36,6 +35,7 @@ class Shared:
         connection: The service's connection.
         api: JetStream's API on it, for requests.
         state: Stations, members and the rest.
+        users: Whom requests may name as their user; None when whoever may connect is trusted to name itself.
         store: The dead letters.
         given_back: What groups gave back, and are owed.
         replicas: Copies of what is kept, in a cluster.
@@ -44,7 +44,7 @@ class Shared:
     connection: Client
     api: JetStreamApi
     state: State
-    users: Users
+    users: Optional[frozenset[str]]
     leases: Leases
     store: DeadLetterStore
     given_back: GivenBackStore
@@ -65,11 +65,20 @@ class Part:
         self._js = shared.connection.jetstream()
         self._api = shared.api
         self._state = shared.state
-        self._users = shared.users
         self._leases = shared.leases
         self._store = shared.store
         self._given_back = shared.given_back
         self._locks = NamedLocks()  # of its own
+
+    def _require_user(self, name: str, otherwise: str) -> None:
+        """
+        Checks that a user exists.
+
+        Raises:
+            RequestError: It does not; *otherwise* is the text.
+        """
+        if not name or (self._shared.users is not None and name not in self._shared.users):
+            raise RequestError(otherwise)
 
     async def _ready(self, station: str) -> Optional[StationSettings]:
         """The settings of a station; None when it is not there, not yet, or not any more."""

@@ -12,7 +12,7 @@ from memphis_sync.broker.request_error import RequestError
 from memphis_sync.broker.service.part import Part, Shared, settings_of
 from memphis_sync.broker.service.routing import Routes
 from memphis_sync.broker.service.stations import Stations
-from memphis_sync.broker.storage.jetstream_api import both
+from memphis_sync.broker.storage.jetstream_api import all_of
 from memphis_sync.broker.storage.schemas import active_version
 from memphis_sync.broker.storage.tables import connection_key, key_of
 
@@ -35,11 +35,11 @@ class Producers(Part):
         name = lower_name("Producer", request.name)
         if request.producer_type.lower() not in _TYPES:
             raise RequestError("producer type has to be one of the following application/connector")
-        self._users.require(request.username, f"User {request.username} does not exist")
+        self._require_user(request.username, f"User {request.username} does not exist")
         await self._stations.refuse_old(request.req_version, station, "this", "to produce to")
         key = f"{key_of(station)}.{connection_key(request.connection_id)}.{key_of(name)}"
         try:  # side by side, for speed
-            row, is_known = await both(
+            row, is_known = await all_of(
                 self._stations.find_or_create(station),
                 self._state.producers.put_if_room(key, {**asdict(request), "created": time.time()}),
             )

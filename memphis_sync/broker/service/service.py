@@ -29,7 +29,6 @@ from memphis_sync.broker.service.recovery import Recovery
 from memphis_sync.broker.service.routing import Router
 from memphis_sync.broker.service.schemas import Schemas
 from memphis_sync.broker.service.stations import Stations
-from memphis_sync.broker.service.users import Users
 from memphis_sync.broker.storage.dead_letter_stream import DeadLetterStream
 from memphis_sync.broker.storage.dead_letters import DeadLetterStore
 from memphis_sync.broker.storage.expiry import Expiry
@@ -147,7 +146,7 @@ class Service:
         connection, replicas = self._connection, self._options.replicas
         stream = DeadLetterStream(connection, replicas, self._options.dls_retention_hours * 3600)
         state, _ = await asyncio.gather(State.open(connection.jetstream(), replicas), stream.open())
-        store, users, leases = DeadLetterStore(stream), Users(self._options.usernames), Leases(connection, self._id)
+        store, users, leases = DeadLetterStore(stream), self._options.usernames, Leases(connection, self._id)
         given_back = GivenBackStore(stream, store)
         return Shared(connection, JetStreamApi(connection), state, users, leases, store, given_back, replicas)
 

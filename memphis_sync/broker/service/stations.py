@@ -202,7 +202,7 @@ class Stations(Part):
 
     def _checked(self, request: StationCreate, name: str, user: str) -> StationSettings:
         """The settings of a station that is to be made, checked in Memphis' order."""
-        self._users.require(user, f"User {user} does not exist")
+        self._require_user(user, f"User {user} does not exist")
         check_partitions_number(request.partitions_number, name)
         settings = station_settings(request, name)
         if settings.tiered_storage_enabled:
@@ -290,7 +290,7 @@ class Stations(Part):
                 return
             raise RequestError(f"timeout: station {name} was changed by somebody else meanwhile") from None
         streams = [stream_name(settings.internal, partition) for partition in settings.partitions]
-        await all_of(map(self._api.delete_stream, streams))
+        await all_of(*map(self._api.delete_stream, streams))
         for table in (self._state.members, self._state.closing, self._state.producers):
             await table.purge(f"{key_of(name)}.>")
         await self._given_back.purge(name)

@@ -25,14 +25,11 @@ from memphis_sync.broker.storage.tables import ConflictError, key_of, name_of
 @dataclass(frozen=True)
 class DeadLetterRecord:
     """
-    A dead letter's row.
+    A dead letter's row; what a DeadLetterRow has, too, is the same.
 
     Attributes:
         place: What stands for the message in ``at``.
         groups: When each group was added, in seconds since 1970.
-        time_ns: When the station had stored the message, or the report came in.
-        size: Bytes of headers and payload.
-        header_bytes: How many of them are the header block.
         at: Sequence of the ``at`` message.
         stored: When the data was written, in seconds since 1970.
         is_copied: Whether the dead-letter station has its copy, or needs none.

@@ -56,19 +56,17 @@ class Expiry:
         members = await self._state.members.keys(">")  # <station>.<group>.<connection>.<consumer>.<unique>
         old_producers = [key for key in producers if self._is_old("p" + key, key.split(".")[1], open_keys, now)]
         old_members = [key for key in members if self._is_old("m" + key, key.split(".")[2], open_keys, now)]
-        kept = {group_of(key) for key in members if key not in set(old_members)}
-        removed = 0
-        for key in old_producers:
-            await self._state.producers.purge(key)
-            removed += 1
+        kept = {group_of(key) for key in set(members) - set(old_members)}
+        gone = [(self._state.producers, key) for key in old_producers]
         for key in old_members:
             if group_of(key) in kept:
-                await self._state.members.purge(key)
-                removed += 1
+                gone.append((self._state.members, key))
             kept.add(group_of(key))
+        for table, key in gone:
+            await table.purge(key)
         known = {"p" + key for key in producers} | {"m" + key for key in members}
         self._closed_since = {key: since for key, since in self._closed_since.items() if key in known}
-        return removed
+        return len(gone)
 
     def _is_old(self, row: str, connection: str, open_keys: set[str], now: float) -> bool:
         if connection in open_keys:

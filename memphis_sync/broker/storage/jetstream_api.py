@@ -150,13 +150,7 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 
-async def both(first: Awaitable[_A], second: Awaitable[_B]) -> tuple[_A, _B]:
-    """Awaits two things side by side; raises the first error, but only after both have ended."""
-    one, two = await all_of((first, second))
-    return one, two
-
-
-async def all_of(work: Iterable[Awaitable[Any]]) -> list[Any]:
+async def all_of(*work: Awaitable[Any]) -> list[Any]:
     """Awaits several things side by side; raises the first error, but only after all have ended."""
     results = await asyncio.gather(*work, return_exceptions=True)
     error = first_error(results)

@@ -18,11 +18,6 @@ from memphis_sync.broker.request_error import RequestError
 from memphis_sync.broker.storage.tables import ConflictError, Row, State, key_of
 
 
-def missing(name: str) -> RequestError:
-    """There is no such schema."""
-    return RequestError(f"Schema {name} does not exist")
-
-
 async def attachment(state: State, name: str) -> dict[str, Any]:
     """
     What a station's row holds of its schema.
@@ -34,7 +29,7 @@ async def attachment(state: State, name: str) -> dict[str, Any]:
     name = lower_name("Schema", name)
     row = await state.schemas.get(key_of(name))
     if row is None:
-        raise missing(name)
+        raise RequestError(f"Schema {name} does not exist")
     return {"name": name, "version": row.value["active"]}
 
 
@@ -90,7 +85,7 @@ async def activate_version(state: State, name: str, number: int) -> int:
     while True:
         row = await state.schemas.get(key_of(name))
         if row is None:
-            raise missing(name)
+            raise RequestError(f"Schema {name} does not exist")
         count = len(row.value["versions"])
         if not 0 <= number <= count:
             raise RequestError(f"Schema {name} has no version {number}; it has 1 to {count}")
