@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -73,6 +74,17 @@ def key(
     return field(default=default, metadata=meta)
 
 
+@functools.cache
+def _fields_of(body: type[Body]) -> list[tuple[str, str, str, Any, str]]:
+    """Of each field attribute, key, where it is nested, kind and structure, worked out once."""
+    found = []
+    for item in fields(body):
+        meta = item.metadata
+        struct = f"{body.STRUCT[:-1]}{meta['since']}" if meta["since"] else body.STRUCT
+        found.append((item.name, meta["key"] or item.name, meta["inside"], meta["kind"], struct))
+    return found
+
+
 @dataclass(frozen=True)
 class Body:
     """A JSON object, both directions. What is published on SUBJECT without a reply is one."""
@@ -100,21 +112,19 @@ class Body:
             GoJsonError: One has the wrong type.
         """
         values: dict[str, Any] = {}
-        for item in fields(cls):
-            meta = item.metadata
-            name, kind, since = meta["key"] or item.name, meta["kind"], meta["since"]
-            struct = f"{cls.STRUCT[:-1]}{since}" if since else cls.STRUCT
+        body: Any = cls  # mypy finds no hash on a class of these
+        for attribute, name, inside, kind, struct in _fields_of(body):
             source = members
-            if meta["inside"]:
-                source = go_json.take_object(members, meta["inside"], struct, f"server.{meta['inside']}")
-                struct = f"{struct}.{meta['inside']}"
+            if inside:
+                source = go_json.take_object(members, inside, struct, f"server.{inside}")
+                struct = f"{struct}.{inside}"  # noqa: PLW2901
             if isinstance(kind, Codec):
                 try:
-                    values[item.name] = kind.read(source.get(name.lower()))
+                    values[attribute] = kind.read(source.get(name.lower()))
                 except (AttributeError, TypeError, ValueError) as exc:
                     raise GoJsonError(f"{struct}.{name}: {exc}") from exc
             else:
-                values[item.name] = go_json.take(source, name, kind, struct)
+                values[attribute] = go_json.take(source, name, kind, struct)
         return cls(**values)
 
     def encode(self) -> bytes:

@@ -134,7 +134,7 @@ def take(members: Mapping[str, Any], key: str, go_type: GoType, struct: str) -> 
     if go_type == "string":
         if not isinstance(value, str) or isinstance(value, _Number):
             _refuse(value, f"{struct}.{key}", go_type)
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return value if value.isascii() else value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if go_type == "bool":
         if not isinstance(value, bool):
             _refuse(value, f"{struct}.{key}", go_type)
