@@ -61,13 +61,9 @@ class Part:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._connection = shared.connection
-        self._js = shared.connection.jetstream()
-        self._api = shared.api
-        self._state = shared.state
-        self._leases = shared.leases
-        self._store = shared.store
-        self._given_back = shared.given_back
+        self._connection, self._js = shared.connection, shared.connection.jetstream()
+        self._api, self._state, self._leases = shared.api, shared.state, shared.leases
+        self._store, self._given_back = shared.store, shared.given_back
         self._locks = NamedLocks()  # of its own
 
     def _require_user(self, name: str, otherwise: str) -> None:

@@ -33,7 +33,6 @@ from memphis_sync.broker.service.routing import Routes
 from memphis_sync.broker.storage.jetstream_api import (
     NO_SUITABLE_PEERS,
     REPLICAS_WITHOUT_CLUSTER,
-    STREAM_EXISTS,
     JetStreamError,
     all_of,
     first_error,
@@ -173,14 +172,8 @@ class Stations(Part):
     async def _restore_stream(self, settings: StationSettings, partition: int) -> bool:
         """Makes a stream if it is not there; True when it was not."""
         # An "interest" stream drops what comes before its groups are there; so it becomes one after them.
-        config = {**stream_config(settings, partition), "retention": "limits"}
-        try:
-            reply = await self._api.request(f"STREAM.CREATE.{config['name']}", config)
-        except JetStreamError as exc:
-            if exc.err_code == STREAM_EXISTS:
-                return False
-            raise
-        return bool(reply.get("did_create"))
+        reply = await self._api.create_stream({**stream_config(settings, partition), "retention": "limits"})
+        return reply is not None and bool(reply.get("did_create"))
 
     async def _refill(self, settings: StationSettings, made: list[int], add_groups: AddGroups) -> None:
         """Completes new streams of an old station, and says what happened."""

@@ -105,13 +105,13 @@ class JetStreamApi:
             if not page or len(found) >= reply.get("total", 0):
                 return found
 
+    async def create_stream(self, config: Mapping[str, Any]) -> Optional[dict[str, Any]]:
+        """Makes a stream; None when there is one of that name with another configuration."""
+        return await self._found((STREAM_EXISTS,), f"STREAM.CREATE.{config['name']}", config)
+
     async def ensure_stream(self, config: Mapping[str, Any]) -> None:
         """Makes a stream, or gives the one of that name the configuration."""
-        try:
-            await self.request(f"STREAM.CREATE.{config['name']}", config)
-        except JetStreamError as exc:
-            if exc.err_code != STREAM_EXISTS:
-                raise
+        if await self.create_stream(config) is None:
             await self.request(f"STREAM.UPDATE.{config['name']}", config)
 
     async def delete_stream(self, stream: str) -> None:
@@ -136,12 +136,12 @@ class JetStreamApi:
         return StoredMessage(message["seq"], block, payload, nanoseconds(message["time"]))
 
     async def _found(
-        self, gone: tuple[int, ...], operation: str, body: Optional[Mapping[str, Any]] = None
+        self, otherwise: tuple[int, ...], operation: str, body: Optional[Mapping[str, Any]] = None
     ) -> Optional[dict[str, Any]]:
         try:
             return await self.request(operation, body)
         except JetStreamError as exc:
-            if exc.err_code not in gone:
+            if exc.err_code not in otherwise:
                 raise
         return None
 
