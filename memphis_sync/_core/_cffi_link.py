@@ -12,19 +12,12 @@ two calls must stand on single operations of dict and set, which are atomic.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union, final
 
 from memphis_sync._core._cffi_core import ffi, lib
-from memphis_sync._core._cffi_route import (
-    AnyTicket,
-    Callback,
-    Payload,
-    Route,
-    Ticket,
-    append,
-    tickets_of,
-)
+from memphis_sync._core._cffi_route import AnyTicket, Callback, Payload, Route, Ticket, append, tickets_of
 from memphis_sync._core._cffi_view import checked, checked_bytes, sliced, text_of, view_of
 from memphis_sync._core._translate import append_error
 from memphis_sync.errors import ClosedError, ConfigurationError, ForkedError
@@ -192,10 +185,9 @@ class Link:
         return int(lib.mcore_outbox_outstanding(self._box(), owner))
 
     def wait_drained(self, owner: int, until: Optional[float], down_to: int = 0) -> int:
-        def wait(ns: int) -> Any:
-            lib.mcore_link_push(self._own())
-            return lib.mcore_outbox_wait_drained(self._outbox, owner, down_to, ns)
-
+        outbox = self._box()
+        lib.mcore_link_push(self._link)
+        wait = functools.partial(lib.mcore_outbox_wait_drained, outbox, owner, down_to)
         return sliced(until, wait, lambda count: count > down_to)
 
     def marks(self) -> tuple[int, int]:
@@ -204,13 +196,9 @@ class Link:
         return marks[0], marks[1]
 
     def wait_marks(self, owner: int, marks: tuple[int, int], until: Optional[float]) -> int:
-        both = ffi.new("uint64_t[2]", marks)
-
-        def wait(ns: int) -> Any:
-            lib.mcore_link_push(self._own())
-            return lib.mcore_outbox_wait_marks(self._outbox, owner, both, ns)
-
-        return sliced(until, wait, bool)
+        outbox, both = self._box(), ffi.new("uint64_t[2]", marks)
+        lib.mcore_link_push(self._link)
+        return sliced(until, lambda ns: lib.mcore_outbox_wait_marks(outbox, owner, both, ns), bool)
 
     def take_failed(self, owner: int = -1) -> int:
         return int(lib.mcore_outbox_take_failed(self._box(), owner))

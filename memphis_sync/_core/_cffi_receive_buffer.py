@@ -97,8 +97,7 @@ class ReceiveBuffer:
         self.link = link
         self.sid = sid
         self.dropped = 0
-        link._check()
-        self._buffer = lib.mcore_receive_buffer_new(link._link, sid, jetstream)
+        self._buffer = lib.mcore_receive_buffer_new(link._own(), sid, jetstream)
         if self._buffer == ffi.NULL:
             raise MemoryError("no memory for a receive buffer")
         link._receive_buffers[self._number] = self._buffer
@@ -116,13 +115,8 @@ class ReceiveBuffer:
         lib.mcore_receive_buffer_expect(self._buffer, messages, size)
 
     def wait(self, messages: int, statuses: int, until: Optional[float]) -> int:
-        link = self.link._own()
-
-        def wait(ns: int) -> Any:
-            lib.mcore_link_push(link)
-            return lib.mcore_receive_buffer_wait(self._buffer, messages, statuses, ns)
-
-        return sliced(until, wait)
+        lib.mcore_link_push(self.link._own())
+        return sliced(until, lambda ns: lib.mcore_receive_buffer_wait(self._buffer, messages, statuses, ns))
 
     def wake(self) -> None:
         self.link._check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union, final
@@ -53,7 +54,8 @@ class Ticket:
     def wait(self, until: Optional[float]) -> int:
         outbox = self._route.link._box()
         self._ticket.observed = 1
-        return sliced(until, lambda ns: lib.mcore_ticket_wait(outbox, self._ticket, ns), _is_pending)
+        wait = functools.partial(lib.mcore_ticket_wait, outbox, self._ticket)
+        return sliced(until, wait, lambda outcome: outcome == lib.MCORE_PENDING)
 
     def observe(self) -> int:
         self._route.link._check()
@@ -83,10 +85,6 @@ class Ticket:
         text = ffi.new("char[256]")
         lib.mcore_ticket_id(self._route.link._outbox, self._ticket, text, len(text))
         return text_of(text)
-
-
-def _is_pending(outcome: int) -> bool:
-    return bool(outcome == lib.MCORE_PENDING)
 
 
 AnyTicket = TypeVar("AnyTicket", bound=Ticket)
@@ -321,11 +319,8 @@ class FanOut:
         first = self._round_robins[0]
         if wait or first._has_option(timeout, number, headers, msg_id, limit, key, callback):
             return None
-        if (
-            not self.is_plain
-            or type(message) not in PLAIN
-            or not all(round_robin._is_free for round_robin in self._round_robins)
-        ):
+        is_free = all(round_robin._is_free for round_robin in self._round_robins)
+        if not self.is_plain or type(message) not in PLAIN or not is_free:
             return None
         routes = [next(round_robin) for round_robin in self._round_robins]
         tickets = routes[0].link.send_all(routes, message, b"", b"", first._timeout_ns, first._kind)
