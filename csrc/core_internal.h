@@ -292,37 +292,38 @@ struct mcore_receive_buffer {
 };
 
 /* send_log.c: one log; outbox->lock held. */
-bool mcore_send_log_init(struct mcore_send_log *lane, const uint8_t *token, size_t token_len, const char *mark,
+bool mcore_send_log_init(struct mcore_send_log *send_log, const uint8_t *token, size_t token_len, const char *mark,
                          uint64_t tag, uint64_t max_bytes, uint64_t max_messages);
-void mcore_send_log_free(struct mcore_send_log *lane);
+void mcore_send_log_free(struct mcore_send_log *send_log);
 /* Gives the memory of the messages back; there must be none. Nothing can be appended afterwards. */
-void mcore_send_log_release(struct mcore_send_log *lane);
-struct mcore_slot *mcore_send_log_slot(const struct mcore_send_log *lane, uint64_t slot);
+void mcore_send_log_release(struct mcore_send_log *send_log);
+struct mcore_slot *mcore_send_log_slot(const struct mcore_send_log *send_log, uint64_t slot);
 /* Bytes of the header block, and of the whole frame, for a slot number of `digits` digits. */
-size_t mcore_send_log_block_size(const struct mcore_send_log *lane, const struct mcore_route *route,
+size_t mcore_send_log_block_size(const struct mcore_send_log *send_log, const struct mcore_route *route,
                                  const struct mcore_message *message, size_t digits);
-size_t mcore_send_log_frame_size(const struct mcore_send_log *lane, const struct mcore_route *route,
+size_t mcore_send_log_frame_size(const struct mcore_send_log *send_log, const struct mcore_route *route,
                                  const struct mcore_message *message, size_t digits);
 /* MCORE_OK, or why the message does not fit now, once for each route. */
-int mcore_send_log_check(const struct mcore_send_log *lane, const struct mcore_route *const *routes, size_t count,
+int mcore_send_log_check(const struct mcore_send_log *send_log, const struct mcore_route *const *routes, size_t count,
                          const struct mcore_message *message);
 /* Writes the frame; returns its slot. There must be room. */
-struct mcore_slot *mcore_send_log_append(struct mcore_send_log *lane, const struct mcore_route *route,
+struct mcore_slot *mcore_send_log_append(struct mcore_send_log *send_log, const struct mcore_route *route,
                                          const struct mcore_message *message, struct mcore_ticket *ticket);
 /* Gives the newest slot its deadline. */
-void mcore_send_log_set_deadline(struct mcore_send_log *lane, int64_t deadline_ns);
+void mcore_send_log_set_deadline(struct mcore_send_log *send_log, int64_t deadline_ns);
 /* Moves the deadline of a slot forward. */
-void mcore_send_log_advance_deadline(struct mcore_send_log *lane, uint64_t slot, int64_t deadline_ns);
+void mcore_send_log_advance_deadline(struct mcore_send_log *send_log, uint64_t slot, int64_t deadline_ns);
 /* The stream that stores a frame: its subject's first token. */
-const uint8_t *mcore_send_log_stream(const struct mcore_send_log *lane, const struct mcore_slot *entry, size_t *len);
-bool mcore_send_log_has_run(const struct mcore_send_log *lane, uint64_t window);
-long mcore_send_log_run_take(struct mcore_send_log *lane, uint64_t window, size_t max_bytes, struct mcore_stats *stats,
-                             const uint8_t **data, size_t *len);
+const uint8_t *mcore_send_log_stream(const struct mcore_send_log *send_log, const struct mcore_slot *entry,
+                                     size_t *len);
+bool mcore_send_log_has_run(const struct mcore_send_log *send_log, uint64_t window);
+long mcore_send_log_run_take(struct mcore_send_log *send_log, uint64_t window, size_t max_bytes,
+                             struct mcore_stats *stats, const uint8_t **data, size_t *len);
 /* A paused slot may be sent again. */
-void mcore_send_log_queue_again(struct mcore_send_log *lane, uint64_t slot);
+void mcore_send_log_queue_again(struct mcore_send_log *send_log, uint64_t slot);
 /* Gives storage back from the head as far as everything is settled and nobody writes it. */
-void mcore_send_log_reclaim(struct mcore_send_log *lane);
-uint64_t mcore_send_log_rewind(struct mcore_send_log *lane, struct mcore_stats *stats);
+void mcore_send_log_reclaim(struct mcore_send_log *send_log);
+uint64_t mcore_send_log_rewind(struct mcore_send_log *send_log, struct mcore_stats *stats);
 
 /* Outbox parts that the link calls with outbox->lock held. */
 int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);

@@ -1,5 +1,5 @@
 /*
- * A link's state: attach and detach, control frames, what the loops share. The loops are in link_write.c.
+ * A link's state: attach and detach, control frames, acks, what the loops share. The loops are in link_write.c and link_read.c.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""The compiled half of the cffi binding; its names are those of csrc/memphis_core.h, which cffi types at run time."""
+"""The compiled half of the cffi binding; its names are those of csrc/memphis_*.h, which cffi types at run time."""
 
 from typing import Any
 

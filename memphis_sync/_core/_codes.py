@@ -1,4 +1,4 @@
-"""The enums of csrc/memphis_core.h that Python code compares with: the same names and numbers, held so by a test."""
+"""The enums of csrc/memphis_*.h that Python code compares with: the same names and numbers, held so by a test."""
 
 from __future__ import annotations
 

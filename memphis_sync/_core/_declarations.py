@@ -1,6 +1,6 @@
 """
-What both bindings stand on: the text of csrc/memphis_core.h between its two `bindings` marks, one source of truth. cffi
-reads it as it is, and Cython as _declarations.pxi, which setup.py writes.
+What both bindings stand on: the texts of the headers in csrc/ between their two `bindings` marks, one source of truth.
+cffi reads them as they are, and Cython as _declarations.pxi, which setup.py writes.
 """
 
 from __future__ import annotations
@@ -8,20 +8,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-HEADER = Path(__file__).resolve().parents[2] / "csrc" / "memphis_core.h"
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+HEADERS = ("memphis_core.h", "memphis_outbox.h", "memphis_link.h")
 BEGIN, END = "/* bindings: begin */", "/* bindings: end */"
 
 
 def for_cffi() -> str:
     """The declarations in C."""
-    text = HEADER.read_text(encoding="utf-8")
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+    texts = [(CSRC / name).read_text(encoding="utf-8") for name in HEADERS]
+    return "".join(text[text.index(BEGIN) + len(BEGIN) : text.index(END)] for text in texts)
 
 
 def for_cython() -> str:
     """The same for Cython, which has its own form of a block and writes a type without ``struct`` before it."""
     text = re.sub(r"/\*.*?\*/", "", for_cffi(), flags=re.DOTALL)
-    lines = ["# Made by setup.py from csrc/memphis_core.h."]
+    lines = ["# Made by setup.py from the headers in csrc/."]
     lines += ["from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t", ""]
     lines.append('cdef extern from "memphis_core.h" nogil:')
     # Each ends with its first semicolon outside of braces.

@@ -45,8 +45,18 @@ def interrupt_after(seconds):
         lambda client, producer, consumer: producer.produce(b"blocking"),
         lambda client, producer, consumer: client.consumer("other", "c"),
         lambda client, producer, consumer: client.ping(60),
+        lambda client, producer, consumer: producer.produce(b"x", nonblocking=True).result(),
+        lambda client, producer, consumer: producer.produce(b"x", nonblocking=True, concurrent_task_limit=2),
+        lambda client, producer, consumer: producer.produce_many([b"x"] * 10),
+        lambda client, producer, consumer: memphis_sync.wait([producer.produce(b"x", nonblocking=True)]),
+        lambda client, producer, consumer: next(
+            iter(memphis_sync.as_completed([producer.produce(b"x", nonblocking=True)]))
+        ),
     ],
-    ids=["fetch", "iterate", "flush", "produce", "request", "ping"],
+    ids=[
+        *("fetch", "iterate", "flush", "produce", "request", "ping"),
+        *("result", "task-limit", "produce-many", "wait", "as-completed"),
+    ],
 )
 def test_ctrl_c_is_served_and_the_client_stays_usable(stalled, call):
     client, producer, consumer, proxy = stalled

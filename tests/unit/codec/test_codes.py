@@ -1,4 +1,4 @@
-"""The enums of the C core in Python are those of its header."""
+"""The enums of the C core in Python are those of its headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from memphis_sync._core import _codes, _event, _translate
 
-HEADER = (Path(__file__).parents[3] / "csrc" / "memphis_core.h").read_text(encoding="utf-8")
+HEADER = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[3] / "csrc").glob("memphis_*.h"))
 
 
 def enum_of(name: str) -> dict[str, int]:
