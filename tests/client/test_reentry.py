@@ -85,6 +85,7 @@ def test_a_latch_ends_every_wait_and_may_be_set_again():
 
 
 def test_a_second_close_on_the_same_thread_leaves_the_first_one_to_end(broker, station_name, on_signal, monkeypatch):
+    before = set(threading.enumerate())
     client = memphis_sync.connect(broker.url)
     client.produce(station_name, "p", b"1")
     errors = on_signal(client.close)
@@ -98,7 +99,7 @@ def test_a_second_close_on_the_same_thread_leaves_the_first_one_to_end(broker, s
     client.close()
     assert errors == []
     assert client.stats().delivered == 1
-    assert not [thread for thread in threading.enumerate() if thread.name == f"memphis-loop-{client._session.number}"]
+    assert not [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("memphis-")]
 
 
 def test_opening_the_data_link_that_is_interrupted_is_refused_to_its_interrupter(
@@ -108,13 +109,13 @@ def test_opening_the_data_link_that_is_interrupted_is_refused_to_its_interrupter
     errors = on_signal(memphis._session.data_link)
     from memphis_sync._data import DataLink
 
-    connect = DataLink._connect_any
+    connect = DataLink.open
 
     def interrupted(*args, **options):
         interrupt()
         return connect(*args, **options)
 
-    monkeypatch.setattr(DataLink, "_connect_any", interrupted)
+    monkeypatch.setattr(DataLink, "open", interrupted)
     memphis.producer(station_name, "p").produce(b"1")
     assert [type(error) for error in errors] == [UsageError]
 

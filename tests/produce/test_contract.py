@@ -95,20 +95,18 @@ def test_a_mutable_payload_is_copied_before_the_call_returns(memphis: Memphis, s
     assert holds(station_name) == [(1, b"before")]
 
 
-def test_a_station_that_was_destroyed_fails_the_produce(memphis: Memphis, station_name: str) -> None:
+def test_a_station_that_was_destroyed_fails_the_produce(
+    broker: BrokerProcess, memphis: Memphis, station_name: str
+) -> None:
     station = memphis.station(station_name)
     producer = memphis.producer(station_name, "p")
     producer.produce(b"m")
-    with memphis_sync.connect(f"memphis://root:memphis@{_address(memphis)}") as other:
+    with memphis_sync.connect(broker.url) as other:
         other.station(station_name).destroy()
     with pytest.raises(StationGoneError, match=f"{station_name}.*is not stored") as caught:
         producer.produce(b"m")
     assert caught.value.outcome == "rejected"
     assert station.name == station_name
-
-
-def _address(memphis: Memphis) -> str:
-    return str(memphis._session.options.addresses[0])
 
 
 def test_a_refusal_carries_the_brokers_code_and_text(memphis: Memphis, station_name: str) -> None:
