@@ -13,8 +13,12 @@ from connect_options_page import PAGE as OPTIONS_PAGE, as_markdown, table_of
 from pages import anchors, links
 
 from memphis_sync import Memphis, connect
+from memphis_sync._options.schema_source import SchemaArguments
+from memphis_sync._schema import KINDS
 from memphis_sync.broker import BrokerOptions
 from memphis_sync.broker.options import DEFAULT_ROOT_PASSWORD, ROOT as ROOT_USER
+from memphis_sync.message import Message
+from memphis_sync.types import SchemaInfo
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -100,6 +104,23 @@ def test_the_table_of_options_is_made_from_their_rows() -> None:
     assert table_of(OPTIONS_PAGE.read_text()) == as_markdown()
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_each_kind_of_schema_is_where_users_look_for_it(kind: str) -> None:
+    docs = ROOT / "docs"
+    assert f"\n| `{kind}` |" in (docs / "how-to" / "schemas.md").read_text()
+    chapter = section((docs / "reference" / "protocol.md").read_text(), "8 Schemas")
+    assert f"`{kind}`" in chapter.partition("### 8.2")[0]
+    assert len(re.findall(rf"^\| {kind} \|", chapter, re.MULTILINE)) == 2, "the texts about its source, its bytes"
+    assert f"``{kind}``" in (inspect.getdoc(SchemaArguments) or "")
+    assert f"``{kind}``" in (inspect.getdoc(SchemaInfo) or "")
+    assert kind in (inspect.getdoc(Message.get_data_deserialized) or "")
+
+
+def test_the_kinds_that_a_broker_names_are_all() -> None:
+    page = (ROOT / "docs" / "reference" / "protocol.md").read_text()
+    assert f"it has to be one of {', '.join(sorted(KINDS))}`" in page
+
+
 # ---- CONTRIBUTING ---------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +170,21 @@ def test_every_example_of_a_recipe_is_in_the_code() -> None:
     sources = [*(ROOT / "memphis_sync").rglob("*.py"), *(ROOT / "csrc").glob("*.[ch]")]
     text = "".join(path.read_text() for path in sources)
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_every_file_of_the_recipe_for_a_schema_kind_knows_its_example() -> None:
+    """And what else of the package names it is there too, but for the example's own parts."""
+    recipe = CONTRIBUTING.partition("\n### Add a schema kind\n")[2].partition("\n### ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", recipe, re.MULTILINE)
+    listed = {path for cell in cells for path in re.findall(r"`(.*?)`", cell)}
+    assert len(listed) > 20
+    assert [path for path in sorted(listed) if "avro" not in (ROOT / path).read_text().lower()] == []
+    naming = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "memphis_sync").rglob("*.py")
+        if re.search(r"[\"`]avro[\"`]", path.read_text())
+    }
+    assert sorted(naming - listed) == []
 
 
 def test_every_file_of_the_core_is_explained_and_no_other() -> None:

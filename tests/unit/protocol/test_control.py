@@ -12,6 +12,7 @@ from control_client import kinds
 from hypothesis import given, strategies as st
 
 from memphis_sync._protocol.body import PlainReply, Request, StoredReply
+from memphis_sync._protocol.dead_letters import CountOwed, DeadLetterReport, GivenBack
 from memphis_sync._protocol.go_json import GoJsonError
 from memphis_sync._protocol.requests import (
     ConsumerCreate,
@@ -253,6 +254,13 @@ ANSWERED = [kind for kind in kinds(Request) if kind.REPLY is not StoredReply]
 @pytest.mark.parametrize("kind", ANSWERED)
 def test_the_error_reply_of_a_request_is_read_as_its_error(kind: Any) -> None:
     assert kind.REPLY.decode(kind.REPLY(error="no").encode()) == kind.REPLY(error="no")
+
+
+def test_a_request_of_our_own_says_what_a_memphis_broker_offers_in_its_place() -> None:
+    """Without it a client waits there as for a broker that is starting; these three are never asked of one."""
+    ours = [kind for kind in ANSWERED if kind.SUBJECT.startswith("$memphis_sync_")]
+    assert len(ours) > 5
+    assert {kind for kind in ours if not kind.INSTEAD} == {CountOwed, DeadLetterReport, GivenBack}
 
 
 def test_a_subject_stands_in_one_class() -> None:
