@@ -1,1 +1,1 @@
-"""Parts of a Consumer: its threads, how much they take, reading to the end, what is sent again or given back."""
+"""Parts of a Consumer: its threads, the size of portions, reading to the end, resent and given-back messages."""

@@ -1,4 +1,4 @@
-"""The threads behind Consumer.consume(): each takes a batch, hands it to the callback, and takes the next one."""
+"""The threads of Consumer.consume(): each fetches a batch, passes it to the callback, and fetches the next one."""
 
 from __future__ import annotations
 

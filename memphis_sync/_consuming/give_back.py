@@ -1,5 +1,5 @@
 """
-Messages that were received and that no handler has looked at, on their way back to their group.
+Returns messages to their group that were received and not processed.
 
 Our broker is told of them first, so that they use no delivery up; then each is given back to the server, which delivers
 it at once to another member. A Memphis broker knows no difference, and counts the delivery.

@@ -1,4 +1,4 @@
-"""How a consumer joins its group, and how fetch_messages() uses the consumers that it makes once and keeps."""
+"""How a consumer joins its group, and how fetch_messages() uses the consumers that it creates once and keeps."""
 
 from __future__ import annotations
 

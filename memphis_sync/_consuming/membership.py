@@ -1,6 +1,6 @@
 """
-A consumer's place in its group, over the control link: it is there for dead letters that are sent again, and asks
-whether the group still is.
+A consumer's membership in its group, over the control link: it subscribes to resent dead letters, and asks whether the
+group still exists.
 """
 
 from __future__ import annotations

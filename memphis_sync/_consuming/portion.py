@@ -1,5 +1,5 @@
 """
-How many messages to take at once for one handler.
+How many messages to fetch at once for one handler.
 
 What a program has taken when it dies costs each of these messages one of its deliveries, though nobody has looked at
 them. So no more is taken than the handler gets through in a moment: one message to begin with, then as many as its own

@@ -1,5 +1,5 @@
 """
-When a reader has read a station to its end.
+Decides when a reader has reached the end of a station.
 
 The end is what each partition held when the reading began. It is reached when the group has been given all of that, or
 what is left of it, and nothing of it is on its way any more: neither to this reader nor to a member that may have died

@@ -1,5 +1,5 @@
 """
-What one consumer reads with: its pulls, the dead letters that come again, and what was taken and waits for its turn.
+What one consumer reads from: its pulls, resent dead letters, and messages that were fetched and wait to be returned.
 
 fetch(), iterations, read_all() and the threads of consume() all read here, side by side if the program wants that.
 """

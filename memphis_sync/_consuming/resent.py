@@ -1,5 +1,5 @@
 """
-Dead letters that the broker sends again, on their way to the consumers of their group.
+Dead letters that the broker has sent again, for the consumers of their group.
 
 They come over the control link, as plain messages without an ack of JetStream's: one is done when the broker has been
 told its number. Whatever happens to one here, the broker keeps it until then and can send it again.
@@ -37,16 +37,15 @@ _LOG_EVERY_S = 1.0
 
 class ResentMessage(Message):
     """
-    A message that the broker sends again because somebody resent it from the dead letters, or because members of the
-    group had it and gave it back without having looked at it (`is_owed`); made by fetch(), iteration and consume()
-    among the others, each handed out once.
+    A message that the broker sends again: a dead letter that was resent, or a message that members of the group gave
+    back unprocessed (`is_owed`). fetch(), iteration and consume() return it among the others, once.
 
-    It is no delivery of a partition: `metadata` is None and `delivered` is 0. `partition`, `sequence` and `timesent`
-    say where the message lies in the station; a Memphis broker does not tell, there they are None.
+    It is not a delivery of a partition: `metadata` is None and `delivered` is 0. `partition`, `sequence` and `timesent`
+    say where the message is in the station; they are None on a Memphis broker, which does not send them.
 
-    ack() ends it. Without it the broker keeps a dead letter until it is resent, and sends one that is owed again after
-    the group's ack time: each time counts as a delivery. So for these nack(), delay() and in_progress() have nothing
-    to do, and dead_letter() does what it does for others; on a dead letter all four raise a UsageError.
+    ack() ends it. Without it the broker keeps a dead letter until it is resent, and sends an owed message again after
+    the group's ack time; each time counts as a delivery. So on an owed message nack(), delay() and in_progress() have
+    no effect, and dead_letter() works as usual; on a dead letter all four raise a UsageError.
     """
 
     __slots__ = ("_headers", "_payload", "group", "id", "owner")
@@ -60,10 +59,10 @@ class ResentMessage(Message):
     @classmethod
     def of(cls, owner: Source, payload: bytes, headers: Mapping[str, str]) -> ResentMessage:
         """
-        Makes one of what the broker published.
+        Creates one from what the broker published.
 
         Raises:
-            ValueError: A header that says which dead letter it is, is missing or no number.
+            ValueError: The header with its group or its number is missing, or the latter is not a number.
         """
         if ID not in headers or GROUP not in headers:
             raise ValueError(f"a dead letter without the headers {ID} and {GROUP}")
@@ -79,7 +78,7 @@ class ResentMessage(Message):
 
     @property
     def is_dead_letter(self) -> bool:
-        """True."""
+        """True, also for an owed message."""
         return True
 
     @property
@@ -94,7 +93,7 @@ class ResentMessage(Message):
 
     @property
     def subject(self) -> str:
-        """Where it was published."""
+        """The subject to which it was published."""
         return subjects.dls(self.owner.view.internal, self.owner.group_internal)
 
     @property
@@ -104,7 +103,7 @@ class ResentMessage(Message):
 
     @property
     def header_block(self) -> bytes:
-        """The headers as they stand on the wire."""
+        """The headers as on the wire."""
         lines = encode_headers((name.encode(), value.encode()) for name, value in self._headers.items())
         return b"NATS/1.0\r\n" + lines + b"\r\n"
 
@@ -114,7 +113,7 @@ class ResentMessage(Message):
         return 0
 
     def get_headers(self) -> Optional[dict[str, str]]:
-        """All headers, those of client and broker included."""
+        """All headers, including those of client and broker."""
         return dict(self._headers)
 
     @property
@@ -124,28 +123,28 @@ class ResentMessage(Message):
 
     @property
     def partition(self) -> Optional[int]:
-        """Number of the partition; None when the broker does not say."""
+        """Number of the partition; None on a Memphis broker."""
         return self._number(PARTITION)
 
     @property
     def sequence(self) -> Optional[int]:
-        """Place in the partition, from 1; None when the broker does not say."""
+        """Number in the partition, from 1; None on a Memphis broker."""
         return self._number(SEQUENCE)
 
     @property
     def delivered(self) -> int:
-        """0: it is no delivery of a partition."""
+        """0: it is not a delivery of a partition."""
         return 0
 
     @property
     def timesent(self) -> Optional[datetime]:
-        """When the broker stored the message, UTC, to the microsecond; None when it does not say."""
+        """When the broker stored the message, UTC, to the microsecond; None on a Memphis broker."""
         time_ns = self._number(TIME)
         return None if time_ns is None else time_of(time_ns)
 
     @property
     def is_owed(self) -> bool:
-        """Whether it is no dead letter: the group had deliveries of it that nobody has looked at."""
+        """Whether it is an owed message and not a dead letter: the group gave deliveries of it back unprocessed."""
         return OWED in self._headers
 
     def __repr__(self) -> str:
@@ -155,19 +154,21 @@ class ResentMessage(Message):
 
     def ack(self, *, wait: bool = False, timeout_s: float = CONFIRM_S) -> None:
         """
-        The dead letter is done: the broker forgets it.
+        Acknowledges the message; the broker removes it.
 
-        Always waits until the broker has it, asking again while nobody answers: nothing would make good for a lost one.
-        (A Memphis broker only ever says that it has read it.)
+        Always waits until the broker has the acknowledgement, and asks again while there is no reply: a lost one would
+        not be repeated. (A Memphis broker only confirms that it has read it.)
 
         Args:
-            wait: No difference, see above.
-            timeout_s: How long, in seconds; above 0. Restarts of the broker are waited out within it.
+            wait: Ignored, see above.
+            timeout_s: How long, in seconds, above 0; also through a restart of the broker.
 
         Raises:
-            UsageError: It was answered before.
-            DeadlineError: The broker did not say in time that it has it; the call may be repeated.
+            ConfigurationError: *timeout_s* is out of range.
+            UsageError: ack(), nack(), delay() or dead_letter() was called before.
+            DeadlineError: No confirmation in time; the call may be repeated.
             ConnectionLostError: It did not reach the broker; the call may be repeated.
+            OwnThreadError: Called on one of the client's own threads.
             ClosedError, ForkedError: The client was closed, or belongs to the parent process.
         """
         check_seconds("timeout_s", timeout_s, allow_zero=False)
@@ -180,23 +181,23 @@ class ResentMessage(Message):
         self.answer = "ack"
 
     def nack(self) -> None:
-        """It could not be used: comes again after the group's ack time if it is owed; else raises UsageError."""
+        """Leaves an owed message, which is sent again after the group's ack time; otherwise raises UsageError."""
         self._leave("nack")
 
     def delay(self, delay: Optional[float] = None, *, delay_ms: Optional[int] = None) -> None:
-        """As nack()."""
+        """Checks the delay, and then does as nack()."""
         if self.is_owed:
             delay_ns(delay, delay_ms)
         self._leave("delay")
 
     def in_progress(self) -> None:
-        """Does nothing if it is owed: it may come again meanwhile; else raises UsageError."""
+        """Does nothing for an owed message, which may be sent again meanwhile; otherwise raises UsageError."""
         self._check_unanswered()
         if not self.is_owed:
             self._refuse("in_progress")
 
     def dead_letter(self, reason: str, *, timeout_s: float = DEAD_LETTER_S) -> None:
-        """As Message.dead_letter() if it is owed; else raises UsageError: it is one."""
+        """As Message.dead_letter() for an owed message; raises UsageError for a dead letter."""
         check_str("reason", reason)
         check_seconds("timeout_s", timeout_s, allow_zero=False)
         partition, sequence = self.partition, self.sequence
@@ -230,9 +231,9 @@ class ResentMessage(Message):
 
 class ResentQueue:
     """
-    The dead letters of one consumer until they are read. Filled on the loop thread, emptied by any.
+    The resent messages of one consumer until they are read. The loop thread fills it, any thread empties it.
 
-    A full box takes no more: what comes then is left to the broker, which still has it, and the log says how many.
+    When the queue is full, further ones are left to the broker, which still has them, and the log says how many.
 
     Args:
         owner: What they carry as ``owner``.
@@ -250,7 +251,7 @@ class ResentQueue:
         self._log_at = 0.0
 
     def put(self, payload: bytes, headers: dict[str, str]) -> None:
-        """Takes one in, if there is room."""
+        """Adds one, unless the queue is full."""
         letter = ResentMessage.of(self._owner, payload, headers)
         while self._taken:
             self._bytes -= self._taken.popleft()
@@ -283,7 +284,7 @@ class ResentQueue:
         return taken
 
     def put_back(self, letters: Sequence[ResentMessage]) -> None:
-        """Takes in again what take() gave away and nobody has seen."""
+        """Puts back what take() returned and nobody has seen."""
         self._letters.extendleft(reversed(letters))
         self._taken.extend(-letter.payload_len for letter in letters)
 

@@ -1,4 +1,4 @@
-"""The consumer as its messages and its parts see it."""
+"""What the messages and parts of a consumer know about it."""
 
 from __future__ import annotations
 

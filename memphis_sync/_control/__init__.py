@@ -1,5 +1,5 @@
 """
-The control link: one nats-py connection for everything of a low rate.
+The control link: one nats-py connection for everything that is not frequent.
 
 The only part of the client that imports nats.
 """

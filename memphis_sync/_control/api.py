@@ -1,5 +1,5 @@
 """
-What the client asks of the broker: every request goes through ask(), with its retries and the rules that brokers break.
+The client's requests to the broker: each goes through ask(), with retries, and with the known faults of brokers.
 
 Rules (they hold for Memphis 1.x; our own broker needs none of them):
 * "success" for a new station is verified, because an unknown user and a missing schema are answered with it too;

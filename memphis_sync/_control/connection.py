@@ -1,5 +1,5 @@
 """
-One nats-py connection, with what users are promised of it.
+One nats-py connection, which keeps what users are promised about it.
 
 What nats-py does differently from what users are promised is put right in ``memphis_sync._nats`` and here: it connects
 within one deadline, and writes one line when the link is lost and one when it is back. Subscribing again after that is

@@ -1,5 +1,5 @@
 """
-What the client says and asks of dead letters, and of messages that it gives back.
+The client's reports and requests about dead letters, and about messages that it gives back.
 
 What must not get lost is said until the broker has answered that it keeps it. "Nobody listens" is no answer, and
 neither is silence: whoever takes them for one loses what was sent while the broker was away. That is for our broker; a

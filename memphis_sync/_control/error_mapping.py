@@ -1,4 +1,4 @@
-"""What nats-py and the system raise, as errors and words of ours: the one place where they are translated."""
+"""Converts what nats-py and the system raise into errors and texts of this package; the only place that does so."""
 
 from __future__ import annotations
 

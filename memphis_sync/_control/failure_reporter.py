@@ -1,5 +1,5 @@
 """
-Reports to the broker that nobody waits for: messages that failed their schema.
+Reports schema failures to the broker, in the background.
 
 A report never delays or fails the call that makes it. What cannot be sent is logged: the caller has its own error, and
 the message itself.

@@ -1,4 +1,4 @@
-"""What JetStream says of a station's partitions and of a consumer group on them."""
+"""JetStream's information about a station's partitions and about a consumer group."""
 
 from __future__ import annotations
 

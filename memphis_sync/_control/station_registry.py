@@ -1,5 +1,5 @@
 """
-What the broker tells the client about its stations, kept up to date by the update subjects.
+What the client knows about its stations, updated by the broker's announcements.
 
 Lives on the loop; the values that it changes (StationLive, the functions dict) are read by any thread without a lock.
 """

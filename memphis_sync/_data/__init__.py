@@ -1,5 +1,5 @@
 """
-The data link: a TCP connection of its own for produced messages, their acks, pulls, deliveries and message acks.
+The data link: a separate TCP connection for produced messages, their acks, pulls, deliveries and message acks.
 
 Threads: ``memphis-reader-N`` connects, reads and connects again; ``memphis-sender-N`` writes and expires deadlines;
 both spend their lives inside the C core without the GIL, or under TLS in the two loops of ``tls_loops``.

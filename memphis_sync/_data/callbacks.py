@@ -1,6 +1,6 @@
 """
-The callbacks thread of a client: everything of the user's that the client calls runs here, one after the other, the
-program's logging handlers too where another thread of the client's has something to log.
+The callbacks thread of a client: it runs the program's callbacks, one after the other, and its logging handlers for log
+lines of the client's other threads.
 
 It waits in one place: in the C core for reports of the data link while there is one, else for jobs. What a callback
 raises, SystemExit and KeyboardInterrupt included, is logged and counted, because nobody is there to catch it: the

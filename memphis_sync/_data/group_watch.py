@@ -1,5 +1,5 @@
 """
-Whether a consumer group is still there, by what its pulls are answered with.
+Finds out from the replies to pulls whether a consumer group still exists.
 
 A Memphis broker never answers a pull for a group that is gone. So each request has a time by which an answer is due,
 and when it does not come the group is looked for over the control link.

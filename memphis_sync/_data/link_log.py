@@ -1,4 +1,4 @@
-"""What the log says of a data link: why a connection ended, and which messages nobody asks about."""
+"""The log lines of a data link: why a connection ended, and which messages failed without being asked about."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What the two links of one client share about an outage: how long to wait between tries, who says what, and the end.
+What the two links of one client share about an outage: pauses between attempts, log lines and events, and the end.
 
 Rules
 * The link that gets through first wakes the other one and tells it where. While both are down, the data link does most

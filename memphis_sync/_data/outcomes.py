@@ -1,4 +1,4 @@
-"""What a settled ticket means: its confirmation, or its error with what became of the message and what to do."""
+"""What a settled ticket means: its confirmation, or its error, which says what became of the message and what to do."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Pulling messages for a consumer group: all its partitions within one deadline.
+Pulls messages for a consumer group from all its partitions within one deadline.
 
 A fetch asks each partition without waiting first, sharing the batch among them. If nothing was there it asks all of
 them once more and waits for the first message. It returns as soon as it has something. Requests that are still open

@@ -1,5 +1,5 @@
 """
-One subscription of a consumer and the pull requests that are answered into it.
+One subscription of a consumer, and the pull requests whose replies it receives.
 
 The subscription stays for as long as every request under it ends by itself. A request that is no longer wanted cannot
 be taken back one by one: then the whole subscription is ended (UNSUB), and the server finds nobody for the rest. A

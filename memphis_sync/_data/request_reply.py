@@ -1,6 +1,6 @@
 """
-Requests over the data link: what a confirmed ack needs. Each waiting thread has a subscription of its own, and gives it
-back for the next one.
+Requests over the data link, as a confirmed ack needs them. Each waiting thread uses its own subscription, and returns
+it for the next.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-What a consumer has received and not handed out.
+Messages that a consumer has received and not returned yet.
 
 It uses up its ack time while it waits for a fetch. The ack time of a message that has waited for long begins anew when
 it is handed out (+WPI); one whose time is nearly over is not handed out at all, for the broker delivers it again.

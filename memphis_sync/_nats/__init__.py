@@ -1,4 +1,4 @@
-"""What both links need of NATS: TLS and the handshake; nats-py hardened, for the control link and for the broker."""
+"""What both links need for NATS: TLS and the handshake; the hardened nats-py for the control link and the broker."""
 
 from memphis_sync._nats.client import HardenedClient
 from memphis_sync._nats.errors import ServerSaidError

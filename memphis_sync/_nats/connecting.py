@@ -1,5 +1,5 @@
 """
-From several addresses to one connection: who is asked when, for the first time and after an outage.
+From several addresses to one connection: which is tried when, at first and after an outage.
 
 Each of the two is a generator that yields what it waits for, so that a thread (``run()``) and an event loop
 (``run_on_loop()``) wait for the same thing. Neither waits for one silent peer while another could answer.

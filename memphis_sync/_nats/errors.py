@@ -1,4 +1,4 @@
-"""What a server did during a handshake or said later, in words; both links give the same ones."""
+"""Error texts for what a server did during a handshake or sent later; the same for both links."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-TLS without IO: one ``ssl.SSLObject`` between two memory BIOs. Whoever has the socket carries the records.
+TLS without IO: one ``ssl.SSLObject`` between two memory BIOs. The owner of the socket transfers the records.
 
 The lock of a Tls guards the SSLObject and its BIOs. It is held for one piece at most and never over a call that may
 block, so a reader and a writer on two threads do not starve each other.

@@ -1,1 +1,1 @@
-"""What the arguments of the public calls, the URL and the environment may say: checked here, before any IO."""
+"""The arguments of the public calls, the URL and the environment: checked here, before any IO."""

@@ -1,4 +1,4 @@
-"""What TLS needs besides bytes: the context that ``connect()``'s options mean, and words for a refused handshake."""
+"""The TLS context for the options of connect(), and the error texts for a refused handshake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What produce() takes and returns, blocking and not, to one station and to several: for type checkers alone."""
+"""What produce() accepts and returns, blocking and not, for one station and for several; for type checkers only."""
 
 from __future__ import annotations
 

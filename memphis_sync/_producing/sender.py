@@ -1,5 +1,5 @@
 """
-The way of a message from a call of produce() into the outbox: its partition, its schema, its frame, and room for it.
+Moves a message from produce() into the outbox: its partition, its schema, its frame, and waiting for space.
 
 What most calls ask for goes the short way, RoundRobin.take() and FanOut.take() of the C core. All else comes here.
 """

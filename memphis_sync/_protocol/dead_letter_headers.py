@@ -1,4 +1,4 @@
-"""The header blocks of dead letters: as they are kept, sent to a group again, and copied to a dead-letter station."""
+"""The header blocks of dead letters: as stored, as sent to a group again, and as copied to a dead-letter station."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """
 How a connection begins: the server's greeting, ``INFO {...}``, and the client's login, ``CONNECT {...}``. Read and made
-in one place, so that both links refuse the same nonsense and say the same of themselves.
+in one place, so that both links refuse the same input and send the same login.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a producer makes of the message that it is given, while the station has no schema."""
+"""Converts messages to payloads for a station without a schema."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What a server's ``-ERR`` means for a connection: the one place that tells a verdict on the credentials from all else.
+What a server's ``-ERR`` means for a connection; only here are refused credentials distinguished from other errors.
 
 Rules
 * Only a verdict can end a link for good, and only when every address has repeated it: a server that is starting or

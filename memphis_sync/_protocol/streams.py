@@ -1,5 +1,5 @@
 """
-How a station and a consumer group look in JetStream.
+The JetStream configuration of a station and of a consumer group.
 
 A station with P partitions is P streams, each with one subject filter; limits and the duplicate window hold for each
 partition by itself. A consumer group is one durable of the same name on each partition.

@@ -1,6 +1,6 @@
 """
-Subjects of which a part is a station's name, and those of no class of their own; a request, report or event has its
-subject in its class.
+Subjects that contain a station's name, and those without a class; a request, report or event has its subject in its
+class.
 
 Updates are published by the broker; names in subjects are internal.
 """

@@ -1,4 +1,4 @@
-"""Making a thing once for each key, however many threads ask at the same moment."""
+"""Creates an object once for each key, however many threads request it at the same time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-The one place where a caller's thread waits for one of ours.
+The only place where a caller's thread waits for one of ours.
 
 Ctrl-C ends a wait for a lock at once. It is cut all the same, to notice that the thread waited for is gone.
 """

@@ -1,1 +1,1 @@
-"""What answers the requests of clients: one module a subject, and the work that goes on behind them."""
+"""Handles the requests of clients: one module per subject, and the background work."""

@@ -1,4 +1,4 @@
-"""The service's connection: the hardened nats-py client, whose complaints are few, and which says when it has ended."""
+"""The service's connection: the hardened nats-py client, with few log lines, and a notification of its end."""
 
 from __future__ import annotations
 

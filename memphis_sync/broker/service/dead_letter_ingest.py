@@ -1,5 +1,5 @@
 """
-How dead letters come in: JetStream's advisories, and the reports and acknowledgements of clients.
+Receives what makes and ends dead letters: JetStream's advisories, and the reports and acknowledgements of clients.
 
 Rules:
 * A work-queue stream takes all of it, so nothing is missed while no copy of the service runs, and several copies share

@@ -1,5 +1,5 @@
 """
-Makes good for JetStream's advisories that a dying nats-server took with it.
+Finds dead letters whose JetStream advisories were lost when nats-server was killed.
 
 That a group has had a message as often as it may is told once. A nats-server that is killed at that moment has told
 nobody, and one that starts again forgets at once what has had its deliveries and its ack time, before the stream is

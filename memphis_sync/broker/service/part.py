@@ -1,4 +1,4 @@
-"""What the parts of one copy of the service work with, and what each asks of a station."""
+"""What the parts of one copy of the service share, and the checks of a station that each needs."""
 
 from __future__ import annotations
 

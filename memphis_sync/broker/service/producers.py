@@ -1,4 +1,4 @@
-"""Producers: a row each, for those who look; JetStream knows nothing of them."""
+"""Producers: one row each, for lists; JetStream does not know them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Runs protoc on a source from anywhere, in a process that can do no harm.
+Runs protoc on an untrusted source, in an isolated process.
 
 Rules:
 * The interpreter is isolated: neither its working directory, which is an empty one, nor the environment says what it

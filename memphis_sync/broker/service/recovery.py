@@ -1,5 +1,5 @@
 """
-Brings streams and rows together again: at the start, when the server is back, and when a stream was deleted.
+Makes streams and rows consistent again: at the start, when the server is back, and when a stream was deleted.
 
 Rules:
 * A station whose row is ready has all its streams. Those in memory end with the server, and an administrator can delete

@@ -1,6 +1,6 @@
 """
-Hands messages to their group again that are no dead letters yet: JetStream has delivered them as often as it may, but
-some of these deliveries were given back by members that ended in order, and nobody has looked at the message then.
+Sends messages to their group again that are not dead letters yet: JetStream has delivered them as often as allowed, but
+members that ended in order gave some of these deliveries back unprocessed.
 
 Rules:
 * A group is owed as many deliveries of such a message as it gave back. They come as dead letters do that are sent

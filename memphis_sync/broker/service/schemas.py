@@ -1,5 +1,5 @@
 """
-Schemas: creation and versions, and the stations that are tied to them.
+Schemas: creation, versions, and attaching them to stations.
 
 Rules:
 * A schema's first version is active. A later one waits for an activation, as on a Memphis broker, which has that in its

@@ -1,5 +1,5 @@
 """
-Stations: creation, destruction, and the station that a producer or consumer makes by naming it.
+Stations: creation, destruction, and implicit creation by a producer or consumer.
 
 A row is leased before its streams are made, and marked before they are deleted: of several copies of the service one
 does the work and the others wait for it, and finish it if that copy dies (see storage/leases.py). All steps can be

@@ -1,1 +1,1 @@
-"""What the control plane remembers in JetStream, and who may change it: tables, records, leases, locks."""
+"""The control plane's state in JetStream, and who may change it: tables, records, leases, locks."""

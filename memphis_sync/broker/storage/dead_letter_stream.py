@@ -1,5 +1,5 @@
 """
-The JetStream stream that keeps dead letters, and what is owed to groups; its subjects are the keys.
+The JetStream stream that stores dead letters, and what is owed to groups; its subjects are the keys.
 
     memphis_dead_letters.at.<station>.<place>   which dead letter a message is: one for each partition and sequence
     memphis_dead_letters.data.<station>.<id>    header block and payload, byte for byte: no larger than the message was

@@ -1,5 +1,5 @@
 """
-Dead letters as the broker keeps them: a row each, and the data that goes with it (see dead_letter_stream.py).
+Dead letters as the broker stores them: one row each, and its data (see dead_letter_stream.py).
 
 Rules:
 * ``at``, ``data``, ``row``, in this order, and each step can be repeated: a copy of the service that dies in between

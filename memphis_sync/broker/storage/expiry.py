@@ -1,5 +1,5 @@
 """
-Removes the rows of clients that went without a word: killed processes destroy nothing, and would leave rows for ever.
+Removes the rows of clients that ended without destroying them, for instance killed processes.
 
 A row goes when its connection has been closed for KEEP_S without a break. One member of each group stays: a group that
 nobody has used for a while is still known.

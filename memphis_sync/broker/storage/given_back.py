@@ -1,6 +1,5 @@
 """
-What members of a group gave back without having looked at it, and what the group is owed for it (see
-dead_letter_stream.py).
+What members of a group gave back unprocessed, and what the group is owed for it (see dead_letter_stream.py).
 
 Rules:
 * Stations and groups go by their external names, groups in lower case; partitions count from 1.

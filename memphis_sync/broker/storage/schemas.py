@@ -1,5 +1,5 @@
 """
-Schemas as the broker keeps them.
+Schemas as the broker stores them.
 
 A schema's row lists its versions, which of them is active, and where each one's content is: a row of its own that is
 written first and never changed. So a schema is never seen half-written; what a copy of the service wrote before it was

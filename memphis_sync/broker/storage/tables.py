@@ -1,5 +1,5 @@
 """
-What the control plane remembers, in JetStream key-value buckets: no second database, and nothing in this process.
+The control plane's tables in JetStream key-value buckets: there is no other database, and no state in this process.
 
 Rules:
 * A row is JSON under one key. Every change names the revision it was made from, so several copies of the service can
