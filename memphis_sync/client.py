@@ -19,13 +19,13 @@ from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.joining import fetch, join
 from memphis_sync._control.api import CREATE_S, DESTROY_S, GONE, Requests
 from memphis_sync._options import arguments as args
-from memphis_sync._options.arguments import check_name, check_retries, check_station_names
+from memphis_sync._options.arguments import check_name, check_retries
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_int, check_seconds
 from memphis_sync._options.connect import connect_options
 from memphis_sync._options.rows import method_takes, takes
 from memphis_sync._options.schema_source import SchemaArguments, schema_source
 from memphis_sync._options.table import ConnectArguments
-from memphis_sync._producing.cache import Ended, ProducerArguments, ProducerCache, ToOneStation, ToStations
+from memphis_sync._producing.cache import Ended, ProducerArguments, ProducerCache, ToOneStation, ToStations, names_of
 from memphis_sync._producing.produce_types import as_produce
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
 from memphis_sync._protocol.names import internal_name
@@ -285,8 +285,10 @@ class Memphis(NotCopied, NotAwaited):
         if async_produce:
             warnings.warn("async_produce is deprecated; use nonblocking", DeprecationWarning, stacklevel=2)
         nonblocking = nonblocking or async_produce
-        stations = tuple(check_station_names("station_name", station_name))
-        name = check_name("producer_name", "Producer", producer_name)
+        if type(station_name) is str and type(producer_name) is str:
+            stations, name = names_of(station_name, producer_name)
+        else:  # what has no hash, perhaps
+            stations, name = names_of.__wrapped__(station_name, producer_name)
         key = (stations, name, generate_random_suffix, idempotent, block_on_full_s)
         while True:
             kept = self._producers.get(key)

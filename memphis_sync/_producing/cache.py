@@ -6,9 +6,10 @@ Without a lock: a signal handler or a destructor may interrupt the same call, so
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from memphis_sync._options.arguments import check_retries, check_station_names, name_of
+from memphis_sync._options.arguments import check_name, check_retries, check_station_names, name_of
 from memphis_sync._options.checks import check_bool, check_optional_callable, check_seconds
 from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
 from memphis_sync._producing.registration import Ended, Registration
@@ -74,6 +75,13 @@ if TYPE_CHECKING:
 
 else:
     ToOneStation = ToStations = ProducerArguments
+
+
+@functools.lru_cache(maxsize=1024)
+def names_of(station_name: Union[str, list[str]], producer_name: str) -> tuple[tuple[str, ...], str]:
+    """The names in a key. Each message asks for them, so the checks of a text are made once."""
+    stations = tuple(check_station_names("station_name", station_name))
+    return stations, check_name("producer_name", "Producer", producer_name)
 
 
 class ProducerCache(dict[ProducerKey, Union[AnyProducer, Registration]]):

@@ -406,3 +406,20 @@ def test_a_consumer_that_may_not_create_its_station_names_it(memphis, station_na
             memphis.consumer(station_name, "c", create_station=False)
     memphis.station(station_name)
     assert memphis.consumer(station_name, "c", create_station=False).station_name == station_name
+
+
+@pytest.mark.parametrize(
+    ("station", "producer"),
+    [("a b", "p"), ([], "p"), (["a", 7], "p"), ({}, "p"), (7, "p"), ("a", "-p"), ("a", []), ("a", None), (["a"], {})],
+)
+def test_produce_refuses_a_wrong_name_each_time(memphis, station, producer):
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"^(station|producer)_name is "):
+            memphis.produce(station, producer, b"x")
+    assert not memphis._producers
+
+
+def test_names_in_any_case_share_one_producer(memphis, station_name):
+    for station in (station_name, station_name.upper(), [station_name], (station_name.title(),)):
+        memphis.produce(station, "P1", b"x")
+    assert len(memphis._producers) == 1
