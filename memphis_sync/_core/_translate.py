@@ -27,6 +27,7 @@ MAX_U64 = 2**64 - 1
 MAX_SIZE = sys.maxsize // 2
 """Bound for lengths given from Python, in bytes; far above any memory."""
 
+_FULL = frozenset({int(Error.FULL_BYTES), int(Error.FULL_MESSAGES)})
 MAX_ROUTES = 64
 """MCORE_MAX_ROUTES: so many stations get a message at once."""
 
@@ -53,6 +54,12 @@ def append_error(code: int, count: int, size: int, block: int, stats: dict[str, 
         block: Bytes of that one's header block.
         stats: Of the outbox.
     """
+    if code in _FULL:  # first: a program may try again and again
+        return BufferFullError(
+            f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it takes "
+            f"outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise these "
+            "options of connect(), or make produce() wait for space: block_on_full_s of the producer, or produce_many()"
+        )
     if code == Error.CLOSED:
         return ClosedError("the client is closed; the message was not accepted")
     if code == Error.PAYLOAD:
@@ -72,12 +79,6 @@ def append_error(code: int, count: int, size: int, block: int, stats: dict[str, 
         )
     if code == Error.MEMORY:
         return MemoryError("no memory for another message")
-    if code in {Error.FULL_BYTES, Error.FULL_MESSAGES}:
-        return BufferFullError(
-            f"the outbox is full: {stats['queued'] + stats['in_flight']} messages wait for the broker, and it takes "
-            f"outbox_max_messages={stats['max_messages']} in outbox_max_bytes={stats['max_bytes']}; raise these "
-            "options of connect(), or make produce() wait for space: block_on_full_s of the producer, or produce_many()"
-        )
     return LocalProtocolError(f"the C core refused a message ({code})")
 
 

@@ -6,6 +6,7 @@
  *   race_link [messages of each appender]
  */
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -104,18 +105,20 @@ static void *run_appender(void *argument)
             break;
         }
         case 1: /* nobody will ask */ append(&route, &message, NULL); break;
-        case 2: /* with a report */
-            mcore_ticket_release(outbox, ticket);
-            message.watcher = ticket;
-            append(&route, &message, ticket);
-            __atomic_add_fetch(&reports_wanted, 1, __ATOMIC_RELAXED);
-            break;
-        case 3: /* a report is asked for later, perhaps too late */
-            mcore_ticket_release(outbox, ticket);
-            append(&route, &message, ticket);
-            if (mcore_outbox_watch(outbox, ticket, ticket) == 1)
+        case 2:   /* watched from the start */
+        case 3: { /* watched later, perhaps too late; whoever is told of the end releases it */
+            struct mcore_ticket *watched = calloc(1, sizeof(*watched));
+            bool is_late = random_below(&seed, 2) == 1;
+            message.watcher = is_late ? NULL : watched;
+            append(&route, &message, watched);
+            if (!is_late || mcore_outbox_watch(outbox, watched, watched) == 1) {
                 __atomic_add_fetch(&reports_wanted, 1, __ATOMIC_RELAXED);
+            } else {
+                mcore_ticket_release(outbox, watched);
+                free(watched);
+            }
             break;
+        }
         case 4:
             append(&route, &message, &together[grouped++]);
             if (grouped == GROUP) {
@@ -255,6 +258,10 @@ static void *run_reports(void *unused)
         int last = flag(&has_drained);
         long count = mcore_outbox_wait_reports(outbox, cookies, 64, last ? 0 : 20 * MILLISECOND);
         reports_got += (uint64_t)count;
+        for (long i = 0; i < count; i++) {
+            mcore_ticket_release(outbox, cookies[i]);
+            free(cookies[i]);
+        }
         if (last && count == 0)
             return unused;
     }
