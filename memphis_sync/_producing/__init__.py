@@ -1,1 +1,1 @@
-"""Parts of a Producer: what happens to messages while it is being registered."""
+"""Parts of a Producer: how it sends and checks messages, and what becomes of them while it is being registered."""

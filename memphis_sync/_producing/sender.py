@@ -15,10 +15,10 @@ from memphis_sync._core import FanOut, RoundRobin, Route, encode_header
 from memphis_sync._data.outcomes import DELIVERED, Target, error_of, pub_ack
 from memphis_sync._options.arguments import check_place
 from memphis_sync._options.checks import check_callable, check_int, check_seconds
+from memphis_sync._producing.schema_check import encode_all, encode_one
 from memphis_sync._protocol.names import publish_subject, stream_name
 from memphis_sync._protocol.partitions import partition_for_key
 from memphis_sync._protocol.payload import message_id, not_utf8, payload_of, size_of
-from memphis_sync._schema.produce_check import encode_all, encode_one
 from memphis_sync._session import Session, waiting
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import BufferFullError, ClosedError, ConfigurationError
