@@ -535,11 +535,11 @@ def test_a_source_larger_than_the_broker_takes_is_refused_before_it_is_sent(memp
     content = '{"enum": ["' + "x" * limit + '"]}'
     connection = memphis.connection_id
     with pytest.raises(
-        ConfigurationError, match=rf"source takes {len(content)} bytes, .* takes {limit} in one message"
+        ConfigurationError, match=rf"source has {len(content)} bytes, .* accepts {limit} in one message"
     ):
         memphis.create_schema(f"s-{station_name}", "json", schema_content=content)
     with pytest.raises(
-        ConfigurationError, match=f"the request takes [0-9]+ bytes, and the broker takes {limit} in one"
+        ConfigurationError, match=f"the request has [0-9]+ bytes, and the broker accepts {limit} in one"
     ):
         publish_request(memphis, "x" * limit)
     assert memphis.connection_id == connection
