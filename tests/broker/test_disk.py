@@ -117,7 +117,7 @@ def test_a_disk_that_was_full_is_told_and_its_streams_live_again_without_a_resta
         memphis.station("after").destroy()
         consumer = memphis.consumer("st", "c", "g")
         assert len(consumer.fetch(1, timeout_s=20)[0].data) == 1000
-    assert "restarting nats-server, so that its streams live" in broker.output()
+    assert "restarting nats-server to bring its streams back" in broker.output()
 
 
 def test_groups_are_joined_and_drained_while_the_store_is_at_its_limit(
