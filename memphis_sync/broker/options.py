@@ -185,7 +185,10 @@ class BrokerOptions:
         if self.sdk_port == self.port != 0:
             raise ConfigurationError(f"sdk_port and port are both {self.port}; they must differ")
         if self.nats is not None and "tls://" in self.nats:
-            raise ConfigurationError("sdk_port excludes a NATS server that uses TLS (nats)")
+            raise ConfigurationError(
+                f"sdk_port is {self.sdk_port}, and nats is a server with TLS, which the port for SDKs does not speak: "
+                "leave sdk_port out, or give a server without TLS"
+            )
 
     def _check_tls(self) -> None:
         files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key, "tls_ca": self.tls_ca}

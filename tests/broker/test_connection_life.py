@@ -87,7 +87,7 @@ def test_a_control_plane_that_is_refused_for_good_ends_with_an_error(served, unt
     assert process._child.returncode == 1
     assert door.visits - seen >= REFUSALS
     said = process.output()
-    assert "memphis-sync broker: the NATS server cannot be used any more" in said
+    assert "memphis-sync broker: the NATS server can no longer be used" in said
     assert "Authorization Violation" in said
     door.usual = passes
     process.start()

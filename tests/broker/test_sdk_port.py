@@ -312,7 +312,7 @@ def test_options_are_checked(broker: BrokerProcess) -> None:
         BrokerOptions(sdk_port=70_000)
     with pytest.raises(ConfigurationError, match="both 6666"):
         BrokerOptions(port=6666, sdk_port=6666)
-    with pytest.raises(ConfigurationError, match="TLS of its own"):
+    with pytest.raises(ConfigurationError, match="sdk_port is 1, and nats is a server with TLS"):
         BrokerOptions(nats="tls://x", sdk_port=1)
     with pytest.raises(BrokerError, match=f"the port for SDKs, {broker.port} on '127.0.0.1', cannot be used"):
         BrokerProcess(sdk_port=broker.port).start()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple, Union
@@ -239,34 +240,24 @@ def played() -> dict[str, Union[Player, BaseException]]:
     return asyncio.run(play_all())
 
 
-@pytest.fixture(scope="module")
-def used() -> Counter[Difference]:
-    """How often each entry of DIFFERENCES was needed."""
-    return Counter()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names())
-def test_every_frame_equals_the_recorded_one(
-    name: str, played: dict[str, Union[Player, BaseException]], used: Counter[Difference]
-) -> None:
+def test_every_frame_equals_the_recorded_one(name: str, played: dict[str, Union[Player, BaseException]]) -> None:
     assert name != "missing", f"no transcripts in {FOLDER}"
     player = played[name]
     if isinstance(player, BaseException):
         raise player
-    wrong = []
-    found = [Finding("connection", "end", number, None) for number in player.still_open]
-    found += [Finding(ack, "ack", ack, None) for ack in player.unmatched_acks]
+    wrong = [str(finding) for finding in all_findings(player) if deliberate(name, finding) is None]
+    assert not wrong, "\n".join(wrong)
+
+
+def all_findings(player: Player) -> Iterator[Finding]:
+    """Every field in which a recording and what came of it differ."""
+    yield from (Finding("connection", "end", number, None) for number in player.still_open)
+    yield from (Finding(ack, "ack", ack, None) for ack in player.unmatched_acks)
     for connection in player.connections.values():
         for channel in connection.channels.values():
-            found += findings(channel)
-    for finding in found:
-        entry = deliberate(name, finding)
-        if entry is None:
-            wrong.append(str(finding))
-        else:
-            used[entry] += 1
-    assert not wrong, "\n".join(wrong)
+            yield from findings(channel)
 
 
 def deliberate(name: str, finding: Finding) -> Union[Difference, None]:
@@ -279,11 +270,15 @@ def deliberate(name: str, finding: Finding) -> Union[Difference, None]:
 
 
 @pytest.mark.slow
-def test_every_deliberate_difference_is_needed(used: Counter[Difference]) -> None:
-    """The tests above have counted; alone, this one has nothing to say."""
-    if used:
-        unused = [f"{entry.about} {entry.path}: {entry.reason}" for entry in DIFFERENCES if not used[entry]]
-        assert not unused, f"these entries explain nothing any more: {unused}"
+def test_every_deliberate_difference_is_needed(played: dict[str, Union[Player, BaseException]]) -> None:
+    used = {
+        deliberate(name, finding)
+        for name, player in played.items()
+        if isinstance(player, Player)
+        for finding in all_findings(player)
+    }
+    unused = [f"{entry.about} {entry.path}: {entry.reason}" for entry in DIFFERENCES if entry not in used]
+    assert not unused, f"these entries explain nothing any more: {unused}"
 
 
 def test_the_recordings_hold_what_they_should() -> None:
