@@ -15,9 +15,9 @@ import functools
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Callable, Optional
 
 from memphis_sync.errors import OwnThreadError, UsageError
@@ -139,7 +139,16 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
 
 class Section:
     """
-    A lock that raises when its holder acquires it again, instead of deadlocking.
+    A lock that refuses its holder instead of deadlocking, and that no exception of a signal handler leaves locked.
+
+    Such an exception may come after each call of Python code. So what acquires and releases is the interpreter's own
+    lock in a with statement, never a method written in Python::
+
+        with section.begin():
+            ...
+
+    With a limit to the wait, acquire() stands inside the try, and release() comes first in its finally, where a
+    RuntimeError says that it was not acquired.
 
     Args:
         what: What is done while it is held, for the error: "closing the client".
@@ -147,48 +156,57 @@ class Section:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        # Acquired and owned in one step, so that no signal can come in between; is_busy shows the second acquire().
-        self._lock = threading.RLock()
-        self.is_busy = False
+        self._lock = threading.RLock()  # acquired and owned in one step
 
     @property
     def is_mine(self) -> bool:
         """Whether the calling thread holds it."""
-        if not self.is_busy or not self._lock.acquire(blocking=False):
-            return False
-        self._lock.release()
-        return True
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # as threading.Condition asks
 
-    def acquire(self, timeout: float = -1) -> bool:
+    def begin(self) -> threading.RLock:
         """
-        Waits for at most *timeout* seconds, by default without limit; False when another thread still holds it.
+        The lock, for a with statement.
 
         Raises:
             UsageError: The calling thread holds it already.
         """
-        if not self._lock.acquire(timeout=timeout):
-            return False
-        if self.is_busy:
-            self._lock.release()
+        if self.is_mine:
             raise UsageError(
                 f"called by a signal handler or a destructor that interrupted {self._what} on the same thread, which "
                 "can only continue once the handler has returned: do this later, or on another thread"
             )
-        self.is_busy = True
+        return self._lock
+
+
+class Change:
+    """Wakes threads that wait until something is true. Nothing is held while they wait."""
+
+    def __init__(self) -> None:
+        self._waiters: list[threading.Lock] = []  # each step on it is atomic
+
+    def notify(self) -> None:
+        """Lets all of them ask again."""
+        for waiter in tuple(self._waiters):
+            with contextlib.suppress(RuntimeError):  # it was notified already
+                waiter.release()
+
+    def wait_for(self, is_true: Callable[[], bool], deadline: float) -> bool:
+        """Waits until *is_true* says so, asked again by each notify(); False at *deadline*, by ``time.monotonic()``."""
+        while not is_true():
+            waiter = threading.Lock()
+            waiter.acquire()
+            try:
+                self._waiters.append(waiter)
+                if is_true():  # it may have become so before this thread was among the waiters
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                waiter.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
         return True
-
-    def release(self) -> None:
-        """Releases what acquire() has acquired."""
-        self.is_busy = False
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(
-        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        self.release()
 
 
 class Latch:

@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._base.logs import Log
-from memphis_sync._base.threads import own_thread, start_thread
+from memphis_sync._base.threads import Change, own_thread, start_thread
 from memphis_sync._core import Link, ReceiveBuffer, Ticket, encode_sub, watch_forks
 from memphis_sync._core._codes import LinkEnd
 from memphis_sync._data.callbacks import Callbacks
@@ -69,7 +69,8 @@ class DataLink:
         self._login = Login(lambda *_: request, options.tls)
         self._label = label
         self._number = number
-        self._state = threading.Condition()
+        self._state = threading.RLock()
+        self._phase_changed = Change()
         self._phase = "closed"
         self._sock: Optional[socket.socket] = None
         self._stream: Optional[Stream] = None  # under TLS
@@ -101,6 +102,7 @@ class DataLink:
         self.replies = Replies(self)
         self.max_payload = 0
         self.is_memphis = False
+        self.max_in_flight = options.max_in_flight
 
     # ---- life --------------------------------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class DataLink:
     def _end(self, phase: str, last: Optional[float] = None) -> int:
         with self._state:
             self._phase = phase
-            self._state.notify_all()
+            self._phase_changed.notify()
         self._wake.set()
         self.core.close()
         left: int = self.core.abandon()
@@ -224,14 +226,10 @@ class DataLink:
 
     def wait_up(self, deadline: float) -> bool:
         """Waits for a connection; False at the deadline. ClosedError once the link has ended."""
-        with self._state:
-            while self._phase != "up":
-                if self._phase != "down":
-                    raise ClosedError(f"the client has ended: {self._end_reason or 'it was closed'}")
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._state.wait(left)
+        if not self._phase_changed.wait_for(lambda: self._phase != "down", deadline):
+            return False
+        if self._phase != "up":
+            raise ClosedError(f"the client has ended: {self._end_reason or 'it was closed'}")
         return True
 
     # ---- counts ------------------------------------------------------------------------------------------------
@@ -440,7 +438,7 @@ class DataLink:
                 return False
             self._phase = "up"
             self._outage.up(str(self._address))
-            self._state.notify_all()
+            self._phase_changed.notify()
         return True
 
     def _close_socket(self) -> None:

@@ -119,26 +119,33 @@ class PullConsumer(Generic[_M]):
             DeadlineError: The broker has not answered a pull for 5 s, whichever fetch made it; raised once each 5 s.
         """
         deadline = time.monotonic() + wait_s
-        while not self._lock.acquire(timeout=min(NAP_S, max(deadline - time.monotonic(), 0))):
-            if time.monotonic() >= deadline or is_over():
-                return []
+        lock = self._lock.begin()
         try:
-            if is_over():
-                return []
-            fetch = Fetch(self._chosen(partition), batch, deadline, ahead, outage_s, is_over)
-            until = max(deadline, time.monotonic() + LATE_S)
-            while not self._take_retired(min(until, time.monotonic() + NAP_S)):
-                found = self._surplus.take(fetch)
-                if not found:
-                    self._check_silence(fetch.chosen)
-                if found or is_over() or time.monotonic() >= until:
-                    return found
-            return self._read(fetch)
-        except BaseException:
-            self._withdraw()
-            raise
+            while not lock.acquire(timeout=min(NAP_S, max(deadline - time.monotonic(), 0))):
+                if time.monotonic() >= deadline or is_over():
+                    return []
+            try:
+                return self._fetch(Fetch(self._chosen(partition), batch, deadline, ahead, outage_s, is_over))
+            except BaseException:
+                self._withdraw()
+                raise
         finally:
-            self._lock.release()
+            try:  # noqa: SIM105  suppress() is Python code: an interrupt in it would leave this locked
+                lock.release()
+            except RuntimeError:  # it was not acquired
+                pass
+
+    def _fetch(self, fetch: Fetch) -> list[_M]:
+        if fetch.is_over():
+            return []
+        until = max(fetch.deadline, time.monotonic() + LATE_S)
+        while not self._take_retired(min(until, time.monotonic() + NAP_S)):
+            found = self._surplus.take(fetch)
+            if not found:
+                self._check_silence(fetch.chosen)
+            if found or fetch.is_over() or time.monotonic() >= until:
+                return found
+        return self._read(fetch)
 
     def wake(self) -> None:
         """Makes a fetch that waits ask its *is_over*. From any thread."""
@@ -153,18 +160,24 @@ class PullConsumer(Generic[_M]):
         Args:
             is_idle: The partitions had nothing more; else what is being delivered is let come.
         """
-        # Else somebody is fetching, and decides himself.
-        if not self._lock.is_mine and self._lock.acquire(timeout=REST_S):
-            try:
-                subscription = self._subscription
-                if subscription is not None and not subscription.is_empty:
-                    self._surplus += subscription.take()[0]
-                    self._withdraw(always=is_idle or subscription.is_idle(IDLE_S))
-            except ForkedError as exc:  # the end of a generator that the child of a fork has inherited
-                with handing_over(self._link.callbacks.post):
-                    logger.debug("%r: %s", self._owner, exc)
-            finally:
-                self._lock.release()
+        if self._lock.is_mine:
+            return  # a fetch that was interrupted, and decides itself
+        lock = self._lock.begin()
+        try:
+            if not lock.acquire(timeout=REST_S):
+                return  # somebody is fetching, and decides
+            subscription = self._subscription
+            if subscription is not None and not subscription.is_empty:
+                self._surplus += subscription.take()[0]
+                self._withdraw(always=is_idle or subscription.is_idle(IDLE_S))
+        except ForkedError as exc:  # the end of a generator that the child of a fork has inherited
+            with handing_over(self._link.callbacks.post):
+                logger.debug("%r: %s", self._owner, exc)
+        finally:
+            try:  # noqa: SIM105  as in fetch()
+                lock.release()
+            except RuntimeError:
+                pass
 
     @property
     def holds(self) -> int:
@@ -184,9 +197,12 @@ class PullConsumer(Generic[_M]):
         Args:
             deadline: By ``time.monotonic()``; what is on its way then is left to a later call.
         """
-        if self._lock.is_mine or not self._lock.acquire(timeout=max(0.0, min(CLOSE_S, deadline - time.monotonic()))):
-            return []  # a fetch is under way and takes care of what comes
+        if self._lock.is_mine:
+            return []  # a fetch that was interrupted takes care of what comes
+        lock = self._lock.begin()
         try:
+            if not lock.acquire(timeout=max(0.0, min(CLOSE_S, deadline - time.monotonic()))):
+                return []  # so does one that is under way
             subscription = self._subscription
             if subscription is not None and not subscription.is_idle(IDLE_S):
                 self._let_come(min(deadline, time.monotonic() + CLOSE_S))
@@ -198,11 +214,14 @@ class PullConsumer(Generic[_M]):
             self._surplus.clear()
             return self.fresh(surplus)
         finally:
-            self._lock.release()
+            try:  # noqa: SIM105  as in fetch()
+                lock.release()
+            except RuntimeError:
+                pass
 
     def put_back(self, messages: Sequence[_M]) -> None:
         """Keeps messages for the next fetch, before all others."""
-        with self._lock:
+        with self._lock.begin():
             self._surplus[:0] = messages
 
     def __del__(self) -> None:

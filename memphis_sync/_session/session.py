@@ -190,7 +190,7 @@ class Session:
         if link is not None and link.is_open:
             return link
         waiting.forbid_on_own_thread("opening the data link")
-        with self._opening, handing_over(self.callbacks.post):
+        with self._opening.begin(), handing_over(self.callbacks.post):
             self.check()
             if self.outages.end_reason:
                 raise ClosedError(f"the client {self.label!r} has ended ({self.outages.end_reason}); open a new one")
@@ -347,7 +347,7 @@ class Session:
         deadline = time.monotonic() + timeout_s
         if self._ending.is_mine:
             return self.left  # a signal handler that interrupted close(), which goes on when it has returned
-        with self._ending, handing_over(self.callbacks.post):
+        with self._ending.begin(), handing_over(self.callbacks.post):
             if self.is_closed:
                 return self.left
             try:

@@ -47,7 +47,7 @@ class SingleFlight(Generic[V]):
             self._generation = fork.fork_generation()
         forbid_on_own_thread(self._what)
         slot = self._slots.setdefault(key, _Slot(self._what))
-        with slot.section:
+        with slot.section.begin():
             if slot.value is None:
                 slot.value = make()
                 self._slots[key] = slot  # a remove() may have run meanwhile; the newest value stays findable

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import threading
+import time
 
 import pytest
 
 import memphis_sync
 from memphis_sync import OwnThreadError, UsageError
-from memphis_sync._base.threads import Latch, Section
+from memphis_sync._base.threads import Change, Latch, Section
 from memphis_sync._session.single_flight import SingleFlight
 
 
@@ -55,18 +57,64 @@ def test_a_making_that_is_interrupted_is_refused_to_its_interrupter(on_signal):
 
 def test_a_section_is_refused_to_its_holder_and_kept_from_others():
     section = Section("it")
-    with section:
+    with section.begin():
         assert section.is_mine
-        with pytest.raises(UsageError, match="interrupted it"), section:
-            pass
+        with pytest.raises(UsageError, match="interrupted it"):
+            section.begin()
         seen = []
-        thread = threading.Thread(target=lambda: seen.append((section.is_mine, section.acquire(timeout=0.05))))
+        thread = threading.Thread(target=lambda: seen.append((section.is_mine, section.begin().acquire(timeout=0.05))))
         thread.start()
         thread.join(20)
         assert seen == [(False, False)]
-    with section:
+    with section.begin():
         assert section.is_mine
     assert not section.is_mine
+
+
+@pytest.mark.parametrize("use", ["section", "change"])
+def test_an_exception_of_a_signal_handler_leaves_nothing_locked(use):
+    section, change, is_armed = Section("it"), Change(), False
+
+    def interrupted(*_):
+        if is_armed:
+            raise KeyboardInterrupt
+
+    def hold():
+        while True:
+            with section.begin():
+                pass
+
+    def wait():
+        while True:
+            change.notify()
+            change.wait_for(lambda: False, time.monotonic() + 0.00002)
+
+    before = signal.signal(signal.SIGALRM, interrupted)
+    try:
+        for _ in range(3000):
+            try:
+                is_armed = True
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, 0.0002))
+                hold() if use == "section" else wait()
+            except KeyboardInterrupt:
+                is_armed = False
+            assert not section.is_mine
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(section.begin().acquire(timeout=20)))
+    thread.start()
+    thread.join(30)
+    assert seen == [True]
+    thread = threading.Thread(
+        target=lambda: seen.append(change.wait_for(lambda: len(seen) == 2, time.monotonic() + 20))
+    )
+    thread.start()
+    seen.append("true now")
+    change.notify()
+    thread.join(30)
+    assert seen == [True, "true now", True]
 
 
 def test_a_latch_ends_every_wait_and_may_be_set_again():
