@@ -155,15 +155,19 @@ class HardenedClient(Client):
         deadline = time.monotonic() + float(self.options["connect_timeout"])
         address = _address(server)
         steps = connect_again([address], self._login(server), deadline, lambda *_: None)
-        self._asked, self._asking = server, asyncio.ensure_future(run_on_loop(steps))
+        asking = asyncio.ensure_future(run_on_loop(steps))
+        self._asked, self._asking = server, asking
         try:
-            await asyncio.wait({self._asking})
-            if self._asking.cancelled():
-                raise asyncio.TimeoutError
-            return self._asking.result()[1]
+            await asyncio.wait({asking})
+        except asyncio.CancelledError:  # perhaps just as there was a connection, which nobody takes any more
+            if not asking.cancel() and not asking.cancelled() and asking.exception() is None:
+                asking.result()[1].sock.close()
+            raise
         finally:
-            self._asking.cancel()
             self._asked = self._asking = None
+        if asking.cancelled():
+            raise asyncio.TimeoutError
+        return asking.result()[1]
 
     def _login(self, server: Optional[Srv] = None) -> Login:
         """How this client logs in to a server."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import threading
@@ -14,7 +15,10 @@ from fix_process import run_python
 
 import memphis_sync
 from memphis_sync import AuthenticationError, ClosedError, ConnectError
+from memphis_sync._nats import HardenedClient
+from memphis_sync._protocol.info import login_options
 from memphis_sync._protocol.server_errors import REFUSALS
+from memphis_sync.types import Credentials
 
 if TYPE_CHECKING:
     from fix_door import Door, Treatment
@@ -502,3 +506,25 @@ def test_a_connect_that_fails_leaves_no_thread_also_when_it_had_something_to_log
     with pytest.raises(ConnectError, match="no Memphis broker answered"):
         connect(timeout_ms=300)
     assert {thread.name for thread in threading.enumerate() if thread.name.startswith("memphis-")} == before
+
+
+def test_a_connection_that_nobody_takes_any_more_is_closed(broker):
+    """The one who asked for it was cancelled, as by close(), in the moment in which there was one."""
+    credentials = Credentials("root", password=broker.password)
+
+    async def run():
+        client = HardenedClient(functools.partial(asyncio.sleep, 0))
+        servers = [f"nats://{broker.host}:{broker.port}"]
+        await client.open(time.monotonic() + 20, servers=servers, **login_options(credentials, "1"))
+        try:
+            outer = asyncio.ensure_future(client._ask(client._server_pool[0]))
+            await asyncio.sleep(0)  # until it asks
+            socks = []
+            client._asking.add_done_callback(lambda asked: (socks.append(asked.result()[1].sock), outer.cancel()))
+            with pytest.raises(asyncio.CancelledError):
+                await outer
+            return socks[0].fileno()
+        finally:
+            await client.close()
+
+    assert asyncio.run(run()) == -1
