@@ -33,6 +33,7 @@ from memphis_sync.types import MessageBody
 
 _LONG_S = 86_400.0  # for space: messages leave the outbox at their own deadline at the latest
 SWEEP_EVERY = 256  # settled messages are counted after so many; after each it would cost more than sending
+_WINDOWS = 3  # so many times max_in_flight wait at most: more gives no speed, and on a slow broker runs out of time
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class Bulk:
         self._sender = sender
         self._has_default = sender.json_writer.default is not None
         self._core = sender.link.core
+        self._most = _WINDOWS * sender.link.max_in_flight
         self._timeout_s = timeout_s
         self._stop_at_failure = stop_at_failure
         self._pending: deque[_Stretch] = deque()
@@ -222,6 +224,7 @@ class Bulk:
                 return
             if index - swept >= SWEEP_EVERY:
                 swept = index
+                self._wait_for_acks()
                 self._sweep()
                 if self._is_late() or (self._failed and self._stop_at_failure):
                     raise _Stop
@@ -273,6 +276,11 @@ class Bulk:
                     raise _Stop from None
                 size = len(item) if isinstance(item, (bytes, bytearray, str)) else 65536
                 self._core.wait_room(min(size + 1024, int(self._core.stats()["max_bytes"]) // 2), self._deadline)
+
+    def _wait_for_acks(self) -> None:
+        """Each message's time runs while it waits in the outbox, so there are no more than the wire keeps moving."""
+        if self._core.outstanding(self._sender.owner) > self._most:
+            self._core.wait_drained(self._sender.owner, self._deadline, self._most // 2)
 
     def _sweep(self) -> None:
         """Counts off what is settled at the front."""
