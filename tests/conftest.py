@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("busy", deadline=None)  # other programs take the machine's time as well
+settings.load_profile("busy")
 
 pytest_plugins = [
     "fix_backend",

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
 
 from memphis_sync._schema import FAILED
 from memphis_sync.errors import SchemaError
-
-settings.register_profile("busy", deadline=None)  # other programs take the machine's time as well
-settings.load_profile("busy")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from memphis_sync.errors import MemphisError, RemoteProtocolError
 
 MAX_PAYLOAD = 400
 MAX_LINE = 64
-COMMON = settings(deadline=None, max_examples=250)
+COMMON = settings(max_examples=250)
 
 TOKENS = st.text("abc.$*>_1ключ", min_size=1, max_size=9).map(str.encode)
 BLANKS = st.sampled_from([b" ", b" ", b" ", b"\t", b"  ", b" \t "])

@@ -19,7 +19,7 @@ def text(data: bytes) -> str:
 
 
 @each_binding
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(pairs=PAIRS)
 def test_there_and_back(binding, pairs: list[tuple[bytes, bytes]]) -> None:
     block = binding.encode_headers(pairs)

@@ -34,7 +34,7 @@ def test_vectors(binding) -> None:
 
 
 @each_binding
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.binary(max_size=70), seed=st.integers(0, 2**32 - 1))
 def test_any_bytes_any_seed(binding, data: bytes, seed: int) -> None:
     assert binding.murmur3_x86_32(data, seed) == reference(data, seed)
