@@ -142,10 +142,7 @@ class Section:
     A lock that refuses its holder instead of deadlocking, and that no exception of a signal handler leaves locked.
 
     Such an exception may come after each call of Python code. So what acquires and releases is the interpreter's own
-    lock in a with statement, never a method written in Python::
-
-        with section.begin():
-            ...
+    lock in a with statement, ``with section.begin():``, never a method written in Python.
 
     With a limit to the wait, acquire() stands inside the try, and release() comes first in its finally, where a
     RuntimeError says that it was not acquired.

@@ -13,7 +13,7 @@ from memphis_sync import BufferFullError, FlushResult, ProduceError
 
 @pytest.mark.slow
 @pytest.mark.parametrize("of", ["client", "producer"])
-def test_a_flush_ends_although_other_threads_go_on_producing(memphis, station_name, of):
+def test_a_flush_ends_although_other_threads_go_on_producing(memphis, station_name, of, until):
     producer = memphis.producer(station_name, "p")
     other = memphis.producer(station_name, "q")
     stop, is_full = threading.Event(), threading.Event()
@@ -33,7 +33,7 @@ def test_a_flush_ends_although_other_threads_go_on_producing(memphis, station_na
         is_full.wait(5)
         accepted = memphis.stats().accepted
         assert (memphis if of == "client" else producer).flush(60) == 0
-        assert memphis.stats().accepted > accepted
+        until(lambda: memphis.stats().accepted > accepted)  # they do go on, after a flush that was soon over too
     finally:
         stop.set()
         for thread in threads:
