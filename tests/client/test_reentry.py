@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import signal
+import sys
 import threading
 import time
 
@@ -71,7 +72,11 @@ def test_a_section_is_refused_to_its_holder_and_kept_from_others():
     assert not section.is_mine
 
 
-@pytest.mark.parametrize("use", ["section", "change"])
+# Before 3.11 an exception may come between the end of a with block and its release, whatever the lock.
+WITH_IS_WHOLE = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python itself may leave a with statement's lock")
+
+
+@pytest.mark.parametrize("use", [pytest.param("section", marks=WITH_IS_WHOLE), "change"])
 def test_an_exception_of_a_signal_handler_leaves_nothing_locked(use):
     section, change, is_armed = Section("it"), Change(), False
 
