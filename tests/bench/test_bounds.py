@@ -1,8 +1,8 @@
 """
 The measurements against bench/bounds.json. Runs when ``-m bench`` names it; CI does, beside other work.
 
-A figure out of its bound is measured once more: a machine that others use as well may stop one side of one run for as
-long as that takes, but what has become slower is slower twice.
+A figure out of its bound is measured again, twice at most: a machine that others use as well may stop one side of a run
+for as long as that takes, but what has become slower is slower each time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from fix_process import run_python
 
 BENCH = Path(__file__).parents[2] / "bench"
 BOUNDS = json.loads((BENCH / "bounds.json").read_text())["bounds"]
-RUN_S = 110  # under a third of the time of a test, which may run a script twice
+RUN_S = 110
+LOOKS = 3
 
 
 @functools.cache
@@ -41,12 +42,12 @@ def is_kept(bound: dict[str, Any], value: float) -> bool:
 
 
 @pytest.mark.bench
-@pytest.mark.timeout(3 * RUN_S)
+@pytest.mark.timeout((LOOKS + 1) * RUN_S)
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: f"{bound['script']}-{bound['figure']}")
 def test_a_measurement_keeps_its_bound(bound: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     values = [value_of(bound, look=1)]
-    if not is_kept(bound, values[0]):
-        values.append(value_of(bound, look=2))
+    while not is_kept(bound, values[-1]) and len(values) < LOOKS:
+        values.append(value_of(bound, look=len(values) + 1))
     with capsys.disabled():
         limit = bound.get("at_least") or bound["at_most"]
         print(f"\n{bound['script']} {' '.join(bound['args'])}: {bound['figure']} {values}, {limit}")
