@@ -33,7 +33,7 @@ from memphis_sync.types import MessageBody
 
 _LONG_S = 86_400.0  # for space: messages leave the outbox at their own deadline at the latest
 SWEEP_EVERY = 256  # settled messages are counted after so many; after each it would cost more than sending
-_WINDOWS = 3  # so many times max_in_flight wait at most: more gives no speed, and on a slow broker runs out of time
+_WINDOWS = 3  # times max_in_flight wait at most: more is no faster, and their time runs while they wait in the outbox
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Bulk:
                 return
             if index - swept >= SWEEP_EVERY:
                 swept = index
-                self._wait_for_acks()
+                self._sender.wait_below(self._most, self._deadline)
                 self._sweep()
                 if self._is_late() or (self._failed and self._stop_at_failure):
                     raise _Stop
@@ -276,11 +276,6 @@ class Bulk:
                     raise _Stop from None
                 size = len(item) if isinstance(item, (bytes, bytearray, str)) else 65536
                 self._core.wait_room(min(size + 1024, int(self._core.stats()["max_bytes"]) // 2), self._deadline)
-
-    def _wait_for_acks(self) -> None:
-        """Each message's time runs while it waits in the outbox, so there are no more than the wire keeps moving."""
-        if self._core.outstanding(self._sender.owner) > self._most:
-            self._core.wait_drained(self._sender.owner, self._deadline, self._most // 2)
 
     def _sweep(self) -> None:
         """Counts off what is settled at the front."""

@@ -19,8 +19,8 @@ from memphis_sync.producer import Producer
 if TYPE_CHECKING:
     from memphis_sync.client import Memphis
 
-# Stations, name, and the options generate_random_suffix, idempotent and block_on_full_s.
 AnyProducer = Producer[Any, Any]  # of one station, or of several
+# Stations, name, and the options generate_random_suffix, idempotent and block_on_full_s.
 ProducerKey = tuple[tuple[str, ...], str, bool, bool, Optional[float]]
 
 

@@ -145,7 +145,7 @@ class Sender:
             if on_delivery is None:
                 on_delivery = self._on_delivery
             if limit is not None:
-                self._wait_below(check_int("concurrent_task_limit", limit, 1))
+                self.wait_below(check_int("concurrent_task_limit", limit, 1))
         view = self._only
         try:
             if view is None:
@@ -281,11 +281,12 @@ class Sender:
                 if time.monotonic() >= deadline:
                     raise
 
-    def _wait_below(self, limit: int) -> None:
+    def wait_below(self, limit: int, until: Optional[float] = None) -> None:
+        """Waits, when *limit* messages are unconfirmed, until half of them are; *until* is by ``time.monotonic()``."""
         if self.link.core.outstanding(self.owner) < limit:
             return
         waiting.forbid_on_own_thread("produce() with concurrent_task_limit")
-        self.link.core.wait_drained(self.owner, None, limit // 2)
+        self.link.core.wait_drained(self.owner, until, limit // 2)
 
 
 def confirmed(ticket: Delivery) -> PubAck:
