@@ -17,7 +17,7 @@ from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.joining import fetch, join
-from memphis_sync._control.api import CREATE_S, DESTROY_S, GONE, Requests
+from memphis_sync._control.api import DESTROY_S, GONE, Requests
 from memphis_sync._options import arguments as args
 from memphis_sync._options.arguments import check_name, check_retries
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_int, check_seconds
@@ -206,8 +206,8 @@ class Memphis(NotCopied, NotAwaited):
         Source: protocol reference 3.2, 4.2.
         """
         given = given.checked()
-        work = self._requests.create_station(args.station_request(given), given.timeout_retries)
-        self._requests.run(work, CREATE_S, given.timeout_retries, "station()")
+        request, retries = args.station_request(given), given.timeout_retries
+        self._requests.run(lambda: self._requests.create_station(request, retries), retries, "station()")
         return Station(self, given.name)
 
     def destroy_station(self, name: str, timeout_retries: int = 5) -> None:
@@ -241,12 +241,13 @@ class Memphis(NotCopied, NotAwaited):
             ConnectError: The data link could not be opened.
         """
         given = given.checked()
-        name, retries = given.producer_name, given.timeout_retries
+        stations, name, retries = list(given.station_name), given.producer_name, given.timeout_retries
         if given.generate_random_suffix:
             name = args.with_suffix("producer_name", "Producer", name)
         self._session.data_link()
-        work = self._requests.create_producers(list(given.station_name), name, retries)
-        return Producer(self, name, tuple(self._requests.run(work, CREATE_S, min(retries, 1), "producer()")), given)
+        make = self._requests.create_producers
+        views = self._requests.run(lambda: make(stations, name, retries), min(retries, 1), "producer()")
+        return Producer(self, name, tuple(views), given)
 
     @as_produce
     def produce(
@@ -353,7 +354,7 @@ class Memphis(NotCopied, NotAwaited):
         given = given.checked()
         name, kind, message, retries = given.schema_name, given.schema_type, given.message_name, given.timeout_retries
         request = SchemaCreate(name, kind, schema_content=schema_source(given), message_struct_name=message or "")
-        self._requests.run(self._requests.create_schema(request, retries), CREATE_S, retries, "create_schema()")
+        self._requests.run(lambda: self._requests.create_schema(request, retries), retries, "create_schema()")
 
     def activate_schema_version(self, schema_name: str, version: Optional[int] = None, timeout_retries: int = 5) -> int:
         """
@@ -440,8 +441,7 @@ def connect(given: ConnectArguments) -> Memphis:
         AuthenticationError: The broker refused the credentials. After a slow login, or any other error of the server,
             the client tries again within *timeout_ms*. (In a later outage, a client ends for good when each address has
             refused the credentials five times.)
-        ConnectError: No connection could be made; the text has each address with its reason. A connection with TLS
-            never continues without it.
+        ConnectError: No connection could be made; the text has each address with its reason. TLS is never given up.
         OwnThreadError: Called on one of a client's own threads.
         UsageError: The process is ending.
     """

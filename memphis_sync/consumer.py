@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 
@@ -311,8 +312,8 @@ class Consumer(NotCopied, NotAwaited):
         self.stop_consume()
         self._reader.return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True, is_last=True)
         client = self._client
-        work = client._requests.destroy_consumer(self._view, self.consumer_name, timeout_retries)
-        client._requests.run(work, DESTROY_S, timeout_retries, "destroy()")
+        work = partial(client._requests.destroy_consumer, self._view, self.consumer_name, timeout_retries)
+        client._requests.run(work, timeout_retries, "destroy()", DESTROY_S)
         client._consumers.discard(self)
         self._mark_destroyed()
 

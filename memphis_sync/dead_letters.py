@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._control.api import CREATE_S
 from memphis_sync._control.dead_letters import read_data
 from memphis_sync._options.checks import as_int, check_int, show
 from memphis_sync._protocol.dead_letter_headers import read_headers
@@ -218,7 +217,7 @@ class DeadLetters(NotCopied, NotAwaited):
         data = row.data
         if data is None and with_data:
             data = self._client._requests.run(
-                read_data(self._client._requests, self.station_name, row.id), CREATE_S, 0, "list()"
+                lambda: read_data(self._client._requests, self.station_name, row.id), 0, "list()"
             )
             if data is None:
                 return None

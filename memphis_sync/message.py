@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Optional, TypedDict, cast
 
@@ -287,7 +288,7 @@ class Message(NotCopied, RawMessage):
             self._respond("dead_letter", _TERM)
         except ConnectionLostError:  # the control link may be up already, or be back first
             left_s = max(0.0, deadline - time.monotonic())
-            session.call(session.control.publish(self.reply, _TERM, left_s), left_s, "dead_letter()")
+            session.call(lambda: session.control.publish(self.reply, _TERM, left_s), left_s, "dead_letter()")
             self.answer = "dead_letter"
 
     def __repr__(self) -> str:
@@ -330,7 +331,7 @@ class Message(NotCopied, RawMessage):
         is_memphis = session.data_link().is_memphis
         kind = NackedDeadLetter if is_memphis else DeadLetterReport
         report = kind(source.view.internal, reason, partition, source.consumer_group, sequence)
-        work = tell(session.control, report, timeout_s, "dead_letter()", is_memphis=is_memphis)
+        work = partial(tell, session.control, report, timeout_s, "dead_letter()", is_memphis=is_memphis)
         session.call(work, timeout_s, "dead_letter()")
 
     def _check_unanswered(self) -> None:

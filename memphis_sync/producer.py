@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Optional, Union, overload
 
@@ -326,8 +327,8 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             )
         client = self._client
         client._producers.discard(self)
-        work = client._requests.destroy_producers(self._views, self.name, timeout_retries)
-        client._requests.run(work, DESTROY_S, timeout_retries, "destroy()")
+        work = partial(client._requests.destroy_producers, self._views, self.name, timeout_retries)
+        client._requests.run(work, timeout_retries, "destroy()", DESTROY_S)
 
     def __enter__(self) -> Self:
         return self

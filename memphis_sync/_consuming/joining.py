@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
-from memphis_sync._control.api import CREATE_S, JS_S
+from memphis_sync._control.api import JS_S
 from memphis_sync._options.arguments import ConsumerArguments, FetchArguments, check_name, consumer_request
 from memphis_sync._options.checks import check_bool, check_seconds
 from memphis_sync.consumer import READ_ALL_S, Consumer
@@ -39,10 +40,10 @@ def join(client: Memphis, given: ConsumerArguments, deadline: Optional[float] = 
     """
     request, retries = consumer_request(given), given.timeout_retries
     if not given.create_station:
-        client._requests.run(client._requests.require_station(request.station_name), JS_S, 0, "consumer()")
-    work = client._requests.create_consumer(request, retries)
+        client._requests.run(lambda: client._requests.require_station(request.station_name), 0, "consumer()", JS_S)
+    work = functools.partial(client._requests.create_consumer, request, retries)
     if deadline is None:
-        view = client._requests.run(work, CREATE_S, min(retries, 1), "consumer()")
+        view = client._requests.run(work, min(retries, 1), "consumer()")
     else:
         left_s = max(deadline - time.monotonic(), 0.0)
         view = client._session.loop.call(work, left_s, f"consumer {request.name!r} was not registered: its creation")

@@ -47,7 +47,8 @@ class Membership:
     def join(self, deadline: Optional[float]) -> None:
         """Has dead letters sent to this consumer, too; *deadline*: by ``time.monotonic()``. A failure is logged."""
         source, session = self._source, self._source.session
-        work = self._requests.hear_dead_letters(source.view, source.group_internal, self._letters.put)
+        hear = self._requests.hear_dead_letters
+        work = functools.partial(hear, source.view, source.group_internal, self._letters.put)
         try:
             if deadline is None:
                 subscription = session.call(work, JS_S, "consumer()")

@@ -9,6 +9,7 @@ What the broker says of the group decides, and never a silence.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class ReadToEnd:
         self._ack_time_s = ack_time_s
         self._timeout_s = timeout_s
         ask_s = min(ASK_S, timeout_s)
-        work = last_sequences(session.control, [binding.stream for binding in bindings], ask_s)
+        work = functools.partial(last_sequences, session.control, [binding.stream for binding in bindings], ask_s)
         last = session.call(work, ask_s, "read_all()")
         self._last = {binding: last[binding.stream] for binding in bindings if last[binding.stream]}
         self._open: deque[Message] = deque()
@@ -107,7 +108,7 @@ class ReadToEnd:
         """
         ask_s = max(_SHORT_S, min(ASK_S, self._came_at + self._timeout_s - time.monotonic()))
         try:
-            progress, owed = self._session.call(self._ask(ask_s), ask_s, "read_all()")
+            progress, owed = self._session.call(lambda: self._ask(ask_s), ask_s, "read_all()")
         except (ConnectionLostError, DeadlineError) as exc:
             self.check_time(str(exc))
             time.sleep(_PAUSE_S)

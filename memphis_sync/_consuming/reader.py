@@ -186,7 +186,7 @@ class Reader:
         others = found[count:] + self.pulls.take_untouched(time.monotonic() + GIVE_BACK_S)
         try:
             is_told = not others or self.session.call(
-                report_untouched(self.source, link, others, is_kept=True), GIVE_BACK_S, "reading"
+                lambda: report_untouched(self.source, link, others, is_kept=True), GIVE_BACK_S, "reading"
             )
         except MemphisError as exc:
             log.debug("%r: %s", self.source, exc)
@@ -336,7 +336,7 @@ class Reader:
                 return
             work = functools.partial(return_untouched, self.source, session.data_link(), messages)
             if is_waiting:
-                session.call(work(), GIVE_BACK_S, "giving messages back")
+                session.call(work, GIVE_BACK_S, "giving messages back")
             else:
                 session.spawn(work, is_awaited=True)
         except DeadlineError as exc:

@@ -9,6 +9,7 @@ Source: protocol reference 7.3, 7.4.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -176,7 +177,7 @@ class ResentMessage(Message):
         self.owner.check_open()
         session = self.owner.session
         ack, is_memphis = DeadLetterAck(self.id, self.group), session.data_link().is_memphis
-        work = tell(session.control, ack, timeout_s, "ack()", is_memphis=is_memphis)
+        work = functools.partial(tell, session.control, ack, timeout_s, "ack()", is_memphis=is_memphis)
         session.call(work, timeout_s, "ack()")
         self.answer = "ack"
 

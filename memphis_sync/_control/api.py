@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import re
 import uuid
 from collections.abc import Coroutine
@@ -150,13 +151,16 @@ class Requests:
         names = {item.name for item in dataclasses.fields(request)}
         return dataclasses.replace(request, **{name: own for name, own in self._own.items() if name in names})
 
-    def run(self, work: Coroutine[Any, Any, T], per_try_s: float, retries: int, what: str) -> T:
-        """Runs a coroutine with its retries, for the public call *what*."""
+    def run(
+        self, work: Callable[[], Coroutine[Any, Any, T]], retries: int, what: str, per_try_s: float = CREATE_S
+    ) -> T:
+        """Runs the coroutine that *work* makes, with its retries, for the public call *what*."""
         return self._session.call(work, longest_s(per_try_s, retries), what)
 
     def call(self, what: str, request: Request[R], *, per_try_s: float = CREATE_S, retries: int = 0, **more: str) -> R:
         """Runs one request for the public call *what*, and returns its reply; *more* is as for ask()."""
-        return self.run(self.ask(request, timeout_s=per_try_s, retries=retries, **more), per_try_s, retries, what)
+        work = functools.partial(self.ask, request, timeout_s=per_try_s, retries=retries, **more)
+        return self.run(work, retries, what, per_try_s)
 
     async def ask(
         self, request: Request[R], *, about: str, timeout_s: float = CREATE_S, retries: int = 0, fine: str = ""

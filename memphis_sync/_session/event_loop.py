@@ -39,21 +39,29 @@ class PrivateLoop(asyncio.SelectorEventLoop):
 
 
 class _Call(Generic[T]):
-    """One coroutine on its way through the loop, and the lock that its caller waits on."""
+    """
+    One coroutine on its way through the loop, and the lock that its caller waits on.
 
-    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+    It is made on the loop: one that its caller made could be left behind, never started, by an exception of a signal
+    handler, and asyncio would complain at a random time.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self.ticket = primitives.Lock()
         self.ticket.acquire()
-        self._work: Optional[Coroutine[Any, Any, T]] = work
+        self._work = work
         self._task: Optional[asyncio.Task[T]] = None
+        self._is_given_up = False
 
     def start(self) -> None:
         """On the loop: starts the coroutine, unless it was given up before."""
-        if self._work is None:
+        if self._is_given_up:
             return
-        self._task = asyncio.get_running_loop().create_task(self._work)
-        self._work = None
+        self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(self._finish)
+
+    async def _run(self) -> T:
+        return await self._work()
 
     def _finish(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
@@ -61,18 +69,12 @@ class _Call(Generic[T]):
         self.ticket.release()
 
     def cancel(self) -> None:
-        """On the loop: ends the coroutine."""
-        if self._work is not None:
-            self.discard()
-            self.ticket.release()
-        elif self._task is not None:
+        """On the loop: ends the coroutine, or keeps it from starting."""
+        if self._task is not None:
             self._task.cancel()
-
-    def discard(self) -> None:
-        """Drops a coroutine that never started."""
-        if self._work is not None:
-            self._work.close()
-            self._work = None
+        elif not self._is_given_up:
+            self._is_given_up = True
+            self.ticket.release()
 
     def result(self) -> T:
         if self._task is None or self._task.cancelled():
@@ -113,12 +115,12 @@ class LoopThread:
         """Whether the thread runs in this process."""
         return fork.fork_generation() == self._generation and self._thread.is_alive()
 
-    def call(self, work: Coroutine[Any, Any, T], timeout_s: Optional[float], what: str = "the call") -> T:
+    def call(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: Optional[float], what: str = "the call") -> T:
         """
-        Runs a coroutine on the loop and waits for its result.
+        Runs the coroutine that *work* makes, and waits for its result.
 
         Args:
-            work: Started on the loop; closed when it cannot be.
+            work: Called on the loop.
             timeout_s: Limit in seconds; None waits as long as the coroutine takes.
             what: The call, for error texts.
 
@@ -129,16 +131,12 @@ class LoopThread:
             ClosedError: The loop has ended, or ended meanwhile.
             KeyboardInterrupt: Ctrl-C; the coroutine was cancelled.
         """
+        waiting.forbid_on_own_thread(what)
+        fork.check(self._generation, "the client")
         call = _Call(work)
-        try:
-            waiting.forbid_on_own_thread(what)
-            fork.check(self._generation, "the client")
-            self._post(call.start)
-        except BaseException:
-            call.discard()
-            raise
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
+            self._post(call.start)
             finished = waiting.wait(call.ticket, deadline, self.is_alive)
         except BaseException:
             self._cancel(call)

@@ -112,7 +112,7 @@ class Session:
         timeout_s = self.options.timeout_ms / 1000
         try:
             limit_s = self.options.wait_s + timeout_s + _GRACE_S
-            self.loop.call(self._open_waiting(timeout_s), limit_s, "connect()")
+            self.loop.call(lambda: self._open_waiting(timeout_s), limit_s, "connect()")
         except BaseException:
             self.is_closed = True
             self.loop.stop()
@@ -255,7 +255,7 @@ class Session:
     def ping(self, timeout_s: float) -> float:
         """One round trip on each link at most *timeout_s* long; gives the longer of the two, in seconds."""
         deadline = time.monotonic() + timeout_s
-        took_s = self.call(self.control.ping(timeout_s), timeout_s, "ping()")
+        took_s = self.call(lambda: self.control.ping(timeout_s), timeout_s, "ping()")
         data = self._data
         if data is None or not data.is_open:
             return took_s
@@ -280,13 +280,9 @@ class Session:
         """Raises ForkedError in a child of the process that opened the client."""
         fork.check(self.generation, f"the client {self.label!r}")
 
-    def call(self, work: Coroutine[Any, Any, T], timeout_s: Optional[float], what: str) -> T:
+    def call(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: Optional[float], what: str) -> T:
         """Runs a coroutine on the loop; see LoopThread.call. *timeout_s* is the coroutine's own limit."""
-        try:
-            self.check()
-        except MemphisError:
-            work.close()
-            raise
+        self.check()
         return self.loop.call(work, None if timeout_s is None else timeout_s + _GRACE_S, what)
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], *, is_awaited: bool = False) -> None:
@@ -307,7 +303,7 @@ class Session:
 
         # Signal handlers run on the main thread alone. One that raises inside Thread.start(), as Ctrl-C does, leaves a
         # thread that hangs before it has begun, or one that is counted and does not exist.
-        return self.loop.call(start(), None, f"starting a {kind} thread")
+        return self.loop.call(start, None, f"starting a {kind} thread")
 
     def start_registration(self, run: Callable[[], None]) -> None:
         """A daemon thread that registers a producer; on the loop. Closing waits for it, and for what it hands over."""
@@ -381,11 +377,11 @@ class Session:
                 self.left = self._data.stats().abandoned  # counted there also when Ctrl-C ended the drain
         if self._control is not None and self.loop.is_alive():
             try:
-                self.loop.call(self.reports.drain(), left_s(_REPORTS_S), "close()")
+                self.loop.call(self.reports.drain, left_s(_REPORTS_S), "close()")
             except (MemphisError, ForkedError) as exc:
                 log.warning("%r: not every schema failure could be reported: %s", self.label, exc)
             try:
-                self.loop.call(self._control.close(), left_s(_CONTROL_CLOSE_S), "close()")
+                self.loop.call(self._control.close, left_s(_CONTROL_CLOSE_S), "close()")
             except (MemphisError, ForkedError) as exc:
                 log.debug("%r: closing the control link: %s", self.label, exc)
             with contextlib.suppress(MemphisError):  # the loop has ended, and its connections with it
@@ -402,7 +398,7 @@ class Session:
             reader.end(deadline)
         if self.loop.is_alive():
             try:
-                self.loop.call(self.loop.drain(), left_s(_GIVE_BACK_S) / 2, "close()")
+                self.loop.call(self.loop.drain, left_s(_GIVE_BACK_S) / 2, "close()")
             except (MemphisError, ForkedError) as exc:
                 log.debug("%r: giving messages back: %s", self.label, exc)  # they come back after their ack time
 

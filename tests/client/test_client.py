@@ -209,7 +209,7 @@ def test_a_random_suffix(memphis, station_name):
 def test_bad_arguments_are_refused_before_any_io(broker, call, words):
     """The link is closed first: whatever needs it would say so."""
     with memphis_sync.connect(broker.url) as client:
-        client._session.loop.call(client._session.control.close(), 5)
+        client._session.loop.call(client._session.control.close, 5)
         with pytest.raises(ConfigurationError) as caught:
             call(client)
         assert words in str(caught.value)

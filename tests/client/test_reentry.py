@@ -122,6 +122,39 @@ def test_an_exception_of_a_signal_handler_leaves_nothing_locked(use):
     assert seen == [True, "true now", True]
 
 
+def test_an_exception_of_a_signal_handler_leaves_no_coroutine_behind(memphis, recwarn):
+    """Wherever it comes in; here before each line of ours that a call runs on its caller's thread."""
+
+    def is_ended_at(line):
+        left = line
+
+        def trace(frame, event, _):
+            nonlocal left
+            if event == "line" and "memphis_sync" in frame.f_code.co_filename:
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            memphis.ping(60)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    line = 1
+    while is_ended_at(line):
+        line += 1
+    assert line > 10
+    assert memphis.ping(60) < 60
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_a_latch_ends_every_wait_and_may_be_set_again():
     latch = Latch()
     assert not latch.wait(0.01)

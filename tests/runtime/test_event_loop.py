@@ -35,9 +35,9 @@ async def answer(value, pause_s=0.0):
 
 
 def test_a_result_and_an_error_come_back(loop):
-    assert loop.call(answer(7), 5) == 7
+    assert loop.call(lambda: answer(7), 5) == 7
     with pytest.raises(KeyError, match="boom"):
-        loop.call(answer(KeyError("boom")), 5)
+        loop.call(lambda: answer(KeyError("boom")), 5)
 
 
 def test_many_threads_at_once(loop):
@@ -46,7 +46,7 @@ def test_many_threads_at_once(loop):
 
     def run(number):
         barrier.wait()
-        results[number] = [loop.call(answer(number, 0.001), 10) for _ in range(20)]
+        results[number] = [loop.call(lambda: answer(number, 0.001), 10) for _ in range(20)]
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(16)]
     for thread in threads:
@@ -67,7 +67,7 @@ def test_a_limit_cancels_the_work(loop):
 
     start = time.monotonic()
     with pytest.raises(DeadlineError, match=r"the lesson did not end within 0\.3 s") as caught:
-        loop.call(work(), 0.3, "the lesson")
+        loop.call(work, 0.3, "the lesson")
     assert caught.value.timeout_s == 0.3
     assert time.monotonic() - start < 10
     assert ended.wait(2), "nobody waits for it any more, so it must not go on"
@@ -86,22 +86,21 @@ def test_ctrl_c_is_raised_soon_and_ends_the_work(loop):
     start = time.monotonic()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        loop.call(work(), 60)
+        loop.call(work, 60)
     assert time.monotonic() - start < 10
     assert ended.wait(2)
-    assert loop.call(answer("usable"), 5) == "usable"
+    assert loop.call(lambda: answer("usable"), 5) == "usable"
 
 
 def test_a_blocking_call_on_the_loops_own_thread_is_refused(loop):
     """It would wait for itself, for ever."""
 
     async def work():
-        inner = answer(1)
-        loop.call(inner, 5, "the inner call")
+        loop.call(lambda: answer(1), 5, "the inner call")
 
     with pytest.raises(OwnThreadError, match="the inner call"):
-        loop.call(work(), 5)
-    assert loop.call(answer(2), 5) == 2
+        loop.call(work, 5)
+    assert loop.call(lambda: answer(2), 5) == 2
 
 
 def test_stop_ends_what_still_waits(loop):
@@ -109,7 +108,7 @@ def test_stop_ends_what_still_waits(loop):
 
     def wait():
         try:
-            loop.call(answer(1, 60), 60)
+            loop.call(lambda: answer(1, 60), 60)
         except ClosedError as exc:
             outcome.append(exc)
 
@@ -120,7 +119,7 @@ def test_stop_ends_what_still_waits(loop):
     waiter.join(5)
     assert len(outcome) == 1
     with pytest.raises(ClosedError):
-        loop.call(answer(1), 1)
+        loop.call(lambda: answer(1), 1)
     assert loop.stop(), "a second stop is fine"
 
 
@@ -147,7 +146,7 @@ def test_stops_that_come_while_it_ends_break_nothing_off(loop):
             ended.append(True)
 
     loop.spawn(settle)
-    loop.call(answer(1), 5)
+    loop.call(lambda: answer(1), 5)
     assert not loop.stop(0.0)
     assert cancelled.wait(5)
     assert loop.stop()
@@ -178,12 +177,12 @@ def test_names_resolve_when_the_executor_refuses(loop, monkeypatch):
         address = ServerAddress("localhost", server.getsockname()[1])
         steps = connect_first([address], Login(lambda *_: b""), time.monotonic() + 0.5, lambda *_: None)
         with pytest.raises(ConnectError, match="no Memphis broker answered within"):
-            loop.call(run_on_loop(steps), 20)
+            loop.call(lambda: run_on_loop(steps), 20)
 
 
 def test_the_caller_may_run_a_loop_itself(loop):
     async def main():
-        return loop.call(answer("from a notebook"), 5)
+        return loop.call(lambda: answer("from a notebook"), 5)
 
     assert asyncio.run(main()) == "from a notebook"
 
