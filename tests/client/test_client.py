@@ -396,7 +396,7 @@ def test_a_nats_server_without_a_memphis_broker_behind_it(memphis):
     """The same answer that every control subject gives there: no responders."""
     session = memphis._session
     with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:
-        session.call(session.control.request("nobody.listens.here", b"", 5), 5, "request")
+        session.call(lambda: session.control.request("nobody.listens.here", b"", 5), 5, "request")
     assert caught.value.code == 503
 
 

@@ -201,10 +201,20 @@ def test_a_memphis_broker_has_them_in_its_rest_api_only(bare_server: NatsServer,
             session = memphis._session
             for report in (NackedDeadLetter("st", "no", 1, "g", 7), DeadLetterAck(3, "g")):
                 heard: list[bytes] = []
-                session.call(session.control.subscribe(report.SUBJECT, heard.append), 5, "subscribe")
+                session.call(
+                    lambda report=report, heard=heard: session.control.subscribe(report.SUBJECT, heard.append),
+                    5,
+                    "subscribe",
+                )
                 is_memphis = session.data_link().is_memphis
                 assert is_memphis
-                session.call(tell(session.control, report, 5, "tell", is_memphis=is_memphis), 10, "tell")
+                session.call(
+                    lambda report=report, is_memphis=is_memphis: tell(
+                        session.control, report, 5, "tell", is_memphis=is_memphis
+                    ),
+                    10,
+                    "tell",
+                )
                 until(lambda heard=heard, report=report: heard == [report.encode()])
     finally:
         proxy.close()
@@ -220,9 +230,13 @@ def test_silence_of_any_other_broker_is_no_success(bare_server: NatsServer) -> N
             (DeadLetterAck.SUBJECT, DeadLetterAck(3, "g")),
         ):
             heard: list[bytes] = []
-            session.call(session.control.subscribe(subject, heard.append), 5, "subscribe")
+            session.call(
+                lambda subject=subject, heard=heard: session.control.subscribe(subject, heard.append), 5, "subscribe"
+            )
             with pytest.raises(DeadlineError, match=r"did not confirm within 0\.5 s that it has stored it"):
-                session.call(tell(session.control, report, 0.5, "tell", is_memphis=False), 10, "tell")
+                session.call(
+                    lambda report=report: tell(session.control, report, 0.5, "tell", is_memphis=False), 10, "tell"
+                )
             assert subject == report.SUBJECT or heard == []
         with pytest.raises(ServerError, match="no Memphis broker behind it") as caught:
             memphis.dls("st").list()

@@ -49,7 +49,9 @@ def acks(memphis):
     heard = []
     session = memphis._session
     session.call(
-        session.control.subscribe("$memphis_pm_acks", lambda body: heard.append(json.loads(body))), 5, "subscribe"
+        lambda: session.control.subscribe("$memphis_pm_acks", lambda body: heard.append(json.loads(body))),
+        5,
+        "subscribe",
     )
     memphis.ping()
     return heard
@@ -315,7 +317,7 @@ def test_one_that_is_owed_can_be_given_up(broker, memphis, station_name, until):
     session = memphis._session
     triples = [(message.partition, message.sequence, message.delivered)]
     request = GivenBack.of(station_name, "c", triples, [])
-    session.call(give_back(session.control, request, 5), 5, "give_back()")
+    session.call(lambda: give_back(session.control, request, 5), 5, "give_back()")
     message.nack()
     (again,) = until(lambda: consumer.fetch(timeout_s=1))
     assert (again.is_owed, again.data, again.sequence) == (True, b"m", message.sequence)

@@ -548,4 +548,6 @@ def test_a_source_larger_than_the_broker_takes_is_refused_before_it_is_sent(memp
 
 def publish_request(client, text):
     session = client._session
-    return session.call(session.control.request("$memphis_schema_detachments", text.encode() + b"x", 5), 5, "request")
+    return session.call(
+        lambda: session.control.request("$memphis_schema_detachments", text.encode() + b"x", 5), 5, "request"
+    )

@@ -143,7 +143,7 @@ def test_a_thread_of_the_clients_own_never_waits(full, station_name: str) -> Non
         producer.produce(b"m", nonblocking=True)
 
     with pytest.raises(OwnThreadError, match="block_on_full_s"):
-        memphis._session.call(produce(), 10, "test")
+        memphis._session.call(produce, 10, "test")
     proxy.go_on()
 
 

@@ -155,7 +155,7 @@ def test_no_own_thread_waits_and_the_callbacks_thread_may(memphis: Memphis, stat
 
     for what, text in ((wait, r"wait\(\) was called"), (as_completed, r"as_completed\(\) was called")):
         with pytest.raises(OwnThreadError, match=text):
-            memphis._session.call(call(what), 10, "test")
+            memphis._session.call(lambda what=what: call(what), 10, "test")
     found: list[object] = []
 
     def waits(first: Delivery) -> None:

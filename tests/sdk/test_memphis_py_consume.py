@@ -167,7 +167,7 @@ def test_what_a_member_of_ours_gave_back_untouched_comes_to_it(
     ours._reader.membership.end()
     session = memphis._session
     request = GivenBack.of(station_name, "g", [(1, message.sequence or 0, 1)], [])
-    session.call(give_back(session.control, request, 5), 5, "give_back")
+    session.call(lambda: give_back(session.control, request, 5), 5, "give_back")
     message.nack()
     (again,) = until(lambda: theirs.fetch(1))
     assert texts([again]) == ["a"]
