@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Optional, Union
 
 import pytest
+from programs import Program, descendants, show_stacks
 
 RunScript = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -31,7 +31,8 @@ def run_python(
     Args:
         input: Bytes for its standard input; None closes it.
         env: Added to this process's environment.
-        timeout_s: Seconds; then the child's Python stacks go to its stderr (faulthandler, SIGABRT) and the test fails.
+        timeout_s: Seconds; then its Python stacks and its children's go to its stderr (faulthandler, SIGABRT) and the
+            test fails.
         check: Whether an exit code other than 0 fails the test.
 
     Returns:
@@ -49,7 +50,7 @@ def run_python(
     try:
         out, err = child.communicate(input, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGABRT)
+        show_stacks([*descendants(child.pid), child.pid])
         try:
             out, err = child.communicate(timeout=5)
         except subprocess.TimeoutExpired:
@@ -109,7 +110,7 @@ class Child:
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)
+            show_stacks([*descendants(self.process.pid), self.process.pid])
             self.close()
             pytest.fail(f"the child did not end in {timeout_s:g} s; stderr:\n{_text(self.stderr)}", pytrace=False)
         self._reader.join(5)
@@ -144,3 +145,17 @@ def start_python() -> Iterator[Callable[..., Child]]:
         if child.process.poll() is None:
             child.process.terminate()
         child.close()
+
+
+@pytest.fixture
+def start_program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """``start_program(*args, env=)`` gives a ``Program`` that runs in the test's folder; none is left afterwards."""
+    programs: list[Program] = []
+
+    def start(*args: Union[str, Path], env: Optional[Mapping[str, str]] = None) -> Program:
+        programs.append(Program(args, tmp_path, env=env))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.close()
