@@ -1,10 +1,10 @@
 """
 Which clients are connected now.
 
-The server is asked when it matters (a consumer goes, and others of its group are known): its list of connections is
-never out of date, while a count kept from connect and disconnect events would be wrong after every lost event. Each
-account may ask this about itself, so it works on an existing server too; where it isn't answered, every member counts
-as connected, and a group's position is kept rather than dropped.
+The server is asked when it matters (for instance when a member leaves its group): its list of connections is never out
+of date, while a count kept from connect and disconnect events would be wrong after every lost event. Each account may
+ask this about itself, so it works on an existing server too. If the server does not answer, every member counts as
+connected, and a group's position is kept rather than dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger("memphis_sync.broker")
 
 _SUBJECT = "$SYS.REQ.ACCOUNT.PING.CONNZ"
 _PAGE = 1024
-_FIRST_S = 2.0  # until the first server answers
+_FIRST_S = 2.0  # for the first server to answer
 _QUIET_S = 0.1  # after an answer, until no other server of a cluster is expected any more
 
 
@@ -33,7 +33,7 @@ async def open_connection_ids(connection: Client) -> Optional[set[str]]:
     The ids of all open connections: what stands before ``::`` in their names, or the whole name.
 
     Returns:
-        None when the server doesn't tell.
+        None when the server does not list them.
     """
     found: set[str] = set()
     offset, more, alone = 0, True, not connection.discovered_servers
@@ -53,13 +53,13 @@ async def open_connection_ids(connection: Client) -> Optional[set[str]]:
 
 
 async def open_connection_keys(connection: Client) -> Optional[set[str]]:
-    """The same as the tokens of keys."""
+    """The same as key tokens."""
     connected = await open_connection_ids(connection)
     return None if connected is None else {connection_key(connection_id) for connection_id in connected}
 
 
 async def _ask(connection: Client, offset: int, *, alone: bool) -> list[dict[str, Any]]:
-    """One page from each server; a single server isn't waited for any longer than its answer takes."""
+    """One page from each server; *alone* means that one answer is all there will be."""
     answers: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = connection.new_inbox()
     subscription = await connection.subscribe(inbox, cb=answers.put)

@@ -1,25 +1,26 @@
 """
 The JetStream stream that stores dead letters, and what is owed to groups; its subjects are the keys.
 
-    memphis_dead_letters.at.<station>.<place>   which dead letter a message is: one for each partition and sequence
+    memphis_dead_letters.at.<station>.<place>   the id of a message's dead letter; the place is <partition>.<sequence>,
+                                                or schema.<report> for a message that broke its schema
     memphis_dead_letters.data.<station>.<id>    header block and payload, byte for byte: no larger than the message was
-    memphis_dead_letters.row.<station>.<id>     all the rest, as JSON
+    memphis_dead_letters.row.<station>.<id>     everything else, as JSON
     memphis_dead_letters.back.<station>.<group>.<partition>.<first>-<last>-<digest>
-                                                deliveries that a member gave back without having looked at them; with
-                                                ``-kept`` at the end it told of them, and still has the messages
+                                                deliveries that a member gave back unprocessed; with ``-kept`` at the
+                                                end it reported them, but still has the messages
     memphis_dead_letters.owed.<station>.<group>.<id>
-                                                a message that is no dead letter yet: its group is owed deliveries
+                                                a message that is not a dead letter yet: its group is owed deliveries
     memphis_dead_letters.done.<station>.<group>.<partition>.<sequence>
-                                                it was owed, and is answered or a dead letter: what says that it is
-                                                owed may come again, and its dead letter may be gone by then
+                                                a message that was owed, and is now acknowledged or a dead letter: its
+                                                advisory may come again, when the dead letter was removed already
 
 Rules:
-* The id is the sequence that ``at`` got when it was written first: it goes up for ever, and is never used again for
-  another message. Who writes ``at`` first wins; the others add to the row they find.
-* Nothing is replaced by a limit on messages of a subject: such a removal isn't written to disk, and when nats-server is
-  killed after the replacement was deleted, the replaced message is there again. What is removed is purged by name.
-* The stream's age limit removes what nobody asked for. It counts from when the data was written; a group that comes
-  late renews it.
+* A dead letter's id is the stream sequence of its first ``at`` message: ids only grow, and none is used twice. Whoever
+  writes ``at`` first wins; the others add to the row they find.
+* No limit on messages of a subject replaces anything: nats-server does not write such a removal to disk, so a replaced
+  message is there again when the server is killed after its replacement was deleted. Removals are purges by subject.
+* The stream's age limit removes what nobody removed. It counts from when the data was written; a group that is added
+  late has the data written again.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from memphis_sync.broker.storage.tables import WRONG_LAST_SEQUENCE, ConflictErro
 
 STREAM = "memphis_dead_letters"
 _NS_PER_S = 1_000_000_000
-_MARGIN_S = 60  # the stream keeps everything a little longer than the rows count, so that no row is without data
-_RENEW = 1 / 6  # of the retention: a group that comes later than that writes the data again
+_MARGIN_S = 60  # the stream keeps everything a little longer than rows count, so that no live row lacks its data
+_RENEW = 1 / 6  # of the retention: an entry that is older when it is used is written again
 
 
 class Place(NamedTuple):
-    """What stands for a message in ``at``: the id of its dead letter, and the sequence of what says so."""
+    """An ``at`` entry: the id of the message's dead letter, and the sequence of the ``at`` message itself."""
 
     id: int
     at: int
@@ -49,7 +50,7 @@ class Place(NamedTuple):
 
 class DeadLetterStream:
     """
-    Reads and writes it; keys are what follows the stream's name in subjects.
+    Reads and writes the stream; a key is the part of a subject after the stream's name.
 
     Args:
         connection: The service's connection.
@@ -60,12 +61,12 @@ class DeadLetterStream:
     def __init__(self, connection: Client, replicas: int, retention_s: float) -> None:
         self._connection = connection
         self._js = connection.jetstream()
-        self._api = JetStreamApi(connection)  # with slots of its own: a wave of dead letters delays no creation
+        self._api = JetStreamApi(connection)  # with slots of its own: a burst of dead letters delays no creation
         self._replicas = replicas
         self._retention_s = retention_s
 
     async def open(self) -> None:
-        """Makes the stream, or gives the one that is there the present retention."""
+        """Creates the stream, or updates an existing one to the current retention."""
         config = {
             "name": STREAM,
             "subjects": [f"{STREAM}.>"],
@@ -81,19 +82,24 @@ class DeadLetterStream:
         await self._api.ensure_stream(config)
 
     def is_old(self, stored: float) -> bool:
-        """Whether what was written then, in seconds since 1970, is forgotten so soon that it is to be written again."""
+        """Whether an entry written at *stored*, in seconds since 1970, is so old that it should be written again."""
         return time.time() - stored > self._retention_s * _RENEW
 
     def is_over(self, stored: float) -> bool:
-        """Whether what was written then does not count any more."""
+        """Whether an entry written at *stored* is past its retention."""
         return stored + self._retention_s <= time.time()
 
     async def write(self, key: str, body: bytes, *, expected: Optional[int] = None) -> int:
         """
-        Writes under a key, and gives the sequence; *expected* is the one that must be there, 0 for none.
+        Writes an entry, and returns its sequence.
+
+        Args:
+            key: Its key.
+            body: Its payload.
+            expected: The sequence that the key must have now, 0 for no entry; None for any.
 
         Raises:
-            ConflictError: Another one is there.
+            ConflictError: The key has another sequence.
         """
         headers = None if expected is None else {"Nats-Expected-Last-Subject-Sequence": str(expected)}
         try:
@@ -104,11 +110,11 @@ class DeadLetterStream:
             raise
 
     async def last(self, key: str) -> Optional[StoredMessage]:
-        """What is under a key, from the stream's leader."""
+        """The entry under a key, from the stream's leader; None when there is none."""
         return await self._api.message(STREAM, last_by_subj=f"{STREAM}.{key}")
 
     async def any_last(self, key: str) -> Optional[bytes]:
-        """The body under a key that never changes, from any copy."""
+        """The payload of an entry that never changes, from any replica."""
         try:
             message = await self._connection.request(f"$JS.API.DIRECT.GET.{STREAM}.{STREAM}.{key}", b"", timeout=10)
         except NoRespondersError:
@@ -120,16 +126,16 @@ class DeadLetterStream:
         return None if found is None else found.payload
 
     async def place(self, station: str, place: str) -> Optional[Place]:
-        """What stands for a place."""
+        """The ``at`` entry of a place; None when there is none."""
         message = await self.last(f"at.{key_of(station)}.{place}")
         return None if message is None else Place(int(message.payload or message.sequence), message.sequence)
 
     async def take_place(self, station: str, place: str) -> tuple[Place, bool]:
         """
-        What stands for a place, and whether it is new: an id that no dead letter has.
+        The ``at`` entry of a place, created if missing, and whether it is new: its id is then unused.
 
         Raises:
-            ConflictError: What stood for it has just gone.
+            ConflictError: The entry was removed meanwhile.
         """
         try:
             number = await self.write(f"at.{key_of(station)}.{place}", b"", expected=0)
@@ -141,11 +147,11 @@ class DeadLetterStream:
         return Place(number, number), True
 
     async def purge(self, key: str, **limits: int) -> None:
-        """Removes messages; *limits* are JetStream's own: below a sequence, or all but the newest few."""
+        """Removes entries; of JetStream's *limits*, ``seq`` removes only older ones, ``keep`` spares the newest few."""
         await self._api.request(f"STREAM.PURGE.{STREAM}", {"filter": f"{STREAM}.{key}", **limits})
 
     async def keys(self, pattern: str) -> list[str]:
-        """The keys that match; JetStream tells 100,000 of them at a time."""
+        """The keys that match a pattern; JetStream lists 100,000 of them at a time."""
         body = {"subjects_filter": f"{STREAM}.{pattern}"}
         found = await self._api.pages(f"STREAM.INFO.{STREAM}", body, lambda reply: reply["state"].get("subjects"))
         return [subject.partition(".")[2] for subject in found]

@@ -2,10 +2,10 @@
 Dead letters as the broker stores them: one row each, and its data (see dead_letter_stream.py).
 
 Rules:
-* ``at``, ``data``, ``row``, in this order, and each step can be repeated: a copy of the service that dies in between
-  leaves what the next try completes. A row is never there without its data.
+* ``at``, ``data`` and ``row`` are written in this order, and each step can be repeated: what a copy of the service
+  leaves when it dies in between, the next attempt completes. A live row is never without its data.
 * Every change of a row names the revision it was made from (see tables.py). A row is marked as dropped before its parts
-  go, so whoever meets it half-way finishes the removal and starts anew, instead of adding to something that goes.
+  are removed, so whoever finds it half-way finishes the removal and starts anew, instead of adding to it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from memphis_sync.broker.storage.tables import ConflictError, key_of, name_of
 @dataclass(frozen=True)
 class DeadLetterRecord:
     """
-    A dead letter's row; what a DeadLetterRow has, too, is the same.
+    A dead letter's row; fields that DeadLetterRow also has mean the same.
 
     Attributes:
-        place: What stands for the message in ``at``.
+        place: The message's place in the keys of ``at``.
         groups: When each group was added, in seconds since 1970.
         at: Sequence of the ``at`` message.
         stored: When the data was written, in seconds since 1970.
-        is_copied: Whether the dead-letter station has its copy, or needs none.
+        is_copied: Whether the dead-letter station got its copy, or can get none.
         is_dropped: Whether it is being removed.
-        revision: Of the row; not a part of it.
+        revision: The row's revision; not stored in it.
     """
 
     id: int
@@ -64,7 +64,7 @@ class DeadLetterStore:
     The dead letters of all stations.
 
     Args:
-        stream: Where they are.
+        stream: Where they are stored.
     """
 
     def __init__(self, stream: DeadLetterStream) -> None:
@@ -87,7 +87,7 @@ class DeadLetterStore:
         return DeadLetterRecord(**row, revision=message.sequence)
 
     async def find_by_id(self, dead_letter_id: int) -> Optional[DeadLetterRecord]:
-        """A row of which only the id is known, as in acknowledgements."""
+        """A dead letter by its id alone, as acknowledgements name it; None when there is none."""
         for key in await self._stream.keys(f"row.*.{dead_letter_id}"):
             row = await self.get(name_of(key.split(".")[1]), dead_letter_id)
             if row is not None and self._is_live(row):
@@ -96,14 +96,14 @@ class DeadLetterStore:
 
     async def put(self, letter: DeadLetterRecord, data: bytes) -> DeadLetterRecord:
         """
-        Keeps a dead letter, or adds its groups and reason to the one of the same message.
+        Stores a dead letter, or adds its groups and reason to the one that its message already has.
 
         Args:
-            letter: With any id.
+            letter: The dead letter; its id is ignored.
             data: Header block and payload.
 
         Returns:
-            The row as it now is.
+            The row as it is now.
         """
         while True:
             try:
@@ -119,8 +119,8 @@ class DeadLetterStore:
 
         Args:
             row: As it was read.
-            letter: What is new.
-            data: Header block and payload, when they are at hand.
+            letter: Has the groups and the reason.
+            data: Header block and payload, if the caller has them.
 
         Raises:
             ConflictError: The row was changed meanwhile.
@@ -135,24 +135,24 @@ class DeadLetterStore:
 
     async def mark_copied(self, row: DeadLetterRecord) -> None:
         """Notes that the dead-letter station has its copy."""
-        # If it was changed meanwhile, a copy of the same message id may be sent once more.
+        # If the row was changed meanwhile, the copy may be sent once more, with the same message id.
         with contextlib.suppress(ConflictError):
             await self._update(replace(row, is_copied=True))
 
     async def data(self, row: DeadLetterRecord) -> Optional[bytes]:
-        """Header block and payload; None when they have gone meanwhile."""
+        """Header block and payload; None when they were removed meanwhile."""
         return await self._stream.any_last(f"data.{key_of(row.station)}.{row.id}")
 
     async def remove_group(
         self, row: Optional[DeadLetterRecord], group: str, *, drop_empty: bool, before: float
     ) -> None:
         """
-        A group is done with a dead letter, or is gone.
+        Removes a group that has acknowledged a dead letter, or was deleted.
 
         Args:
             row: As it was read.
-            group: External name, in any case.
-            drop_empty: Whether a dead letter of no more groups goes too.
+            group: External name, in lower case.
+            drop_empty: Whether the dead letter is removed with its last group.
             before: A group that was added later stays; seconds since 1970.
         """
         while row is not None and self._is_live(row):
@@ -173,7 +173,7 @@ class DeadLetterStore:
         Removes a dead letter.
 
         Returns:
-            Whether it was this call that did it.
+            Whether this call removed it.
         """
         while row is not None and not row.is_dropped:
             try:
@@ -183,14 +183,14 @@ class DeadLetterStore:
                 row = await self.get(row.station, row.id)
         return False
 
-    # ---- a station's ------------------------------------------------------------------------------------------------
+    # ---- all of a station -------------------------------------------------------------------------------------------
 
     async def ids(self, station: str) -> list[int]:
-        """The ids of a station's dead letters, ascending; some may have gone by the time they are read."""
+        """The ids of a station's dead letters, ascending; some may be removed before they are read."""
         return sorted(int(key.rpartition(".")[2]) for key in await self._stream.keys(f"row.{key_of(station)}.*"))
 
     async def rows(self, station: str, ids: list[int]) -> list[DeadLetterRecord]:
-        """The rows of these ids that are there, in the same order."""
+        """The live rows of these ids, in the same order."""
         found = await asyncio.gather(*(self.get(station, dead_letter_id) for dead_letter_id in ids))
         return [row for row in found if row is not None and self._is_live(row)]
 
@@ -208,7 +208,7 @@ class DeadLetterStore:
         return await self._update(replace(letter, id=place.id, at=place.at, stored=time.time(), revision=0))
 
     async def _renew(self, row: DeadLetterRecord, data: Optional[bytes]) -> DeadLetterRecord:
-        """Writes everything but the row again, so that it is as young as the row."""
+        """Writes everything but the row again, so that it does not expire before the row."""
         if data is None:
             data = await self.data(row)
         if data is None:
@@ -225,7 +225,7 @@ class DeadLetterStore:
         await asyncio.gather(
             self._stream.purge(
                 f"at.{key}.{row.place}", seq=marked.at + 1
-            ),  # a later one stands for another dead letter
+            ),  # a later one belongs to another dead letter
             self._stream.purge(f"data.{key}.{row.id}"),
         )
         await self._stream.purge(f"row.{key}.{row.id}")

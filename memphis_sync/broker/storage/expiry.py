@@ -1,8 +1,8 @@
 """
 Removes the rows of clients that ended without destroying them, for instance killed processes.
 
-A row goes when its connection has been closed for KEEP_S without a break. One member of each group stays: a group that
-nobody has used for a while is still known.
+A row is removed when its connection has been closed for KEEP_S without a break. One member of each group stays, so that
+a group that nobody has used for a while is still known.
 """
 
 from __future__ import annotations

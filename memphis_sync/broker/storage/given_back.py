@@ -24,9 +24,9 @@ from memphis_sync.broker.storage.dead_letters import DeadLetterStore
 from memphis_sync.broker.storage.tables import ConflictError, key_of, name_of
 
 _OWED_FIELDS = ("partition", "sequence", "left", "sent", "by", "is_alone", "stored")
-_NOTE = re.compile(r"([0-9]+)-([0-9]+)-[0-9a-f]{16}(-kept)?\Z")  # the last word of what was given back
-_NOTE_WORDS = 5  # of its key
-_NOTES = 64  # of what was given back, to remember: each holds a batch at most
+_NOTE = re.compile(r"([0-9]+)-([0-9]+)-[0-9a-f]{16}(-kept)?\Z")  # the last token of a note's key
+_NOTE_WORDS = 5  # tokens of a note's key
+_NOTES = 64  # to remember: each holds a batch at most
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Owed:
 
     Attributes:
         id: The one that its dead letter would have.
-        left: How many deliveries are owed; the one that is under way not counted.
+        left: How many deliveries are owed, without the one that is under way.
         sent: When it was sent last, in seconds since 1970; 0.0 when no delivery is under way.
-        by: Who sent it.
-        is_alone: Whether it was with a member that did not answer: it may be what the member died with.
+        by: Which copy of the service sent it, on which connection.
+        is_alone: Whether it is sent alone: a member had it and did not answer, and may have died of it.
         stored: When this was written, in seconds since 1970.
-        revision: Of the entry; not a part of it.
+        revision: The entry's revision; not stored in it.
     """
 
     id: int
@@ -58,18 +58,18 @@ class Owed:
 
     @classmethod
     def after(cls, station: str, group: str, partition: int, sequence: int, deliveries: int, given_back: int) -> Owed:
-        """What a group is owed that has had so many deliveries, and gave so many back; its id is given by owe()."""
+        """What is owed to a group that had *deliveries* and gave *given_back* of them back; owe() sets the id."""
         left = min(given_back, deliveries)
         return cls(0, station, group, partition, sequence, left, is_alone=deliveries > left)
 
     @property
     def key(self) -> str:
-        """Where it is kept."""
+        """The key of its entry."""
         return f"owed.{key_of(self.station)}.{key_of(self.group)}.{self.id}"
 
     @property
     def done_key(self) -> str:
-        """Where it is kept that the group has had what it was owed."""
+        """The key that says that the group has had what it was owed."""
         return f"done.{key_of(self.station)}.{key_of(self.group)}.{self.partition}.{self.sequence}"
 
 
@@ -78,8 +78,8 @@ class GivenBackStore:
     The notes of what was given back, and what is owed.
 
     Args:
-        stream: Where they are.
-        dead_letters: What is owed to nobody, because it is one.
+        stream: Where they are stored.
+        dead_letters: The dead letters: such a message is not owed any more.
     """
 
     def __init__(self, stream: DeadLetterStream, dead_letters: DeadLetterStore) -> None:
@@ -97,11 +97,11 @@ class GivenBackStore:
         is_kept: bool = False,
     ) -> None:
         """
-        Notes deliveries that nobody has looked at; the same ones twice count once.
+        Notes deliveries that were given back unprocessed; the same ones noted twice count once.
 
         Args:
             station, group, partition: Whose and where.
-            deliveries: Place in the partition, and which delivery it was.
+            deliveries: Sequence in the partition and number of the delivery, of each.
             is_kept: The member still has the messages, and may yet hand them to a handler.
         """
         body = json.dumps(sorted(deliveries), separators=(",", ":")).encode()
@@ -120,7 +120,7 @@ class GivenBackStore:
         return len(found)
 
     async def notes(self) -> dict[tuple[str, str, int], list[str]]:
-        """Where it is noted what was given back: by station, group and partition."""
+        """The keys of all notes of what was given back, by station, group and partition."""
         found: dict[tuple[str, str, int], list[str]] = {}
         for note in await self._stream.keys("back.>"):
             words = note.split(".")
@@ -132,16 +132,16 @@ class GivenBackStore:
         self, station: str, group: str, partition: int, notes: Sequence[str], deliveries: int
     ) -> dict[int, tuple[int, int]]:
         """
-        Messages that the group gave back at the last delivery and did not keep, and of which nothing else is written:
-        neither that they are owed, nor that they were, nor that they are dead letters.
+        Messages that the group gave back at the last delivery and did not keep, and that are not decided yet: they are
+        not owed, never were, and are not dead letters.
 
         Args:
             station, group, partition: Whose and where.
-            notes: Where it is noted, all of it.
-            deliveries: How often the group may have a message.
+            notes: The keys of all its notes.
+            deliveries: How often the group may get a message.
 
         Returns:
-            Places in the partition, which delivery was the last, and how many were given back.
+            By sequence: the number of the last delivery, and how many deliveries were given back.
         """
         key = key_of(station)
         done = _sequences(await self._stream.keys(f"done.{key}.{key_of(group)}.{partition}.*"))
@@ -170,14 +170,14 @@ class GivenBackStore:
         return (letter is not None and group in letter.groups) or await self.owed(station, group, found.id) is not None
 
     async def _noted(self, note: str) -> list[tuple[int, int]]:
-        """What a note says; a wave of messages asks for the same one."""
+        """What a note says; remembered, for a burst of messages asks for the same note."""
         known = self._notes.get(note)
         if known is None:
             message = await self._stream.last(note)
             try:
                 text = b"[]" if message is None else message.payload
                 known = [(int(place), int(delivery)) for place, delivery in json.loads(text)]
-            except (ValueError, TypeError):  # somebody else has written it
+            except (ValueError, TypeError):  # somebody else wrote it
                 known = []
             if len(self._notes) >= _NOTES:
                 self._notes.clear()
@@ -185,7 +185,7 @@ class GivenBackStore:
         return known
 
     async def owe(self, owed: Owed) -> None:
-        """Writes that a message is owed; *owed* with any id. Nothing changes when that is written already."""
+        """Writes that a message is owed, unless it is or was already; the id of *owed* is ignored."""
         if await self._stream.last(owed.done_key) is not None:
             return
         place, _ = await self._stream.take_place(owed.station, f"{owed.partition}.{owed.sequence}")
@@ -193,7 +193,7 @@ class GivenBackStore:
             await self.update_owed(replace(owed, id=place.id, revision=0))
 
     async def owed(self, station: str, group: str, dead_letter_id: int) -> Optional[Owed]:
-        """What is written of a message that is owed; None when nothing is, or not any more."""
+        """The entry of a message that is owed; None when it is not owed, or not any more."""
         name = Owed(dead_letter_id, station, group, 0, 0, 0)
         message = await self._stream.last(name.key)
         if message is None:
@@ -202,7 +202,7 @@ class GivenBackStore:
         return replace(name, **{key: value[key] for key in _OWED_FIELDS if key in value}, revision=message.sequence)
 
     async def all_owed(self, pattern: str = "*.*.*") -> list[tuple[str, str, int]]:
-        """Station, group and id of all messages that are owed; *pattern* stands for keys of the three."""
+        """Station, group and id of all messages that are owed; *pattern* has a token for each of the three."""
         found = (key.split(".")[1:] for key in await self._stream.keys(f"owed.{pattern}"))
         return [
             (name_of(station), name_of(group), int(number)) for station, group, number in found if number.isdecimal()
@@ -210,7 +210,7 @@ class GivenBackStore:
 
     async def update_owed(self, owed: Owed) -> Owed:
         """
-        Writes what has changed since it was read.
+        Writes an entry that was changed since it was read.
 
         Raises:
             ConflictError: Somebody else changed it meanwhile.
@@ -220,47 +220,47 @@ class GivenBackStore:
         return replace(owed, revision=await self._stream.write(owed.key, body, expected=owed.revision))
 
     async def renew_owed(self, owed: Owed) -> Owed:
-        """Writes it again when it is so old that the stream would soon forget it."""
+        """Writes an entry again when it is old, so that the stream does not expire it."""
         return await self.update_owed(owed) if self._stream.is_old(owed.stored) else owed
 
     async def settle_owed(self, owed: Owed) -> None:
-        """A message is owed no more: it is gone, or somebody wrote that it is done."""
+        """Removes the entry of a message that is done, or cannot be delivered any more."""
         await self._stream.purge(owed.key)
 
     async def finish_owed(self, owed: Owed) -> None:
-        """The group has had what it was owed: the message is answered, or a dead letter."""
+        """Writes that the group has had what it was owed: the message was acknowledged, or is a dead letter."""
         await self._stream.write(owed.done_key, b"")
         await self.settle_owed(owed)
 
     async def answer_owed(self, group: str, dead_letter_id: int) -> None:
-        """A member has answered a message; nothing happens when it is not owed."""
+        """Finishes a message that a member is done with; does nothing when it is not owed."""
         for station, *_ in await self.all_owed(f"*.{key_of(group)}.{dead_letter_id}"):
             owed = await self.owed(station, group, dead_letter_id)
             if owed is not None:
                 await self.finish_owed(owed)
 
     async def answer_owed_place(self, station: str, group: str, place: str) -> None:
-        """The same for the message that a place stands for."""
+        """The same for the message at a place."""
         found = await self._stream.place(station, place)
         if found is not None:
             await self.answer_owed(group, found.id)
 
     async def forget_given_back(self, station: str, group: str) -> None:
-        """A group is gone, and with it what it gave back and is owed."""
+        """Removes what a deleted group gave back, and what it is owed."""
         await asyncio.gather(
             *(self._stream.purge(f"{kind}.{key_of(station)}.{key_of(group)}.>") for kind in ("back", "owed", "done"))
         )
 
-    # ---- a station's ------------------------------------------------------------------------------------------------
+    # ---- all of a station -------------------------------------------------------------------------------------------
 
     async def purge(self, station: str) -> None:
-        """Removes all of a station, its dead letters as well."""
+        """Removes all entries of a station, dead letters included."""
         await self._stream.purge(f"*.{key_of(station)}.>")
 
     async def forget_places(self, station: str, partitions: Collection[int]) -> None:
         """
-        The messages of some partitions are gone, and others will have their sequences. Their dead letters stay, but
-        stand for no sequence any more; what is owed of them cannot be given.
+        Forgets the messages of some partitions: they were lost, and others will get their sequences. Their dead letters
+        stay, but no longer belong to a sequence; what is owed of them cannot be delivered.
         """
         key = key_of(station)
         for _, group, dead_letter_id in await self.all_owed(f"{key}.*.*"):
@@ -274,6 +274,6 @@ class GivenBackStore:
 
 
 def _sequences(keys: Sequence[str]) -> set[int]:
-    """The places that stand at the end of keys."""
+    """The sequences at the end of keys."""
     words = (key.rpartition(".")[2] for key in keys)
     return {int(word) for word in words if word.isdecimal()}

@@ -16,7 +16,7 @@ from nats.js.errors import APIError
 
 TIMEOUT_S = 10.0  # half of what the official clients wait for a creation
 _NS_PER_S = 1_000_000_000
-_PARALLEL = 32  # requests of one station or group at once: a station may have thousands of partitions
+_PARALLEL = 32  # requests at once by one JetStreamApi: a station may have thousands of partitions
 
 CONSUMER_NOT_FOUND = 10014
 _NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the stream has
@@ -70,14 +70,14 @@ class JetStreamApi:
 
     async def request(self, operation: str, body: Optional[Mapping[str, Any]] = None) -> dict[str, Any]:
         """
-        One request.
+        Sends one request, and returns its reply.
 
         Args:
             operation: What follows ``$JS.API.``.
             body: Its JSON; an empty payload when None.
 
         Raises:
-            JetStreamError: It was refused, or not answered in TIMEOUT_S.
+            JetStreamError: It was refused, or not answered within TIMEOUT_S.
         """
         payload = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
         async with self._slots:
@@ -96,7 +96,7 @@ class JetStreamApi:
         return reply
 
     async def pages(self, operation: str, body: Mapping[str, Any], page_of: Callable[[Any], Any]) -> list[str]:
-        """A list that JetStream tells in pages; *page_of* takes one out of a reply."""
+        """A list that JetStream sends in pages; *page_of* takes the page out of a reply."""
         found: list[str] = []
         while True:
             reply = await self.request(operation, {**body, "offset": len(found)})
@@ -106,28 +106,28 @@ class JetStreamApi:
                 return found
 
     async def create_stream(self, config: Mapping[str, Any]) -> Optional[dict[str, Any]]:
-        """Makes a stream; None when there is one of that name with another configuration."""
+        """Creates a stream; None when there is one of that name with another configuration."""
         return await self._found((STREAM_EXISTS,), f"STREAM.CREATE.{config['name']}", config)
 
     async def ensure_stream(self, config: Mapping[str, Any]) -> None:
-        """Makes a stream, or gives the one of that name the configuration."""
+        """Creates a stream, or updates the one of that name to this configuration."""
         if await self.create_stream(config) is None:
             await self.request(f"STREAM.UPDATE.{config['name']}", config)
 
     async def delete_stream(self, stream: str) -> None:
-        """Deletes a stream; one that isn't there is no error."""
+        """Deletes a stream; not an error when it does not exist."""
         await self._found((STREAM_NOT_FOUND,), f"STREAM.DELETE.{stream}")
 
     async def delete_consumer(self, stream: str, durable: str) -> None:
-        """Deletes a durable; no error when it, or its stream, isn't there."""
+        """Deletes a durable; not an error when it, or its stream, does not exist."""
         await self._found((CONSUMER_NOT_FOUND, STREAM_NOT_FOUND), f"CONSUMER.DELETE.{stream}.{durable}")
 
     async def consumer_info(self, stream: str, durable: str) -> Optional[dict[str, Any]]:
-        """What JetStream says of a durable; None when it, or its stream, isn't there."""
+        """What JetStream says about a durable; None when it, or its stream, does not exist."""
         return await self._found((CONSUMER_NOT_FOUND, STREAM_NOT_FOUND), f"CONSUMER.INFO.{stream}.{durable}")
 
     async def message(self, stream: str, **which: Any) -> Optional[StoredMessage]:
-        """One message, by ``seq`` or ``last_by_subj``; None when it, or its stream, isn't there."""
+        """One message, by ``seq`` or ``last_by_subj``; None when it, or its stream, does not exist."""
         reply = await self._found((*_NO_MESSAGE, STREAM_NOT_FOUND), f"STREAM.MSG.GET.{stream}", which)
         if reply is None:
             return None
@@ -160,7 +160,7 @@ async def all_of(*work: Awaitable[Any]) -> list[Any]:
 
 
 async def in_steps(do: Callable[[_A], Awaitable[_B]], items: Sequence[_A], at_once: int) -> list[_B]:
-    """Does something with each of many, a few of them side by side."""
+    """Applies *do* to each item, *at_once* of them side by side; the results are in the same order."""
     found: list[_B] = []
     for start in range(0, len(items), at_once):
         found += await asyncio.gather(*map(do, items[start : start + at_once]))

@@ -1,11 +1,11 @@
 """
-Leases: a mark in a row that one copy of the service is at work on something that takes several steps.
+Leases: a mark in a row that one copy of the service is working on something that takes several steps.
 
-A lease names its owner's connection. Others wait while that connection is open, and take the work over when it isn't:
-the owner was killed. An owner that was only cut off for a moment notices by the row's revision that it lost its lease.
+A lease names its owner's connection. Other copies wait while that connection is open, and take the work over when it is
+not: the owner was probably killed. One that only lost its connection sees by the row's revision that it lost its lease.
 
-How old a lease is, each copy measures for itself: from when it first saw the row at that revision, on a clock that only
-goes forward. No time that another process wrote down is compared with ours: clocks differ, and are set back.
+Each copy measures the age of a lease itself, on a monotonic clock, from when it first saw the row at that revision. It
+uses no time that another process wrote: clocks differ, and may be set back.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from nats.aio.client import Client
 from memphis_sync.broker.storage.connections import open_connection_ids
 from memphis_sync.broker.storage.tables import Row
 
-_UNKNOWN_S = 10.0  # a lease this old is dead where the server doesn't tell who is connected
-_STUCK_S = 60.0  # and this old, whoever is connected: no step takes that long
-_FRESH_S = 0.1  # nobody is asked about a younger lease: it is most likely being worked on
-_MAX_SEEN = 1000  # remembered leases; above it, those that nobody has waited for lately are forgotten
+_UNKNOWN_S = 10.0  # a lease this old is dead if the server does not say who is connected
+_STUCK_S = 60.0  # a lease this old is dead even if its owner is connected: no step takes that long
+_FRESH_S = 0.1  # the server is not asked about a younger lease: its owner is most likely at work
+_MAX_SEEN = 1000  # leases to remember; above it, those that nobody has waited for lately are forgotten
 
 
 class Leases:
@@ -29,7 +29,7 @@ class Leases:
     The leases of one copy of the service.
 
     Args:
-        connection: Its connection.
+        connection: That copy's connection.
         owner: The id in that connection's name.
     """
 
@@ -39,19 +39,19 @@ class Leases:
         self._seen: dict[str, tuple[int, float, float]] = {}  # revision, first and last time that it was seen
 
     def fields(self) -> dict[str, Any]:
-        """What a row holds while it is leased; the time is for people who read the row."""
+        """What a row has while it is leased; the time is only for people who read the row."""
         return {"owner": self._owner, "since": time.time()}
 
     async def is_dead(self, key: str, row: Row) -> bool:
         """
-        Whether nobody works on a leased row any more; call it under this copy's own lock of the row.
+        Whether nobody works on a leased row any more; call it while holding this copy's lock of the row.
 
         Args:
-            key: What the row is about, unlike every other.
+            key: Names the row, uniquely among all tables.
             row: As it was just read.
         """
         if row.value.get("owner") == self._owner:
-            return True  # under the lock nobody else of this copy can: an earlier attempt failed half-way
+            return True  # this copy holds the lock and does not work on it: an earlier attempt failed half-way
         age = self._age(key, row.revision, time.monotonic())
         if age < _FRESH_S:
             return False

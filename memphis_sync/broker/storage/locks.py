@@ -17,7 +17,7 @@ class NamedLocks:
 
     @asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[None]:
-        """Holds the lock of a name; waiters get it in their order."""
+        """Holds the lock of a name; waiters get it in turn."""
         lock = self._locks.setdefault(name, asyncio.Lock())
         self._users[name] += 1
         try:

@@ -1,9 +1,9 @@
 """
 Schemas as the broker stores them.
 
-A schema's row lists its versions, which of them is active, and where each one's content is: a row of its own that is
-written first and never changed. So a schema is never seen half-written; what a copy of the service wrote before it was
-killed, or before another copy was faster, is a content row that nothing refers to.
+A schema's row lists its versions, and says which is active. The content of each version is in a row of its own, which
+is written first and never changed. So nobody sees a schema half-written: a copy of the service that is killed in
+between leaves only a content row that nothing refers to.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from memphis_sync.broker.storage.tables import ConflictError, Row, State, key_of
 
 async def attachment(state: State, name: str) -> dict[str, Any]:
     """
-    What a station's row holds of its schema.
+    What a station's row says about its schema.
 
     Raises:
         RequestError: There is no such schema.
-        NameRuleError: It is no name at all.
+        NameRuleError: *name* is not a valid name.
     """
     name = lower_name("Schema", name)
     row = await state.schemas.get(key_of(name))
@@ -52,7 +52,7 @@ async def version_of(state: State, name: str, row: Row, number: int) -> SchemaUp
 
 async def add_version(state: State, name: str, row: Optional[Row], kind: str, content: dict[str, Any]) -> Row:
     """
-    Writes the next version of a schema, or a schema's first.
+    Adds the next version of a schema, or its first.
 
     Args:
         state, name, kind: The buckets, the schema and its type.
@@ -60,7 +60,7 @@ async def add_version(state: State, name: str, row: Optional[Row], kind: str, co
         content: Source, descriptor and message name.
 
     Raises:
-        ConflictError: Somebody else changed the schema meanwhile; nothing was written.
+        ConflictError: Somebody else changed the schema meanwhile; nothing was added.
     """
     unique = secrets.token_hex(8)
     key = f"{key_of(name)}.{unique}"

@@ -2,10 +2,10 @@
 The control plane's tables in JetStream key-value buckets: there is no other database, and no state in this process.
 
 Rules:
-* A row is JSON under one key. Every change names the revision it was made from, so several copies of the service can
-  work on one cluster: who loses reads again.
+* A row is JSON under one key. A change of a row that others may change, too, names the revision it was made from, so
+  several copies of the service can work on one cluster: whoever loses reads again.
 * Reads go to the bucket's leader (no direct get): a copy sees what another has just written.
-* Keys are external names with ``/`` for each dot (a dot would split a key in tokens) and one token for a connection id.
+* Keys are external names with ``/`` for each dot (a dot would start a new token), and one token for a connection id.
 * A deleted row leaves nothing behind: its marker is purged, unless somebody wrote the key again meanwhile.
 """
 
@@ -31,7 +31,7 @@ from nats.js.kv import KeyValue
 
 from memphis_sync.broker.storage.jetstream_api import in_steps, is_no_room
 
-WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes for a revision that is not the last any more
+WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes for a revision that is no longer the last
 _ROWS_AT_ONCE = 64
 _PLAIN_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")  # any UUID
 
@@ -74,7 +74,7 @@ class Table:
         self._name = name
 
     async def get(self, key: str) -> Optional[Row]:
-        """The row under a key."""
+        """The row under a key; None when there is none."""
         try:
             entry = await self._bucket.get(key)
         except KeyNotFoundError:
@@ -93,7 +93,7 @@ class Table:
                 return Row(value, await self._bucket.create(key, _dump(value)))
             except KeyWrongLastSequenceError as exc:
                 raise ConflictError(key) from exc
-            except KeyNotFoundError:  # it was there, and went while the client looked at it
+            except KeyNotFoundError:  # it was there, and was deleted while nats-py looked at it
                 continue
 
     async def update(self, key: str, value: dict[str, Any], revision: int) -> Row:
@@ -113,7 +113,7 @@ class Table:
         await self._bucket.put(key, _dump(value))
 
     async def put_if_room(self, key: str, value: dict[str, Any]) -> bool:
-        """The same; False when the store is full."""
+        """The same; returns False when the store is full."""
         try:
             await self.put(key, value)
         except APIError as exc:
@@ -178,7 +178,7 @@ class State(NamedTuple):
 
     @classmethod
     async def open(cls, js: JetStreamContext, replicas: int) -> State:
-        """Opens the buckets, and makes those that are missing."""
+        """Opens the buckets, and creates those that are missing."""
         return cls(*await asyncio.gather(*(_open(js, f"memphis_{name}", replicas) for name in cls._fields)))
 
 
@@ -189,7 +189,7 @@ async def _open(js: JetStreamContext, name: str, replicas: int) -> Table:
         config = KeyValueConfig(bucket=name, history=1, storage=StorageType.FILE, replicas=replicas)
     try:
         return Table(js, await js.create_key_value(config), name)
-    except BadRequestError:  # another copy of the service made it in this moment
+    except BadRequestError:  # another copy of the service has just created it
         return Table(js, await js.key_value(name), name)
 
 
