@@ -152,11 +152,12 @@ class ControlLink:
         self._state.attempts += 1
 
     def _hurry(self, address: str) -> None:
-        """The data link is through at *address*: that is the next try, and now."""
+        """The next try is made now: at *address*, where the data link is through, or where it is due."""
         nc = self._nc
         if nc is not None and self._state.is_lost:
             self._wake.set()
-            nc.hurry(address)
+            if address:
+                nc.hurry(address)
 
     def _end(self, reason: str) -> None:
         """The client has ended for good because its other link has."""

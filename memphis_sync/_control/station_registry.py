@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 from memphis_sync._base.logs import Log
+from memphis_sync._base.threads import start_thread
 from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.json_text import PLAIN, JsonWriter
@@ -129,16 +130,16 @@ class StationRegistry:
         self._set_schema(internal, entry, schema)
 
     def _set_schema(self, internal: str, entry: StationEntry, schema: Optional[SchemaInfo]) -> None:
-        """Puts a schema in place at once; it is compiled in the executor, for that may take a while."""
+        """Puts a schema in place at once; it is compiled on a thread of its own, for that may take a while."""
         present = entry.live.codec
         if schema is None:
             entry.live.codec = None
         elif present is None or present.info != schema or present.has_failed:  # else it is compiled already
             codec = StationCodec(schema, internal, self._json_writer)
             entry.live.codec = codec
-            # Not once the main thread has ended: then the first message compiles it.
+            # Not once the interpreter starts no more threads: then the first message compiles it.
             with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop().run_in_executor(None, codec.prepare)
+                start_thread("memphis-schema", codec.prepare)
 
     @staticmethod
     def _on_functions(entry: StationEntry, body: bytes) -> None:

@@ -8,6 +8,7 @@ Rules
 * When one link has ended for good, so has the other: a client works as a whole or not at all.
 * In its first minute a client tries at least twice a second, so that it is back within a second of its broker; a try at
   a port where nothing listens costs next to nothing. The pauses are random, so that many clients do not come in step.
+* A client that is ending has a few seconds for what is queued, so it tries several times a second, with both links.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ Notify = Callable[[LinkName, Change, str, str, int, float], None]
 QUICK_S = 60.0  # how long an outage counts as short
 QUICK_PAUSE_S = 0.5  # the longest pause within it
 TOGETHER_S = 1.0  # a link that is lost so soon after the other one was is part of the same outage
+HURRIED_PAUSE_S = 0.2  # the longest pause of a client that is ending
 SCOUTED = 4  # so much longer the control link waits while the data link, whose tries cost a tenth, tries as well
 SHORT_LIFE_S = 1.0  # a connection that ends sooner was no success: the next try is not made at once
 
@@ -50,6 +52,7 @@ class Outages:
         self._members: set[LinkName] = set()  # of the present outage, or the last one
         self._began = float("-inf")
         self._is_reported_over = True
+        self._is_hurried = False
         self._wake: dict[LinkName, Callable[[str], None]] = {}
         self._end: dict[LinkName, Callable[[str], None]] = {}
         self.end_reason = ""
@@ -60,7 +63,7 @@ class Outages:
 
         Args:
             link: Which one.
-            wake: Called, on any thread, with the ``host:port`` that answers, when it should try at once.
+            wake: Called, on any thread, when it should try at once: with the ``host:port`` that answers, or "".
             end: Called, on any thread, with the reason when the client has ended for good.
         """
         with self._lock:
@@ -92,6 +95,12 @@ class Outages:
             wake(address)
         return INFO if is_over else DEBUG
 
+    def hurry(self) -> None:
+        """The client is ending: what waits for its next try makes it now, and waits less from now on."""
+        self._is_hurried = True
+        for wake in list(self._wake.values()):
+            wake("")
+
     def pause_s(self, link: LinkName, tries: int, down_s: float, was_up_s: float) -> float:
         """
         How long to wait before the next try, in seconds.
@@ -105,7 +114,9 @@ class Outages:
         if tries == 0 and was_up_s >= SHORT_LIFE_S:
             return 0.0
         longest_s = self._interval_s if down_s >= QUICK_S else min(self._interval_s, QUICK_PAUSE_S)
-        if link == "control" and "data" in self._down:
+        if self._is_hurried:
+            longest_s = min(longest_s, HURRIED_PAUSE_S)
+        elif link == "control" and "data" in self._down:
             longest_s *= SCOUTED
         return longest_s * random.uniform(0.5, 1.0)  # noqa: S311  spreading, not a secret
 

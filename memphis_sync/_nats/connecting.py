@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import selectors
 import time
 from collections.abc import Generator, Sequence
@@ -22,6 +23,7 @@ from memphis_sync.types import ServerAddress
 AGAIN_S = 0.5  # a peer that is silent for so long may still answer, while the next one is asked, and then it again
 PASSING_S = 0.2  # before another try of what passes by itself
 SLICE_S = 0.2  # a thread's waits are cut so that a closed client is noticed
+LOOK_S = 0.02  # and so, while one try waits for its host's addresses and another one for its socket
 
 
 class Wait(NamedTuple):
@@ -166,22 +168,25 @@ async def run_on_loop(steps: Steps) -> tuple[ServerAddress, Connected]:
 
 def _ready(wait: Wait) -> list[Handshake]:
     """The tries that can go on: those with nothing to wait for, whose sockets are ready, or whose time is up."""
-    for one in wait.tries:
-        if one.waits_for == LOOK_UP:
-            one.look_up()
-    ready = [one for one in wait.tries if one.waits_for == 0]
+    ready = [one for one in wait.tries if one.is_ready]
     if ready:
         return ready
-    until = min([wait.until, time.monotonic() + SLICE_S, *(one.until for one in wait.tries)])
-    with selectors.DefaultSelector() as selector:
-        for one in wait.tries:
-            selector.register(one, one.waits_for, one)
-        ready = [key.data for key, _ in selector.select(max(until - time.monotonic(), 0))]
+    lookups = [one.lookup for one in wait.tries if one.waits_for == LOOK_UP]
+    watched = [one for one in wait.tries if one.waits_for != LOOK_UP]
+    slice_s = LOOK_S if lookups and watched else SLICE_S
+    left_s = max(min([wait.until, *(one.until for one in wait.tries)]) - time.monotonic(), 0)
+    if lookups and lookups[0] is not None and not watched:
+        lookups[0].is_over.wait(min(left_s, slice_s))
+    else:
+        with selectors.DefaultSelector() as selector:
+            for one in watched:
+                selector.register(one, one.waits_for, one)
+            ready = [key.data for key, _ in selector.select(min(left_s, slice_s))]
     return ready + _late(wait.tries, ready)
 
 
 async def _ready_on_loop(wait: Wait) -> list[Handshake]:
-    ready = [one for one in wait.tries if one.waits_for == 0]
+    ready = [one for one in wait.tries if one.is_ready]
     if ready:
         return ready
     loop = asyncio.get_running_loop()
@@ -197,8 +202,8 @@ async def _ready_on_loop(wait: Wait) -> list[Handshake]:
     watched = [one for one in wait.tries if one.waits_for != LOOK_UP]
     try:
         for one in wait.tries:
-            if one.waits_for == LOOK_UP:
-                _look_up_elsewhere(loop, one, wake)
+            if one.lookup is not None and one.waits_for == LOOK_UP:
+                one.lookup.then(functools.partial(_post, loop, wake))
             elif one.waits_for == selectors.EVENT_READ:
                 loop.add_reader(one, wake, one)
             else:
@@ -212,17 +217,11 @@ async def _ready_on_loop(wait: Wait) -> list[Handshake]:
     return ready + _late(wait.tries, ready)
 
 
-def _look_up_elsewhere(loop: asyncio.AbstractEventLoop, one: Handshake, wake: Callable[[], None]) -> None:
-    if one.lookup is None:
-        try:
-            one.lookup = loop.run_in_executor(None, one.look_up)
-        except RuntimeError:  # the interpreter ends and starts no thread any more
-            one.look_up()
-            loop.call_soon(wake)
-            return
-    one.lookup.add_done_callback(lambda _: wake())
+def _post(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:
+    with contextlib.suppress(RuntimeError):  # it has closed, and nobody waits there any more
+        loop.call_soon_threadsafe(work)
 
 
 def _late(tries: Sequence[Handshake], ready: list[Handshake]) -> list[Handshake]:
     now = time.monotonic()
-    return [one for one in tries if one not in ready and (one.waits_for == 0 or now >= one.until)]
+    return [one for one in tries if one not in ready and (one.is_ready or now >= one.until)]

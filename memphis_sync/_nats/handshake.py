@@ -18,22 +18,20 @@ import ssl
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+from typing import Any, Callable, Optional
 
 from memphis_sync._core import PING, PONG, Event, Parser
 from memphis_sync._nats.errors import HandshakeError, refused
+from memphis_sync._nats.lookup import Lookup, look_up
 from memphis_sync._nats.tls import Tls
 from memphis_sync._options.tls import NEEDS_TLS, NO_TLS, tls_reason
 from memphis_sync._protocol.info import MAX_FRAMES, ServerInfo, parse_info
 from memphis_sync.errors import ConnectError, RemoteProtocolError
 from memphis_sync.types import ServerAddress
 
-if TYPE_CHECKING:
-    import asyncio
-
 READ_BYTES = 65536
 MAX_HANDSHAKE_BYTES = 1024 * 1024  # INFO of the largest cluster is a few thousand
-LOOK_UP = -1  # what a try waits for besides its socket: look_up() has been called, which may take long
+LOOK_UP = -1  # what a try waits for besides its socket: its `lookup`
 CLOSED_EARLY = "the server closed the connection during the handshake"
 _BUSY = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
 _Steps = Generator[int, bool, Any]  # yields what it waits for on its socket; gets False once the time is up
@@ -90,7 +88,7 @@ class Handshake:
         sock: None before the first step, and when it is the connection's.
         waits_for: What of the socket, as selectors has it; 0 for nothing, or LOOK_UP.
         until: When it goes on even so, by ``time.monotonic()``.
-        lookup: A look_up() that is under way on another thread.
+        lookup: The question for the host's addresses, if it has asked.
     """
 
     def __init__(self, address: ServerAddress, deadline: float, login: Login) -> None:
@@ -98,11 +96,10 @@ class Handshake:
         self.sock: Optional[socket.socket] = None
         self.waits_for = 0
         self.until = deadline
-        self.lookup: Optional[asyncio.Future[None]] = None
+        self.lookup: Optional[Lookup] = None
         self._deadline = deadline
         self._limit_s = max(deadline - time.monotonic(), 0.0)
         self._login = login
-        self._found: Union[list[Any], Exception, None] = None
         self._tls: Optional[Tls] = None
         self._parser = Parser()
         self._seen = b""
@@ -125,13 +122,11 @@ class Handshake:
             return connected
         return None
 
-    def look_up(self) -> None:
-        """Asks for the host's addresses. From any thread; may take long."""
-        try:
-            self._found = socket.getaddrinfo(self.address.host, self.address.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as exc:
-            self._found = exc
-        self.waits_for = 0
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can go on whatever its socket says."""
+        is_found = self.lookup is not None and self.lookup.is_over.is_set()
+        return self.waits_for == 0 or (self.waits_for == LOOK_UP and is_found)
 
     def fileno(self) -> int:
         """The socket's, for selectors."""
@@ -180,13 +175,15 @@ class Handshake:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         except (OSError, UnicodeError):  # a name
+            self.lookup = look_up(host, port)
             yield LOOK_UP
-            if self._found is None:
+            answer = self.lookup.found
+            if answer is None:
                 raise self._late() from None
-            if isinstance(self._found, Exception):
-                reason = getattr(self._found, "strerror", None) or self._found
-                raise ConnectError(f"cannot connect to {self.address}: unknown host ({reason})") from self._found
-            found = self._found
+            if isinstance(answer, Exception):
+                reason = getattr(answer, "strerror", None) or answer
+                raise ConnectError(f"cannot connect to {self.address}: unknown host ({reason})") from answer
+            found = answer
         reason = "no address"
         for index, (family, kind, protocol, _, place) in enumerate(found):
             self.close()

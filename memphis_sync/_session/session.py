@@ -340,6 +340,7 @@ class Session:
             return 0  # the parent sends them
         waiting.forbid_on_own_thread("close()")
         self.is_ending = True
+        self.outages.hurry()
         deadline = time.monotonic() + timeout_s
         if self._ending.is_mine:
             return self.left  # a signal handler that interrupted close(), which goes on when it has returned

@@ -13,6 +13,7 @@ import time
 import warnings
 from typing import Optional, Protocol
 
+from memphis_sync._data import Outages
 from memphis_sync._session import fork
 from memphis_sync.errors import MemphisError, UndeliveredWarning
 
@@ -26,6 +27,7 @@ class Drainable(Protocol):
     generation: int
     exit_timeout_s: float
     label: str
+    outages: Outages
 
     def flush(self, timeout_s: Optional[float]) -> int:
         """Waits; returns what is unconfirmed."""
@@ -93,6 +95,8 @@ def drain(generation: int) -> None:
 
 def _flush_all(sessions: list[Drainable]) -> int:
     start = time.monotonic()
+    for session in sessions:
+        session.outages.hurry()
     left = sum(_flush(session, QUIET_S) for session in sessions)
     if not left:
         return 0

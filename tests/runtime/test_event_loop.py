@@ -8,14 +8,17 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
+from concurrent.futures.thread import _threads_queues
 
 import pytest
 
 from memphis_sync._base.threads import start_thread
-from memphis_sync._nats.connecting import connect_first, run_on_loop
+from memphis_sync._nats import lookup
+from memphis_sync._nats.connecting import connect_first, run, run_on_loop
 from memphis_sync._nats.handshake import Login
 from memphis_sync._session import waiting
-from memphis_sync._session.event_loop import LoopThread, PrivateLoop
+from memphis_sync._session.event_loop import LoopThread
 from memphis_sync.errors import ClosedError, ConnectError, DeadlineError, OwnThreadError, UsageError
 from memphis_sync.types import ServerAddress
 
@@ -168,16 +171,69 @@ def test_an_interrupt_while_a_thread_starts_is_told_as_such(monkeypatch):
         start_thread("memphis-test", handed_out.set)
 
 
-def test_names_resolve_when_the_executor_refuses(loop, monkeypatch):
-    """As in an exit handler."""
-    monkeypatch.setattr(
-        PrivateLoop, "run_in_executor", lambda *_: (_ for _ in ()).throw(RuntimeError("cannot schedule new futures"))
-    )
-    with socket.create_server(("localhost", 0)) as server:
-        address = ServerAddress("localhost", server.getsockname()[1])
+def connects_by_name(loop, host):
+    """Whether a handshake on the loop gets through to a server at that host, which then says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = ServerAddress(host, server.getsockname()[1])
         steps = connect_first([address], Login(lambda *_: b""), time.monotonic() + 0.5, lambda *_: None)
         with pytest.raises(ConnectError, match="no Memphis broker answered within"):
             loop.call(lambda: run_on_loop(steps), 20)
+
+
+def test_names_resolve_when_no_thread_can_be_started(loop, monkeypatch):
+    """As in an exit handler."""
+
+    def refused(*_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(lookup, "start_thread", refused)
+    connects_by_name(loop, "localhost")
+
+
+def test_names_resolve_without_an_executor(loop):
+    """Its threads would keep the process from ending, and a child that was forked from C for ever."""
+    before = set(_threads_queues)
+    connects_by_name(loop, "localhost")
+    assert set(_threads_queues) == before
+
+
+@pytest.fixture
+def slow_resolver(monkeypatch):
+    """A resolver that is silent until the test has ended; gives how often it was asked for each host."""
+    asked, answers, real = Counter(), threading.Event(), socket.getaddrinfo
+
+    def ask(host, *args, **options):
+        if not options.get("flags"):
+            asked[host] += 1
+            answers.wait(60)
+        return real(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    yield asked
+    answers.set()
+
+
+def test_a_resolver_that_is_silent_gets_one_thread(loop, slow_resolver):
+    address = ServerAddress("localhost", 1)
+    for _ in range(3):
+        steps = connect_first([address], Login(lambda *_: b""), time.monotonic() + 0.3, lambda *_: None)
+        with pytest.raises(ConnectError, match="no Memphis broker answered within"):
+            loop.call(run_on_loop(steps), 20)
+        steps = connect_first([address], Login(lambda *_: b""), time.monotonic() + 0.3, lambda *_: None)
+        with pytest.raises(ConnectError, match="no Memphis broker answered within"):
+            run(steps)
+    assert slow_resolver == {"localhost": 1}
+
+
+def test_ctrl_c_is_served_while_a_name_is_looked_up(slow_resolver):
+    steps = connect_first(
+        [ServerAddress("localhost", 2)], Login(lambda *_: b""), time.monotonic() + 60, lambda *_: None
+    )
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(steps)
+    assert time.monotonic() - start < 20
 
 
 def test_the_caller_may_run_a_loop_itself(loop):
