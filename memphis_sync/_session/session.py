@@ -19,6 +19,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 from memphis_sync._base import primitives
 from memphis_sync._base.logs import DEBUG, INFO, Log
 from memphis_sync._base.threads import Section, handing_over
+from memphis_sync._base.uwsgi import check_uwsgi
 from memphis_sync._control import ControlLink
 from memphis_sync._control.api import Requests
 from memphis_sync._control.failure_reporter import FailureReporter
@@ -70,6 +71,7 @@ class Session:
     def __init__(self, options: ConnectOptions, forget_station: Callable[[str], None]) -> None:
         if shutdown.has_ended():
             raise UsageError("the process is ending and its clients are closed; no connection can be opened")
+        check_uwsgi()
         fork.watch_forks()
         self.generation = fork.fork_generation()
         self.options = options

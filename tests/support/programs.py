@@ -15,8 +15,9 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, TypeVar, Union
 
@@ -190,3 +191,50 @@ def check_arrived(memphis: Memphis, station: str, accepted: Iterable[Union[bytes
             f"{sum(more.values())} are there twice or were never accepted, as {sorted(more)[:8]}"
         )
     return found
+
+
+class Shop:
+    """
+    The application of ``wsgi_shop.py`` in a server that is to be started with ``env``, from ``folder``.
+
+    Args:
+        opened: ``in the master`` or ``by a request``: where its client is opened.
+        each: How many messages each process produces.
+        at_once: How many requests all of its processes take together.
+    """
+
+    def __init__(self, folder: Path, broker_url: str, station: str, *, opened: str, each: int, at_once: int) -> None:
+        self.station, self.opened, self.each, self.at_once = station, opened, each, at_once
+        self._gate = folder / "gate"
+        self._gate.mkdir()
+        self.env = {
+            "HOME": str(folder),  # gunicorn puts a socket there
+            "PYTHONPATH": str(Path(__file__).parent),
+            "MEMPHIS_URL": f"{broker_url}/?exit_timeout_s=30",
+            "TEST_STATION": station,
+            "TEST_EACH": str(each),
+            "TEST_GATE": str(self._gate),
+            "TEST_OPENED": opened,
+        }
+
+    @property
+    def workers(self) -> set[str]:
+        """The processes that have answered requests."""
+        return {path.name for path in self._gate.iterdir()}
+
+    def reach(self, server: Program, url: str, workers: int, *, flush: bool) -> None:
+        """Requests until so many workers have answered one."""
+        with ThreadPoolExecutor(self.at_once) as pool:
+            query = f"{url}?{workers}&{'flush' if flush else ''}"
+            assert set(pool.map(server.get, [query] * self.at_once)) <= self.workers
+        assert len(self.workers) == workers
+
+    def check(self, memphis: Memphis) -> None:
+        """Each message has arrived once, and each process had one connection of its own."""
+        processes = self.workers | ({"master"} if self.opened == "in the master" else set())
+        accepted = [f"{who} {number}" for who in processes for number in range(self.each)]
+        connections = defaultdict(set)
+        for message in check_arrived(memphis, self.station, accepted):
+            connections[message.data.split()[0].decode()].add(message.connection_id)
+        assert {who: len(ids) for who, ids in connections.items()} == dict.fromkeys(processes, 1)
+        assert len(set().union(*connections.values())) == len(processes)
