@@ -82,9 +82,9 @@ def test_a_station_in_memory_is_there_again_after_a_restart_with_its_groups(
             state = state_of(client, f"disk${partition}")
             assert state is not None
             assert state["messages"] == 1, "a station on disk keeps what it has"
-    lines = [line for line in broker.output().splitlines() if "is made again" in line]
+    lines = [line for line in broker.output().splitlines() if "was created again" in line]
     assert len(lines) == 1
-    assert "station me.mory is made again without its messages: it is kept in memory" in lines[0]
+    assert "station me.mory was created again without its messages: it is kept in memory" in lines[0]
 
 
 def test_a_client_of_a_station_in_memory_goes_on_after_a_restart(fresh_broker: StartBroker) -> None:
@@ -120,7 +120,7 @@ def test_only_the_missing_partitions_are_made_again_when_streams_are_deleted_beh
         until(lambda: all(client.durable(f"st${partition}", "g") for partition in (1, 3)))
         counts = [state_of(client, f"st${partition}")["messages"] for partition in (1, 2, 3)]
         assert counts == [0, 1, 0]
-    until(lambda: "station st (partition 1, 3) is made again without its messages" in broker.output())
+    until(lambda: "station st (partition 1, 3) was created again without its messages" in broker.output())
 
 
 def test_a_partition_that_is_lost_with_the_disk_is_made_again_at_the_start(

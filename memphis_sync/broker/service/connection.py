@@ -1,4 +1,4 @@
-"""The service's connection: the hardened nats-py client, with few log lines, and a notification of its end."""
+"""The service's connection: the hardened nats-py client, with few log lines."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("memphis_sync.broker")
 
-PENDING_BYTES = 32 * 1024 * 1024  # of requests on one subject that wait to be served; what comes on top is dropped
+PENDING_BYTES = 32 * 1024 * 1024  # of requests on one subject that wait to be served; further ones are dropped
 LOG_S = 1.0  # between two lines of a SparseLog
-_PAUSE_S = 0.1  # between two tries: requests wait meanwhile
+_PAUSE_S = 0.1  # between two attempts to connect: requests wait meanwhile
 
 
 class SparseLog:
-    """Warnings that strangers cause, any number of them: at most a line in LOG_S."""
+    """For warnings that anybody can cause, any number of them: logs at most one line in LOG_S."""
 
     def __init__(self) -> None:
         self._logged_at = -LOG_S
         self._not_logged = 0
 
     def add(self, text: str) -> None:
-        """A line, or one more that is not shown."""
+        """Logs a line, or counts it as one that is not shown."""
         now = time.monotonic()
         if now - self._logged_at < LOG_S:
             self._not_logged += 1
@@ -43,7 +43,7 @@ class SparseLog:
 
 
 class ServiceConnection(HardenedClient):
-    """A connection that comes back by itself."""
+    """A connection that reconnects by itself."""
 
     def __init__(self) -> None:
         super().__init__(self._wait)
@@ -53,7 +53,7 @@ class ServiceConnection(HardenedClient):
         await asyncio.sleep(_PAUSE_S * random.uniform(0.5, 1.0))  # noqa: S311  spreading, not a secret
 
     def _login(self, server: Optional[Srv] = None) -> Login:
-        """With TLS to a server that demands it, also where nothing was said about it."""
+        """Uses TLS with a server that demands it, even if no option says so."""
         login = super()._login(server)
         return dataclasses.replace(login, any_context=ssl.create_default_context, peer="NATS server")
 
@@ -63,5 +63,5 @@ class ServiceConnection(HardenedClient):
         self.complain(f"{who}{exc or type(exc).__name__}")
 
     def complain(self, text: str) -> None:
-        """A line in the log, where a stranger could cause any number of them."""
+        """Logs a warning that anybody can cause, at the rate of a SparseLog."""
         self._sparse_log.add(text)

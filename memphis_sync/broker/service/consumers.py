@@ -2,13 +2,14 @@
 Consumers: members of groups, and the groups' durables.
 
 Rules:
-* A group is one durable on each partition. All exist before a member is answered.
-* The start position counts when the durable is made and never again; ack wait and deliveries are the last joiner's.
-* A durable goes with its group's last connected member, and only through a destruction: members that merely lost their
-  connection find their position again.
-* A new member's durable must not be the one that is just being deleted. Who joins writes its row, then looks if the
-  group is marked as closing, and waits while it is. Who closes marks the group, then looks for rows once more, and lets
-  the durables be when there is one. So at least one of the two sees the other.
+* A group is one durable on each partition. All of them exist before a member's request is answered.
+* The start position counts only when the durable is created; ack wait and max deliveries are those of the member that
+  joined last.
+* A group's durables are deleted when its last connected member is destroyed: members that merely lost their connection
+  find their position again.
+* A new member must not get a durable that is being deleted. Whoever joins writes its row, then checks whether the group
+  is marked as closing, and waits while it is. Whoever closes marks the group, then checks the rows once more, and keeps
+  the durables if a connected member has one. So at least one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Consumers(Part):
     The handlers of consumer requests.
 
     Args:
-        shared: What it works with.
-        stations: Makes stations.
-        forget_group: Takes a group that is gone out of dead letters.
+        shared: What all parts share.
+        stations: Creates stations.
+        forget_group: Removes a deleted group from dead letters.
     """
 
     def __init__(self, shared: Shared, stations: Stations, forget_group: Callable[[str, str], Awaitable[None]]) -> None:
@@ -64,7 +65,7 @@ class Consumers(Part):
         self.routes: Routes = {ConsumerCreate: self.create, ConsumerDestroy: self.destroy}
 
     async def create(self, request: ConsumerCreate) -> ConsumerReply:
-        """Serves a creation; a missing station is made."""
+        """Adds a member to a group; creates the group, and its station, if they are missing."""
         check_start(request.start_consume_from_sequence, request.last_messages)
         name = lower_name("Consumer", request.name)
         group = lower_name("Consumer", request.consumers_group) if request.consumers_group else name
@@ -78,7 +79,7 @@ class Consumers(Part):
         member_key = f"{group_key}.{connection_key(request.connection_id)}.{key_of(name)}.{secrets.token_hex(6)}"
         async with self._locks.hold(group_key):
             try:
-                # Side by side, for speed; a row whose station could not be made goes again below.
+                # Side by side, for speed; if the station cannot be created, the row is removed below.
                 row, is_known = await all_of(
                     self._stations.find_or_create(station),
                     self._state.members.put_if_room(member_key, {**asdict(request), "created": time.time()}),
@@ -95,11 +96,11 @@ class Consumers(Part):
 
     async def _require_durables(self, settings: StationSettings, group: str) -> None:
         """
-        The store is full. A group that is there can be joined all the same, for its members are who makes room: what
-        such a one lacks is the row that keeps the group when all others have left.
+        Lets a member join an existing group although the store is full: it is the members who make room. All that this
+        one lacks is the row that keeps the group when all others have left.
 
         Raises:
-            RequestError: It would have to be made, with nobody who is remembered as its member.
+            RequestError: The group does not exist; a new one needs a member with a row.
         """
         log.warning("the store is full: a consumer joins its group without being remembered")
         streams = (stream_name(settings.internal, partition) for partition in settings.partitions)
@@ -108,7 +109,7 @@ class Consumers(Part):
             raise RequestError(f"the broker's store is full: there is no room for the new consumer group {group}")
 
     async def destroy(self, request: ConsumerDestroy) -> None:
-        """Serves a destruction: one member of that name on that connection goes."""
+        """Removes one member of that name on that connection, and its group's durables if no other is connected."""
         station = lower_name("Station", request.station_name)
         gone = RequestError(f"Consumer {request.name} at station {request.station_name} does not exist")
         row = await self._stations.find(station)
@@ -131,8 +132,8 @@ class Consumers(Part):
 
     async def add_groups(self, settings: StationSettings, partitions: list[int]) -> None:
         """
-        Makes the durables of a station's groups on new streams, as the rows of their members say. Each begins with the
-        first message: what a group had read, and where it was to begin, counted for the messages that are gone.
+        Creates the durables of a station's groups on new streams, with the limits of the members that joined last. Each
+        starts at the first message: old positions, and start positions, referred to messages that were lost.
         """
         rows = await self._state.members.rows(f"{key_of(settings.name)}.>")
         newest = {key.split(".")[1]: row for key, row in sorted(rows.items(), key=lambda item: item[1].revision)}
@@ -150,13 +151,13 @@ class Consumers(Part):
         while not await self._has_connected_members(group_key):
             try:
                 mark = await self._state.closing.create(group_key, self._leases.fields())
-            except ConflictError:  # another copy closes it, or died at that: look again when it is over
+            except ConflictError:  # another copy is closing it, or died doing so: look again afterwards
                 await self._wait_until_open(group_key, settings, group)
                 continue
             except APIError as exc:
                 if not is_no_room(exc):
                     raise
-                log.warning("the store is full: group %s stays although its last member has gone", group)
+                log.warning("the store is full: group %s stays although its last member has left", group)
                 return
             if await self._has_connected_members(group_key):
                 await self._unmark(group_key, mark)
@@ -165,7 +166,7 @@ class Consumers(Part):
             return
 
     async def _unmark(self, group_key: str, mark: Row) -> None:
-        with contextlib.suppress(ConflictError):  # another copy took it over, and takes the mark away itself
+        with contextlib.suppress(ConflictError):  # another copy took it over, and removes the mark itself
             await self._state.closing.delete(group_key, mark.revision)
 
     async def _close(self, group_key: str, settings: StationSettings, group: str, mark: Row) -> None:
@@ -177,7 +178,7 @@ class Consumers(Part):
             await self._unmark(group_key, mark)
 
     async def _wait_until_open(self, group_key: str, settings: StationSettings, group: str) -> None:
-        """Waits while the group is being closed, for WAIT_S at most; finishes that when whoever began it has died."""
+        """Waits up to WAIT_S while the group is being closed; finishes that if the copy that began it has died."""
         deadline = time.monotonic() + WAIT_S
         while True:
             mark: Optional[Row] = await self._state.closing.get(group_key)
@@ -200,7 +201,7 @@ class Consumers(Part):
     async def _make_durable(
         self, settings: StationSettings, partition: int, group: str, request: ConsumerCreate
     ) -> None:
-        """Makes a durable, or gives the one that is there the newcomer's ack wait and deliveries."""
+        """Creates a durable, or gives an existing one the new member's ack wait and max deliveries."""
         stream = stream_name(settings.internal, partition)
         last = None
         if request.last_messages > 0:

@@ -2,11 +2,11 @@
 Receives what makes and ends dead letters: JetStream's advisories, and the reports and acknowledgements of clients.
 
 Rules:
-* A work-queue stream takes all of it, so nothing is missed while no copy of the service runs, and several copies share
+* A work-queue stream stores all of it, so nothing is missed while no copy of the service runs, and several copies share
   the work. It is pushed to them: nobody polls, and an idle broker does nothing.
-* What is taken is acknowledged when it has been dealt with. It comes again until then, so every step can be repeated.
-* What can't be used is dropped with a line in the log: the bodies are clients' own, and none of them may stop the rest.
-* Dead letters of one partition get their ids in the order in which they came in, as far as one copy takes them.
+* A message is acknowledged when it has been handled. It comes again until then, so every step can be repeated.
+* What cannot be used is dropped with a line in the log: clients write the bodies, and no body may stop the rest.
+* Dead letters of one partition get their ids in the order in which they came in, as far as one copy handles them.
 * What the server can't do at the moment (JetStream has no leader, the disk is full) is tried again, until the stream's
   age limit.
 """
@@ -68,14 +68,14 @@ _ACK_WAIT_S = 5  # until the work of a copy that died is given to another
 _AT_ONCE = 16  # for all copies together; a report may be as large as max_payload
 _BUFFER_BYTES = 1 << 30  # of the subscription; _AT_ONCE is the real bound
 _FROM_QUEUE = "$JS.ACK."
-_MAX_TRIES = 5  # of something that fails for a reason nobody foresaw
+_MAX_TRIES = 5  # of a message that fails with an unexpected error
 _MAX_PAUSE_S = 30.0
 _STOP_S = 2.0
 _NS_PER_S = 1_000_000_000
 
 
 class DeadLetterIngest(BackgroundPart):
-    """Takes what comes in and has it kept."""
+    """Handles what comes in."""
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
@@ -98,7 +98,7 @@ class DeadLetterIngest(BackgroundPart):
         self._kinds = {kind.SUBJECT: (kind, handler) for kind, handler in kinds.items()}
 
     async def start(self) -> None:
-        """Makes queue and durable, and begins to take."""
+        """Creates the queue and its durable, and begins to receive."""
         stream = {
             "name": STREAM,
             "subjects": [f"{MaxDeliveries.SUBJECT}.>", *self._kinds],
@@ -126,7 +126,7 @@ class DeadLetterIngest(BackgroundPart):
         await self._redelivery.start()
 
     async def stop(self) -> None:
-        """Takes no more, and finishes what was taken; what isn't finished comes again to another copy."""
+        """Stops receiving, and finishes what was received; what is not finished comes again, to any copy."""
         if self._subscription is not None:
             with contextlib.suppress(NatsError):
                 await self._subscription.unsubscribe()
@@ -136,11 +136,11 @@ class DeadLetterIngest(BackgroundPart):
             await asyncio.wait(self._running, timeout=_STOP_S)
 
     def make_good(self) -> None:
-        """The server was away, as far as anybody knows; all that it had is there again. Looks for what it lost."""
+        """Looks for lost advisories; call it after the start or a reconnect, when the streams are restored."""
         self._missed.look()
 
     async def forget_group(self, station: str, group: str) -> None:
-        """Takes a group that is gone out of all dead letters, soon: there may be many. It is owed nothing any more."""
+        """Removes what a deleted group is owed now, and the group from all dead letters soon: there may be many."""
         await self._given_back.forget_given_back(station, group)
         gone = GroupGone(station, group, math.ceil(time.time() * 1000))
         await self._js.publish(gone.SUBJECT, gone.encode())
@@ -153,7 +153,7 @@ class DeadLetterIngest(BackgroundPart):
         task.add_done_callback(self._running.discard)
 
     async def _serve(self, message: Msg) -> None:
-        if not message.reply.startswith(_FROM_QUEUE):  # somebody published to where the queue is pushed
+        if not message.reply.startswith(_FROM_QUEUE):  # somebody else published to the queue's delivery subject
             return
         tries = 1
         try:
@@ -182,11 +182,11 @@ class DeadLetterIngest(BackgroundPart):
     # ---- what comes in ----------------------------------------------------------------------------------------------
 
     async def _unacked(self, advisory: MaxDeliveries, _: Msg) -> None:
-        """A group has had a message as often as it may."""
+        """A message has had its group's max deliveries."""
         try:
             internal, partition = split_stream(advisory.stream)
         except LocalProtocolError:
-            return  # a stream of somebody else's
+            return  # not a station's stream
         group = external_name(advisory.consumer)
         async with self._keeper.lock(advisory.stream):
             settings = await self._ready(external_name(internal)) if partition else None
@@ -197,7 +197,7 @@ class DeadLetterIngest(BackgroundPart):
 
     async def _is_owed(self, source: Source, deliveries: int) -> bool:
         """
-        Whether the group gave deliveries of the message back, without having looked at it; then it gets it again.
+        Whether the group gave deliveries of the message back unprocessed; if so, writes that it is owed.
 
         Args:
             source: The message.
@@ -209,17 +209,17 @@ class DeadLetterIngest(BackgroundPart):
         if not owed.left:
             return False
         letter = await self._store.find(station, source.place)
-        if letter is not None and group in letter.groups:  # it has had them, and this is not the first time it is told
+        if letter is not None and group in letter.groups:  # it has had them: this advisory comes again
             return False
         await self._given_back.owe(owed)
         return True
 
     async def count_owed(self, request: CountOwed) -> DeadLetterCountReply:
-        """Says how many messages come to a group again; those of which it is not decided yet count."""
+        """Counts the messages that come to a group again, undecided ones included."""
         station = lower_name("Station", external_name(request.station_name))
         group = lower_name("Consumer", external_name(request.cg_name))
         settings = await self._required(station)
-        # First what waits to be decided: it stays there until it is written that it is owed.
+        # First those that wait to be decided: each stays in the queue until it is written that it is owed.
         pattern = f"{MaxDeliveries.SUBJECT}.*.{durable_name(group)}"
         info = await self._api.request(f"STREAM.INFO.{STREAM}", {"subjects_filter": pattern})
         counts = info["state"].get("subjects") or {}
@@ -232,14 +232,15 @@ class DeadLetterIngest(BackgroundPart):
 
     async def report(self, report: UnusableMessage) -> None:
         """
-        Keeps a message that a consumer can't use. Names come in any form; some clients leave out the partition.
+        Makes a dead letter of a message that a consumer cannot use. Names may be internal or external; some clients
+        leave out the partition.
 
-        As a request of its own it is answered when the message is kept: only then may its consumer end it, for where
-        messages are kept until they are acknowledged, it is gone at once.
+        A report that is a request is answered when the dead letter is stored. Only then may the consumer end the
+        message: a station that keeps messages until they are acknowledged deletes it at once.
 
         Raises:
-            RequestError: It is not kept, and never will be.
-            JetStreamError: It cannot be kept now; the text begins with "timeout", and clients ask again.
+            RequestError: It cannot become a dead letter, now or later.
+            JetStreamError: It cannot be stored now; the text begins with "timeout", and clients ask again.
         """
         try:
             await self._report(report)
@@ -269,13 +270,13 @@ class DeadLetterIngest(BackgroundPart):
                 await self._given_back.answer_owed_place(station, group, source.place)
 
     async def _schema_failure(self, report: SchemaDeadLetter, message: Msg) -> None:
-        """A report of the official clients has no identity of its own; its place in the queue is the same each time."""
+        """A report of the official clients has no id of its own; its position in the queue is the same each time."""
         meta = message.metadata
         identity = f"{meta.sequence.stream}-{int(meta.timestamp.timestamp() * 1_000_000)}"
         await self._keeper.schema_failure(report, identity)
 
     async def _ack(self, ack: DeadLetterAck, _: Msg) -> None:
-        """A group is done with a dead letter that was sent to it again."""
+        """A group acknowledges a message that was sent to it again."""
         row = await self._store.find_by_id(ack.id) if ack.id > 0 else None
         group = external_name(ack.cg_name).lower()
         await self._store.remove_group(row, group, drop_empty=True, before=math.inf)
@@ -283,7 +284,7 @@ class DeadLetterIngest(BackgroundPart):
             await self._redelivery.answered(lower_name("Consumer", group), ack.id)
 
     async def _group_gone(self, gone: GroupGone, _: Msg) -> None:
-        """Dead letters of a group that is gone stay, but not as that group's."""
+        """Removes a deleted group from its dead letters; they stay, even without a group."""
         station = lower_name("Station", gone.station_name)
         ids = await self._store.ids(station)
         for row in await self._store.rows(station, ids):

@@ -1,8 +1,8 @@
 """
-What becomes a dead letter, and is kept: a message that its group had as often as it may, one that a consumer cannot
-use, and one that broke its station's schema.
+Makes dead letters: of a message that had its group's max deliveries, of one that a consumer cannot use, and of one that
+broke its station's schema.
 
-Every step can be repeated: what is told twice is kept once.
+Every step can be repeated: what is reported twice is stored once.
 """
 
 from __future__ import annotations
@@ -59,30 +59,30 @@ class Source:
 
     @property
     def place(self) -> str:
-        """What stands for the message in the store."""
+        """The message's place in the store."""
         return f"{self.partition}.{self.sequence}"
 
     @property
     def name(self) -> str:
-        """For the log."""
+        """For logs and errors."""
         return f"message {self.sequence} of station {self.settings.name}, partition {self.partition}"
 
 
 class DeadLetterKeeper(BackgroundPart):
-    """Keeps what is to be kept."""
+    """Stores dead letters, and copies them to dead-letter stations."""
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Held by whoever decides about a message: by the stream of its partition, or its station."""
+        """Held by whoever decides about a message; *name* is the stream of its partition, or its station."""
         return self._locks.hold(name)
 
     async def schema_failure(self, report: SchemaDeadLetter, identity: str) -> None:
         """
-        A producer says that a message doesn't match its schema. It is kept whatever the station's switch: clients look
-        at the switch before they send.
+        Stores a message that its producer reports as not matching the schema. The station's switch does not matter:
+        clients check it before they report.
 
         Args:
-            report: What it says.
-            identity: Stands for a report that has no id of its own.
+            report: The producer's report.
+            identity: The id of a report that has none of its own.
         """
         station = lower_name("Station", external_name(report.station_name))
         block = write_headers(report.headers)
@@ -105,15 +105,15 @@ class DeadLetterKeeper(BackgroundPart):
             await self._keep(letter, data, await self._required(station))
 
     async def keep_owed(self, owed: Owed) -> None:
-        """Keeps a message whose group has had what it was owed."""
+        """Makes a dead letter of a message whose group has had what it was owed."""
         settings = await self._ready(owed.station)
         if settings is not None:
             async with self.lock(stream_name(settings.internal, owed.partition)):
-                with contextlib.suppress(RequestError):  # it is not there any more
+                with contextlib.suppress(RequestError):  # the message does not exist any more
                     await self.poison(Source(settings, owed.partition, owed.sequence, owed.group))
 
     async def poison(self, source: Source) -> str:
-        """Keeps a message, unless its station wants none; else says why it is not to be kept."""
+        """Makes a message a dead letter, unless its station wants none. Returns why it cannot be one; "" otherwise."""
         settings = source.settings
         if not settings.dls_poison:
             return ""
@@ -126,14 +126,14 @@ class DeadLetterKeeper(BackgroundPart):
         )
         if not is_known:
             return f"nobody consumes as group {source.group}"
-        if known is not None:  # the message itself may be gone by now
+        if known is not None:  # the message itself may be deleted by now
             with contextlib.suppress(ConflictError):
                 await self._copy(await self._store.add(known, letter), settings)
                 return ""
         return await self._poison_from_stream(source, letter)
 
     async def _poison_from_stream(self, source: Source, letter: DeadLetterRecord) -> str:
-        """Reads the message, which JetStream's advisory doesn't hold, and keeps it."""
+        """Reads the message, which the advisory does not contain, and stores it."""
         stream = stream_name(source.settings.internal, source.partition)
         message = await self._api.message(stream, seq=source.sequence)
         if message is None:
@@ -154,14 +154,14 @@ class DeadLetterKeeper(BackgroundPart):
 
     async def _keep(self, letter: DeadLetterRecord, data: bytes, settings: StationSettings) -> None:
         row = await self._store.put(letter, data)
-        # A station that was destroyed meanwhile may have removed its dead letters before this one was there.
+        # If the station was destroyed meanwhile, its dead letters may have been removed before this one was stored.
         if await self._ready(settings.name) is None:
             await self._store.drop(row)
         else:
             await self._copy(row, settings, data)
 
     async def _is_known(self, station: str, group: str) -> bool:
-        """Whether applications have consumed as this group; other durables on the stream are somebody's own."""
+        """Whether applications have consumed as this group; other durables on the stream are somebody else's."""
         members = await self._state.members.keys(f"{key_of(station)}.{key_of(group)}.>")
         for key in members:
             member = await self._state.members.get(key)
@@ -170,7 +170,7 @@ class DeadLetterKeeper(BackgroundPart):
         return False
 
     async def _copy(self, row: DeadLetterRecord, settings: StationSettings, data: Optional[bytes] = None) -> None:
-        """Gives the dead-letter station one copy of each dead letter, whatever number of groups it has."""
+        """Sends the dead-letter station one copy of a dead letter, however many groups it has."""
         if row.is_copied or not settings.dls_station:
             return
         goal = await self._ready(settings.dls_station)
@@ -185,10 +185,10 @@ class DeadLetterKeeper(BackgroundPart):
         if headers_size(headers) + len(payload) > self._connection.max_payload:
             log.warning("dead letter %d has no copy in station %s: it is too large", row.id, settings.dls_station)
         else:
-            # Always the same partition for one dead letter: that is where its message id is remembered.
+            # Always the same partition for one dead letter: its stream remembers the message id.
             subject = publish_subject(goal.internal, goal.partitions[row.id % len(goal.partitions)])
             try:
                 await self._js.publish(subject, payload, headers=headers)
             except NoStreamResponseError:
-                log.warning("dead letter %d has no copy in station %s, which has just gone", row.id, goal.name)
+                log.warning("dead letter %d has no copy in station %s, which was just destroyed", row.id, goal.name)
         await self._store.mark_copied(row)

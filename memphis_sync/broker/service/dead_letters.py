@@ -1,8 +1,8 @@
 """
-The requests about dead letters: to list them, to send them again, to drop them.
+Requests about dead letters: to list and read them, to send them again, to drop them.
 
-All of it goes by pages of a bounded number of bytes and rows: a reply never exceeds ``max_payload``, and a request
-never takes longer than clients wait, however much there is.
+Each request serves one page of bounded size: a reply never exceeds ``max_payload``, and no request takes longer than
+clients wait, however many dead letters there are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from memphis_sync.broker.service.part import Part, Shared
 from memphis_sync.broker.service.routing import Routes
 from memphis_sync.broker.storage.dead_letters import DeadLetterRecord
 
-_LIST_BYTES = 1 << 20  # of a list's page, where max_payload has room for it
+_LIST_BYTES = 1 << 20  # of a list's page, if max_payload allows it
 _LIST_ROWS = 1000
 _RESEND_BYTES = 32 << 20
 _RESEND_ROWS = 100
@@ -55,7 +55,7 @@ class DeadLetters(Part):
     # ---- requests ---------------------------------------------------------------------------------------------------
 
     async def list_page(self, request: DeadLetterList) -> DeadLetterListReply:
-        """Serves a page of a list; it may have fewer rows than were asked for, even none, and still not be the last."""
+        """A page of a list; it may have fewer rows than were asked for, even none, and still not be the last."""
         kind = _checked_type(request.type)
         station = await self._station(request.station_name, request.username)
         limit = min(request.limit, _LIST_ROWS) if request.limit > 0 else _LIST_ROWS
@@ -72,13 +72,13 @@ class DeadLetters(Part):
                 return DeadLetterListReply(tuple(found), found[-1].id)
             data = await self._store.data(row) if is_inline else None
             if is_inline and data is None:
-                continue  # it has just gone
+                continue  # it was just removed
             found.append(_shown(row, data))
             left -= size
         return DeadLetterListReply(tuple(found), after_id)
 
     async def data_piece(self, request: DeadLetterData) -> DeadLetterDataReply:
-        """Serves a piece of a payload."""
+        """A piece of a dead letter's header block and payload."""
         station = await self._station(request.station_name, request.username)
         rows = await self._store.rows(station, [request.id])
         data = await self._store.data(rows[0]) if rows else None
@@ -89,7 +89,7 @@ class DeadLetters(Part):
         return DeadLetterDataReply(data[start : start + piece], len(data))
 
     async def resend(self, request: DeadLetterResend) -> DeadLetterCountReply:
-        """Serves a page of sending again."""
+        """Sends a page of dead letters to their groups again."""
         station = await self._station(request.station_name, request.username)
         ids, after_id = await self._page(station, request.ids, request.after_id, _RESEND_ROWS)
         too_large: list[int] = []
@@ -110,7 +110,7 @@ class DeadLetters(Part):
         return DeadLetterCountReply(count, after_id, tuple(too_large))
 
     async def drop(self, request: DeadLetterDrop) -> DeadLetterCountReply:
-        """Serves a page of dropping."""
+        """Drops a page of dead letters."""
         kind = _checked_type(request.type)
         station = await self._station(request.station_name, request.username)
         ids, after_id = await self._page(station, request.ids, request.after_id, _DROP_ROWS)
@@ -127,13 +127,13 @@ class DeadLetters(Part):
         return station
 
     async def _page(self, station: str, wanted: Sequence[int], after_id: int, limit: int) -> tuple[list[int], int]:
-        """The ids of a page, and what the next one begins after; 0 when there is none."""
+        """The ids of a page, and the id that the next one begins after; 0 when this is the last."""
         every = sorted(set(wanted)) if wanted else await self._store.ids(station)
         ids = [dead_letter_id for dead_letter_id in every if dead_letter_id > after_id]
         return ids[:limit], (ids[limit - 1] if len(ids) > limit else 0)
 
     async def _send(self, row: DeadLetterRecord, data: bytes) -> bool:
-        """Sends a dead letter to its groups; False when their headers would make it larger than the server takes."""
+        """Sends a dead letter to its groups; False when added headers make it larger than the server accepts."""
         payload = data[row.header_bytes :]
         headers = read_headers(data[: row.header_bytes])
         messages = {

@@ -1,19 +1,19 @@
 """
 Finds dead letters whose JetStream advisories were lost when nats-server was killed.
 
-That a group has had a message as often as it may is told once. A nats-server that is killed at that moment has told
-nobody, and one that starts again forgets at once what has had its deliveries and its ack time, before the stream is
-there that would keep the advisory. The message never comes again, and is no dead letter.
+JetStream publishes once that a message has had its group's max deliveries. A nats-server that is killed at that moment
+has told nobody. One that starts again drops such messages as soon as their ack time is over, before the stream that
+would store the advisory is there. The message never comes again, and does not become a dead letter.
 
 Rules:
-* Of what members gave back there are notes (see storage/given_back.py). They are gone through once when a copy of the
-  service starts, and when its connection comes back: a message whose last delivery is among them, and of which nothing
+* There are notes of what members gave back (see storage/given_back.py). They are checked once when a copy of the
+  service starts, and when its connection comes back: a message whose last delivery is noted, and about which nothing
   else is written, is owed to its group, as if the advisory had come.
-* But only when none can come any more: the group has no unanswered message left in that partition, or its ack time is
-  over and somebody has asked for messages since, at which JetStream looks for what has had its deliveries. An advisory
-  that comes all the same finds that the message is owed.
+* But only when no advisory can come any more: the group has no unacknowledged message left in that partition, or its
+  ack time is over and somebody has pulled since, which makes JetStream look for messages that had their max deliveries.
+  An advisory that comes all the same finds that the message is owed.
 * A delivery that JetStream itself has forgotten is left to it: the message comes again as if for the first time.
-* What a member told of and kept is left out: it may have been handled, and JetStream doesn't say so of single messages.
+* What a member reported but kept is left out: it may have been handled, and JetStream does not say so for one message.
 * Every step can be repeated, by several copies at once: what is owed is written by one of them, once.
 """
 
@@ -35,8 +35,8 @@ from memphis_sync.broker.storage.tables import ConflictError
 log = logging.getLogger("memphis_sync.broker")
 
 _AT_ONCE = 4  # lanes
-_STEPS = 16  # messages of one that are written side by side
-_LOOK_S = 1.0  # until a lane is looked at again; twice as long each time
+_STEPS = 16  # messages of one lane that are written side by side
+_LOOK_S = 1.0  # until a lane is checked again; twice as long each time
 _MAX_LOOK_S = 10.0
 _NS_PER_S = 1_000_000_000
 
@@ -47,9 +47,9 @@ class _Lane:
     What a group gave back in one partition.
 
     Attributes:
-        notes: Where that is noted.
-        since: When it was looked at first, by the loop's clock.
-        delivered: How many deliveries there had been then.
+        notes: The keys of its notes.
+        since: When it was checked first, by the loop's clock.
+        delivered: How many deliveries there had been then; -1 before.
     """
 
     station: str
@@ -61,20 +61,20 @@ class _Lane:
 
 
 class MissedAdvisories(BackgroundPart):
-    """Looks for what was given back and is forgotten."""
+    """Looks for messages that were given back and then forgotten."""
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._task: Optional[asyncio.Task[None]] = None
 
     def look(self) -> None:
-        """Goes through the notes, in the background; begins anew when it was at it."""
+        """Checks the notes, in the background; starts over if it was doing that."""
         if self._task is not None:
             self._task.cancel()
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Looks no more."""
+        """Stops looking."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -95,11 +95,11 @@ class MissedAdvisories(BackgroundPart):
                 pause_s = min(_MAX_LOOK_S, 2 * pause_s)
 
     async def _look_at(self, lane: _Lane) -> bool:
-        """Whether there is nothing more to do about a lane."""
+        """Checks a lane; returns whether there is nothing more to do about it."""
         try:
             return await self._decide(lane)
         except NameRuleError:
-            return True  # somebody else has written that note
+            return True  # somebody else wrote that note
         except (ConflictError, NatsError, JetStreamError, OSError) as exc:
             log.debug("what group %s of station %s gave back: %s", lane.group, lane.station, exc)
         except Exception:
@@ -112,7 +112,7 @@ class MissedAdvisories(BackgroundPart):
         stream = stream_name(internal_name(station), lane.partition)
         info = await self._api.consumer_info(stream, durable_name(group))
         limit = 0 if info is None else int(info["config"].get("max_deliver", 0))
-        if info is None or limit < 1:  # the group is gone, or has each message as often as it likes
+        if info is None or limit < 1:  # the group was deleted, or has no max deliveries
             return True
         found = await self._given_back.undecided(lane.station, lane.group, lane.partition, lane.notes, limit)
         found = {at: back for at, back in found.items() if 0 < at <= info["delivered"]["stream_seq"]}
@@ -123,7 +123,7 @@ class MissedAdvisories(BackgroundPart):
         owed = [Owed.after(lane.station, lane.group, lane.partition, at, *found[at]) for at in sorted(found)]
         await in_steps(self._given_back.owe, owed, _STEPS)
         log.info(
-            "%d messages that group %s of station %s gave back come again: nobody has told of them (partition %d)",
+            "%d messages that group %s of station %s gave back are sent again: their advisory was lost (partition %d)",
             len(found),
             lane.group,
             lane.station,
@@ -133,7 +133,7 @@ class MissedAdvisories(BackgroundPart):
 
     @staticmethod
     def _has_ended(lane: _Lane, info: dict[str, Any]) -> bool:
-        """Whether JetStream has told all that it will tell of the messages that it had delivered so far."""
+        """Whether JetStream will publish no more advisories about messages that it had delivered at the first check."""
         now, delivered = asyncio.get_running_loop().time(), info["delivered"]["consumer_seq"]
         if lane.delivered < 0:
             lane.since, lane.delivered = now, delivered

@@ -1,7 +1,7 @@
 """
-Notifications of SDKs (``$memphis_notifications``): a line in the log, for there is no Slack behind this broker.
+Notifications of SDKs (``$memphis_notifications``): lines in the log, since this broker has no Slack integration.
 
-SDKs send one for each message that fails its schema, if they were told to; a burst of them is one line.
+SDKs send one for each message that fails its schema, if they are configured to; a burst of them is one line.
 """
 
 from __future__ import annotations
@@ -22,5 +22,5 @@ class Notifications:
 
     async def take(self, request: Notification) -> None:
         """Logs one notification, unless another one has just been logged."""
-        # repr: line ends and control characters of a stranger's text stay out of the log.
+        # repr: keeps line ends and control characters of a client's text out of the log.
         self._log.add(f"a client notifies: {request.title[:_SHOWN]!r}, {request.msg[:_SHOWN]!r}")

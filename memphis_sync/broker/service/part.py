@@ -1,4 +1,4 @@
-"""What the parts of one copy of the service share, and the checks of a station that each needs."""
+"""What the parts of one copy of the service share: connection, stores, and checks of users and stations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from memphis_sync.broker.storage.leases import Leases
 from memphis_sync.broker.storage.locks import NamedLocks
 from memphis_sync.broker.storage.tables import Row, State, key_of
 
-CREATING, READY, DELETING = "creating", "ready", "deleting"  # what a station's row says of it
+CREATING, READY, DELETING = "creating", "ready", "deleting"  # the status in a station's row
 
 
 def settings_of(row: Row) -> StationSettings:
@@ -29,16 +29,16 @@ def settings_of(row: Row) -> StationSettings:
 @dataclass(frozen=True)
 class Shared:
     """
-    The same for all parts.
+    What all parts share.
 
     Attributes:
         connection: The service's connection.
         api: JetStream's API on it, for requests.
-        state: Stations, members and the rest.
-        users: Whom requests may name as their user; None when whoever may connect is trusted to name itself.
+        state: The tables of stations, members and so on.
+        users: The users that requests may name; None for any: then whoever may connect is trusted.
         store: The dead letters.
         given_back: What groups gave back, and are owed.
-        replicas: Copies of what is kept, in a cluster.
+        replicas: Copies of what the broker stores, in a cluster.
     """
 
     connection: Client
@@ -56,7 +56,7 @@ class Part:
     A part of the service; those that serve requests have ``routes``.
 
     Args:
-        shared: What it works with.
+        shared: What all parts share.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -77,7 +77,7 @@ class Part:
             raise RequestError(otherwise)
 
     async def _ready(self, station: str) -> Optional[StationSettings]:
-        """The settings of a station; None when it is not there, not yet, or not any more."""
+        """The settings of a station; None when it does not exist, or is being created or deleted."""
         row = await self._state.stations.get(key_of(station))
         return None if row is None or row.value["status"] != READY else settings_of(row)
 
@@ -92,7 +92,7 @@ class Part:
         The settings of a station that a request is about.
 
         Raises:
-            RequestError: It is not there.
+            RequestError: It does not exist, or not yet, or not any more.
         """
         settings = await self._ready(station)
         if settings is None:
@@ -101,7 +101,7 @@ class Part:
 
 
 class BackgroundPart(Part):
-    """A part that must not delay requests: its calls of JetStream wait for slots of their own."""
+    """A part that must not delay requests: its JetStream requests have slots of their own."""
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)

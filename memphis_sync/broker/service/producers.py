@@ -1,4 +1,4 @@
-"""Producers: one row each, for lists; JetStream does not know them."""
+"""Producers: one row each, as a record; JetStream does not know them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Producers(Part):
         self.routes: Routes = {ProducerCreate: self.create, ProducerDestroy: self.destroy}
 
     async def create(self, request: ProducerCreate) -> ProducerReply:
-        """Serves a creation; a missing station is made."""
+        """Creates a producer, and its station if that is missing."""
         station = lower_name("Station", request.station_name)
         name = lower_name("Producer", request.name)
         if request.producer_type.lower() not in _TYPES:
@@ -46,7 +46,7 @@ class Producers(Part):
         except BaseException:
             await self._state.producers.purge(key)
             raise
-        if not is_known:  # nothing depends on it: a full store is left to the messages to report
+        if not is_known:  # nothing depends on the row: its messages will report the full store
             log.warning("the store is full: a producer is not remembered")
         settings = settings_of(row)
         return ProducerReply(
@@ -57,10 +57,10 @@ class Producers(Part):
         )
 
     async def destroy(self, request: ProducerDestroy) -> None:
-        """Serves a destruction: all rows of that name on that connection go; that there was none is no error."""
+        """Removes all producers of that name on that connection; not an error when there is none."""
         station = lower_name("Station", request.station_name)
         name = request.name.lower()
-        # A client from before version 1 doesn't say which connection is its own; Memphis goes by the names then.
+        # A client from before version 1 does not name its connection; like Memphis we then go by the name alone.
         connection = connection_key(request.connection_id) if request.req_version >= 1 else "*"
         try:
             lower_name("Producer", name)

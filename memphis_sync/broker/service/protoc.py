@@ -2,9 +2,9 @@
 Runs protoc on an untrusted source, in an isolated process.
 
 Rules:
-* The interpreter is isolated: neither its working directory, which is an empty one, nor the environment says what it
-  imports. Only grpc_tools' own folder is added, found without the broker's working directory.
-* The environment is empty: it holds the broker's passwords.
+* The interpreter is isolated: neither its working directory, which is an empty one, nor the environment decides what it
+  imports. Only the folder of grpc_tools is added, found without the broker's working directory.
+* The environment is empty: the broker's holds passwords.
 * Time, memory and output are bounded: by the child for itself before it sees the source, and by the wait for it.
 * Errors come through a file: protoc prints them to a file descriptor rather than to its caller.
 """
@@ -19,10 +19,10 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Optional
 
-TIMEOUT_S = 10.0  # half of what clients wait; it needs less than a tenth of a second
+TIMEOUT_S = 10.0  # half of what clients wait; protoc needs less than a tenth of a second
 _MEMORY_BYTES = 512 << 20  # of address space; a source of 2.5 MB with 100,000 messages takes 330 MB
-_OUTPUT_BYTES = 64 << 20  # of the largest file: the descriptors, which a message must hold in the end
-_SHOWN_BYTES = 64 << 10  # of what it says
+_OUTPUT_BYTES = 64 << 20  # of the largest file: the descriptors, which must fit into a message in the end
+_SHOWN_BYTES = 64 << 10  # of its error text
 
 _START = f"""
 import sys
@@ -50,12 +50,12 @@ sys.exit(protoc.main([*sys.argv, "-I" + protoc._get_resource_file_name("grpc_too
 
 
 class ProtocError(Exception):
-    """protoc refused the source, or did not come to an end; the text is its own where it has one."""
+    """protoc refused the source, or did not finish; the text is protoc's own if it gave one."""
 
 
 def find() -> Optional[str]:
     """The folder that holds the package grpc_tools; None when it is not installed."""
-    if sys.modules.get("grpc_tools", sys) is None:  # how a program tells that it wants no import of it
+    if sys.modules.get("grpc_tools", sys) is None:  # None there is how a program forbids an import
         return None
     here = Path.cwd()
     folders = [folder for folder in sys.path if folder and Path(folder).absolute() != here]
@@ -70,8 +70,8 @@ def descriptor_set(packages: str, file_name: str, source: bytes) -> bytes:
     The descriptor set of a ``.proto`` source, imports included. Takes up to TIMEOUT_S: not for the event loop.
 
     Args:
-        packages: What find() gave.
-        file_name: Without folders; messages of protoc and the descriptors name it.
+        packages: The folder that find() gave.
+        file_name: Without folders; protoc's messages and the descriptors contain it.
         source: The source.
 
     Raises:
@@ -83,7 +83,7 @@ def descriptor_set(packages: str, file_name: str, source: bytes) -> bytes:
         empty.mkdir()
         target, said = Path(folder) / "descriptors", Path(folder) / "said"
         (sources / file_name).write_bytes(source)
-        # protoc knows the folder only, and its own google/protobuf/*.proto: an import cannot reach anything else.
+        # protoc sees only this folder and its own google/protobuf/*.proto: an import cannot reach anything else.
         arguments = [f"-I{sources}", "--include_imports", f"--descriptor_set_out={target}", str(sources / file_name)]
         with said.open("wb") as output:
             try:
@@ -103,7 +103,7 @@ def descriptor_set(packages: str, file_name: str, source: bytes) -> bytes:
             return target.read_bytes()
         with said.open("rb") as stream:
             text = stream.read(_SHOWN_BYTES).decode("utf-8", "replace").replace(f"{sources}{os.sep}", "").strip()
-        if code < 0:  # a signal: of the limits, or a crash
+        if code < 0:  # a signal: from a limit, or a crash
             raise ProtocError(f"protoc was ended by signal {-code}: the source takes too much time or memory")
         raise ProtocError(text or f"protoc ended with {code}")
 

@@ -3,9 +3,9 @@ Makes streams and rows consistent again: at the start, when the server is back, 
 
 Rules:
 * A station whose row is ready has all its streams. Those in memory end with the server, and an administrator can delete
-  any: what is missing is made again, with the station's groups, and one line in the log says that messages are gone.
-* A row that was left half-way by a killed copy is finished, whether or not somebody asks for that station.
-* What fails is tried again, later and later; one station that cannot be restored stops no other.
+  any: missing ones are created again, with the station's groups, and one line in the log says that messages were lost.
+* A row that a killed copy left half-way is finished, whether or not somebody asks for that station.
+* What fails is tried again after longer and longer pauses; one station that cannot be restored stops no other.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ DELETIONS = "$JS.EVENT.ADVISORY.STREAM.DELETED"
 _QUEUE = "memphis_sync_stream_deletions"
 INTERVAL_S = 15 * 60.0  # between two looks at all stations when nothing has failed: an advisory may get lost
 _AT_ONCE = 64
-_GATHER_S = 0.1  # deletions within this time are one look at a station: it may have thousands of partitions
-_MAX_NOTED = 10_000  # stations of which deletions wait; anybody may publish such an advisory
+_GATHER_S = 0.1  # deletions within this time are handled together: a station may have thousands of partitions
+_MAX_NOTED = 10_000  # stations with deletions that wait; anybody may publish such an advisory
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0
 FAILURES = (JetStreamError, RequestError, NatsError, OSError, asyncio.TimeoutError)
 
 
 class Recovery(Part):
     """
-    What one copy of the service does about it; several copies may do the same work.
+    The recovery by one copy of the service; several copies may do the same work.
 
     Args:
-        shared: What it works with.
-        stations: Makes streams.
-        consumers: Makes durables.
+        shared: What all parts share.
+        stations: Creates streams.
+        consumers: Creates durables.
     """
 
     def __init__(self, shared: Shared, stations: Stations, consumers: Consumers) -> None:
@@ -62,7 +62,7 @@ class Recovery(Part):
         await self._connection.subscribe(f"{DELETIONS}.*", queue=_QUEUE, cb=self._note)
 
     async def run(self) -> None:
-        """Serves deletions, looks at all stations now and then, and tries again what failed; until it is cancelled."""
+        """Handles deletions, checks all stations now and then, and tries again what failed; until it is cancelled."""
         while True:
             try:
                 await asyncio.wait_for(self._noted.wait(), self._retry_s or INTERVAL_S)
@@ -75,11 +75,11 @@ class Recovery(Part):
             await self._do([self._restore(name, partitions) for name, partitions in deleted.items()])
 
     async def sweep(self) -> None:
-        """Looks at all stations; what fails is logged, and tried again by run()."""
+        """Checks all stations; what fails is logged, and tried again by run()."""
         try:
             rows = await self._state.stations.rows(
                 ">"
-            )  # before the streams: a station that is made meanwhile isn't missing any
+            )  # before the streams: a station that is created meanwhile is not missing any
             streams = set(await self._api.pages("STREAM.NAMES", {}, lambda reply: reply.get("streams")))
         except FAILURES as exc:
             log.warning("the stations cannot be compared with their streams now: %s", exc)
@@ -99,7 +99,7 @@ class Recovery(Part):
             self._retry_s = None
 
     async def _do(self, work: Sequence[Awaitable[bool]]) -> bool:
-        """Does all of it, some of it at once; whether it all went well."""
+        """Does all the work, _AT_ONCE at a time; returns whether all of it succeeded."""
         slots = asyncio.Semaphore(_AT_ONCE)
 
         async def one(step: Awaitable[bool]) -> bool:
@@ -127,7 +127,7 @@ class Recovery(Part):
         return True
 
     async def _note(self, message: Msg) -> None:
-        """A stream was deleted: by this broker, an administrator, or nobody, for anybody can publish an advisory."""
+        """A stream was deleted by this broker or an administrator, or not at all: anybody can publish an advisory."""
         try:
             internal, partition = split_stream(message.subject.rpartition(".")[2])
             name = lower_name("Station", external_name(internal))

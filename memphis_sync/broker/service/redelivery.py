@@ -1,17 +1,17 @@
 """
-Sends messages to their group again that are not dead letters yet: JetStream has delivered them as often as allowed, but
+Sends messages to their group again that JetStream has delivered as often as allowed, but that are not dead letters yet:
 members that ended in order gave some of these deliveries back unprocessed.
 
 Rules:
-* A group is owed as many deliveries of such a message as it gave back. They come as dead letters do that are sent
-  again: to one member of the group, which acknowledges by the message's id.
-* One that has no answer within the group's ack time counts as a delivery. After the last one the message is a dead
+* A group is owed as many deliveries of such a message as it gave back. They are sent as dead letters are sent again: to
+  one member of the group, which acknowledges by the message's id.
+* A delivery that is not acknowledged within the group's ack time counts. After the last one the message becomes a dead
   letter. One that was given back does not count, nor one whose sender was killed: it may never have reached a member.
-* Only a few of a group's are under way at once, and none while no member is connected: what waits in a member is given
-  back, or lost, with it. One that a member has not answered is under way with no other: should the next member die with
-  it as well, that costs nobody else a delivery.
-* What is owed is written in the store before anything is sent, and every change names the revision that it was made
-  from: of several copies of the service one sends, and a killed one is replaced by any.
+* Only a few messages of a group are under way at once, and none while no member is connected: what waits in a member is
+  given back or lost with it. A message that a member did not acknowledge is sent alone: if the next member dies of it
+  as well, no other message loses a delivery.
+* What is owed is stored before anything is sent, and every change names the revision that it was made from: only one of
+  several copies of the service sends, and any other can replace it when it is killed.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ from memphis_sync.broker.storage.tables import ConflictError, key_of, name_of
 
 log = logging.getLogger("memphis_sync.broker")
 
-_AT_ONCE = 4  # of a group under way, from each copy of the service
-_STEPS = 16  # messages looked at side by side
-_LOOK_S = 0.25  # until one that is under way is looked at again; its answer tells the same copy at once
-_ALONE_S = 1.0  # until a group without members is looked at again
-_SETTLED_S = 1.0  # a member hears what is sent again a moment after it has joined
-_LEFT_S = 1.0  # until a group is looked at again of which a member is about to leave
-_LEAVE_S = 0.5  # how long it waits for what is being sent to it
+_AT_ONCE = 4  # messages of a group under way, from each copy of the service
+_STEPS = 16  # messages checked side by side
+_LOOK_S = 0.25  # until a message under way is checked again; the copy that gets its acknowledgement does it at once
+_ALONE_S = 1.0  # until a group without members is checked again
+_SETTLED_S = 1.0  # a new member subscribes to what is sent again a moment after it has joined
+_LEFT_S = 1.0  # how long a group gets nothing after a member has said that it leaves
+_LEAVE_S = 0.5  # how long that member waits for what is being sent to it
 _FAILED_S = 1.0
-_TAKE_OVER_S = 5.0  # until another copy looks after what one has sent and not looked after since
-_LIST_S = 60.0  # until everything is listed again: what another copy wrote while this one had no connection
+_TAKE_OVER_S = 5.0  # beyond the ack time, until another copy takes over what one has sent and not followed up
+_LIST_S = 60.0  # until everything is listed again: another copy may have written while this one had no connection
 _NS_PER_S = 1_000_000_000
 
-_WORDS = 3  # of a key
+_WORDS = 3  # tokens of a key
 
 _Key = tuple[str, str, int]  # station, group, id
 
 
 class Redelivery(BackgroundPart):
     """
-    The messages that are owed.
+    Sends the messages that are owed.
 
     Args:
-        shared: What it works with.
+        shared: What all parts share.
         keep: Makes a message a dead letter.
     """
 
@@ -74,23 +74,23 @@ class Redelivery(BackgroundPart):
         self._keep = keep
         self.routes: Routes = {GivenBack: self.give_back}
         self._id = uuid.uuid4().hex
-        self._due: dict[_Key, float] = {}  # when to look at each, by the loop's clock
+        self._due: dict[_Key, float] = {}  # when to check each, by the loop's clock
         self._under_way: set[_Key] = set()
-        self._alone: set[_Key] = set()  # of those under way the ones that are to be it with no other
-        self._sending: dict[_Key, asyncio.Future[None]] = {}  # each is done when the step is
-        self._quiet: dict[tuple[str, str], float] = {}  # groups that are sent nothing, and until when
-        self._listening: dict[tuple[str, str], tuple[float, bool]] = {}  # whether a group listens, and until when
+        self._alone: set[_Key] = set()  # of those under way the ones that are sent alone
+        self._sending: dict[_Key, asyncio.Future[None]] = {}  # done when the step is
+        self._quiet: dict[tuple[str, str], float] = {}  # groups that get nothing now, and until when
+        self._listening: dict[tuple[str, str], tuple[float, bool]] = {}  # until when to believe whether a group listens
         self._changed = asyncio.Event()
         self._subscription: Optional[Subscription] = None
         self._task: Optional[asyncio.Task[None]] = None
 
     async def start(self) -> None:
-        """Begins with what is owed from before."""
+        """Starts with what is owed from before."""
         self._subscription = await self._connection.subscribe(f"{STREAM}.owed.>", cb=self._hear)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Sends no more."""
+        """Stops sending."""
         if self._subscription is not None:
             with contextlib.suppress(NatsError):
                 await self._subscription.unsubscribe()
@@ -99,7 +99,7 @@ class Redelivery(BackgroundPart):
             await asyncio.wait([self._task])
 
     async def answered(self, group: str, dead_letter_id: int) -> None:
-        """A member is done with one."""
+        """A member has acknowledged a message."""
         await self._given_back.answer_owed(group, dead_letter_id)
         for key in [key for key in self._under_way if key[1:] == (group, dead_letter_id)]:
             self._has_ended(key)
@@ -107,11 +107,11 @@ class Redelivery(BackgroundPart):
             self._look(*key[:2])
 
     def may_be_owed(self, station: str, group: str) -> bool:
-        """Whether the group is owed any of a station's messages, as far as this copy has heard."""
+        """Whether the group is owed any of a station's messages, as far as this copy knows."""
         return any(key[:2] == (station, group) for key in self._due)
 
     async def _came_back(self, station: str, group: str, dead_letter_id: int) -> None:
-        """A member gives one back that was sent again."""
+        """A member gives back a message that was sent again."""
         self._has_ended((station, group, dead_letter_id))
         while True:
             owed = await self._given_back.owed(station, group, dead_letter_id)
@@ -124,7 +124,7 @@ class Redelivery(BackgroundPart):
             return
 
     async def _leaves(self, station: str, group: str) -> None:
-        """A member is about to listen no more; at the return all is on its way to it that would be lost after that."""
+        """A member is about to leave: sends its group nothing for _LEFT_S, and waits for what is being sent."""
         now = asyncio.get_running_loop().time
         self._quiet = {key: until for key, until in self._quiet.items() if until > now()}
         self._quiet[station, group] = now() + _LEFT_S
@@ -133,7 +133,7 @@ class Redelivery(BackgroundPart):
             await asyncio.wait(sending, timeout=_LEAVE_S)
 
     async def give_back(self, request: GivenBack) -> None:
-        """Notes what a member gives back without having looked at it; answered when it is written."""
+        """Notes what a member gives back unprocessed; answered when that is stored."""
         station = lower_name("Station", external_name(request.station_name))
         group = lower_name("Consumer", external_name(request.cg_name))
         settings = await self._required(station)
@@ -142,7 +142,7 @@ class Redelivery(BackgroundPart):
             not len(request.partitions) == len(request.deliveries) == count
             or max(count, len(request.resent)) > MAX_GIVEN_BACK
         ):
-            raise RequestError(f"partitions, sequences and deliveries are to be equally many, up to {MAX_GIVEN_BACK}")
+            raise RequestError(f"partitions, sequences and deliveries must be equally many, up to {MAX_GIVEN_BACK}")
         if not count or request.resent:
             await self._leaves(station, group)
         found: dict[int, list[tuple[int, int]]] = {}
@@ -158,17 +158,17 @@ class Redelivery(BackgroundPart):
             *(self._came_back(station, group, dead_letter_id) for dead_letter_id in request.resent),
         )
 
-    # ---- when to look at what ---------------------------------------------------------------------------------------
+    # ---- when to check what -----------------------------------------------------------------------------------------
 
     async def _hear(self, message: Msg) -> None:
-        """Any copy has written something: it is looked at now."""
+        """Some copy has written an entry: it is checked now."""
         words = message.subject.split(".")[2:]
-        if len(words) == _WORDS and words[2].isdecimal():  # else somebody else has published it
+        if len(words) == _WORDS and words[2].isdecimal():  # otherwise somebody else has published it
             self._due[name_of(words[0]), name_of(words[1]), int(words[2])] = 0.0
             self._changed.set()
 
     def _look(self, station: str, group: str) -> None:
-        """A group may have another one."""
+        """A group may get another message: its messages are checked now."""
         for key in self._due:
             if key[:2] == (station, group) and key not in self._under_way:
                 self._due[key] = 0.0
@@ -187,14 +187,14 @@ class Redelivery(BackgroundPart):
             except (NatsError, JetStreamError, OSError) as exc:
                 log.debug("what is owed cannot be listed now: %s", exc)
                 list_at = now() + _FAILED_S
-            except Exception:  # it must go on, whatever somebody has published
+            except Exception:  # the loop must go on, whatever somebody has published
                 log.exception("what is owed cannot be listed now")
             wait_s = max(0.0, min(list_at, *self._due.values()) - now()) if self._due else list_at - now()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait_s)
 
     async def _renew(self, key: _Key) -> None:
-        """What waits for a member for long is not forgotten by the stream meanwhile."""
+        """Takes up a listed message, and keeps the stream from expiring it while it waits for a member."""
         self._due.setdefault(key, 0.0)
         owed = await self._given_back.owed(*key)
         if owed is not None:
@@ -225,13 +225,13 @@ class Redelivery(BackgroundPart):
     # ---- one message ------------------------------------------------------------------------------------------------
 
     async def _step(self, key: _Key) -> Optional[float]:
-        """Does what is to be done now. Returns in how many seconds to look again; None: it is owed no more."""
+        """Takes the next step. Returns in how many seconds to check again; None when it is not owed any more."""
         station, group, _ = key
         if key not in self._under_way and not await self._is_listening(station, group):
             return _ALONE_S
         if key not in self._under_way and self._is_full(station, group):
             return _LOOK_S
-        self._under_way.add(key)  # before anything is waited for: the others count it
+        self._under_way.add(key)  # before the next await: other steps count it
         self._sending[key] = step = asyncio.get_running_loop().create_future()
         try:
             pause_s = await self._advance(key)
@@ -244,7 +244,7 @@ class Redelivery(BackgroundPart):
         return pause_s
 
     def _is_full(self, station: str, group: str) -> bool:
-        """Whether as many of a group's messages are under way as may be."""
+        """Whether no further message of a group may be under way now."""
         others = [other for other in self._under_way if other[:2] == (station, group)]
         return len(others) >= _AT_ONCE or not self._alone.isdisjoint(others)
 
@@ -262,7 +262,7 @@ class Redelivery(BackgroundPart):
                 await self._keep(owed)
                 await self._given_back.finish_owed(owed)
                 return None
-            # Whoever sent it has died, or lost its connection: it may never have reached a member.
+            # Another sender has died, or lost its connection: the message may never have reached a member.
             owed = replace(owed, left=owed.left + (not is_own), sent=0.0, is_alone=owed.is_alone or is_own)
             if not await self._is_listening(owed.station, owed.group):
                 await self._given_back.update_owed(owed)
@@ -276,7 +276,7 @@ class Redelivery(BackgroundPart):
         return await self._send(owed)
 
     def _has_ended(self, key: _Key) -> None:
-        """It is under way no more."""
+        """A message is not under way any more."""
         self._under_way.discard(key)
         self._alone.discard(key)
 
@@ -288,7 +288,7 @@ class Redelivery(BackgroundPart):
     async def _send(self, owed: Owed) -> Optional[float]:
         stream = stream_name(internal_name(owed.station), owed.partition)
         message = await self._api.message(stream, seq=owed.sequence)
-        if message is None or await self._ack_time(owed) is None:  # message or group are gone
+        if message is None or await self._ack_time(owed) is None:  # the message or the group was deleted
             await self._given_back.settle_owed(owed)
             return None
         headers = resent_headers(
@@ -309,13 +309,13 @@ class Redelivery(BackgroundPart):
         return _LOOK_S
 
     async def _ack_time(self, owed: Owed) -> Optional[float]:
-        """The group's ack time, in seconds; None when the group is gone."""
+        """The group's ack time, in seconds; None when the group does not exist."""
         stream = stream_name(internal_name(owed.station), owed.partition)
         info = await self._api.consumer_info(stream, durable_name(owed.group))
         return None if info is None else float(info["config"]["ack_wait"]) / _NS_PER_S
 
     async def _is_listening(self, station: str, group: str) -> bool:
-        """Whether a member of the group is connected that has had the time to listen, and none is about to leave."""
+        """Whether a connected member has had the time to subscribe, and no member is about to leave."""
         has_members = await self._has_members(station, group)
         return has_members and self._quiet.get((station, group), 0.0) <= asyncio.get_running_loop().time()
 
@@ -324,7 +324,7 @@ class Redelivery(BackgroundPart):
         until, is_listening = self._listening.get((station, group), (0.0, False))
         if now < until:
             return is_listening
-        self._listening[station, group] = (now + _ALONE_S / 2, is_listening)  # the others do not ask as well
+        self._listening[station, group] = (now + _ALONE_S / 2, is_listening)  # so that other steps do not ask, too
         keys = await self._state.members.keys(f"{key_of(station)}.{key_of(group)}.>")
         open_keys = await open_connection_keys(self._connection)
         is_listening = bool(keys) and open_keys is None

@@ -2,10 +2,10 @@
 How requests are served: one table from the class of a request to its handler; the rest follows from the class.
 
 Rules:
-* Every request gets exactly one reply, whatever it holds: an unforeseen error is logged and told to the client.
+* Every request gets exactly one reply, whatever it contains: an unexpected error is logged and reported to the client.
 * Requests are served side by side, at most MAX_AT_ONCE of them; more wait in the connection's buffer.
-* Every request ends within LONGEST_S: what waits for something that does not come must not hold a slot for ever. What
-  was begun is finished by the next request for it, or by the recovery.
+* Every request ends within LONGEST_S: one that waits for what never comes must not hold a slot for ever. What it has
+  begun is finished by the next request for it, or by the recovery.
 * Several copies share the requests through Memphis' queue groups.
 """
 
@@ -41,10 +41,10 @@ Routes = dict[Kind, Handler]
 
 class Router:
     """
-    Serves requests; to be made on the loop.
+    Serves requests; create it on the loop.
 
     Args:
-        trouble: Says what is wrong with the server's disk, for error texts; "" when nothing is.
+        trouble: Returns what is wrong with the server's disk, for error texts; "" when nothing is.
 
     Attributes:
         is_open: Requests wait until it is set.
@@ -58,7 +58,7 @@ class Router:
         self._running: set[asyncio.Task[None]] = set()
 
     async def listen(self, connection: ServiceConnection, routes: Routes) -> None:
-        """Takes the requests of a table; once the server has read it, they are answered."""
+        """Subscribes to the requests of a table; they come once the server has read that."""
         self._connection = connection
         for kind, handler in routes.items():
             await connection.subscribe(
@@ -69,7 +69,7 @@ class Router:
             )
 
     async def finish(self, timeout_s: float) -> None:
-        """Waits for the answers to what has been taken."""
+        """Waits until the requests that were received are answered."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout_s)
 
@@ -105,7 +105,7 @@ class Router:
             self._connection.complain(f"a reply on {kind.SUBJECT} could not be sent: {exc}")
 
     def _error_text(self, subject: str, exc: Exception) -> str:
-        """What the client is told; official ones ask again when they read "timeout"."""
+        """The error text for the client; official clients ask again when they read "timeout"."""
         if isinstance(exc, (GoJsonError, RequestError, NameRuleError, SettingError)):
             return str(exc)
         trouble = self._trouble()

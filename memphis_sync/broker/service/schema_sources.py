@@ -1,8 +1,8 @@
 """
-Checks a schema's source, in the words of a Memphis broker, and compiles ``.proto`` text to a descriptor.
+Checks a schema's source, with the error texts of a Memphis broker, and compiles ``.proto`` text to a descriptor.
 
-The check is the clients' own compiler: what it takes, clients can use. protoc runs in a process of its own (see
-protoc.py): a source from anywhere may crash or stall it.
+The check is the clients' own compiler: what it accepts, clients can use. protoc runs in a process of its own (see
+protoc.py): an untrusted source may crash or stall it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MAX_DETAIL = 1000  # characters of a compiler's text
 
 def compiled(name: str, kind: str, version: int, content: str, message_name: str = "") -> SchemaInfo:
     """
-    A schema version with all that clients need of it. Takes up to some seconds: not for the event loop.
+    Compiles a schema version to all that clients need of it. May take seconds: not for the event loop.
 
     Args:
         name: The schema's name, checked.
         kind: Its type, in lower case.
         version: The version's number; protobuf's file is named after it.
         content: The source.
-        message_name: The message that counts in a protobuf source; "" for the first.
+        message_name: The message type to use from a protobuf source; "" for the first.
 
     Raises:
         RequestError: The type is unknown, the source is wrong, or it does not hold that message.
@@ -65,7 +65,7 @@ def _invalid(kind: str, detail: str) -> str:
 
 
 def _descriptor(file_name: str, content: str, message_name: str) -> tuple[str, str]:
-    """The descriptor set in base64, the schema's own file first, and the name of the message that counts."""
+    """The descriptor set in base64, the schema's own file first, and the name of the message type to use."""
     packages = protoc.find()
     if packages is None:
         raise RequestError(

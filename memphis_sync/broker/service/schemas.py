@@ -2,10 +2,10 @@
 Schemas: creation, versions, and attaching them to stations.
 
 Rules:
-* A schema's first version is active. A later one waits for an activation, as on a Memphis broker, which has that in its
-  REST interface only; here it is a request as well, and tells the connected clients.
-* Every change of what a station's messages must match is published before its request is answered.
-* Clients always get the active version; the number in a station's row says which one that was at the time.
+* A schema's first version is active. A later one must be activated, as on a Memphis broker, where only the REST
+  interface can do it. Here it is a request, and connected clients are notified.
+* Every change of the schema that a station's messages must match is published before its request is answered.
+* Clients always get the active version; the number in a station's row is the one that was active at the time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from memphis_sync.types import SchemaInfo
 log = logging.getLogger("memphis_sync.broker")
 
 _COMPILERS = 2  # at once: each may be a process of its own
-_OVERHEAD = 4096  # bytes that a reply or an update has beside the schema itself, and more
+_OVERHEAD = 4096  # bytes that a reply or an update needs beside the schema itself, at most
 
 
 class Schemas(Part):
@@ -58,7 +58,7 @@ class Schemas(Part):
         self._compiling: set[asyncio.Task[SchemaInfo]] = set()
 
     async def create(self, request: SchemaCreate) -> SchemaCreateReply:
-        """Serves a creation: a new schema, or a new version of one."""
+        """Creates a schema, or a new version of one."""
         name = lower_name("Schema", request.name)
         kind = request.type.lower()
         async with self._locks.hold(name):
@@ -75,7 +75,7 @@ class Schemas(Part):
                 return SchemaCreateReply()
 
     async def attach(self, request: SchemaAttach) -> None:
-        """Serves an attachment."""
+        """Attaches a schema to a station."""
         station = lower_name("Station", request.station_name)
         is_there = await self._stations.find(station) is not None
         if not is_there or not await self._stations.set_schema(station, await attachment(self._state, request.name)):
@@ -83,14 +83,14 @@ class Schemas(Part):
         await self._announce(station)
 
     async def detach(self, request: SchemaDetach) -> None:
-        """Serves a detachment; a station without a schema is fine, and announced all the same."""
+        """Detaches a station's schema; not an error when it has none, and announced all the same."""
         station = lower_name("Station", request.station_name)
         if not await self._stations.set_schema(station, None):
             raise RequestError(f"station {station} does not exist")
         await self._announce(station)
 
     async def activate(self, request: SchemaActivate) -> SchemaActivateReply:
-        """Serves an activation; the clients of all stations that use the schema hear of it first."""
+        """Activates a version; the clients of all stations that use the schema are notified before the reply."""
         name = lower_name("Schema", request.name)
         async with self._locks.hold(name):
             number = await activate_version(self._state, name, request.version_number)
@@ -100,7 +100,7 @@ class Schemas(Part):
         return SchemaActivateReply(version=number)
 
     async def _compiled(self, name: str, number: int, request: SchemaCreate) -> SchemaInfo:
-        """A compiled version. A request that was given up leaves the compiler occupied until it has ended."""
+        """Compiles a version. A request that is cancelled keeps its compiler busy until that has ended."""
 
         async def compile_one() -> SchemaInfo:
             async with self._compilers:
@@ -113,7 +113,7 @@ class Schemas(Part):
         return await asyncio.shield(task)
 
     async def _check_new(self, name: str, row: Optional[Row], info: SchemaInfo) -> None:
-        """Whether a version may follow what is there."""
+        """Checks that a version may follow those that exist."""
         if row is None:
             return
         if row.value["type"] != info.type:
@@ -123,7 +123,7 @@ class Schemas(Part):
             raise RequestError(f"{name} already exists in the db with the same schema content")
 
     def _content(self, info: SchemaInfo) -> dict[str, str]:
-        """A version's row; clients get it in one message, so it must fit into one, in JSON."""
+        """A version's row; clients get it in one message, so it must fit into one as JSON."""
         content = {
             "content": info.content,
             "descriptor": info.descriptor,
@@ -136,8 +136,8 @@ class Schemas(Part):
 
     async def _announce(self, station: str) -> None:
         """
-        Publishes a station's schema as it is now; again when it was changed meanwhile, so that of several changes at
-        once, by whatever copy of the service, the one that stays is the last one that clients hear of.
+        Publishes a station's current schema, and again when it was changed meanwhile: if several copies of the service
+        change it at once, clients are notified last of the change that stays.
         """
         subject = subjects.schema_updates(internal_name(station))
         update = await self._schema_of(station)
@@ -152,6 +152,6 @@ class Schemas(Part):
         return SchemaUpdate() if row is None else await active_version(self._state, row)
 
     async def _stations_of(self, name: str) -> list[str]:
-        """The stations that are tied to a schema. All are looked at: activations are rare, and this cannot be wrong."""
+        """The stations with this schema. All rows are read: activations are rare, and an index could be wrong."""
         rows = await self._state.stations.rows(">")
         return [name_of(key) for key, row in rows.items() if (row.value.get("schema") or {}).get("name") == name]

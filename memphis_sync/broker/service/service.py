@@ -2,8 +2,8 @@
 The control plane: answers the ``$memphis_*`` requests on one NATS connection.
 
 Rules:
-* While the server is away, and until the recovery has seen what it lost, requests wait.
-* What routing.py says of each request.
+* Requests wait while the server cannot be reached, and until the recovery has checked what it lost.
+* For each request the rules in routing.py hold.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _FINISH_S = 2.0
 
 class Service:
     """
-    One copy of the control plane; to be made on the loop that it runs on.
+    One copy of the control plane; create it on the loop that it runs on.
 
     Args:
         options: The broker's options.
         url: The NATS server, or several separated by commas.
         login: Arguments of ``nats.connect()`` that log in.
-        trouble: Says what is wrong with the server's disk, for error texts; "" when nothing is.
+        trouble: Returns what is wrong with the server's disk, for error texts; "" when nothing is.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Service:
         self._ended: asyncio.Future[str]
 
     async def wait_ended(self) -> str:
-        """Waits until the connection to the NATS server has ended for good; why it has. For a started service."""
+        """Waits until the connection of a started service has ended for good; returns why."""
         return await asyncio.shield(self._ended)
 
     async def start(self) -> None:
@@ -86,7 +86,7 @@ class Service:
         try:
             await JetStreamApi(self._connection).request("INFO")
             shared = await self._open()
-            self._ingest = DeadLetterIngest(shared)  # from now on dead letters are taken as they come
+            self._ingest = DeadLetterIngest(shared)  # from now on dead letters are handled as they come
             await self._ingest.start()
         except (JetStreamError, NatsError) as exc:
             raise BrokerError(f"JetStream on the NATS server cannot be used: {exc}") from exc
@@ -103,7 +103,7 @@ class Service:
             self._upkeep.append(asyncio.create_task(upkeep))
 
     async def stop(self) -> None:
-        """Answers what has been taken, then closes."""
+        """Answers the requests that were received, then closes."""
         self._is_stopping = True
         for task in self._upkeep:
             task.cancel()
@@ -114,7 +114,7 @@ class Service:
             await self._connection.close()
 
     async def _connect(self) -> ServiceConnection:
-        """A wrong address or login is told at once; a connection that was lost later comes back by itself."""
+        """A wrong address or login is an error at once; a connection that is lost later comes back by itself."""
         servers = self._url.split(",")
         connection = ServiceConnection()
         try:
@@ -136,13 +136,13 @@ class Service:
         return connection
 
     async def _on_closed(self) -> None:
-        """nats-py will not connect again: without a word from here the process would live on, and hear nothing."""
+        """nats-py will not connect again: unless this ends the process, it lives on without requests."""
         if not self._is_stopping and not self._ended.done():
             refusal = self._connection.refusal
             self._ended.set_result(f"it refused the login ({refusal})" if refusal else "the connection was closed")
 
     async def _open(self) -> Shared:
-        """What is remembered from before."""
+        """Opens what is stored."""
         connection, replicas = self._connection, self._options.replicas
         stream = DeadLetterStream(connection, replicas, self._options.dls_retention_hours * 3600)
         state, _ = await asyncio.gather(State.open(connection.jetstream(), replicas), stream.open())
@@ -152,7 +152,7 @@ class Service:
 
     async def _on_lost(self) -> None:
         self._router.is_open.clear()
-        log.info("the connection to the NATS server is gone")
+        log.info("the connection to the NATS server was lost")
 
     async def _on_back(self) -> None:
         log.info("connected to the NATS server again")
@@ -160,7 +160,7 @@ class Service:
         self._upkeep.append(asyncio.create_task(self._restore()))
 
     async def _restore(self) -> None:
-        """Makes again what the server has lost; requests wait for it, but not for what cannot be restored now."""
+        """Restores what the server has lost. Requests wait for that, but not for what cannot be restored now."""
         try:
             if self._recovery is not None:
                 await self._recovery.sweep()

@@ -1,9 +1,8 @@
 """
 Stations: creation, destruction, and implicit creation by a producer or consumer.
 
-A row is leased before its streams are made, and marked before they are deleted: of several copies of the service one
-does the work and the others wait for it, and finish it if that copy dies (see storage/leases.py). All steps can be
-repeated.
+A row is leased before its streams are created or deleted: one of several copies of the service does the work, the
+others wait for it, and finish it if that copy dies (see storage/leases.py). All steps can be repeated.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from memphis_sync.broker.storage.tables import ConflictError, Row, key_of
 log = logging.getLogger("memphis_sync.broker")
 
 STATION_VERSION = 2  # partitions, and functions could be attached: what a Memphis 1.4 broker gives every new station
-WAIT_S = 15.0  # how long another copy's work is waited for: less than clients wait for a reply
+WAIT_S = 15.0  # how long to wait for another copy's work: less than clients wait for a reply
 _POLL_S = 0.02
 _WITH_PARTITIONS = 2  # the first request version whose sender understands partitions
 _TENANT = re.compile(r"(.*)\$(\d+)\Z", re.DOTALL)
@@ -59,7 +58,7 @@ class Stations(Part):
         self.routes: Routes = {StationCreate: self.create, StationDestroy: self.destroy}
 
     async def create(self, request: StationCreate) -> None:
-        """Serves a creation; a station that exists already is a success, whatever its settings."""
+        """Creates a station; one that exists already is a success, whatever its settings."""
         name = lower_name("Station", request.name)
         user = _without_tenant(request.username, f"createStationDirect: Station {name}")
         async with self._locks.hold(name):
@@ -77,15 +76,15 @@ class Stations(Part):
         self, name: str, schema: Optional[dict[str, Any]], *, instead_of: Optional[str] = None
     ) -> bool:
         """
-        Ties a station to a schema, or to none.
+        Attaches a schema to a station, or detaches it.
 
         Args:
             name: The station.
-            schema: What schema_store.attachment() gave; None for no schema.
-            instead_of: Only if the station is tied to the schema of this name; None in any case.
+            schema: What attachment() of storage/schemas.py gave; None for no schema.
+            instead_of: Only if the schema of this name is attached; None: whatever is attached.
 
         Returns:
-            False when there is no such station, or it is tied to another schema.
+            False when there is no such station, or *instead_of* is not attached.
         """
         async with self._locks.hold(name):
             while True:
@@ -97,18 +96,18 @@ class Stations(Part):
                     return True
 
     async def destroy(self, request: StationDestroy) -> None:
-        """Serves a destruction."""
+        """Destroys a station."""
         name = lower_name("Station", request.station_name)
         _without_tenant(request.username, f"removeStationDirectIntern: Station {name}")
         async with self._locks.hold(name):
             row = await self._settled(name)
             if row is None:
-                # Two blanks: Memphis prints an empty name here, and clients have come to know the text.
+                # Two spaces: Memphis prints an empty name here, and clients compare the text.
                 raise RequestError("Station  does not exist")
             await self._unmake(name, row)
 
     async def find(self, name: str) -> Optional[Row]:
-        """A station's row; one that is being made or deleted is waited for."""
+        """A station's row; waits while the station is being created or deleted."""
         row = await self._state.stations.get(key_of(name))
         if row is None or row.value["status"] == READY:
             return row
@@ -116,7 +115,7 @@ class Stations(Part):
             return await self._settled(name)
 
     async def refuse_old(self, version: int, name: str, this: str, doing: str) -> None:
-        """Refuses a producer or consumer from before partitions, in Memphis' words."""
+        """Refuses a producer or consumer of a client from before partitions, in Memphis' words."""
         if version < _WITH_PARTITIONS:
             if await self.find(name) is None:
                 raise RequestError(
@@ -126,19 +125,19 @@ class Stations(Part):
             raise RequestError(f"{doing} this station please upgrade your SDK version")
 
     async def find_or_create(self, name: str) -> Row:
-        """A station's row; a missing station is made with default settings."""
+        """A station's row; a missing station is created with default settings."""
         row = await self.find(name)
         if row is not None:
             return row
         async with self._locks.hold(name):
             row = await self._settled(name)
             if row is None:
-                log.info("station %s is named for the first time: creating it with default settings", name)
+                log.info("station %s does not exist: creating it with default settings", name)
                 row = await self._make(StationSettings(name))
             return row
 
     async def finish(self, name: str) -> None:
-        """Finishes what a dead copy began with a station; what a living one is at work on is left to it."""
+        """Finishes what a dead copy began with a station; waits for a living one that works on it."""
         async with self._locks.hold(name):
             row = await self._state.stations.get(key_of(name))
             if row is not None and row.value["status"] != READY:
@@ -146,13 +145,13 @@ class Stations(Part):
 
     async def restore(self, name: str, missing: Iterable[int], add_groups: AddGroups) -> None:
         """
-        Makes the streams of a station again that are not there: those in memory end with the server, and an
-        administrator can delete one.
+        Creates missing streams of a station again: those in memory end with the server, and an administrator can delete
+        any.
 
         Args:
             name: The station.
-            missing: The partitions to look at; one that is there after all is left as it is.
-            add_groups: Makes the durables of the station's groups on new streams.
+            missing: The partitions to check; one that is there after all is left as it is.
+            add_groups: Creates the durables of the station's groups on new streams.
         """
         async with self._locks.hold(name):
             settings = await self._ready(name)
@@ -170,13 +169,13 @@ class Stations(Part):
                 raise error
 
     async def _restore_stream(self, settings: StationSettings, partition: int) -> bool:
-        """Makes a stream if it is not there; True when it was not."""
-        # An "interest" stream drops what comes before its groups are there; so it becomes one after them.
+        """Creates a stream if it is missing; returns whether it was."""
+        # An "interest" stream drops what comes before its groups exist: it becomes one when they do.
         reply = await self._api.create_stream({**stream_config(settings, partition), "retention": "limits"})
         return reply is not None and bool(reply.get("did_create"))
 
     async def _refill(self, settings: StationSettings, made: list[int], add_groups: AddGroups) -> None:
-        """Completes new streams of an old station, and says what happened."""
+        """Completes new streams of an old station, and logs what happened."""
         name, configs = settings.name, [stream_config(settings, partition) for partition in made]
         if await self._ready(name) is None:  # another copy destroyed it meanwhile
             await asyncio.gather(*(self._api.delete_stream(config["name"]) for config in configs))
@@ -191,10 +190,10 @@ class Stations(Part):
             why = "it is kept in memory, and the server lost it"
         else:
             why = "its streams were deleted by somebody else, or lost with the disk"
-        log.warning("station %s%s is made again without its messages: %s", name, which, why)
+        log.warning("station %s%s was created again without its messages: %s", name, which, why)
 
     def _checked(self, request: StationCreate, name: str, user: str) -> StationSettings:
-        """The settings of a station that is to be made, checked in Memphis' order."""
+        """The settings of a station to create, checked in Memphis' order."""
         self._require_user(user, f"User {user} does not exist")
         check_partitions_number(request.partitions_number, name)
         settings = station_settings(request, name)
@@ -233,7 +232,7 @@ class Stations(Part):
         return await self._state.stations.update(key_of(name), value, row.revision)
 
     async def _make(self, settings: StationSettings, schema: Optional[dict[str, Any]] = None) -> Row:
-        """Leases the name, makes the streams, says that they are there."""
+        """Leases the name, creates the streams, marks the station as ready."""
         value = {
             "settings": asdict(settings),
             "version": STATION_VERSION,
@@ -251,14 +250,14 @@ class Stations(Part):
             return row
 
     async def _finish(self, settings: StationSettings, lease: Row) -> Row:
-        """Makes the streams of a leased row; all of them, or none and no row."""
+        """Creates the streams of a leased row: all of them, or none and no row."""
         replies = await asyncio.gather(
             *(self._create_stream(settings, partition) for partition in settings.partitions), return_exceptions=True
         )
         error = first_error(replies)
         if error is None:
             return await self._lease(settings.name, lease, READY)
-        # Only what this request made: a stream that was there before may hold somebody's messages.
+        # Only what this request created: a stream that was there before may hold somebody's messages.
         made = [reply["config"]["name"] for reply in replies if isinstance(reply, dict) and reply.get("did_create")]
         await asyncio.gather(*(self._api.delete_stream(stream) for stream in made), return_exceptions=True)
         with contextlib.suppress(ConflictError):  # taken over: it isn't ours to delete any more
@@ -274,7 +273,7 @@ class Stations(Part):
         return await self._api.request(f"STREAM.CREATE.{config['name']}", config)
 
     async def _unmake(self, name: str, row: Row) -> None:
-        """Deletes streams, then what is known about the station, then its row; announces it before the reply."""
+        """Deletes streams, then what is stored about the station, then its row; announces it before the reply."""
         settings = settings_of(row)
         try:
             lease = await self._lease(name, row, DELETING)
