@@ -1,7 +1,7 @@
 """
 The output of nats-server: written to its log, and read line by line.
 
-It comes through a pipe instead of going directly to the file, because messages about a full disk must arrive also when
+It comes through a pipe instead of going directly to the file, because messages about a full disk must arrive even when
 the log is on that disk. Windows has no pipes that can be read without waiting; there the child writes the log, and it
 is read from the file.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Callable, Optional
 
 _READ_BYTES = 1 << 18
-_TAIL_LINES = 200  # kept for the reason why it ended
+_TAIL_LINES = 200  # kept to tell why it ended
 
 
 class ChildOutput:

@@ -2,7 +2,7 @@
 The nats-server process: its configuration, its start, its end.
 
 Rules:
-* One supervisor per data folder: it holds a lock file while it lives, and the kernel releases the lock with it.
+* One supervisor per data folder: it holds a lock file, and the kernel releases the lock when it ends.
 * On Linux nats-server does not outlive its supervisor (parent-death signal). Elsewhere it may: then the folder's next
   supervisor ends it before it starts its own. The pid file names the process, and its command line proves that it is
   ours.
@@ -177,7 +177,7 @@ class NatsServer:
         return True
 
     def _answers(self) -> bool:
-        """Whether the port of the first nats-server accepts connections; no other program can have it meanwhile."""
+        """Whether the port of the first nats-server accepts connections; a nats-server without it ends."""
         try:
             socket.create_connection((reachable(self._options.host), self.port), 1.0).close()
         except OSError:
@@ -312,7 +312,7 @@ def _open_private(path: Path, flags: int) -> IO[str]:
 
 
 def _lock(path: Path) -> IO[str]:
-    """Locks the file until this process ends, in whatever way."""
+    """Locks the file until it is closed, or this process ends in any way."""
     file = path.open("a")
     try:
         if sys.platform == "win32":
@@ -330,7 +330,7 @@ def _lock(path: Path) -> IO[str]:
 
 
 def _die_with_parent() -> Optional[Callable[[], None]]:
-    """On Linux, what the child does before exec: request SIGTERM for the end of this process."""
+    """On Linux, what the child does before exec: it asks for SIGTERM when this process ends."""
     if not sys.platform.startswith("linux"):
         return None
     import ctypes  # noqa: PLC0415  the only way to prctl

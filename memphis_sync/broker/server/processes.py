@@ -1,4 +1,4 @@
-"""Whether a process runs or makes progress, and waiting for its end, also of one that is not our child."""
+"""Tells whether a process runs or makes progress, and waits for its end, even if it is not our child."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Callable
 
-_ORPHAN_IDLE_S = 2.0  # how long a process that had its SIGTERM when its supervisor died may do nothing
+_ORPHAN_IDLE_S = 2.0  # how long an orphan, which got SIGTERM when its supervisor died, may do nothing
 _LONGEST_STOP_S = 600.0  # however busy it is
 _POLL_S = 0.01
 _LOOK_S = 0.1  # between two checks of what a process does
-_IDLE_TICKS = 25  # hundredths of a second of a core in five seconds
+_IDLE_TICKS = 25  # hundredths of a second of processor time; an idle process uses less in five seconds
 
 
 def _command_line(pid: int) -> str:
@@ -25,7 +25,7 @@ def _command_line(pid: int) -> str:
             return proc.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         return ""
     if sys.platform == "win32":
-        return ""  # where orphans are not recognized; the lock file and the port show the problem
+        return ""  # orphans are not recognized here; the lock file and the port show the problem
     command = ["/bin/ps", "-o", "command=", "-p", str(pid)]
     listed = subprocess.run(command, capture_output=True, text=True, check=False, env={})  # noqa: S603  no user's input
     return listed.stdout

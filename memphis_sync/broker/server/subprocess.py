@@ -201,5 +201,5 @@ class BrokerProcess:
             time.sleep(_POLL_S)
         facts = json.loads(ready.read_text())
         self.host, self.port, self.sdk_port = facts["host"], facts["port"], facts["sdk_port"]
-        # A restart must get the same port, also when it was chosen by the system.
+        # A restart must get the same port, even if the system chose it.
         self._options = replace(self._options, port=self.port) if self._options.nats is None else self._options
