@@ -8,7 +8,7 @@ Rules:
 * When one side does not read, the other is not read either: little more than _HIGH_BYTES wait in each direction.
 * When one side closes, the other is closed after the last bytes are written; if that takes too long, it is aborted.
 * Login, pings and errors are the server's business: the relay passes them on.
-* With TLS both sides use it: the client sees the broker's certificate, and the server one that the broker may use.
+* With TLS both sides use it, and the relay shows the broker's certificate to both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from memphis_sync.broker.sdk_port.msg_id_rewriter import MsgIdRewriter
 log = logging.getLogger("memphis_sync.broker")
 
 _HIGH_BYTES = 256 * 1024  # how much may wait for one side before the other is no longer read
-_READ_BYTES = 64 * 1024  # read from a client at once, so that others wait for less than a millisecond
+_READ_BYTES = 64 * 1024  # read from a client at once, so that others wait less than a millisecond
 _GREETING_BYTES = 64 * 1024  # limit of the server's first line
 _GREETING_S = 5.0  # for connecting to the server and its first line, and for a TLS handshake
 _CLOSE_S = 5.0  # for writing the last bytes after the other side has closed
@@ -119,7 +119,7 @@ class SdkProxy:
         Connects to the first nats-server that accepts, and reads its first line.
 
         Raises:
-            OSError: None accepts.
+            OSError: No server accepts.
         """
         loop, failure = asyncio.get_running_loop(), OSError("no server")
         for host, port in self._servers():
