@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._consuming.joining import fetch, join
+from memphis_sync._consuming.joining import ConsumerCache, fetch, join
 from memphis_sync._control.api import DESTROY_S, GONE, Requests
 from memphis_sync._options import arguments as args
 from memphis_sync._options.arguments import check_name, check_retries
@@ -31,7 +31,6 @@ from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
 from memphis_sync._protocol.names import internal_name
 from memphis_sync._protocol.requests import SchemaActivate, SchemaAttach, SchemaCreate, SchemaDetach, StationDestroy
 from memphis_sync._session import Session, fork, shutdown, waiting
-from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.consumer import Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Deliveries, Delivery
@@ -68,7 +67,7 @@ class Memphis(NotCopied, NotAwaited):
     def __init__(self) -> None:
         self._session_or_none: Optional[Session] = None
         self._producers = ProducerCache()
-        self._consumers: SingleFlight[Consumer] = SingleFlight("the registration of a consumer")
+        self._consumers = ConsumerCache()
 
     # ---- connection -------------------------------------------------------------------------------------------------
 
@@ -122,7 +121,7 @@ class Memphis(NotCopied, NotAwaited):
         try:
             session.close(timeout_s)
         finally:
-            self._producers.clear()  # they refer back to the client
+            self._producers.clear()
             self._consumers.clear()
             if session.left:
                 shutdown.warn_undelivered(session.left, f"when {session.label!r} was closed", stacklevel=3)
@@ -187,7 +186,7 @@ class Memphis(NotCopied, NotAwaited):
         if session is not None and not session.is_closing:
             text = f"{self!r} was never closed{session.opened_at}; use it as a context manager"
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
-            session.retire()
+            session.retire(bool(self._consumers.receivers))
 
     def __repr__(self) -> str:
         session = self._session_or_none
@@ -422,9 +421,7 @@ class Memphis(NotCopied, NotAwaited):
     def _forget_station(self, internal: str) -> None:
         """Removes a destroyed station from the caches. Also runs on the event loop."""
         self._producers.discard_station(internal)
-        for consumer in self._consumers.values():
-            if consumer._view.internal == internal:
-                self._consumers.discard(consumer)
+        self._consumers.discard_station(internal)
 
 
 @takes(ConnectArguments)

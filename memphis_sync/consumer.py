@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._consuming.consume_loop import Consuming
+from memphis_sync._consuming import consume_loop
 from memphis_sync._consuming.give_back import GIVE_BACK_S
 from memphis_sync._consuming.reader import END_S, Reader
 from memphis_sync._consuming.resent import ResentMessage
@@ -80,14 +80,14 @@ class Consumer(NotCopied, NotAwaited):
         self.max_ack_time_ms = given.max_ack_time_ms
         self.max_msg_deliveries = given.max_msg_deliveries
         self._source = Source(client._session, view, name, self.consumer_group)
-        self.context: object = {}
+        self._context = consume_loop.Context()
         self._reader = Reader(
             self._source,
             client._requests,
             ack_time_s=self.max_ack_time_ms / 1000,
             max_deliveries=self.max_msg_deliveries,
         )
-        self._consuming: Optional[Consuming] = None
+        self._consuming: Optional[consume_loop.Consuming] = None
         self._consuming_lock = primitives.RLock()  # guards _consuming; held only briefly
 
     # ---- reading ----------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Consumer(NotCopied, NotAwaited):
             ForkedError: The consumer belongs to the parent process.
         """
         self.check_open()
-        return self._reader.messages(self.batch_size)
+        return self._reader.messages(self, self.batch_size)
 
     def read_all(
         self,
@@ -198,7 +198,7 @@ class Consumer(NotCopied, NotAwaited):
         check_seconds("timeout_s", timeout_s, allow_zero=False)
         only = self._choose(consumer_partition_key, consumer_partition_number)
         self.check_open()
-        return self._reader.messages(batch_size, only, to_end_s=timeout_s)
+        return self._reader.messages(self, batch_size, only, to_end_s=timeout_s)
 
     def consume(
         self,
@@ -211,6 +211,11 @@ class Consumer(NotCopied, NotAwaited):
     ) -> None:
         """
         Calls ``callback(messages, error, context)`` for each batch, on separate threads, until stop_consume().
+
+        It also ends with the client, which is closed when the program no longer refers to it, nor to anything made with
+        it. A consumer that the program does not refer to goes on while its client is open, until there is a consume()
+        of the same station, group and name in this process. At a prompt and in notebooks that next consume() takes its
+        place in any case.
 
         A batch is a portion that fits the callback: at first one message, then as many as it handles in a tenth of a
         second, ``batch_size`` at most; one again after a pause. So a program that dies costs few messages one of their
@@ -243,7 +248,8 @@ class Consumer(NotCopied, NotAwaited):
                 raise UsageError(f"{self!r} is consuming already; call stop_consume() first")
             if context is not None:
                 self.context = context
-            consuming = self._consuming = Consuming(self, callback, only, workers)
+            receiver = consume_loop.Receiver(callback, self._context, self._client._consumers.receivers)
+            consuming = self._consuming = consume_loop.Consuming(self, receiver, only, workers)
         consuming.start()
 
     def stop_consume(self, timeout_s: float = _STOP_S) -> bool:
@@ -283,6 +289,15 @@ class Consumer(NotCopied, NotAwaited):
     def set_context(self, context: object) -> None:
         """Sets the third argument of consume()'s callback."""
         self.context = context
+
+    @property
+    def context(self) -> object:
+        """The third argument of consume()'s callback."""
+        return self._context.value
+
+    @context.setter
+    def context(self, context: object) -> None:
+        self._context.value = context
 
     @property
     def dls_messages(self) -> list[ResentMessage]:

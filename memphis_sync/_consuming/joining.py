@@ -1,21 +1,24 @@
-"""How a consumer joins its group, and how fetch_messages() uses the consumers that it creates once and keeps."""
+"""How a consumer joins its group, and the consumers that fetch_messages() creates once and keeps."""
 
 from __future__ import annotations
 
 import functools
 import operator
 import time
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Optional
 
 from memphis_sync._control.api import JS_S
 from memphis_sync._options.arguments import ConsumerArguments, FetchArguments, check_name, consumer_request
 from memphis_sync._options.checks import check_bool, check_seconds
+from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.consumer import READ_ALL_S, Consumer
 from memphis_sync.errors import StationNotFoundError
 from memphis_sync.message import Message, Messages
 
 if TYPE_CHECKING:
+    from memphis_sync._consuming.consume_loop import Receiver
     from memphis_sync.client import Memphis
 
 # Of the arguments of fetch_messages(), what a consumer is made with besides its names.
@@ -24,6 +27,30 @@ _MADE_OF = (
     *("generate_random_suffix", "start_consume_from_sequence", "last_messages"),
 )
 _made_of = operator.attrgetter(*_MADE_OF)
+
+
+class ConsumerCache(SingleFlight[Consumer]):
+    """
+    What a client keeps of its consumers.
+
+    Attributes:
+        receivers: Of consume() while it runs, also after the program has forgotten the consumer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the registration of a consumer")
+        self.receivers: set[Receiver] = set()
+
+    def discard_station(self, internal: str) -> None:
+        """Forgets the consumers of exactly this station."""
+        for consumer in self.values():
+            if consumer._view.internal == internal:
+                self.discard(consumer)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        super().clear()
+        self.receivers.clear()
 
 
 def join(client: Memphis, given: ConsumerArguments, deadline: Optional[float] = None) -> Consumer:
@@ -62,7 +89,11 @@ def fetch(client: Memphis, given: FetchArguments) -> Messages:
     made_of = _made_of(given)
 
     def make() -> Consumer:
-        return join(client, ConsumerArguments(station, name, **dict(zip(_MADE_OF, made_of))).checked(), deadline)
+        made = join(client, ConsumerArguments(station, name, **dict(zip(_MADE_OF, made_of))).checked(), deadline)
+        made._client = weakref.proxy(
+            client
+        )  # which has it: a client that is forgotten is gone at once, without a cycle
+        return made
 
     consumer = client._consumers.get((station, name, *made_of), make)
     try:

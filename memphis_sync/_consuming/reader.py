@@ -206,11 +206,14 @@ class Reader:
 
     # ---- handing out one by one -------------------------------------------------------------------------------------
 
-    def messages(self, most: int, only: Optional[int] = None, *, to_end_s: Optional[float] = None) -> Iterator[Message]:
+    def messages(
+        self, keep: object, most: int, only: Optional[int] = None, *, to_end_s: Optional[float] = None
+    ) -> Iterator[Message]:
         """
         One message after the other, in portions that fit who handles them.
 
         Args:
+            keep: The consumer, which is not forgotten while the loop goes on.
             most: How many to take at once, at most.
             only: The one partition to read; None for all.
             to_end_s: Ends as read_all(), with this limit; None: goes on for ever, and waits outages out.

@@ -25,6 +25,11 @@ class Source:
         self.group_internal = durable_name(group)
         self.is_destroyed = False
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Station, group and name: which member of which group it is."""
+        return self.view.internal, self.group_internal, self.name
+
     def check_open(self) -> None:
         """Raises unless the consumer can be used here and now; see Consumer.check_open."""
         self.session.check()

@@ -7,6 +7,7 @@ Without a lock: a signal handler or a destructor may interrupt the same call, so
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from memphis_sync._options.arguments import check_name, check_retries, check_station_names, name_of
@@ -111,6 +112,7 @@ class ProducerCache(dict[ProducerKey, Union[AnyProducer, Registration]]):
                 if producer is None:
                     self.pop(key, None)
                 else:
+                    producer._client = weakref.proxy(client)  # without a cycle a forgotten client is gone at once
                     self[key] = producer
 
         made = Registration(client._session, stations, register, ended, block_on_full_s)

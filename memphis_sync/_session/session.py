@@ -17,7 +17,8 @@ from collections.abc import Coroutine
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from memphis_sync._base import primitives
-from memphis_sync._base.logs import DEBUG, INFO, Log
+from memphis_sync._base.interactive import is_interactive
+from memphis_sync._base.logs import DEBUG, ERROR, INFO, Log
 from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._base.uwsgi import check_uwsgi
 from memphis_sync._control import ControlLink
@@ -413,14 +414,18 @@ class Session:
             thread.join(max(deadline - time.monotonic(), 0.0))
         return [thread for thread in others if thread.is_alive()]
 
-    def retire(self) -> None:
+    def retire(self, was_consuming: bool) -> None:
         """For a client that was forgotten: closes from a thread of its own. Safe in a destructor."""
         if self.is_ending or fork.fork_generation() != self.generation:
             return
         with contextlib.suppress(MemphisError):  # the loop has ended; the exit drain does the rest
-            self.loop.post(primitives.start_thread, f"memphis-retire-{self.number}", self._retire)
+            self.loop.post(primitives.start_thread, f"memphis-retire-{self.number}", self._retire, was_consuming)
 
-    def _retire(self) -> None:
+    def _retire(self, was_consuming: bool) -> None:
+        if was_consuming:
+            level = INFO if is_interactive() else ERROR  # a cell that is run again has another client now
+            text = "%r: nothing refers to the client any more, so its consume() ends: keep the client, and close() it"
+            log.log(level, text, self.label)
         left = self.close(self.exit_timeout_s)
         if left:
             log.error("%r was never closed(): %d messages were not confirmed", self.label, left)
