@@ -162,7 +162,11 @@ struct mcore_send_log {
     uint64_t pin_pos; /* bytes from here on are being written; UINT64_MAX when nobody writes */
     uint64_t queued;
     uint64_t in_flight;
-    bool window_was_full;      /* then the sender waits for a worthwhile part of the window */
+    bool window_was_full; /* then the sender waits for a worthwhile part of the window */
+    struct mcore_file_entry
+        *entries;      /* by slot % max_messages; NULL: the log is in memory. `data` is in the file, too */
+    uint64_t *written; /* in the file: slots from here on were never given to a socket */
+    uint64_t salt;
     struct mcore_log released; /* what `log` points to once the block was given back: an empty log */
 };
 
@@ -216,7 +220,11 @@ struct mcore_outbox {
     unsigned room_waiters;
     unsigned report_waiters;
     unsigned report_wakes;
-    uint64_t room_wanted;    /* bytes that the most modest room waiter wants free */
+    uint64_t room_wanted; /* bytes that the most modest room waiter wants free */
+    long recovered_owner; /* whose messages an earlier process had accepted; -1: nobody's */
+    uint8_t *file;        /* the mapping that the lanes' frames lie in; NULL: they are in memory */
+    size_t file_len;
+    int file_fd;
     bool sender_sleeps;      /* on `work`, with a connection: an append wakes it */
     int64_t sender_until_ns; /* when the sender wakes by itself; 0 while it is awake */
     bool closed;
@@ -306,7 +314,7 @@ size_t mcore_send_log_frame_size(const struct mcore_send_log *send_log, const st
 /* MCORE_OK, or why the message does not fit now, once for each route. */
 int mcore_send_log_check(const struct mcore_send_log *send_log, const struct mcore_route *const *routes, size_t count,
                          const struct mcore_message *message);
-/* Writes the frame; returns its slot. There must be room. */
+/* Writes the frame; returns its slot. There must be room. In a file it is accepted with mcore_file_accept(). */
 struct mcore_slot *mcore_send_log_append(struct mcore_send_log *send_log, const struct mcore_route *route,
                                          const struct mcore_message *message, struct mcore_ticket *ticket);
 /* Gives the newest slot its deadline. */
@@ -365,6 +373,19 @@ int mcore_outbox_check_size(const struct mcore_outbox *outbox, const struct mcor
                             const struct mcore_message *message);
 /* Small numbers for threads, in the order in which they first produce; a number is never given twice. */
 uint32_t mcore_thread_number(void);
+
+/* outbox_file.c: the bounds of the express lane, from those of the outbox, in memory and in a file. */
+void mcore_express_bounds(uint64_t *max_bytes, uint64_t *max_messages);
+
+/* The same file; lock held. An append begins with the first and accepts its message with the second (accepted_s 0: now). */
+void mcore_file_begin(struct mcore_send_log *send_log, uint64_t slot);
+void mcore_file_accept(struct mcore_send_log *send_log, uint64_t slot, bool was_written, uint32_t accepted_s);
+void mcore_file_settle(struct mcore_send_log *send_log, uint64_t slot);
+/* Lets mapping, descriptor and lock go; what is live in the file stays there. */
+void mcore_outbox_leave_file(struct mcore_outbox *outbox);
+
+/* xxh64.c */
+uint64_t mcore_xxh64(const uint8_t *data, size_t len, uint64_t seed);
 
 /* held.c; lock held. */
 uint64_t mcore_outbox_abandon_held_locked(struct mcore_outbox *outbox);

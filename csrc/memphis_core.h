@@ -54,9 +54,11 @@ enum mcore_limit {
         67108864,         /* a payload; a server may send more than it takes: headers, what was stored before */
     MCORE_MAX_PONGS = 16, /* queued at once; a server that asks faster is answered by fewer */
     MCORE_CONTROL_BYTES = 67108864, /* control frames and acks that a connection may owe: more, and it is broken */
-    MCORE_RECEIVE_BUFFER_BYTES = 67108864,   /* of the messages that a buffer holds, unless its owner expects more */
-    MCORE_RECEIVE_BUFFER_STATUSES = 1024,    /* that a buffer holds; each request is ended by one */
-    MCORE_RECEIVE_BUFFER_STATUS_BYTES = 4096 /* of one of them, its subject and header block */
+    MCORE_RECEIVE_BUFFER_BYTES = 67108864,    /* of the messages that a buffer holds, unless its owner expects more */
+    MCORE_RECEIVE_BUFFER_STATUSES = 1024,     /* that a buffer holds; each request is ended by one */
+    MCORE_RECEIVE_BUFFER_STATUS_BYTES = 4096, /* of one of them, its subject and header block */
+    MCORE_FILE_FORMAT = 1,                    /* of an outbox file, the newest that is known */
+    MCORE_FILE_BOOT = 40                      /* bytes of the name of a start of the machine */
 };
 
 /* ---- 2. Hash and fork counter ------------------------------------------------------------------------------------- */

@@ -125,6 +125,85 @@ void mcore_outbox_free(struct mcore_outbox *outbox);
  */
 void mcore_outbox_set_retry(struct mcore_outbox *outbox, unsigned attempts, int64_t pause_ns);
 
+/*
+ * The outbox in a file: frames that are accepted outlive the process, until they are settled; one that is abandoned stays.
+ * A new file is as large as mcore_outbox_file_size() says and has all its blocks, so that no write can fail; who opens it
+ * has locked it. Held messages are not in it.
+ */
+uint64_t mcore_outbox_file_size(uint64_t max_bytes, uint64_t max_messages);
+
+/*
+ * Before the first append. salt: random, of this file alone. boot: names the start of the machine, at most MCORE_FILE_BOOT
+ * bytes. Takes the descriptor over: it is closed when the memory is given back, and in a forked child. Returns MCORE_OK;
+ * MCORE_E_ARGUMENT for a file of another size, MCORE_E_TOO_MANY, MCORE_E_MEMORY: the descriptor is still the caller's.
+ */
+int mcore_outbox_use_file(struct mcore_outbox *outbox, int fd, uint64_t salt, const uint8_t *boot, size_t boot_len);
+
+/* Waits until the disk has what the file holds. Returns 0, also without a file, or an errno. */
+int mcore_outbox_sync(struct mcore_outbox *outbox);
+
+enum mcore_file_fault {
+    MCORE_FILE_WHOLE = 0,
+    MCORE_FILE_FOREIGN = 1,     /* no outbox file */
+    MCORE_FILE_OTHER_ORDER = 2, /* of a machine of another byte order */
+    MCORE_FILE_NEWER = 3,       /* of a format that is not known here */
+    MCORE_FILE_CUT = 4,         /* of another size than it says */
+    MCORE_FILE_HEADER = 5,      /* its header is damaged */
+    MCORE_FILE_UNREADABLE = 6   /* the system cannot read it */
+};
+
+/* What is said of a file that was read; all but `fault`, `format` and the sizes is 0 for one with a fault. */
+struct mcore_file_info {
+    int fault; /* enum mcore_file_fault */
+    uint32_t format;
+    uint64_t size; /* as it says itself */
+    uint64_t actual_size;
+    uint64_t pid; /* whose it was */
+    int64_t created_s;
+    uint64_t max_bytes;
+    uint64_t max_messages;
+    uint64_t messages; /* live ones */
+    uint64_t bytes;    /* of their frames */
+    uint64_t damaged;  /* entries that are neither empty nor whole */
+    char boot[41];     /* as given to mcore_outbox_use_file(), NUL-terminated */
+};
+
+/* A message in a file; the pointers lead into it. */
+struct mcore_file_message {
+    const uint8_t *subject;
+    size_t subject_len;
+    const uint8_t *id_name; /* length 0: it has no message id */
+    size_t id_name_len;
+    const uint8_t *msg_id;
+    size_t msg_id_len;
+    const uint8_t *headers; /* the lines behind the id, line ends included */
+    size_t headers_len;
+    const uint8_t *payload;
+    size_t payload_len;
+    int64_t accepted_s; /* seconds since 1970 */
+    int was_written;    /* it may have been sent, and so be stored */
+};
+
+/* Reads a file without changing it. The descriptor stays the caller's. NULL when the system gives no memory. */
+struct mcore_outbox_file;
+struct mcore_outbox_file *mcore_outbox_file_read(int fd);
+void mcore_outbox_file_free(struct mcore_outbox_file *file);
+void mcore_outbox_file_info(const struct mcore_outbox_file *file, struct mcore_file_info *info);
+
+/* Live message number `index`, in the order in which they are to be sent. MCORE_OK, or MCORE_E_ARGUMENT behind the last. */
+int mcore_outbox_file_message(const struct mcore_outbox_file *file, uint64_t index, struct mcore_file_message *message);
+
+/*
+ * Appends all live messages of a file, with their own ids, times and marks, and without a deadline: they stay until the
+ * broker has confirmed or refused them. Until they are settled nothing new goes out before them. id_name: the header that
+ * this broker knows message ids by. Returns how many, MCORE_E_FULL_BYTES or _MESSAGES (none was appended then), _MEMORY.
+ */
+int64_t mcore_outbox_adopt(struct mcore_outbox *outbox, const struct mcore_outbox_file *file, const uint8_t *id_name,
+                           size_t id_name_len);
+
+/* Of those that were adopted: how many are unsettled, and how many have failed until now. */
+void mcore_outbox_recovered(struct mcore_outbox *outbox, uint64_t *left, uint64_t *failed);
+
 /* A number for a producer's own backlog, or MCORE_E_MEMORY. */
 long mcore_outbox_owner_new(struct mcore_outbox *outbox);
 

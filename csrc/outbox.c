@@ -7,10 +7,6 @@
 
 #include "core_internal.h"
 
-/* Room for the messages that producers wait for: each waiting thread has one, so this many is many threads. */
-#define EXPRESS_MESSAGES 4096u
-#define EXPRESS_BYTES (16u * 1024u * 1024u)
-
 struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes, uint64_t max_messages,
                                       uint64_t window)
 {
@@ -19,8 +15,9 @@ struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, ui
     struct mcore_outbox *outbox = calloc(1, sizeof(*outbox));
     if (outbox == NULL)
         return NULL;
-    uint64_t express_bytes = max_bytes < EXPRESS_BYTES ? max_bytes : EXPRESS_BYTES;
-    uint64_t express_messages = max_messages < EXPRESS_MESSAGES ? max_messages : EXPRESS_MESSAGES;
+    uint64_t express_bytes = max_bytes;
+    uint64_t express_messages = max_messages;
+    mcore_express_bounds(&express_bytes, &express_messages);
     if (!mcore_send_log_init(&outbox->lanes[MCORE_BULK], token, token_len, "", 0, max_bytes, max_messages) ||
         !mcore_send_log_init(&outbox->lanes[MCORE_EXPRESS_LANE], token, token_len, "e", MCORE_EXPRESS_TAG,
                              express_bytes, express_messages)) {
@@ -33,6 +30,7 @@ struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, ui
     outbox->next_deadline_ns = MCORE_NEVER;
     outbox->held_due_ns = MCORE_NEVER;
     outbox->room_wanted = UINT64_MAX;
+    outbox->recovered_owner = -1;
     outbox->stats.max_bytes = max_bytes;
     outbox->stats.max_messages = max_messages;
     outbox->stats.max_payload = SIZE_MAX;
@@ -53,6 +51,7 @@ void mcore_outbox_free(struct mcore_outbox *outbox)
     pthread_cond_destroy(&outbox->room);
     pthread_cond_destroy(&outbox->reports);
     pthread_mutex_destroy(&outbox->lock);
+    mcore_outbox_leave_file(outbox);
     for (int i = 0; i < MCORE_LANES; i++)
         mcore_send_log_free(&outbox->lanes[i]);
     free(outbox->owners);
@@ -85,11 +84,17 @@ long mcore_outbox_owner_new(struct mcore_outbox *outbox)
 
 /* ---- append ------------------------------------------------------------------------------------------------------- */
 
+/* What was recovered goes out before anything new. */
+static bool is_recovering(const struct mcore_outbox *outbox)
+{
+    return outbox->recovered_owner >= 0 && outbox->owners[outbox->recovered_owner].outstanding > 0;
+}
+
 static struct mcore_send_log *lane_for(struct mcore_outbox *outbox, const struct mcore_route *const *routes,
                                        size_t count, const struct mcore_message *message, uint32_t thread, int *error)
 {
     struct mcore_send_log *express = &outbox->lanes[MCORE_EXPRESS_LANE];
-    if (message->urgent && outbox->thread_backlog[thread] == 0 &&
+    if (message->urgent && outbox->thread_backlog[thread] == 0 && !is_recovering(outbox) &&
         mcore_send_log_check(express, routes, count, message) == MCORE_OK) {
         *error = MCORE_OK;
         return express;
@@ -200,6 +205,8 @@ int mcore_outbox_release(struct mcore_outbox *outbox)
     for (int i = 0; can && i < MCORE_LANES; i++)
         if (outbox->lanes[i].block != NULL)
             mcore_send_log_release(&outbox->lanes[i]);
+    if (can)
+        mcore_outbox_leave_file(outbox);
     pthread_mutex_unlock(&outbox->lock);
     return can ? 1 : 0;
 }

@@ -71,6 +71,8 @@ void mcore_send_log_release(struct mcore_send_log *send_log)
     munmap(send_log->block, send_log->block_len);
     free(send_log->tickets);
     free(send_log->due_ns);
+    send_log->entries = NULL;
+    send_log->written = NULL;
     send_log->block = NULL;
     send_log->slots = NULL;
     send_log->data = NULL;
@@ -207,6 +209,8 @@ struct mcore_slot *mcore_send_log_append(struct mcore_send_log *send_log, const 
     uint64_t slot = log->tail_slot;
     size_t len = mcore_send_log_frame_size(send_log, route, message, mcore_u64_size(slot));
     uint64_t pos = place_for(log, log->tail_pos, len);
+    if (send_log->entries != NULL)
+        mcore_file_begin(send_log, slot);
     frame_write(send_log, send_log->data + pos % log->max_bytes, route, message, slot);
     struct mcore_slot *entry = mcore_send_log_slot(send_log, slot);
     entry->pos = pos;
@@ -223,6 +227,8 @@ struct mcore_slot *mcore_send_log_append(struct mcore_send_log *send_log, const 
     log->tail_pos = pos + len;
     log->tail_slot = slot + 1;
     send_log->queued++;
+    if (send_log->entries != NULL)
+        mcore_file_accept(send_log, slot, false, 0);
     return entry;
 }
 
@@ -306,6 +312,8 @@ long mcore_send_log_run_take(struct mcore_send_log *send_log, uint64_t window, s
         count++;
     }
     log->sent_slot = slot;
+    if (send_log->written != NULL && *send_log->written < slot)
+        *send_log->written = slot;
     send_log->pin_pos = start;
     *data = send_log->data + start % log->max_bytes;
     *len = (size_t)(end - start);

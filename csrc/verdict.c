@@ -29,6 +29,9 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, const str
         outbox->stats.in_flight--;
     }
     entry->state = MCORE_SLOT_SETTLED;
+    if (lane->entries != NULL &&
+        verdict->outcome != MCORE_ABANDONED) /* that one waits in the file for the next process */
+        mcore_file_settle(lane, slot);
     mcore_outbox_count_locked(outbox, verdict->outcome, verdict->duplicate);
     if (lane->tag == 0)
         outbox->thread_backlog[entry->thread]--;

@@ -1,9 +1,10 @@
 """
 The cffi binding of the C core: checks types, calls, wraps.
 
-This is sections 1 to 5, the twin of _frames.pxi, name by name, and so are _cffi_link, _cffi_route and
-_cffi_receive_buffer of _link.pxi, _route.pxi and _receive_buffer.pxi. What each name does is written in __init__.pyi,
-the stub of both. What they share beyond names (error classes and texts, events, limits) is in _translate and _event.
+This is sections 1 to 5, the twin of _frames.pxi, name by name, and so are _cffi_link, _cffi_route,
+_cffi_outbox_file and _cffi_receive_buffer of the .pxi files of these names. What each name does is written in
+__init__.pyi and outbox_file.pyi, the stubs of both. What they share beyond names (error classes and texts, events,
+limits) is in _translate and _event.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Optional, final
 
 from memphis_sync._core._cffi_core import ffi, lib
 from memphis_sync._core._cffi_link import Link
+from memphis_sync._core._cffi_outbox_file import OutboxFile, adopt, outbox_file_size, recovered, sync_file, use_file
 from memphis_sync._core._cffi_receive_buffer import RawMessage, ReceiveBuffer
 from memphis_sync._core._cffi_route import FanOut, RoundRobin, Route, Ticket, WaitSet, count_delivered
 from memphis_sync._core._cffi_view import checked_bytes, view_of

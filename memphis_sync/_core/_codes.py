@@ -39,6 +39,18 @@ class TicketOutcome(IntEnum):
     UNSENT = 7
 
 
+class FileFault(IntEnum):
+    """Enum mcore_file_fault: why an outbox file cannot be used."""
+
+    WHOLE = 0
+    FOREIGN = 1
+    OTHER_ORDER = 2
+    NEWER = 3
+    CUT = 4
+    HEADER = 5
+    UNREADABLE = 6
+
+
 class LinkEnd(IntEnum):
     """Enum mcore_link_end: why a connection ended."""
 

@@ -8,5 +8,6 @@ both bindings. _declarations.pxi is made by setup.py from csrc/memphis_core.h.
 include "_declarations.pxi"
 include "_frames.pxi"
 include "_link.pxi"
+include "_outbox_file.pxi"
 include "_route.pxi"
 include "_receive_buffer.pxi"

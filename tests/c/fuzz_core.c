@@ -1,15 +1,16 @@
 /*
  * What a peer can send, into everything that reads it: parser, header blocks, answers to messages, a link with its outbox
- * and buffers; and what a caller can give, into the writers of frames. The first byte of an input says which, the second
+ * and buffers; what a caller can give, into the writers of frames; and what can stand in an outbox file, into its reader. The first byte of an input says which, the second
  * how the rest is cut into pieces: the same bytes in any pieces must have the same effect.
  *
  * One entry, LLVMFuzzerTestOneInput(): for tests/c/fuzz_driver.c, which needs nothing but a compiler, and for libFuzzer.
  */
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-#include "core_internal.h"
 #include "harness.h"
+#include "outbox_file.h"
 
 #define MUST(condition)                                                                   \
     do {                                                                                  \
@@ -388,6 +389,66 @@ static void fuzz_link(const uint8_t *data, size_t size, uint8_t seed)
     must_be_equal(&whole, &pieces);
 }
 
+/* ---- outbox files ------------------------------------------------------------------------------------------------- */
+
+static int file_with_three(struct mcore_outbox **outbox)
+{
+    int fd = memfd_create("outbox", MFD_CLOEXEC);
+    *outbox = mcore_outbox_new((const uint8_t *)"T", 1, 1024, 4, 16);
+    MUST(fd >= 0 && posix_fallocate(fd, 0, (off_t)mcore_outbox_file_size(1024, 4)) == 0);
+    MUST(mcore_outbox_use_file(*outbox, fd, 1, NULL, 0) == MCORE_OK);
+    struct mcore_route route = {(const uint8_t *)"s.f", 3, (const uint8_t *)"msg-id", 6, (const uint8_t *)"", 0, 0, 1};
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_message message = {.payload = (const uint8_t *)"x", .payload_len = 1, .timeout_ns = 60 * SECOND};
+    struct mcore_ticket *none = NULL;
+    for (int i = 0; i < 3; i++)
+        MUST(mcore_outbox_append(*outbox, routes, 1, &message, &none) == i);
+    return fd;
+}
+
+/*
+ * A file in which bytes were changed: triples of an offset and a byte; bit 0 of the seed makes the header's sum right again,
+ * bit 1 the seals of the first lane, so that what they vouch for is nonsense.
+ */
+static void fuzz_file(const uint8_t *data, size_t size, uint8_t seed)
+{
+    struct mcore_outbox *from;
+    struct mcore_outbox *to;
+    int fd = file_with_three(&from);
+    int other = file_with_three(&to);
+    MUST(other >= 0);
+    for (; size >= 3; data += 3, size -= 3)
+        from->file[(size_t)(data[0] << 8 | data[1]) % from->file_len] = data[2];
+    struct mcore_file_header *header = (struct mcore_file_header *)(void *)from->file;
+    if (seed & 1)
+        header->check = mcore_file_header_check(header);
+    for (size_t i = 0; (seed & 2) && i < 4; i++) {
+        struct mcore_file_entry *entry = &from->lanes[MCORE_BULK].entries[i];
+        if (entry->off <= 1024 && entry->len <= 1024 - entry->off)
+            entry->seal = mcore_file_live_seal(entry, header->salt, from->lanes[MCORE_BULK].data + entry->off);
+    }
+    struct mcore_outbox_file *file = mcore_outbox_file_read(fd);
+    struct mcore_file_info info;
+    struct mcore_file_message m;
+    struct seen seen = {0};
+    MUST(file != NULL);
+    mcore_outbox_file_info(file, &info);
+    for (uint64_t i = 0; mcore_outbox_file_message(file, i, &m) == MCORE_OK; i++) {
+        MUST(i < info.messages);
+        see_bytes(&seen, m.subject, m.subject_len);
+        see_bytes(&seen, m.msg_id, m.msg_id_len);
+        see_bytes(&seen, m.headers, m.headers_len);
+        see_bytes(&seen, m.payload, m.payload_len);
+    }
+    free(seen.data);
+    int64_t count = mcore_outbox_adopt(to, file, (const uint8_t *)"Nats-Msg-Id", 11);
+    MUST(count < 0 || (uint64_t)count == info.messages);
+    MUST(mcore_outbox_outstanding(to, -1) == 3 + (count < 0 ? 0 : info.messages));
+    mcore_outbox_file_free(file);
+    mcore_outbox_free(from);
+    mcore_outbox_free(to);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2)
@@ -398,6 +459,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 'H': fuzz_headers(data + 2, size - 2); break;
     case 'A': fuzz_puback(data + 2, size - 2); break;
     case 'F': fuzz_frames(data + 2, size - 2); break;
+    case 'O': fuzz_file(data + 2, size - 2, seed); break;
     case 'L': fuzz_link(data + 2, size - 2, seed); break;
     default: break;
     }

@@ -5,9 +5,11 @@
  *
  *   race_link [messages of each appender]
  */
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -301,6 +303,9 @@ static void *run_asker(void *unused)
 static void test_all_threads_at_once(void)
 {
     outbox = mcore_outbox_new(BYTES_OF("T"), 64 * 1024, 300, 32);
+    int fd = memfd_create("outbox", MFD_CLOEXEC);
+    CHECK(posix_fallocate(fd, 0, (off_t)mcore_outbox_file_size(64 * 1024, 300)) == 0);
+    CHECK(mcore_outbox_use_file(outbox, fd, 1, NULL, 0) == MCORE_OK);
     mcore_outbox_set_retry(outbox, 3, 2 * MILLISECOND);
     the_link = mcore_link_new(outbox, 1 << 20, 200 * MILLISECOND, 0);
     pthread_t appenders[APPENDERS], sender, connector, reporter, asker;

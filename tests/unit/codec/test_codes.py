@@ -23,6 +23,7 @@ def enum_of(name: str) -> dict[str, int]:
     [
         (_codes.Error, "mcore_error", "E_"),
         (_codes.TicketOutcome, "mcore_outcome", ""),
+        (_codes.FileFault, "mcore_file_fault", "FILE_"),
         (_codes.LinkEnd, "mcore_link_end", "LINK_"),
         (_codes.Next, "mcore_next", "NEXT_"),
     ],
