@@ -15,6 +15,7 @@ Event = threading.Event
 Thread = threading.Thread
 current_thread_id = threading.get_ident
 start_thread = threads.start_thread
+is_exiting = threads.is_exiting
 
 _numbers = itertools.count(1)
 

@@ -114,7 +114,7 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
     Starts a daemon thread that calls *work* with *args*. The drain at exit, not the interpreter, waits for it.
 
     Raises:
-        RuntimeError: The interpreter is ending and starts no more threads.
+        UsageError: The interpreter is ending, or the system gives no more threads.
     """
     thread = threading.Thread(target=work, args=args, name=name, daemon=True)
     try:
@@ -127,7 +127,7 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
         try:
             spare = _parked.popleft()
         except IndexError:
-            raise exc from None
+            raise UsageError(f"the client's thread {name} cannot be started: {exc}") from None
         spare.take(name, functools.partial(work, *args))
         return spare
     while _PARKS and len(_parked) < _RESERVE:
@@ -135,6 +135,27 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
         spare.start()
         _parked.append(spare)
     return thread
+
+
+def silence_daemons(kind: type[BaseException]) -> None:
+    """
+    From now on a daemon thread that ends with an error of this kind ends in silence: the process is ending, and what
+    the thread still asks for cannot be had any more.
+    """
+    show = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.thread is None or not args.thread.daemon or not issubclass(args.exc_type, kind):
+            show(args)
+
+    threading.excepthook = hook
+
+
+def is_exiting() -> bool:
+    """Whether an exit handler asks: it runs on the main thread, once the program has ended there."""
+    main = threading.main_thread()
+    has_ended = not main.is_alive() or getattr(threading, "_SHUTTING_DOWN", False)
+    return threading.get_ident() == main.ident and has_ended
 
 
 class Section:

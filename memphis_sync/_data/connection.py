@@ -43,7 +43,6 @@ logger = Log("memphis_sync.link")
 
 ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
 PAUSE_S = 0.2  # after what nobody foresaw: not in a circle at full speed
-LAST_ROUND_TRIP_S = 0.05  # what close() allows for the acks of messages, however short its time is
 JOIN_S = 5.0  # how long close() waits for a thread
 _TOKEN_CHARACTERS = string.ascii_letters + string.digits
 
@@ -137,39 +136,7 @@ class DataLink:
         self._outages.join("data", lambda _: self._wake.set(), self.end)
         self.is_open = True
 
-    def close(self, timeout_s: float, last: Optional[float] = None) -> int:
-        """
-        Sends what is queued, waits for its acks, then ends connection and threads.
-
-        Args:
-            timeout_s: At most so long for the acks.
-            last: When it is to return at the latest, by ``time.monotonic()``, with threads left to end by themselves if
-                need be; None: each may take a while.
-
-        Returns:
-            How many messages were given up: they may be stored all the same.
-        """
-        with self._state:
-            if self._phase == "ended":
-                return 0
-            was_open = self._phase != "closed"
-        if not was_open:
-            return self._end("ended", last)  # what is held has nowhere to go
-        deadline = time.monotonic() + timeout_s
-        self.core.close()
-        try:
-            self.core.wait_drained(-1, deadline)
-            if self.core.is_up():
-                # Acks of messages are queued behind nothing but time: one round trip, and the broker has them.
-                number = self.core.ping()
-                self.core.wait_pong(number, max(deadline, time.monotonic() + LAST_ROUND_TRIP_S))
-        except ConnectionLostError:
-            logger.debug("%r ended without a connection", self._label)
-        finally:
-            left = self._end("ended", last)
-        return left
-
-    def _end(self, phase: str, last: Optional[float] = None) -> int:
+    def _end(self, phase: str, last: Optional[float] = None, reports_until: Optional[float] = None) -> int:
         with self._state:
             self._phase = phase
             self._phase_changed.notify()
@@ -178,7 +145,7 @@ class DataLink:
         left: int = self.core.abandon()
         self.core.stop()
         until = time.monotonic() + JOIN_S if last is None else last
-        self.callbacks.retire(max(0.0, until - time.monotonic()))
+        self.callbacks.retire(max(0.0, (reports_until or until) - time.monotonic()))
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
@@ -258,12 +225,19 @@ class DataLink:
             owner: Whose messages; -1: everybody's.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        marks, held = self.core.marks(), self.core.held_mark()
-        if owner < 0 and held:  # what is held becomes frames first; no producer has it as its own before
-            if self.core.wait_held(held, deadline):
-                return FlushResult(self.core.outstanding(-1), self.core.take_failed(owner))
-            marks = self.core.marks()
-        return FlushResult(self.core.wait_marks(owner, marks, deadline), self.core.take_failed(owner))
+        return FlushResult(self.wait_marked(self.mark(), deadline, owner), self.core.take_failed(owner))
+
+    def mark(self) -> list[Any]:
+        """What is accepted now, for wait_marked()."""
+        return [self.core.held_mark(), self.core.marks()]
+
+    def wait_marked(self, mark: list[Any], deadline: Optional[float], owner: int = -1) -> int:
+        """Waits until what was accepted at *mark* is settled; gives how many of these messages are not."""
+        if owner < 0 and mark[0]:  # what is held becomes frames first; no producer has it as its own before
+            if self.core.wait_held(mark[0], deadline):
+                return int(self.core.outstanding(-1))
+            mark[:] = 0, self.core.marks()
+        return int(self.core.wait_marks(owner, mark[1], deadline))
 
     def wait_held(self, deadline: float) -> None:
         """Waits until every message that is held has become a frame, or has ended."""

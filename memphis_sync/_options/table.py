@@ -61,7 +61,8 @@ class ConnectArguments(Arguments):
         outbox_max_bytes: Space for messages that are not confirmed yet, from 65536.
         outbox_max_messages: The same as a number of messages, from 1.
         max_in_flight: How many written messages may be unconfirmed at once, from 1.
-        exit_timeout_s: How long the end of the process waits for confirmations, in seconds; 0 does not wait.
+        exit_timeout_s: How long the end of the process waits for confirmations, and for ``consume()`` callbacks that
+            are running, in seconds; 0 does not wait.
         ping_interval_s: After this much silence the broker gets a PING, and after twice as much its connection counts
             as lost; in seconds, from 0.01.
         no_responders_retry: How often a message whose station has no responders is sent again; None: it fails at once.

@@ -38,7 +38,7 @@ class PrivateLoop(asyncio.SelectorEventLoop):
         return fork.fork_generation() != self._generation or super().is_closed()
 
 
-class _Call(Generic[T]):
+class Call(Generic[T]):
     """
     One coroutine on its way through the loop, and the lock that its caller waits on.
 
@@ -77,6 +77,7 @@ class _Call(Generic[T]):
             self.ticket.release()
 
     def result(self) -> T:
+        """What it returned or raised."""
         if self._task is None or self._task.cancelled():
             raise ClosedError("the client was closed while the call was waiting")
         return self._task.result()
@@ -131,12 +132,24 @@ class LoopThread:
             ClosedError: The loop has ended, or ended meanwhile.
             KeyboardInterrupt: Ctrl-C; the coroutine was cancelled.
         """
+        return self.end(self.begin(work, what), timeout_s, what)
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, T]], what: str) -> Call[T]:
+        """The first half of call(), which waits for nothing."""
         waiting.forbid_on_own_thread(what)
         fork.check(self._generation, "the client")
-        call = _Call(work)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        call = Call(work)
         try:
             self._post(call.start)
+        except BaseException:
+            self._cancel(call)
+            raise
+        return call
+
+    def end(self, call: Call[T], timeout_s: Optional[float], what: str) -> T:
+        """The second half of call(), which waits for the result."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
             finished = waiting.wait(call.ticket, deadline, self.is_alive)
         except BaseException:
             self._cancel(call)
@@ -183,6 +196,12 @@ class LoopThread:
         while self._awaited:
             await asyncio.wait(set(self._awaited))
 
+    def begin_stop(self) -> None:
+        """Has the thread end soon; stop() waits for it."""
+        self._is_stopping = True
+        with contextlib.suppress(ClosedError):
+            self._post(self._end)
+
     def stop(self, timeout_s: float = _STOP_S) -> bool:
         """
         Cancels what still runs, ends the thread and closes the loop. Idempotent.
@@ -206,7 +225,7 @@ class LoopThread:
         if not self._is_settling:  # a second stop() would break off what the first one left to end
             self._loop.stop()
 
-    def _cancel(self, call: _Call[Any]) -> None:
+    def _cancel(self, call: Call[Any]) -> None:
         with contextlib.suppress(ClosedError):  # a loop that has ended has cancelled everything
             self._post(call.cancel)
 

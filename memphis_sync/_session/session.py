@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from memphis_sync._base import primitives
@@ -29,18 +29,14 @@ from memphis_sync._data import Callbacks, Change, DataLink, LinkName, Outages
 from memphis_sync._options.table import ConnectOptions
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import fork, shutdown, waiting
+from memphis_sync._session.closing import close_steps, join
 from memphis_sync._session.event_loop import LoopThread
-from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, ForkedError, MemphisError, UsageError
+from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, MemphisError
 from memphis_sync.types import FlushResult, LinkEvent, Stats
 
 log = Log("memphis_sync.control")
 T = TypeVar("T")
-_CONTROL_CLOSE_S = 2.0
-_REPORTS_S = 1.0  # for what waits to be reported when a client is closed: a round trip
-_GIVE_BACK_S = 2.0  # for messages that nobody has looked at: a round trip or two
-_CALLBACKS_S = 5.0  # for a callback that is running
-_LOOP_S = 2.0
-_LATE_S = 0.09  # how much longer than its time a close() takes at most, on a machine that is not busy
+_REPORTS_S = 1.0  # for what a client that could not be opened has to say
 _GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a little later, as a second net
 
 
@@ -70,8 +66,7 @@ class Session:
     """
 
     def __init__(self, options: ConnectOptions, forget_station: Callable[[str], None]) -> None:
-        if shutdown.has_ended():
-            raise UsageError("the process is ending and its clients are closed; no connection can be opened")
+        shutdown.check_opening()
         check_uwsgi()
         fork.watch_forks()
         self.generation = fork.fork_generation()
@@ -102,6 +97,7 @@ class Session:
         self.is_closing = False
         self.is_closed = False
         self.left = 0
+        self._mark: Optional[list[Any]] = None
 
     # ---- opening ----------------------------------------------------------------------------------------------------
 
@@ -358,61 +354,47 @@ class Session:
             return self.left
 
     def _close_steps(self, deadline: float) -> None:
-        """Each step gets what is left of the time; all together a little more, for a time that is very short."""
-        if not self.is_closing:
-            for reader in list(self.readers):
-                reader.wake()
-            for thread in self._join(self._threads, deadline):
-                log.error("thread %s did not end in time: a callback still runs", thread.name)
-            if self._data is not None:
-                self._data.wait_held(deadline)
-        last = max(deadline, time.monotonic()) + _LATE_S
+        for _ in close_steps(self, deadline):
+            pass
 
-        def left_s(at_most: float) -> float:
-            return max(0.0, min(at_most, last - time.monotonic()))
+    def closing(self, deadline: float, broker_s: float, late_s: float) -> Iterator[None]:
+        """close() for one that is closed beside others; see close_steps()."""
+        lock = self._ending.begin()
+        try:
+            if lock.acquire(timeout=max(0.0, deadline - time.monotonic()) + late_s) and not self.is_closed:
+                yield from close_steps(self, deadline, broker_s=broker_s, late_s=late_s)
+        finally:
+            try:  # noqa: SIM105  as in Section
+                lock.release()
+            except RuntimeError:  # another thread closes it, and takes its time
+                pass
 
-        if not self.is_closing:
-            self._end_readers(min(deadline, time.monotonic() + _GIVE_BACK_S), left_s)
-        self.is_closing = True
-        if self._data is not None:
-            try:
-                self._data.close(max(0.0, deadline - time.monotonic()), last)
-            finally:
-                self.left = self._data.stats().abandoned  # counted there also when Ctrl-C ended the drain
-        if self._control is not None and self.loop.is_alive():
-            try:
-                self.loop.call(self.reports.drain, left_s(_REPORTS_S), "close()")
-            except (MemphisError, ForkedError) as exc:
-                log.warning("%r: not every schema failure could be reported: %s", self.label, exc)
-            try:
-                self.loop.call(self._control.close, left_s(_CONTROL_CLOSE_S), "close()")
-            except (MemphisError, ForkedError) as exc:
-                log.debug("%r: closing the control link: %s", self.label, exc)
-            with contextlib.suppress(MemphisError):  # the loop has ended, and its connections with it
-                self.loop.post(self._control.abort)  # close() may have had no time even to begin
-        self.callbacks.close(left_s(_CALLBACKS_S))
-        self.loop.stop(max(left_s(_LOOP_S), _LATE_S / 4))
-        self._join(self._registrations, last)  # what it waits for has ended
-        shutdown.unregister(self)
-        self.is_closed = True
+    # ---- the end of the process --------------------------------------------------------------------------------------
 
-    def _end_readers(self, deadline: float, left_s: Callable[[float], float]) -> None:
-        """What was fetched and nobody has looked at goes back to its group."""
+    def begin_end(self) -> None:
+        """Fetches nothing more, connects in a hurry, and remembers what is accepted now."""
+        self.is_ending = True
+        self.outages.hurry()
         for reader in list(self.readers):
-            reader.end(deadline)
-        if self.loop.is_alive():
-            try:
-                self.loop.call(self.loop.drain, left_s(_GIVE_BACK_S) / 2, "close()")
-            except (MemphisError, ForkedError) as exc:
-                log.debug("%r: giving messages back: %s", self.label, exc)  # they come back after their ack time
+            reader.wake()
+        self._mark = None if self._data is None else self._data.mark()
 
-    @staticmethod
-    def _join(threads: list[primitives.Thread], deadline: float) -> list[primitives.Thread]:
-        """Waits for threads, but not for the calling one; gives those that still run."""
-        others = [thread for thread in threads if thread.ident != primitives.current_thread_id()]
-        for thread in others:
-            thread.join(max(deadline - time.monotonic(), 0.0))
-        return [thread for thread in others if thread.is_alive()]
+    def wait_end(self, until: float) -> tuple[int, int]:
+        """
+        Waits until handlers have ended, and what was accepted at begin_end() is settled.
+
+        Returns:
+            How many messages are not, and how many handlers still run.
+        """
+        running = join(self._threads, until)
+        if self._data is None or self._mark is None:
+            return 0, len(running)
+        return self._data.wait_marked(self._mark, until), len(running)
+
+    def given_up(self) -> int:
+        """How many messages this client will not send any more."""
+        stats = self.stats()
+        return self.left + stats.queued + stats.in_flight
 
     def retire(self, was_consuming: bool) -> None:
         """For a client that was forgotten: closes from a thread of its own. Safe in a destructor."""

@@ -1,8 +1,15 @@
 """
-The end of the process: one drain for all clients that are still open.
+The end of the process: one drain for all clients that are still open, side by side.
 
 atexit runs it after the non-daemon threads have ended, so their last messages are included. A forked child inherits the
 handler but not the threads, so the handler does nothing in a generation other than the one that registered it.
+
+Rules
+* Each client has its own ``exit_timeout_s``, from the beginning of the drain; no thread is started for them.
+* What was accepted before the drain began is what it waits for. Daemon threads that go on producing find the client
+  open until then; afterwards it takes nothing more, and what they have produced is sent in what is left of the time.
+* A handler that is running has the same time to end, and its acks are sent. It gets no further messages.
+* Ctrl-C, or whatever else a signal handler raises, ends the waiting; a second one ends the process at once.
 """
 
 from __future__ import annotations
@@ -11,14 +18,21 @@ import atexit
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Optional, Protocol
 
-from memphis_sync._data import Outages
+from memphis_sync._base import primitives
+from memphis_sync._base.logs import show_error
+from memphis_sync._base.threads import handing_over, silence_daemons
+from memphis_sync._data import Callbacks
 from memphis_sync._session import fork
-from memphis_sync.errors import MemphisError, UndeliveredWarning
+from memphis_sync.errors import MemphisError, UndeliveredWarning, UsageError
 
 QUIET_S = 0.5  # a drain that takes no longer says nothing
-_CLOSE_S = 0.5
+BROKER_S = (
+    0.5  # what the broker is to hear of once messages and handlers are done with: acks, what goes back to a group
+)
+LATE_S = 0.2  # how much longer than its time all of this may take
 
 
 class Drainable(Protocol):
@@ -27,16 +41,22 @@ class Drainable(Protocol):
     generation: int
     exit_timeout_s: float
     label: str
-    outages: Outages
+    callbacks: Callbacks
 
-    def flush(self, timeout_s: Optional[float]) -> int:
-        """Waits; returns what is unconfirmed."""
+    def begin_end(self) -> None:
+        """Fetches nothing more, and remembers what is accepted now."""
+
+    def wait_end(self, until: float) -> tuple[int, int]:
+        """Waits for that; returns how many messages are left, and how many handlers run."""
 
     def unseen(self) -> int:
         """How many messages have failed without anybody having asked about them."""
 
-    def close(self, timeout_s: float) -> int:
-        """Ends everything; returns what was given up."""
+    def closing(self, deadline: float, broker_s: float, late_s: float) -> Iterator[None]:
+        """Ends everything, step by step."""
+
+    def given_up(self) -> int:
+        """How many messages will not be sent."""
 
 
 # Strong references: a session whose client was forgotten still has messages to send. Adding and removing is atomic.
@@ -66,6 +86,20 @@ def has_ended() -> bool:
     return _has_ended and fork.fork_generation() == _registered
 
 
+def check_opening() -> None:
+    """
+    Refuses a new client where it could not be drained any more.
+
+    Raises:
+        UsageError: The process has drained, or an exit handler asks, which runs on the main thread after its end.
+    """
+    if has_ended() or primitives.is_exiting():
+        raise UsageError(
+            "the process is ending, and no client can be opened any more; one that is open can still be used, in an "
+            "exit handler that was registered after it was opened"
+        )
+
+
 def _register_with_multiprocessing(generation: int) -> None:
     """A multiprocessing child leaves with os._exit() up to Python 3.12: only its own finalizers run, not atexit."""
     process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
@@ -74,55 +108,70 @@ def _register_with_multiprocessing(generation: int) -> None:
 
 
 def drain(generation: int) -> None:
-    """Flushes, reports and closes every open session. Idempotent; never raises."""
+    """Sends what is queued, reports and closes every open session. Idempotent; never raises."""
     global _has_ended  # noqa: PLW0603  see register
     if fork.fork_generation() != generation:
         return
-    sessions = [session for session in list(_open) if session.generation == generation]
-    left = 0
+    # The one with the shortest time first: none waits for another one's limit.
+    sessions = sorted(
+        (session for session in list(_open) if session.generation == generation),
+        key=lambda session: session.exit_timeout_s,
+    )
+    failed = 0
     try:
-        left = _flush_all(sessions)
-    except KeyboardInterrupt:
-        sys.stderr.write("memphis_sync: given up\n")
-    finally:
+        start = time.monotonic()
+        try:
+            silence_daemons(MemphisError)
+            _wait(sessions, start)
+        except BaseException as exc:  # noqa: BLE001  of a signal handler
+            show_error(f"given up{_why(exc)}")
+            start = float("-inf")
         _has_ended = True
         failed = sum(session.unseen() for session in sessions)  # without what is about to be given up
-        abandoned = sum(_close(session) for session in sessions)
-        left = max(left, abandoned) if sessions else 0
+        _close(sessions, start)
+    except BaseException as exc:  # noqa: BLE001  the second one
+        show_error(f"left at once{_why(exc)}")
+    finally:
+        _has_ended = True
+        left = sum(session.given_up() for session in sessions)
         if left or failed:
             warn_undelivered(left, "at the end of the process", stacklevel=2, failed=failed)
 
 
-def _flush_all(sessions: list[Drainable]) -> int:
-    start = time.monotonic()
+def _why(error: BaseException) -> str:
+    return "" if isinstance(error, (KeyboardInterrupt, SystemExit)) else f": {type(error).__name__}: {error}"
+
+
+def _wait(sessions: list[Drainable], start: float) -> None:
     for session in sessions:
-        session.outages.hurry()
-    left = sum(_flush(session, QUIET_S) for session in sessions)
-    if not left:
-        return 0
-    limit = max(session.exit_timeout_s for session in sessions)
-    if limit > QUIET_S:
-        sys.stderr.write(
-            f"memphis_sync: {left} messages are not confirmed yet; waiting up to {limit:g} s (Ctrl-C to give up)\n"
-        )
-        left = sum(_flush(session, start + session.exit_timeout_s - time.monotonic()) for session in sessions)
-    return left
+        session.begin_end()
+    left, running = _wait_each(sessions, start, QUIET_S)
+    limit_s = max((session.exit_timeout_s for session in sessions), default=0.0)
+    if (left or running) and limit_s > QUIET_S:
+        texts = [f"{left} messages are not confirmed yet"] if left else []
+        if running:
+            texts.append(f"{running} consume() {'callback still runs' if running == 1 else 'callbacks still run'}")
+        show_error(f"{', '.join(texts)}; waiting up to {limit_s:g} s (Ctrl-C to give up)")
+        _wait_each(sessions, start, limit_s)
 
 
-def _flush(session: Drainable, timeout_s: float) -> int:
-    try:
-        return session.flush(max(0.0, min(timeout_s, session.exit_timeout_s)))
-    except MemphisError as exc:
-        sys.stderr.write(f"memphis_sync: {session.label}: {exc}\n")
-        return 0
+def _wait_each(sessions: list[Drainable], start: float, at_most_s: float) -> tuple[int, int]:
+    each = [session.wait_end(start + min(session.exit_timeout_s, at_most_s)) for session in sessions]
+    return sum(left for left, _ in each), sum(running for _, running in each)
 
 
-def _close(session: Drainable) -> int:
-    try:
-        return session.close(_CLOSE_S if session.exit_timeout_s else 0.0)
-    except (MemphisError, KeyboardInterrupt) as exc:
-        sys.stderr.write(f"memphis_sync: {session.label}: {exc}\n")
-        return 0
+def _close(sessions: list[Drainable], start: float) -> None:
+    steps = [(session, session.closing(start + session.exit_timeout_s, BROKER_S, LATE_S)) for session in sessions]
+    while steps:
+        for session, closing in list(steps):
+            with handing_over(session.callbacks.post):
+                try:
+                    next(closing)
+                except StopIteration:
+                    steps.remove((session, closing))
+                except Exception as exc:  # noqa: BLE001  the others are to be ended all the same
+                    show_error(f"{session.label}: {type(exc).__name__}: {exc}")
+                    steps.remove((session, closing))
 
 
 def warn_undelivered(count: int, where: str, stacklevel: int, failed: int = 0) -> None:

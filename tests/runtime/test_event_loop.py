@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures.thread import _threads_queues
+from functools import partial
 
 import pytest
 
@@ -218,7 +219,7 @@ def test_a_resolver_that_is_silent_gets_one_thread(loop, slow_resolver):
     for _ in range(3):
         steps = connect_first([address], Login(lambda *_: b""), time.monotonic() + 0.3, lambda *_: None)
         with pytest.raises(ConnectError, match="no Memphis broker answered within"):
-            loop.call(run_on_loop(steps), 20)
+            loop.call(partial(run_on_loop, steps), 20)
         steps = connect_first([address], Login(lambda *_: b""), time.monotonic() + 0.3, lambda *_: None)
         with pytest.raises(ConnectError, match="no Memphis broker answered within"):
             run(steps)

@@ -19,32 +19,6 @@ for number in range(2000):
 """
 
 
-@pytest.mark.parametrize(
-    ("end", "code"),
-    [
-        ("", 0),
-        ("sys.exit(3)", 3),
-        ("raise KeyError('boom')", 1),
-        ("import signal; signal.raise_signal(signal.SIGINT)", None),
-    ],
-    ids=["return", "sys.exit", "exception", "ctrl-c"],
-)
-def test_everything_queued_is_sent(run_python, broker, memphis, station_name, end, code):
-    memphis.station(station_name)
-    env = {"TEST_URL": broker.url, "TEST_STATION": station_name}
-    done = run_python("-W", "error::RuntimeWarning", "-c", SCRIPT.format(end=end), env=env, check=False)
-    assert done.returncode == code or (code is None and done.returncode != 0), done.stderr
-    assert b"not confirmed" not in done.stderr
-    consumer = memphis.consumer(station_name, "reader")
-    found = set()
-    deadline = time.monotonic() + 20
-    while len(found) < 2000 and time.monotonic() < deadline:
-        for message in consumer.fetch(1000, timeout_s=0.5):
-            found.add(int(message.data))
-            message.ack()
-    assert found == set(range(2000))
-
-
 @pytest.mark.slow
 def test_a_broker_that_is_away_costs_the_limit_and_one_line(run_python, fresh_broker):
     own = fresh_broker()
@@ -87,22 +61,6 @@ print(os.WEXITSTATUS(status), client.flush(10), client.is_connected(), flush=Tru
     )
     assert done.stdout == b"7 0 True\n"
     assert done.stderr == b""
-
-
-def test_nothing_is_opened_after_the_drain(run_python, broker):
-    script = """
-import atexit, os, sys
-def late():
-    try:
-        memphis_sync.connect(os.environ["TEST_URL"])
-    except memphis_sync.UsageError as exc:
-        print(exc)
-atexit.register(late)
-import memphis_sync
-client = memphis_sync.connect(os.environ["TEST_URL"])
-"""
-    done = run_python("-c", script, env={"TEST_URL": broker.url})
-    assert b"the process is ending" in done.stdout, done.stderr
 
 
 def test_importing_starts_nothing(run_python):
