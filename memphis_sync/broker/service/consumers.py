@@ -119,7 +119,7 @@ class Consumers(Part):
             raise gone from None  # no consumer can have that name
         if row is None:
             raise gone
-        # A client from before version 1 doesn't say which connection is its own; Memphis goes by the names then.
+        # A client from before version 1 does not name its connection; like Memphis we then go by the name alone.
         connection = connection_key(request.connection_id) if request.req_version >= 1 else "*"
         found = await self._state.members.keys(f"{key_of(station)}.*.{connection}.{key_of(name)}.*")
         if not found:

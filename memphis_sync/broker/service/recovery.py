@@ -31,7 +31,7 @@ log = logging.getLogger("memphis_sync.broker")
 
 DELETIONS = "$JS.EVENT.ADVISORY.STREAM.DELETED"
 _QUEUE = "memphis_sync_stream_deletions"
-INTERVAL_S = 15 * 60.0  # between two looks at all stations when nothing has failed: an advisory may get lost
+INTERVAL_S = 15 * 60.0  # between two checks of all stations when nothing has failed: an advisory may get lost
 _AT_ONCE = 64
 _GATHER_S = 0.1  # deletions within this time are handled together: a station may have thousands of partitions
 _MAX_NOTED = 10_000  # stations with deletions that wait; anybody may publish such an advisory
@@ -55,7 +55,7 @@ class Recovery(Part):
         self._consumers = consumers
         self._deleted: dict[str, set[int]] = {}
         self._noted = asyncio.Event()
-        self._retry_s: Optional[float] = None  # until the next look at all stations; None when nothing has failed
+        self._retry_s: Optional[float] = None  # until the next check of all stations; None when nothing has failed
 
     async def start(self) -> None:
         """Listens for deletions of streams."""

@@ -110,7 +110,7 @@ class Service:
         await self._router.finish(_FINISH_S)
         if self._ingest is not None:
             await self._ingest.stop()
-        with contextlib.suppress(NatsError):  # the server may be gone by now
+        with contextlib.suppress(NatsError):  # the server may have ended already
             await self._connection.close()
 
     async def _connect(self) -> ServiceConnection:

@@ -260,7 +260,7 @@ class Stations(Part):
         # Only what this request created: a stream that was there before may hold somebody's messages.
         made = [reply["config"]["name"] for reply in replies if isinstance(reply, dict) and reply.get("did_create")]
         await asyncio.gather(*(self._api.delete_stream(stream) for stream in made), return_exceptions=True)
-        with contextlib.suppress(ConflictError):  # taken over: it isn't ours to delete any more
+        with contextlib.suppress(ConflictError):  # another copy took the row over: it is not ours to delete any more
             await self._state.stations.delete(key_of(settings.name), lease.revision)
         if isinstance(error, JetStreamError) and error.err_code in (REPLICAS_WITHOUT_CLUSTER, NO_SUITABLE_PEERS):
             raise RequestError(
