@@ -50,6 +50,7 @@ from memphis_sync.errors import (
     UsageError,
 )
 from memphis_sync.headers import Headers
+from memphis_sync.log_handler import LogHandler
 from memphis_sync.message import Message, Messages
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
@@ -88,6 +89,7 @@ __all__ = [
     "Item",
     "LinkEvent",
     "LocalProtocolError",
+    "LogHandler",
     "Memphis",
     "MemphisConnectError",
     "MemphisError",

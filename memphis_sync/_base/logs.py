@@ -108,7 +108,40 @@ def hand_over_foreign(record: logging.LogRecord) -> bool:
     program's handlers must not be called.
     """
     sink = threads.sink()
-    return sink is None or not sink(logging.getLogger(record.name).handle, record)
+    if sink is None:
+        return True
+    record.is_about_memphis_client = True  # see ForeignHandler
+    return not sink(logging.getLogger(record.name).handle, record)
+
+
+# Threads of the client's that run no code of the program's: what other libraries log there is about the client, too.
+_INNER_THREADS = tuple(f"memphis-{kind}-" for kind in ("loop", "sender", "reader", "register", "retire"))
+
+
+class ForeignHandler(logging.Handler):
+    """
+    Base of a handler that sends records with a client: it gets none about a client. It has no lock, for a record may
+    come from a signal handler, or in the middle of another one.
+    """
+
+    def createLock(self) -> None:  # noqa: N802  logging's own name
+        """No lock."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Calls emit() without a lock; what it returns is logging's own affair."""
+        is_inner = hasattr(record, "is_about_memphis_client") or (record.threadName or "").startswith(_INNER_THREADS)
+        if is_inner or f"{record.name}.".startswith("memphis_sync."):
+            return False
+        chosen: Any = self.filter(record)  # from Python 3.12 on perhaps another record
+        if chosen:
+            self.emit(chosen if isinstance(chosen, logging.LogRecord) else record)
+        return chosen
+
+
+def has_main_thread_ended() -> bool:
+    """Whether only threads that the interpreter waits for go on."""
+    return not threading.main_thread().is_alive()
 
 
 class UnconfiguredHandler(logging.Handler):
@@ -157,7 +190,7 @@ class UnconfiguredHandler(logging.Handler):
     def _is_configured(self, name: str) -> bool:
         logger: Optional[logging.Logger] = logging.getLogger(name)
         while logger is not None:
-            if any(handler is not self for handler in logger.handlers):
+            if any(not isinstance(handler, (UnconfiguredHandler, ForeignHandler)) for handler in logger.handlers):
                 return True
             logger = logger.parent if logger.propagate else None
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
 import textwrap
 from collections.abc import Iterator
@@ -57,5 +58,6 @@ def test_an_example_runs(code: str, broker: Any, memphis: Memphis, station_name:
         consumer.stop_consume(0)
 
     given = {"memphis_sync": memphis_sync, "memphis": memphis, "consumer": consumer, "handle": handle}
+    given["logging"] = logging
     exec(compile(code.replace("memphis://user:password@host", broker.url), "docstring", "exec"), given)
     assert handled == ([b"hello"] if "handle(" in code else [])

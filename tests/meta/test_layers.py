@@ -26,6 +26,7 @@ ROWS = [
     {"_session"},
     {
         "client",
+        "log_handler",
         "station",
         "producer",
         "consumer",
@@ -51,7 +52,8 @@ BROKER_RANK = {name: rank for rank, row in enumerate(BROKER_ROWS) for name in ro
 ONLY_IN = {
     "threading": {"_base", "_data"},
     "_thread": {"_base", "_data"},
-    "logging": {"_base", "_control", "", "broker", "cli"},  # a line of the client's goes through _base.logs.Log
+    # A line of the client's goes through _base.logs.Log.
+    "logging": {"_base", "_control", "", "broker", "cli", "log_handler"},
     "nats": {"_nats", "_control", "broker"},
     "click": {"cli"},
     "rich": {"cli"},
