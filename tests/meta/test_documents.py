@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from connect_options_page import PAGE as OPTIONS_PAGE, as_markdown, table_of
-from pages import anchors, links
+from pages import anchors, links, section
 
 from memphis_sync import Memphis, connect
 from memphis_sync._options.schema_source import SchemaArguments
@@ -25,12 +25,6 @@ README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 COSTS = (ROOT / "docs" / "explanation" / "costs.md").read_text()
 MIB = 2**20
-
-
-def section(text: str, heading: str) -> str:
-    """What stands below a heading."""
-    assert text.count(f"\n## {heading}\n") == 1
-    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
 def default(function: Any, name: str) -> Any:

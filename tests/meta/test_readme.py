@@ -17,44 +17,15 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any
 
 import pytest
 from fix_process import run_python
+from pages import Block, blocks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 URL = "memphis://root:memphis@127.0.0.1:6666"  # as pages show it; the tests' broker is somewhere else
-FENCED = r"^## (?P<heading>.*)$|^```(?P<language>.*)\n(?P<code>(?:.*\n)*?)```$"
-
-
-class Block(NamedTuple):
-    """A fenced block; one that is run has the ``text`` block behind it as its output, where ``...`` is anything."""
-
-    page: str
-    heading: str  # of its section; "" above the first
-    language: str
-    code: str
-    output: Optional[str] = None
-
-
-def blocks(page: str, text: str) -> list[Block]:
-    """All fenced blocks of a page, in their order; a ``text`` block behind no program is one of its own."""
-    found: list[Block] = []
-    heading = ""
-    for part in re.finditer(FENCED, text, re.MULTILINE):
-        heading = part["heading"] or heading
-        if part["code"] is None:
-            continue
-        block = Block(page, heading, part["language"].strip(), part["code"])
-        last = found[-1] if found else None
-        is_run = last is not None and last.language in {"python", "sh"} and last.output is None
-        if is_run and block.language == "text" and last.heading == heading:
-            found[-1] = last._replace(output=block.code)
-        else:
-            found.append(block)
-    return found
-
 
 BLOCKS = [block for path in PAGES for block in blocks(path.name, path.read_text())]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
