@@ -176,8 +176,10 @@ class DeadLetterKeeper(BackgroundPart):
         goal = await self._ready(settings.dls_station)
         if data is None:
             data = await self._store.data(row)
-        if data is None or goal is None:
-            log.warning("dead letter %d has no copy in station %s, which is not there", row.id, settings.dls_station)
+        if data is None:
+            return  # it was removed meanwhile
+        if goal is None:
+            log.warning("dead letter %d has no copy: station %s does not exist", row.id, settings.dls_station)
             return
         block, payload = data[: row.header_bytes], data[row.header_bytes :]
         kind = "failed_schema" if row.type == SCHEMA else "unacked"

@@ -211,10 +211,10 @@ class Redelivery(BackgroundPart):
         except ConflictError:  # another copy was faster
             pause_s = _LOOK_S
         except (NatsError, JetStreamError, OSError) as exc:
-            log.debug("message %d of station %s cannot be sent again now: %s", key[2], key[0], exc)
+            log.debug("dead letter %d of station %s cannot be sent again now: %s", key[2], key[0], exc)
             pause_s = _FAILED_S
         except Exception:
-            log.exception("message %d of station %s cannot be sent again now", key[2], key[0])
+            log.exception("dead letter %d of station %s cannot be sent again now", key[2], key[0])
             pause_s = _LIST_S
         if pause_s is None:
             self._due.pop(key, None)
