@@ -433,4 +433,7 @@ int mcore_cond_init(pthread_cond_t *cond);
 int mcore_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns);
 int64_t mcore_deadline_after(int64_t timeout_ns);
 
+/* In the child of a fork, which has one thread: a thread of the parent's may have held the bell's lock. */
+void mcore_bell_after_fork(void);
+
 #endif

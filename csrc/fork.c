@@ -1,10 +1,10 @@
 /*
  * The fork counter: how often this process and its ancestors were forked since somebody began to watch.
  */
-#include "memphis_core.h"
-
 #include <pthread.h>
 #include <stdatomic.h>
+
+#include "core_internal.h"
 
 /*
  * pthread_atfork and not os.register_at_fork: a fork made by a C library, or through ctypes, runs only the former.
@@ -17,6 +17,7 @@ static int watch_result;
 static void count_fork(void)
 {
     atomic_fetch_add(&generation, 1);
+    mcore_bell_after_fork();
 }
 
 static void start_watching(void)

@@ -27,6 +27,7 @@ static void leave(struct mcore_outbox *outbox, struct mcore_held *held)
     mcore_outbox_owner_less_locked(outbox, held->owner, MCORE_PENDING);
     if (outbox->held_waiters > 0)
         pthread_cond_broadcast(&outbox->drained);
+    mcore_bell_ring();
 }
 
 static void let_go(struct mcore_outbox *outbox, struct mcore_held *held)

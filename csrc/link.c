@@ -180,6 +180,7 @@ void mcore_link_stop(struct mcore_link *link)
     pthread_cond_broadcast(&link->outbox->work);
     pthread_cond_broadcast(&link->pong);
     unlock(link);
+    mcore_bell_ring();
 }
 
 int mcore_link_is_up(struct mcore_link *link)

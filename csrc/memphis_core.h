@@ -61,7 +61,7 @@ enum mcore_limit {
     MCORE_FILE_BOOT = 40                      /* bytes of the name of a start of the machine */
 };
 
-/* ---- 2. Hash and fork counter ------------------------------------------------------------------------------------- */
+/* ---- 2. Hash, fork counter, bell ------------------------------------------------------------------------------------- */
 
 /*
  * MurmurHash3, x86 variant, 32-bit result. Reads little-endian blocks on every host. Memphis partitioning uses seed 31.
@@ -74,6 +74,16 @@ int mcore_fork_watch(void);
 
 /* How many forks lie between the process that first called mcore_fork_watch and this one; 0 in that process. */
 uint64_t mcore_fork_generation(void);
+
+/*
+ * The bell of this process is rung by whatever may end a wait for something in the core. Rings are counted from the first
+ * mcore_bell_wait on, whose lock and count a forked child has for itself.
+ */
+void mcore_bell_ring(void);
+uint64_t mcore_bell_count(void);
+
+/* Waits until the count is another one than `seen`, for timeout_ns at most; returns the count. */
+uint64_t mcore_bell_wait(uint64_t seen, int64_t timeout_ns);
 
 /* ---- 3. Frames ------------------------------------------------------------------------------------------------------
  * Subjects, replies, queue names: bytes 0x21 to 0x7e and UTF-8, no blanks, no control bytes, length >= 1. A writer

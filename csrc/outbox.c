@@ -226,6 +226,7 @@ void mcore_outbox_close(struct mcore_outbox *outbox)
     outbox->closed = true;
     pthread_cond_broadcast(&outbox->room);
     pthread_mutex_unlock(&outbox->lock);
+    mcore_bell_ring();
 }
 
 long mcore_outbox_run_take(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len)

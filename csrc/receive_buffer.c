@@ -133,6 +133,7 @@ void mcore_receive_buffer_unlock(struct mcore_link *link)
                 pthread_cond_signal(&buffer->cond);
     }
     pthread_mutex_unlock(&link->receive_lock);
+    mcore_bell_ring();
 }
 
 void mcore_receive_buffer_expect(struct mcore_receive_buffer *buffer, uint64_t messages, uint64_t bytes)
@@ -157,6 +158,7 @@ void mcore_receive_buffer_wake(struct mcore_receive_buffer *buffer)
     buffer->woken = true;
     pthread_cond_signal(&buffer->cond);
     pthread_mutex_unlock(&buffer->link->receive_lock);
+    mcore_bell_ring();
 }
 
 int mcore_receive_buffer_is_closed(struct mcore_receive_buffer *buffer)
@@ -175,6 +177,7 @@ void mcore_receive_buffer_close_all(struct mcore_link *link)
         pthread_cond_signal(&buffer->cond);
     }
     pthread_mutex_unlock(&link->receive_lock);
+    mcore_bell_ring();
 }
 
 int mcore_receive_buffer_wait(struct mcore_receive_buffer *buffer, uint64_t messages, uint64_t statuses,

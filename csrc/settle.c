@@ -169,6 +169,7 @@ void mcore_outbox_unlock(struct mcore_outbox *outbox)
     struct mcore_waiter *waiter = outbox->to_post;
     outbox->to_post = NULL;
     pthread_mutex_unlock(&outbox->lock);
+    mcore_bell_ring();
     while (waiter != NULL) {
         struct mcore_waiter *next = waiter->next; /* the waiter is gone once it is posted */
         pthread_mutex_lock(&waiter->lock);

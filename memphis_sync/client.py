@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 
-from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.joining import ConsumerCache, fetch, join
@@ -30,7 +29,7 @@ from memphis_sync._producing.produce_types import as_produce
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
 from memphis_sync._protocol.names import internal_name
 from memphis_sync._protocol.requests import SchemaActivate, SchemaAttach, SchemaCreate, SchemaDetach, StationDestroy
-from memphis_sync._session import Session, fork, shutdown, waiting
+from memphis_sync._session import Session, fork, greenlets, shutdown, waiting
 from memphis_sync.consumer import Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Deliveries, Delivery
@@ -82,7 +81,7 @@ class Memphis(NotCopied, NotAwaited):
         """
         if self._session_or_none is not None:
             raise UsageError(f"{self!r} was connected before; create another one with memphis_sync.connect()")
-        primitives.check_threading()
+        greenlets.prepare()
         options = connect_options(given)
         waiting.forbid_on_own_thread("connect()")
         session = Session(options, self._forget_station)
@@ -433,8 +432,8 @@ def connect(given: ConnectArguments) -> Memphis:
         A connected client. Close it, or use it as a context manager.
 
     Raises:
-        ConfigurationError: An argument is missing, not allowed or contradicts another, or gevent or eventlet has
-            patched threads or sockets; nothing was opened.
+        ConfigurationError: An argument is missing, not allowed or contradicts another; or eventlet has patched the
+            process, or gevent has since its first connect(). Nothing was opened.
         AuthenticationError: The broker refused the credentials. After a slow login, or any other error of the server,
             the client tries again within *timeout_ms*. (In a later outage, a client ends for good when each address has
             refused the credentials five times.)

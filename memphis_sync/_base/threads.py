@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
+from memphis_sync._base import native, waits
 from memphis_sync.errors import OwnThreadError, UsageError
 
 # Accepts a call to be made soon on a thread that nobody waits for; False when that thread has ended.
@@ -28,13 +29,13 @@ Sink = Callable[[Callable[[Any], object], object], bool]
 # By ident, with the process; each thread changes its own entry. An ident is reused once its thread has ended, and in a
 # forked child, where no thread of the parent runs, at once.
 _own_threads: dict[int, int] = {}
-_sinks: dict[int, tuple[int, Sink]] = {}
+_sinks: dict[int, tuple[int, Sink]] = {}  # by caller
 
 
 @contextlib.contextmanager
 def own_thread(sink: Optional[Sink] = None) -> Iterator[None]:
     """In the block the calling thread is one that must not wait; its log lines go to *sink*."""
-    ident = threading.get_ident()
+    ident = native.get_ident()
     _own_threads[ident] = os.getpid()
     try:
         with handing_over(sink) if sink is not None else contextlib.nullcontext():
@@ -46,21 +47,21 @@ def own_thread(sink: Optional[Sink] = None) -> Iterator[None]:
 @contextlib.contextmanager
 def handing_over(sink: Sink) -> Iterator[None]:
     """In the block the calling thread's log lines go to *sink*: for a caller that holds a lock meanwhile."""
-    ident = threading.get_ident()
-    outer = _sinks.get(ident)
-    _sinks[ident] = (os.getpid(), sink)
+    caller = waits.caller()
+    outer = _sinks.get(caller)
+    _sinks[caller] = (os.getpid(), sink)
     try:
         yield
     finally:
         if outer is None:
-            _sinks.pop(ident, None)
+            _sinks.pop(caller, None)
         else:
-            _sinks[ident] = outer
+            _sinks[caller] = outer
 
 
 def sink() -> Optional[Sink]:
     """Where the calling thread's log lines go; None: it may call the program's handlers itself."""
-    found = _sinks.get(threading.get_ident())
+    found = _sinks.get(waits.caller())
     return found[1] if found is not None and found[0] == os.getpid() else None
 
 
@@ -71,11 +72,13 @@ def forbid_on_own_thread(what: str) -> None:
     Raises:
         OwnThreadError: The calling thread is one of the client's own that must not wait.
     """
-    if _own_threads.get(threading.get_ident()) == os.getpid():
+    if _own_threads.get(native.get_ident()) == os.getpid():
         raise OwnThreadError(
             f"{what} was called on one of the client's own threads, where it would wait for itself; "
             "call it in a callback of produce or consume, or on a thread of your program"
         )
+    if waits.greenlets is not None:
+        waits.greenlets.forbid_in_hub(what)
 
 
 # CPython 3.12.0 to 3.12.2 cannot start a thread once the main thread has ended, though other threads of the program go
@@ -90,7 +93,7 @@ class _Parked(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="memphis-spare", daemon=True)
         self._work: Callable[[], object] = lambda: None
-        self._go = threading.Lock()
+        self._go = native.Lock()
         self._go.acquire()
 
     def take(self, name: str, work: Callable[[], object]) -> None:
@@ -116,7 +119,8 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
     Raises:
         UsageError: The interpreter is ending, or the system gives no more threads.
     """
-    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+    kind = threading.Thread if waits.greenlets is None else NativeThread
+    thread = kind(target=work, args=args, name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError as exc:
@@ -158,6 +162,86 @@ def is_exiting() -> bool:
     return threading.get_ident() == main.ident and has_ended
 
 
+class NativeThread(threading.Thread):
+    """A thread of the interpreter's own also where gevent has made a greenlet of each threading.Thread."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._number: Optional[int] = None
+        self._process = os.getpid()
+        self._has_ended = Latch()
+
+    def start(self) -> None:
+        """Starts it. RuntimeError: the interpreter starts no more threads."""
+        native.start_new_thread(self._main, ())
+
+    def _main(self) -> None:
+        self._number = native.get_ident()
+        threading.current_thread().name = self.name  # a stand-in that gevent makes, for log lines
+        try:
+            self.run()
+        finally:
+            self._has_ended.set()
+
+    @property
+    def ident(self) -> Optional[int]:
+        """As native.get_ident() has it on the thread; None until it runs."""
+        return self._number
+
+    def is_alive(self) -> bool:
+        """Whether it runs, or is about to."""
+        return not self._has_ended.is_set() and os.getpid() == self._process
+
+    def join(self, timeout: Optional[float] = None) -> None:
+        """Waits for its end."""
+        self._has_ended.wait(threading.TIMEOUT_MAX if timeout is None else timeout)
+
+
+class _GreenletLock:
+    """
+    The lock of a Section where two greenlets of one thread may want it: each is a holder of its own. One that has ended
+    without a release, killed between two steps, holds it no longer.
+    """
+
+    def __init__(self) -> None:
+        self._holder: dict[str, Any] = {}  # one entry at most; setdefault() acquires it in one step
+        self._released = Change()
+
+    def _take(self) -> bool:
+        me = waits.holder()
+        if self._holder.setdefault("by", me) is not me:
+            if not self._holder.get("by", me).dead:
+                return False
+            self._holder.clear()
+            return self._holder.setdefault("by", me) is me
+        return True
+
+    def _is_owned(self) -> bool:
+        return self._holder.get("by") is waits.holder()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        try:
+            if not blocking:
+                return self._take()
+            return self._released.wait_for(self._take, float("inf") if timeout < 0 else time.monotonic() + timeout)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                self.release()
+            raise
+
+    def release(self) -> None:
+        if not self._is_owned():
+            raise RuntimeError("cannot release un-acquired lock")
+        self._holder.clear()
+        self._released.notify()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 class Section:
     """
     A lock that refuses its holder instead of deadlocking, and that no exception of a signal handler leaves locked.
@@ -174,12 +258,13 @@ class Section:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._lock = threading.RLock()  # acquired and owned in one step
+        # Acquired and owned in one step, both of them.
+        self._lock: Any = native.RLock() if waits.greenlets is None else _GreenletLock()
 
     @property
     def is_mine(self) -> bool:
         """Whether the calling thread holds it."""
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # as threading.Condition asks
+        return bool(self._lock._is_owned())  # as threading.Condition asks
 
     def begin(self) -> threading.RLock:
         """
@@ -193,7 +278,8 @@ class Section:
                 f"called by a signal handler or a destructor that interrupted {self._what} on the same thread, which "
                 "can only continue once the handler has returned: do this later, or on another thread"
             )
-        return self._lock
+        lock: threading.RLock = self._lock
+        return lock
 
 
 class Change:
@@ -207,11 +293,12 @@ class Change:
         for waiter in tuple(self._waiters):
             with contextlib.suppress(RuntimeError):  # it was notified already
                 waiter.release()
+        waits.ring()
 
     def wait_for(self, is_true: Callable[[], bool], deadline: float) -> bool:
         """Waits until *is_true* says so, asked again by each notify(); False at *deadline*, by ``time.monotonic()``."""
         while not is_true():
-            waiter = threading.Lock()
+            waiter = native.Lock()
             waiter.acquire()
             try:
                 self._waiters.append(waiter)
@@ -220,11 +307,36 @@ class Change:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                waiter.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+                waits.acquire(waiter, min(left, threading.TIMEOUT_MAX))
             finally:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
         return True
+
+
+class Event:
+    """A threading.Event whose methods may interrupt each other on the same thread."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._changed = Change()
+
+    def is_set(self) -> bool:
+        """Whether set() was called, and clear() was not since."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Ends all waits until clear()."""
+        self._is_set = True
+        self._changed.notify()
+
+    def clear(self) -> None:
+        """Lets wait() wait again."""
+        self._is_set = False
+
+    def wait(self, timeout: float) -> bool:
+        """Waits for at most *timeout* seconds; returns whether it is set."""
+        return self._changed.wait_for(self.is_set, time.monotonic() + timeout)
 
 
 class Latch:
@@ -232,7 +344,7 @@ class Latch:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._lock = threading.Lock()  # held until it is set; each waiter that acquires it releases it for the next
+        self._lock = native.Lock()  # held until it is set; each waiter that acquires it releases it for the next
         self._lock.acquire()
 
     def is_set(self) -> bool:
@@ -243,10 +355,11 @@ class Latch:
         """Ends all waits, present and future."""
         self._is_set = True
         self._pass_on()
+        waits.ring()
 
     def wait(self, timeout: float) -> bool:
         """Waits for at most *timeout* seconds; returns whether it is set."""
-        if not self._is_set and self._lock.acquire(timeout=max(timeout, 0.0)):
+        if not self._is_set and waits.acquire(self._lock, min(max(timeout, 0.0), threading.TIMEOUT_MAX)):
             self._pass_on()
         return self._is_set
 

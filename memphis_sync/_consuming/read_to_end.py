@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
+from memphis_sync._base import waits
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.source import Source
 from memphis_sync._control.dead_letters import count_owed
@@ -111,7 +112,7 @@ class ReadToEnd:
             progress, owed = self._session.call(lambda: self._ask(ask_s), ask_s, "read_all()")
         except (ConnectionLostError, DeadlineError) as exc:
             self.check_time(str(exc))
-            time.sleep(_PAUSE_S)
+            waits.sleep(_PAUSE_S)
             return False
         given = sum(each.delivered for each in progress.values())
         if given != self._given:  # also to other members of the group

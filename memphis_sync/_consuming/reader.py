@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Callable, Optional
 
+from memphis_sync._base import waits
 from memphis_sync._base.logs import Log
 from memphis_sync._consuming.give_back import GIVE_BACK_S, nack, report_untouched, return_untouched
 from memphis_sync._consuming.membership import Membership, look_for
@@ -272,7 +273,7 @@ class Reader:
                 log.debug("%r: %s", self.source, exc)
                 if to_end is not None:
                     to_end.check_time(str(exc))
-                time.sleep(OUTAGE_PAUSE_S)
+                waits.sleep(OUTAGE_PAUSE_S)
                 continue
             if batch:
                 self._fresh_until = min(self._fresh_until if self.buffer else float("inf"), self._next_look())

@@ -34,6 +34,17 @@ def watch_forks() -> None:
     """Starts counting forks; idempotent. MemoryError: the system has no memory for the handler."""
 def fork_generation() -> int:
     """How many forks lie between the process that first called watch_forks() and this one; 0 in that process."""
+def ring_bell() -> None:
+    """Wakes wait_bell(), as the core does by itself: for what may end a wait and is not its business."""
+def bell_count() -> int:
+    """How often the bell was rung since the first wait_bell() of this process."""
+def wait_bell(seen: int, timeout_ns: int) -> int:
+    """Waits until bell_count() is another one than *seen*, at most *timeout_ns*, and returns it. Not for a greenlet."""
+def wait_as_greenlets(is_greenlet: Callable[[], bool], pause: Callable[[int], object]) -> None:
+    """
+    From now on a wait where *is_greenlet* says so only looks, again and again, with calls of *pause* in between: it gets
+    the end of the wait in ns of the monotonic clock and returns when the bell was rung, or a little later.
+    """
 def encode_connect(json: bytes) -> bytes:
     r"""``CONNECT <json>\r\n``. LocalProtocolError: empty, or more than one line; the text does not show it."""
 def encode_sub(subject: bytes, sid: int, queue: bytes = b"") -> bytes:
@@ -42,10 +53,7 @@ def encode_sub(subject: bytes, sid: int, queue: bytes = b"") -> bytes:
     UTF-8. ConfigurationError: *sid* is outside 0..2**64-1.
     """
 def encode_unsub(sid: int, max_msgs: int = 0) -> bytes:
-    r"""
-    ``UNSUB <sid> [max_msgs]\r\n``: after so many messages, or at once with 0. ConfigurationError: a number is outside
-    0..2**64-1.
-    """
+    r"""``UNSUB <sid> [max_msgs]\r\n``: after so many messages, at once with 0. ConfigurationError as encode_sub()."""
 def encode_pub(subject: bytes, payload: bytes, reply: bytes = b"") -> bytes:
     r"""``PUB <subject> [reply] <payload_len>\r\n<payload>\r\n``, the length in bytes. Raises as encode_sub()."""
 def encode_header(name: bytes, value: bytes) -> bytes:
@@ -54,10 +62,7 @@ def encode_header(name: bytes, value: bytes) -> bytes:
     or NUL.
     """
 def encode_headers(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    r"""
-    A whole block: ``NATS/1.0\r\n``, a line for each pair, ``\r\n``. Raises as encode_header(). Blanks around a value are
-    not kept by those who read it.
-    """
+    r"""A block: ``NATS/1.0\r\n``, a line a pair, ``\r\n``; blanks around values get lost. Raises as encode_header()."""
 def parse_headers(block: bytes) -> tuple[int, str, list[tuple[str, str]]]:
     """
     Reads a whole header block: status (0 without one), description, and the headers in the order of the wire. Text is
@@ -199,13 +204,9 @@ class Link:
         self, routes: list[Route], size: int, msg_id: bytes, timeout_ns: int, kind: type[_T]
     ) -> Optional[list[_T]]:
         """
-        Takes one message for each route (at most 64), all or none, of which nothing is known yet but its size.
-
-        Args:
-            routes: Of one owner of their own; for the reader of a ticket, until unhold() gives it another.
-            size: Bytes that one of them counts with.
-
-        Returns the tickets in the order of the routes; None once end_holding() has ended it. Raises as Route.send().
+        Takes one message for each route (at most 64), all or none, of which nothing is known yet but its *size* in bytes.
+        *routes* are of one owner of their own; for the reader of a ticket, until unhold() gives it another. Returns the
+        tickets in the order of the routes; None once end_holding() has ended it. Raises as Route.send().
         """
     def unhold(
         self, routes: list[Route], payload: _Payload | list[bytes], headers: bytes, msg_id: bytes, tickets: list[_T]

@@ -17,7 +17,7 @@ from memphis_sync._core._cffi_link import Link
 from memphis_sync._core._cffi_outbox_file import OutboxFile, adopt, outbox_file_size, recovered, sync_file, use_file
 from memphis_sync._core._cffi_receive_buffer import RawMessage, ReceiveBuffer
 from memphis_sync._core._cffi_route import FanOut, RoundRobin, Route, Ticket, WaitSet, count_delivered
-from memphis_sync._core._cffi_view import checked_bytes, view_of
+from memphis_sync._core._cffi_view import checked_bytes, view_of, wait_as_greenlets
 from memphis_sync._core._event import DEFAULT_MAX_PAYLOAD, KINDS, MAX_EVENTS, Event
 from memphis_sync._core._translate import (
     MAX_SIZE,
@@ -57,6 +57,18 @@ def watch_forks() -> None:
 
 def fork_generation() -> int:
     return int(lib.mcore_fork_generation())
+
+
+def ring_bell() -> None:
+    lib.mcore_bell_ring()
+
+
+def bell_count() -> int:
+    return int(lib.mcore_bell_count())
+
+
+def wait_bell(seen: int, timeout_ns: int) -> int:
+    return int(lib.mcore_bell_wait(seen, timeout_ns))
 
 
 def encode_connect(json: bytes) -> bytes:

@@ -49,6 +49,22 @@ def sliced(until: Optional[float], wait: Callable[[int], Any], is_pending: Calla
     """Calls *wait* with nanoseconds until it is not pending, or the time is over; signals are served between."""
     end = NEVER if until is None or until > 9e9 else int(until * 1e9)  # seconds: further than the clock can count
     while True:
-        result = wait(lib.mcore_slice_until(end))
+        result = wait(_slice_of(end))
         if not is_pending(result) or lib.mcore_now_ns() >= end:
             return int(result)
+        if _pause is not None:
+            _pause(end)
+
+
+def _slice_of(end: int) -> int:
+    return 0 if _is_greenlet is not None and _is_greenlet() else int(lib.mcore_slice_until(end))
+
+
+# Set by the first connect() where greenlets run; None for ever elsewhere.
+_is_greenlet: Optional[Callable[[], bool]] = None
+_pause: Optional[Callable[[int], object]] = None
+
+
+def wait_as_greenlets(is_greenlet: Callable[[], bool], pause: Callable[[int], object]) -> None:
+    global _is_greenlet, _pause
+    _is_greenlet, _pause = is_greenlet, pause

@@ -62,6 +62,21 @@ def fork_generation():
     return mcore_fork_generation()
 
 
+def ring_bell():
+    mcore_bell_ring()
+
+
+def bell_count():
+    return mcore_bell_count()
+
+
+def wait_bell(uint64_t seen, int64_t timeout_ns):
+    cdef uint64_t count
+    with nogil:
+        count = mcore_bell_wait(seen, timeout_ns)
+    return count
+
+
 def encode_connect(bytes json not None):
     cdef bytes out = room(mcore_connect_size(size_of(json)))
     if mcore_connect_write(<uint8_t *>at(out), size_of(out), at(json), size_of(json)) < 0:

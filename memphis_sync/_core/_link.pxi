@@ -4,7 +4,7 @@
 # when the last of them is gone, and only after its loops have returned (they hold a reference while they run).
 # Fork: the C locks may be held by a thread that does not exist in the child, so nothing of a Link from before a fork is
 # touched there: calls raise ForkedError, destructors do nothing.
-# Waits are cut into slices (MCORE_SLICE_NS), and signals are served between two of them.
+# Waits are cut into slices (MCORE_SLICE_NS), and between two of them signals are served and other greenlets run.
 from cpython.buffer cimport PyBUF_READ
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
@@ -26,10 +26,31 @@ cdef int64_t ns_of(until) except -1:
     return <int64_t>(<double>until * 1e9) if until > 0 else 0
 
 
-# Between two slices of a wait: serves Ctrl-C, and says whether there is time left.
+# Set by the first connect() where greenlets run; None for ever elsewhere.
+cdef object is_greenlet = None
+cdef object pause = None
+
+
+def wait_as_greenlets(is_here, pause_until):
+    global is_greenlet, pause
+    is_greenlet, pause = is_here, pause_until
+
+
+# How long a wait may take at once: a slice, or nothing where it would hold up other greenlets.
+cdef int64_t slice_of(int64_t until) except -1:
+    if is_greenlet is not None and is_greenlet():
+        return 0
+    return mcore_slice_until(until)
+
+
+# Between two slices of a wait: serves Ctrl-C, lets other greenlets run, and says whether there is time left.
 cdef bint goes_on(int64_t until) except -1:
     PyErr_CheckSignals()
-    return mcore_now_ns() < until
+    if mcore_now_ns() >= until:
+        return False
+    if pause is not None:
+        pause(until)
+    return True
 
 
 cdef int64_t checked(int64_t result) except -1:
@@ -185,9 +206,11 @@ cdef class Link:
         cdef int64_t end = ns_of(until)
         cdef mcore_link *link = self._own()
         cdef int result
+        cdef int64_t slice_ns
         while True:
+            slice_ns = slice_of(end)
             with nogil:
-                result = mcore_link_wait_pong(link, number, mcore_slice_until(end))
+                result = mcore_link_wait_pong(link, number, slice_ns)
             if result != MCORE_E_TIMEOUT:
                 checked(result)
                 return True
@@ -214,10 +237,12 @@ cdef class Link:
         cdef int64_t end = ns_of(until)
         cdef mcore_outbox *outbox = self._box()
         cdef uint64_t count
+        cdef int64_t slice_ns
         while True:
+            slice_ns = slice_of(end)
             with nogil:
                 mcore_link_push(self._link)
-                count = mcore_outbox_wait_drained(outbox, owner, down_to, mcore_slice_until(end))
+                count = mcore_outbox_wait_drained(outbox, owner, down_to, slice_ns)
             if count <= down_to or not goes_on(end):
                 return count
 
@@ -232,10 +257,12 @@ cdef class Link:
         cdef uint64_t both[2]
         cdef uint64_t count
         both[0], both[1] = marks
+        cdef int64_t slice_ns
         while True:
+            slice_ns = slice_of(end)
             with nogil:
                 mcore_link_push(self._link)
-                count = mcore_outbox_wait_marks(outbox, owner, both, mcore_slice_until(end))
+                count = mcore_outbox_wait_marks(outbox, owner, both, slice_ns)
             if count == 0 or not goes_on(end):
                 return count
 
@@ -246,9 +273,11 @@ cdef class Link:
         cdef int64_t end = ns_of(until)
         cdef mcore_outbox *outbox = self._box()
         cdef int result
+        cdef int64_t slice_ns
         while True:
+            slice_ns = slice_of(end)
             with nogil:
-                result = mcore_outbox_wait_room(outbox, size, mcore_slice_until(end))
+                result = mcore_outbox_wait_room(outbox, size, slice_ns)
             if result == MCORE_E_CLOSED:
                 raise ClosedError("the client is closed")
             if result == MCORE_OK or not goes_on(end):
@@ -330,9 +359,11 @@ cdef class Link:
         cdef int64_t end = ns_of(until)
         cdef mcore_outbox *outbox = self._box()
         cdef uint64_t count
+        cdef int64_t slice_ns
         while True:
+            slice_ns = slice_of(end)
             with nogil:
-                count = mcore_outbox_wait_held(outbox, mark, mcore_slice_until(end))
+                count = mcore_outbox_wait_held(outbox, mark, slice_ns)
             if count == 0 or not goes_on(end):
                 return count
 

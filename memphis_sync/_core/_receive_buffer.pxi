@@ -89,10 +89,12 @@ cdef class ReceiveBuffer:
         cdef int64_t end = ns_of(until)
         cdef mcore_link *link = self.link._own()
         cdef int result
+        cdef int64_t slice_ns
         while True:
+            slice_ns = slice_of(end)
             with nogil:
                 mcore_link_push(link)
-                result = mcore_receive_buffer_wait(self._buffer, messages, statuses, mcore_slice_until(end))
+                result = mcore_receive_buffer_wait(self._buffer, messages, statuses, slice_ns)
             if result != MCORE_E_TIMEOUT or not goes_on(end):
                 return result
 

@@ -312,11 +312,13 @@ cdef class Ticket:
         cdef int outcome
         link._check()
         self._ticket.observed = 1
+        cdef int64_t slice_ns
         while True:
+            slice_ns = slice_of(until)
             with nogil:
                 if push:
                     mcore_link_push(link._link)
-                outcome = mcore_ticket_wait(link._outbox, &self._ticket, mcore_slice_until(until))
+                outcome = mcore_ticket_wait(link._outbox, &self._ticket, slice_ns)
             if outcome != MCORE_PENDING or not goes_on(until):
                 return outcome
 
@@ -378,8 +380,10 @@ cdef class WaitSet:
         cdef long i
         if mcore_fork_generation() != self._generation:
             raise ForkedError("this wait began before a fork and belongs to the parent process")
+        cdef int64_t slice_ns
         while True:
+            slice_ns = slice_of(end)
             with nogil:
-                count = mcore_wait_set_wait(self._set, places, 1024, mcore_slice_until(end))
+                count = mcore_wait_set_wait(self._set, places, 1024, slice_ns)
             if count > 0 or not goes_on(end):
                 return [places[i] for i in range(count)]

@@ -17,8 +17,9 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional
 
+from memphis_sync._base import native, waits
 from memphis_sync._base.logs import Log, show_error
-from memphis_sync._base.threads import start_thread
+from memphis_sync._base.threads import Latch, start_thread
 from memphis_sync._options.table import ConnectOptions
 from memphis_sync.types import LinkEvent
 
@@ -57,12 +58,12 @@ class Callbacks:
         self._jobs: deque[tuple[Callable[[Any], object], object]] = deque()
         # Taken by the thread when it has nothing to do, released by whoever has something: unlike an Event's, a release
         # may interrupt another one of the same thread.
-        self._wake = threading.Lock()
+        self._wake = native.Lock()
         self._source: Optional[Link] = None
         self._is_retiring = False
-        self._is_drained = threading.Event()
+        self._is_drained = Latch()
         self._is_closing = False
-        self._counting = threading.RLock()  # guards errors; a signal handler that comes in between may enter as well
+        self._counting = native.RLock()  # guards errors; a signal handler that comes in between may enter as well
         self.errors = 0
 
     def start(self) -> None:
@@ -153,7 +154,7 @@ class Callbacks:
             self._source = None  # nobody watches anything; a log line may start the thread still
             return
         self._wake_up()
-        if thread is not threading.current_thread() and not self._is_drained.wait(timeout_s):
+        if thread.ident != native.get_ident() and not self._is_drained.wait(timeout_s):
             logger.warning("%r: a callback has not returned within %.1f s", self._label, timeout_s)
 
     def close(self, timeout_s: float = JOIN_S) -> None:
@@ -161,7 +162,7 @@ class Callbacks:
         self._is_closing = True
         thread = self._started()
         self._wake_up()
-        if thread is None or thread is threading.current_thread():
+        if thread is None or thread.ident == native.get_ident():
             return
         thread.join(timeout_s if self._source is None else 0.0)  # retire() has waited already
         if thread.is_alive():
@@ -173,7 +174,7 @@ class Callbacks:
         """The thread; one that is being started at this moment is waited for."""
         until = time.monotonic() + STARTING_S
         while self._thread is None and not self._may_start and time.monotonic() < until:
-            time.sleep(0.001)
+            waits.sleep(0.001)
         return self._thread
 
     def _wake_up(self) -> None:

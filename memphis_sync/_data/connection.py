@@ -18,7 +18,8 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._base.logs import Log
-from memphis_sync._base.threads import Change, own_thread, start_thread
+from memphis_sync._base.native import RLock, get_ident
+from memphis_sync._base.threads import Change, Event, own_thread, start_thread
 from memphis_sync._core import Link, ReceiveBuffer, Ticket, encode_sub, watch_forks
 from memphis_sync._core._codes import LinkEnd
 from memphis_sync._data.callbacks import Callbacks
@@ -68,7 +69,7 @@ class DataLink:
         self._login = Login(lambda *_: request, options.tls)
         self._label = label
         self._number = number
-        self._state = threading.RLock()
+        self._state = RLock()
         self._phase_changed = Change()
         self._phase = "closed"
         self._sock: Optional[socket.socket] = None
@@ -81,7 +82,7 @@ class DataLink:
         self.callbacks = callbacks
         self._outages = outages
         self._refusals = Refusals(str(address) for address in options.addresses)
-        self._wake = threading.Event()  # ends the pause between two tries
+        self._wake = Event()  # ends the pause between two tries
         self._end_reason = ""  # of the client as a whole
         self._is_refused = False  # whether the last round of tries has made the verdict final
         token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
@@ -147,12 +148,12 @@ class DataLink:
         until = time.monotonic() + JOIN_S if last is None else last
         self.callbacks.retire(max(0.0, (reports_until or until) - time.monotonic()))
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if thread.ident != get_ident():
                 thread.join(max(0.0, until - time.monotonic()))
                 if thread.is_alive():
                     logger.warning("%s did not stop in time", thread.name)
         log_unseen(self.core, self._label)
-        if not any(thread.is_alive() and thread is not threading.current_thread() for thread in self._threads):
+        if not any(thread.is_alive() and thread.ident != get_ident() for thread in self._threads):
             self.core.release()  # else when the last ticket of it is gone, which may be long
         return left
 

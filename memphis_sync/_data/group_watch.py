@@ -10,11 +10,12 @@ Source: protocol reference 5.3, 6.5, 12.5.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 import weakref
 from typing import Callable, Optional
 
+from memphis_sync._base import waits
+from memphis_sync._base.threads import Event
 from memphis_sync._data.pull_subscription import TOO_MANY_BYTES, Ending, GroupPartition
 from memphis_sync.errors import DeadlineError, MemphisError, ServerError, StationNotFoundError
 
@@ -47,7 +48,7 @@ class GroupWatch:
         self.due: dict[str, float] = {}
         self._silent_from = 0.0  # the silence before this has been reported
         self._look_at = 0.0
-        self._has_looked = threading.Event()  # no question is open; the answer comes on another thread
+        self._has_looked = Event()  # no question is open; the answer comes on another thread
         self._has_looked.set()
         self._destroyed: Optional[StationNotFoundError] = None  # the answer, until a fetch raises it
 
@@ -61,7 +62,7 @@ class GroupWatch:
             self._has_looked.wait(max(deadline - time.monotonic(), 0.0))
             self._check_destroyed()
             # It is there, or nobody can tell in time: its leader is being elected.
-            time.sleep(min(ELECTION_S, max(deadline - time.monotonic(), 0.0)))
+            waits.sleep(min(ELECTION_S, max(deadline - time.monotonic(), 0.0)))
             return
         if "deleted" in text.lower():
             raise StationNotFoundError(

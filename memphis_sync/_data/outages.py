@@ -14,11 +14,11 @@ Rules
 from __future__ import annotations
 
 import random
-import threading
 import time
 from typing import Callable, Literal, Optional
 
 from memphis_sync._base.logs import DEBUG, ERROR, INFO, WARNING, Log
+from memphis_sync._base.native import Lock
 from memphis_sync._data.callbacks import Change
 
 LinkName = Literal["control", "data"]
@@ -47,7 +47,7 @@ class Outages:
         self.label = label
         self.notify = notify
         self._interval_s = interval_ms / 1000
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._down: dict[LinkName, float] = {}  # since when
         self._members: set[LinkName] = set()  # of the present outage, or the last one
         self._began = float("-inf")

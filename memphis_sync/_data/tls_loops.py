@@ -17,6 +17,7 @@ import socket
 import ssl
 from typing import Callable, Optional
 
+from memphis_sync._base.native import poll
 from memphis_sync._core import Link
 from memphis_sync._core._codes import LinkEnd, Next
 from memphis_sync._nats.tls import Stream
@@ -63,7 +64,7 @@ def _send_all(core: Link, stream: Stream, records: bytes) -> None:
         try:
             rest = rest[stream.sock.send(rest, SEND_FLAGS) :]
         except BlockingIOError:
-            poller = select.poll()
+            poller = poll()
             poller.register(stream.sock, select.POLLOUT)
             # Deadlines and a silent peer are the sender's business also while the socket is full.
             poller.poll(min(core.run_timers(), MAX_POLL_NS) // 1_000_000 + 1)

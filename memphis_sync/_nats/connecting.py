@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Callable, NamedTuple, Optional
 
+from memphis_sync._base import waits
 from memphis_sync._nats.errors import connect_errors, is_passing, next_error
 from memphis_sync._nats.handshake import LOOK_UP, Connected, Handshake, Login
 from memphis_sync.errors import AuthenticationError, ConnectError
@@ -178,7 +179,7 @@ def _ready(wait: Wait) -> list[Handshake]:
     if lookups and lookups[0] is not None and not watched:
         lookups[0].is_over.wait(min(left_s, slice_s))
     else:
-        with selectors.DefaultSelector() as selector:
+        with waits.selector() as selector:
             for one in watched:
                 selector.register(one, one.waits_for, one)
             ready = [key.data for key, _ in selector.select(min(left_s, slice_s))]

@@ -20,6 +20,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
+from memphis_sync._base import native
 from memphis_sync._core import PING, PONG, Event, Parser
 from memphis_sync._nats.errors import HandshakeError, refused
 from memphis_sync._nats.lookup import Lookup, look_up
@@ -173,7 +174,7 @@ class Handshake:
         """TCP, to the first of the host's addresses that takes it; each has its share of the time."""
         host, port = self.address.host, self.address.port
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+            found = native.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         except (OSError, UnicodeError):  # a name
             self.lookup = look_up(host, port)
             yield LOOK_UP
@@ -188,7 +189,7 @@ class Handshake:
         for index, (family, kind, protocol, _, place) in enumerate(found):
             self.close()
             try:
-                self.sock = sock = socket.socket(family, kind, protocol)
+                self.sock = sock = native.new_socket(family, kind, protocol)
                 sock.setblocking(False)
                 code = sock.connect_ex(place)
             except OSError as exc:

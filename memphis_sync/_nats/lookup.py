@@ -12,6 +12,7 @@ import socket
 from collections.abc import Hashable
 from typing import Any, Callable, Union
 
+from memphis_sync._base import native
 from memphis_sync._base.threads import Latch, start_thread
 from memphis_sync._core import fork_generation
 
@@ -35,7 +36,7 @@ class Lookup:
     def run(self) -> None:
         """Asks, here and now."""
         try:
-            self.found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self.found = native.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as exc:
             self.found = exc
         self.is_over.set()

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
+from memphis_sync._base import waits
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import handing_over
 from memphis_sync._core import Route
@@ -237,7 +238,7 @@ class Registration:
                 if not exc.retryable or self._session.is_closing or self._core.outstanding(self._owner) == 0:
                     raise
                 log.debug("%r: registering a producer again: %s", self._session.label, exc)
-            time.sleep(pause_s)
+            waits.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _hand_over(self, producer: Producer[Any, Any]) -> None:
@@ -262,7 +263,7 @@ class Registration:
             except IndexError:
                 if self._core.end_holding(self._owner):
                     return
-                time.sleep(0.001)  # its caller is just about to put it there
+                waits.sleep(0.001)  # its caller is just about to put it there
             else:
                 use(held)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Callable, Generic, Optional, TypeVar
 
-from memphis_sync._base import primitives
+from memphis_sync._base import native, primitives, waits
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Sink, own_thread
 from memphis_sync._session import fork, waiting
@@ -31,7 +31,15 @@ class PrivateLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._generation = fork.fork_generation()
-        super().__init__()
+        super().__init__(native.Selector())
+
+    def _make_self_pipe(self) -> None:
+        """As asyncio does it, but with sockets of the interpreter's own: gevent's belong to the hub of their maker."""
+        self._ssock, self._csock = native.socketpair()
+        self._ssock.setblocking(False)
+        self._csock.setblocking(False)
+        self._internal_fds += 1  # type: ignore[attr-defined]
+        self._add_reader(self._ssock.fileno(), self._read_from_self)  # type: ignore[attr-defined]  # of asyncio's
 
     def is_closed(self) -> bool:
         """True after close(), and in every process but the one that made the loop."""
@@ -66,7 +74,7 @@ class Call(Generic[T]):
     def _finish(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
             task.exception()  # a caller that was interrupted never asks, and asyncio would complain at a random time
-        self.ticket.release()
+        self._release()
 
     def cancel(self) -> None:
         """On the loop: ends the coroutine, or keeps it from starting."""
@@ -74,7 +82,11 @@ class Call(Generic[T]):
             self._task.cancel()
         elif not self._is_given_up:
             self._is_given_up = True
-            self.ticket.release()
+            self._release()
+
+    def _release(self) -> None:
+        self.ticket.release()
+        waits.ring()
 
     def result(self) -> T:
         """What it returned or raised."""

@@ -7,28 +7,23 @@ Ctrl-C ends a wait for a lock at once. It is cut all the same, to notice that th
 from __future__ import annotations
 
 import time
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional
 
+from memphis_sync._base import waits
 from memphis_sync._base.threads import forbid_on_own_thread
+from memphis_sync._base.waits import Acquirable
 
-__all__ = ["Waitable", "forbid_on_own_thread", "wait"]
+__all__ = ["forbid_on_own_thread", "wait"]
 
 LOOK_S = 0.2  # how often it looks whether anybody is left
 
 
-class Waitable(Protocol):
-    """A lock as a waiter's ticket: taken at first, released once by the thread that has the result."""
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """As threading.Lock.acquire()."""
-
-
-def wait(ticket: Waitable, deadline: Optional[float], is_alive: Callable[[], bool]) -> bool:
+def wait(ticket: Acquirable, deadline: Optional[float], is_alive: Callable[[], bool]) -> bool:
     """
-    Waits until *ticket* is released.
+    Waits until *ticket*, a lock, is released; who does that rings (``waits.ring``).
 
     Args:
-        ticket: Held by the caller's side until then.
+        ticket: Held by the caller's side until then, released once by the thread that has the result.
         deadline: On the monotonic clock; None waits without a limit.
         is_alive: Whether anybody is left who could release it; asked each LOOK_S.
 
@@ -41,7 +36,7 @@ def wait(ticket: Waitable, deadline: Optional[float], is_alive: Callable[[], boo
             look_s = min(look_s, deadline - time.monotonic())
             if look_s <= 0:
                 return ticket.acquire(False)
-        if ticket.acquire(True, look_s):
+        if waits.acquire(ticket, look_s):
             return True
         if not is_alive():
             return ticket.acquire(False)

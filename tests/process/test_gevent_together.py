@@ -1,0 +1,186 @@
+"""Programs that gevent has patched: many greenlets of one thread share a client, and some of them are interrupted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from programs import check_arrived
+
+START = """
+from gevent import monkey; monkey.patch_all()
+import os, signal, sys, time
+import gevent
+import memphis_sync
+
+url, name = os.environ["TEST_URL"], os.environ["TEST_STATION"]
+
+def until(condition, limit_s=60):
+    with gevent.Timeout(limit_s):
+        while not condition():
+            gevent.sleep(0.005)
+"""
+
+
+@pytest.fixture
+def run(start_program: Any, broker: Any, station_name: str) -> Any:
+    """Starts a program after START; gives it as a ``Program``."""
+
+    def start(text: str, url: str = broker.url) -> Any:
+        return start_program("-W", "ignore", "-c", START + text, env={"TEST_URL": url, "TEST_STATION": station_name})
+
+    return start
+
+
+@pytest.fixture
+def proxy(proxy_to: Any, broker: Any) -> Any:
+    """What stands between the programs and their broker."""
+    made = proxy_to("127.0.0.1", broker.port)
+    made.url = f"memphis://root:memphis@127.0.0.1:{made.port}/?timeout_ms=60000"
+    return made
+
+
+CROWD = """
+client = memphis_sync.connect(url, timeout_ms=60000)
+out, back = [], []
+
+def fetch(number):
+    consumer = client.consumer(name + "-quiet", "c%d" % number, "g%d" % number)
+    out.append(consumer)
+    back.append(len(consumer.fetch(1, timeout_s=60)))
+
+fetching = [gevent.spawn(fetch, number) for number in range(20)]
+until(lambda: len(out) == 20)
+
+def request(number):
+    # Each makes its producer: the same for all, registered once.
+    client.producer(name, "web").produce(b"%d" % number)
+
+requests = [gevent.spawn(request, number) for number in range(200)]
+gevent.joinall(requests, timeout=60, raise_error=True)
+assert all(each.successful() for each in requests)
+assert back == [], "a fetch has ended"
+client.produce(name + "-quiet", "web", b"go")
+gevent.joinall(fetching, timeout=60, raise_error=True)
+assert back == [1] * 20, back
+client.close()
+"""
+
+
+def test_many_greenlets_produce_while_others_wait_for_messages(run: Any, memphis: Any, station_name: str) -> None:
+    run(CROWD).done()
+    check_arrived(memphis, station_name, [str(number) for number in range(200)])
+
+
+ONCE = """
+client = memphis_sync.connect(url)
+made, ended = [], []
+
+def use(number):
+    # The first one makes station and producer, and opens the data link; the others wait for that.
+    made.append(client.produce(name, "p", b"%d" % number))
+
+def close():
+    client.close()
+    ended.append(True)
+
+print("stall", flush=True)
+until(lambda: os.path.exists("stalled"))
+users = [gevent.spawn(use, number) for number in range(10)]
+for _ in range(20):
+    gevent.sleep(0.005)
+print("go on", flush=True)
+gevent.joinall(users, timeout=60, raise_error=True)
+assert len(made) == 10, made
+closers = [gevent.spawn(close) for _ in range(3)]
+gevent.joinall(closers, timeout=60, raise_error=True)
+assert ended == [True] * 3
+"""
+
+
+def test_what_is_done_once_is_waited_for_by_the_other_greenlets(
+    run: Any, proxy: Any, memphis: Any, station_name: str, tmp_path: Any
+) -> None:
+    program = run(ONCE, proxy.url)
+    program.until(lambda: "stall" in program.stdout)
+    proxy.stall()
+    (tmp_path / "stalled").touch()
+    program.until(lambda: "go on" in program.stdout)
+    proxy.go_on()
+    program.done()
+    check_arrived(memphis, station_name, [str(number) for number in range(10)])
+
+
+INTERRUPTED = """
+client = memphis_sync.connect(url)
+producer = client.producer(name, "p")
+producer.produce(b"first")
+consumer = client.consumer(name, "c", "g")
+calls = {
+    "produce": lambda: producer.produce(b"produce"),
+    "result": lambda: producer.produce(b"result", nonblocking=True).result(60),
+    "produce_many": lambda: producer.produce_many([b"many 1", b"many 2"]),
+    "flush": lambda: client.flush(60),
+    "station": lambda: client.station(name + "-other"),
+    "new producer": lambda: client.producer(name + "-third", "q"),
+    "fetch": lambda: consumer.fetch(1, timeout_s=60),
+    "iteration": lambda: next(iter(consumer)),
+    "ping": lambda: client.ping(60),
+}
+print("stall", flush=True)
+until(lambda: os.path.exists("stalled"))
+
+for call, make in calls.items():
+    start = time.monotonic()
+    if HOW == "timeout":
+        try:
+            with gevent.Timeout(0.1):
+                make()
+        except gevent.Timeout:
+            pass
+        else:
+            raise AssertionError(call)
+    elif HOW == "kill":
+        greenlet = gevent.spawn(make)
+        gevent.sleep(0.1)
+        assert not greenlet.ready(), call
+        greenlet.kill(timeout=30)
+        assert isinstance(greenlet.value, gevent.GreenletExit), (call, greenlet.value)
+    else:
+        gevent.spawn_later(0.1, os.kill, os.getpid(), signal.SIGINT)  # while the call waits: before that nobody runs it
+        try:
+            make()
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError(call)
+    took_s = time.monotonic() - start
+    assert took_s < 30, (call, took_s)
+    print("ended", call, round(took_s, 3), flush=True)
+
+print("go on", flush=True)
+producer.produce(b"last")
+assert client.flush(60) == 0
+stats = client.stats()
+assert stats.accepted == stats.delivered == 6 and stats.failed == stats.abandoned == 0, stats
+client.station(name + "-other")
+client.producer(name + "-third", "q").produce(b"x")
+until(lambda: client.ping(60))
+seen = [bytes(message.data) for message in consumer.read_all(timeout_s=60)]
+assert sorted(seen) == [b"first", b"last", b"many 1", b"many 2", b"produce", b"result"], seen
+client.close()
+"""
+
+
+@pytest.mark.parametrize("how", ["timeout", "kill", "Ctrl-C"])
+def test_an_interruption_ends_the_wait_and_nothing_is_lost_or_counted_twice(
+    how: str, run: Any, proxy: Any, memphis: Any, station_name: str, tmp_path: Any
+) -> None:
+    program = run(INTERRUPTED.replace("HOW", repr(how)), proxy.url)
+    program.until(lambda: "stall" in program.stdout)
+    proxy.stall()
+    (tmp_path / "stalled").touch()
+    program.until(lambda: "go on" in program.stdout)
+    proxy.go_on()
+    program.done()
+    check_arrived(memphis, station_name, ["first", "produce", "result", "many 1", "many 2", "last"])
