@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from fix_process import run_python
+from pages import blocks
 
-CONFTEST = 'pytest_plugins = ["memphis_sync.testing"]\n'
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "test-your-program.md").read_text()
+CONFTEST, EXAMPLE = (block.code for block in blocks("", PAGE))
 TESTS = """
 seen = []
 
@@ -23,14 +26,12 @@ def test_two_has_a_station_of_its_own(memphis, memphis_station):
 """
 
 
-def run(folder: Path, *args: str, **env: str) -> tuple[int, str]:
+def run(folder: Path, *args: str, tests: str = TESTS, **env: str) -> tuple[int, str]:
     (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "test_shop.py").write_text(TESTS)
-    package = str(Path(__file__).parents[2])
+    (folder / "test_shop.py").write_text(tests)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *env.pop("PYTHONPATH", "").split()])
     options = ["-p", "no:cacheprovider", "-q", "-W", "error", "--rootdir", folder, *args, folder]
-    done = run_python(
-        "-m", "pytest", *options, env={"PYTHONPATH": package, **env}, cwd=folder, timeout_s=60, check=False
-    )
+    done = run_python("-m", "pytest", *options, env={"PYTHONPATH": path, **env}, cwd=folder, timeout_s=60, check=False)
     return done.returncode, done.stdout.decode() + done.stderr.decode()
 
 
@@ -51,3 +52,25 @@ def test_a_broker_that_is_not_there_is_an_error_not_a_skip(tmp_path: Path, refus
     assert code == 1
     assert "2 errors" in output
     assert str(port) in output
+
+
+def test_the_example_of_the_page_in_two_processes_each_with_its_broker(tmp_path: Path) -> None:
+    see = (
+        "def test_see(memphis_broker, worker_id):\n    with open(worker_id, 'w') as file: file.write(memphis_broker)\n"
+    )
+    (tmp_path / "test_other.py").write_text(see)
+    code, output = run(tmp_path, "-n", "2", "--dist", "each", tests=EXAMPLE)
+    assert code == 0, output
+    assert "6 passed" in output
+    assert len({(tmp_path / worker).read_text() for worker in ("gw0", "gw1")}) == 2
+
+
+def test_a_missing_broker_extra_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
+    """Where pip puts programs there is no nats-server, and none on the path."""
+    hide = f"import sysconfig\nget = sysconfig.get_path\nsysconfig.get_path = lambda name, *args: {str(tmp_path)!r}"
+    (tmp_path / "sitecustomize.py").write_text(f"{hide} if name == 'scripts' else get(name, *args)\n")
+    code, output = run(tmp_path, PATH="/nowhere", PYTHONPATH=str(tmp_path))
+    assert code == 1
+    assert "2 errors" in output
+    assert "skipped" not in output
+    assert "pip install 'memphis-sync[broker]'" in output
