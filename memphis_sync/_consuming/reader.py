@@ -257,7 +257,9 @@ class Reader:
         except ClosedError:
             if to_end is not None:
                 raise
-        except (ConnectionLostError, DeadlineError):
+        except GeneratorExit:  # the loop was left
+            raise
+        except BaseException:  # an outage, or Ctrl-C: nothing is waited for any more
             is_failed = True
             raise
         finally:

@@ -30,10 +30,8 @@ def end_steps(link: DataLink, deadline: float, acks_until: float, last: float, r
         last: For the threads, which else are left to end by themselves.
         reports_until: For callbacks.
     """
-    if link.has_ended:
-        return
-    if link._phase == "closed":
-        link._end("ended", last, reports_until)  # what is held has nowhere to go
+    if link._phase in ("closed", "ended"):  # what is held has nowhere to go; or an end was interrupted
+        link._end("ended", last, reports_until)
         return
     link.core.close()
     try:

@@ -31,7 +31,7 @@ from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import fork, shutdown, waiting
 from memphis_sync._session.closing import close_steps, join
 from memphis_sync._session.event_loop import LoopThread
-from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, MemphisError
+from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, MemphisError, UsageError
 from memphis_sync.types import FlushResult, LinkEvent, Stats
 
 log = Log("memphis_sync.control")
@@ -401,7 +401,11 @@ class Session:
         if self.is_ending or fork.fork_generation() != self.generation:
             return
         with contextlib.suppress(MemphisError):  # the loop has ended; the exit drain does the rest
-            self.loop.post(primitives.start_thread, f"memphis-retire-{self.number}", self._retire, was_consuming)
+            self.loop.post(self._start_retiring, was_consuming)
+
+    def _start_retiring(self, was_consuming: bool) -> None:
+        with contextlib.suppress(UsageError):  # there are no more threads; see above
+            primitives.start_thread(f"memphis-retire-{self.number}", self._retire, was_consuming)
 
     def _retire(self, was_consuming: bool) -> None:
         if was_consuming:

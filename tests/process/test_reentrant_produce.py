@@ -1,0 +1,65 @@
+"""Produce from a signal handler, a thousand times a second, and from destructors, in the middle of everything."""
+
+from __future__ import annotations
+
+import pytest
+
+PROGRAM = """
+import gc, os, signal
+import memphis_sync
+
+client = memphis_sync.connect(os.environ["TEST_URL"])
+station = os.environ["TEST_STATION"]
+producer, consumer = client.producer(station, "p"), client.consumer(station, "c")
+others, refused = 0, []
+
+def produce():
+    global others
+    try:
+        producer.produce(b"from in between", nonblocking=True)
+        client.produce(station, "kept", b"from in between", nonblocking=True)
+        others += 2
+    except BaseException as exc:
+        refused.append(exc)
+
+class Dies:
+    def __init__(self):
+        self.me = self  # so that the garbage collector ends it, at a time of its own
+    def __del__(self):
+        produce()
+
+client.produce(station, "kept", b"first")
+own = 1
+if {by_signal}:
+    signal.signal(signal.SIGALRM, lambda *_: produce())
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+else:
+    gc.set_threshold(20)
+rounds = 0
+while others < 600 or rounds < 20:
+    rounds += 1
+    rubbish = [Dies() for _ in range(0 if {by_signal} else 8)]
+    producer.produce(b"own")
+    deliveries = [producer.produce(b"own", nonblocking=True) for _ in range(20)]
+    memphis_sync.wait(deliveries)
+    own += 21 + producer.produce_many([b"own"] * 20).delivered
+    for message in consumer.fetch(100, timeout_s=20):
+        message.ack()
+    client.flush(20)
+signal.setitimer(signal.ITIMER_REAL, 0)
+del rubbish
+gc.collect()
+client.flush(40)
+stats = client.stats()
+assert refused == [], refused[:3]
+assert stats.delivered == stats.accepted == own + others, (stats, own, others)
+client.close()
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("by_signal", [True, False], ids=["signal", "destructor"])
+def test_produce_in_between_hangs_nothing_and_loses_nothing(run_python, broker, station_name, by_signal):
+    env = {"TEST_URL": broker.url, "TEST_STATION": station_name}
+    done = run_python("-c", PROGRAM.format(by_signal=by_signal), env=env, timeout_s=100)
+    assert done.stdout == b"ended\n", done.stderr
