@@ -26,10 +26,11 @@ from memphis_sync._options.schema_source import SchemaArguments, schema_source
 from memphis_sync._options.table import ConnectArguments
 from memphis_sync._producing.cache import Ended, ProducerArguments, ProducerCache, ToOneStation, ToStations, names_of
 from memphis_sync._producing.produce_types import as_produce
+from memphis_sync._producing.rebinding import named, register
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
 from memphis_sync._protocol.names import internal_name
 from memphis_sync._protocol.requests import SchemaActivate, SchemaAttach, SchemaCreate, SchemaDetach, StationDestroy
-from memphis_sync._session import Session, fork, greenlets, shutdown, waiting
+from memphis_sync._session import Session, SessionPerProcess, greenlets, shutdown, waiting
 from memphis_sync.consumer import Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Deliveries, Delivery
@@ -46,13 +47,17 @@ if TYPE_CHECKING:
 @hint_keywords(but={"produce"})
 class Memphis(NotCopied, NotAwaited):
     """
-    A client of a Memphis broker. Create one per process with memphis_sync.connect(), and share it between all threads.
-    It is a context manager: leaving the block closes it.
+    A client of a Memphis broker. Create one with memphis_sync.connect(), and share it between all threads. It is a
+    context manager: leaving the block closes it.
+
+    It may be opened before a fork: in the child, its first use connects anew (``connection_id`` is another one), and
+    producers and consumers register anew at theirs. What the parent has queued, its messages, Deliveries and a running
+    consume() stay with the parent.
 
     A call that sends a request may raise, besides its own errors: ConfigurationError when an argument is not allowed,
     before anything is sent; ServerError when the broker refused; DeadlineError or ConnectionLostError when there was no
-    reply, so the request may have been executed; ClosedError when the client was closed; ForkedError when it belongs to
-    the parent process; OwnThreadError on one of the client's own threads; UsageError before connect().
+    reply, so the request may have been executed; ClosedError when the client was closed; OwnThreadError on one of the
+    client's own threads; UsageError before connect(); ConnectError and AuthenticationError at its first use in a child.
     *timeout_retries* is how often a request without a reply is repeated, 0 to 1000; each waits up to 20 s, and 5 s
     where something is destroyed.
 
@@ -60,11 +65,11 @@ class Memphis(NotCopied, NotAwaited):
         MAX_BATCH_SIZE: The largest ``batch_size`` of a fetch.
     """
 
-    _instead = "share it between the threads of a process, and open one in each process (memphis_sync.connect)"
+    _instead = "share it between the threads of a process, and with forked children; else open one in each process"
     MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
     def __init__(self) -> None:
-        self._session_or_none: Optional[Session] = None
+        self._sessions: Optional[SessionPerProcess] = None
         self._producers = ProducerCache()
         self._consumers = ConsumerCache()
 
@@ -79,14 +84,14 @@ class Memphis(NotCopied, NotAwaited):
             UsageError: The client was connected before, or the process is ending.
             ConfigurationError, AuthenticationError, ConnectError, OwnThreadError: As memphis_sync.connect().
         """
-        if self._session_or_none is not None:
+        if self._sessions is not None:
             raise UsageError(f"{self!r} was connected before; create another one with memphis_sync.connect()")
         greenlets.prepare()
         options = connect_options(given)
         waiting.forbid_on_own_thread("connect()")
-        session = Session(options, self._forget_station)
-        session.open()
-        self._session_or_none = session
+        sessions = SessionPerProcess(options, self._forget_station)
+        sessions.open()
+        self._sessions = sessions
 
     def is_connected(self) -> bool:
         """
@@ -100,8 +105,8 @@ class Memphis(NotCopied, NotAwaited):
         """
         Sends what is queued, waits for its confirmation, then ends connections and threads. Idempotent.
 
-        Stations, producers and consumer groups remain on the broker. In a forked child it does nothing: the messages
-        belong to the parent.
+        Stations, producers and consumer groups remain on the broker. In a forked child it closes what the child has
+        opened by using the client, and does nothing if it has not: the parent's connections and messages are its own.
 
         Args:
             timeout_s: Limit for all of this, in seconds, 0 or more.
@@ -148,8 +153,8 @@ class Memphis(NotCopied, NotAwaited):
         return self._session.ping(timeout_s)
 
     def stats(self) -> Stats:
-        """Counters of all producers since the client was opened. No IO; also after close()."""
-        return self._session.stats()
+        """Counters of all producers since the client was opened, in this process. No IO; also after close()."""
+        return Stats() if (session := self._own_session()) is None else session.stats()
 
     def flush(self, timeout_s: Optional[float] = None) -> FlushResult:
         """
@@ -165,12 +170,10 @@ class Memphis(NotCopied, NotAwaited):
 
         Raises:
             OwnThreadError: Called on one of the client's own threads.
-            ForkedError: The client belongs to the parent process.
         """
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s)
-        self._session.check_generation()
-        return self._session.flush(timeout_s)
+        return FlushResult() if (session := self._own_session()) is None else session.flush(timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -181,15 +184,15 @@ class Memphis(NotCopied, NotAwaited):
         self.close()
 
     def __del__(self) -> None:
-        session = self._own_session() if hasattr(self, "_session_or_none") else None
+        session = self._own_session() if hasattr(self, "_sessions") else None
         if session is not None and not session.is_closing:
             text = f"{self!r} was never closed{session.opened_at}; use it as a context manager"
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
             session.retire(bool(self._consumers.receivers))
 
     def __repr__(self) -> str:
-        session = self._session_or_none
-        return f"<{type(self).__name__} {'not connected' if session is None else session.description}>"
+        about = "not connected" if self._sessions is None else self._sessions.description
+        return f"<{type(self).__name__} {about}>"
 
     # ---- stations, producers, consumers, schemas --------------------------------------------------------------------
 
@@ -238,14 +241,8 @@ class Memphis(NotCopied, NotAwaited):
         Raises:
             ConnectError: The data link could not be opened.
         """
-        given = given.checked()
-        stations, name, retries = list(given.station_name), given.producer_name, given.timeout_retries
-        if given.generate_random_suffix:
-            name = args.with_suffix("producer_name", "Producer", name)
-        self._session.data_link()
-        make = self._requests.create_producers
-        views = self._requests.run(lambda: make(stations, name, retries), min(retries, 1), "producer()")
-        return Producer(self, name, tuple(views), given)
+        given = named(given.checked())
+        return Producer(self, register(self, given), given)
 
     @as_produce
     def produce(
@@ -402,20 +399,19 @@ class Memphis(NotCopied, NotAwaited):
 
     @property
     def _session(self) -> Session:
-        session = self._session_or_none
-        if session is None:
+        """This process's session, which connects when it is needed."""
+        sessions = self._sessions
+        if sessions is None:
             raise UsageError("the client is not connected; call connect() first, or use memphis_sync.connect()")
-        return session
+        return sessions.here()
 
     def _own_session(self) -> Optional[Session]:
-        """The session; None also when it belongs to the parent process."""
-        session = self._session_or_none
-        return None if session is None or fork.fork_generation() != session.generation else session
+        """The session; None also in a forked child that has not used the client."""
+        return None if self._sessions is None else self._sessions.used()
 
     @property
     def _requests(self) -> Requests:
-        self._session.check()
-        return self._session.requests
+        return self._session.checked().requests
 
     def _forget_station(self, internal: str) -> None:
         """Removes a destroyed station from the caches. Also runs on the event loop."""

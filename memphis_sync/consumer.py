@@ -20,6 +20,7 @@ from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming import consume_loop
 from memphis_sync._consuming.give_back import GIVE_BACK_S
 from memphis_sync._consuming.reader import END_S, Reader
+from memphis_sync._consuming.registering import join_again
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.source import Source
 from memphis_sync._control.api import DESTROY_S
@@ -27,6 +28,7 @@ from memphis_sync._options.arguments import ConsumerArguments, check_place
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
 from memphis_sync._protocol.partitions import partition_for_key
 from memphis_sync._session import waiting
+from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.errors import MemphisError, UsageError
 from memphis_sync.message import Message, Messages
 from memphis_sync.types import StationView
@@ -64,31 +66,39 @@ class Consumer(NotCopied, NotAwaited):
         MAX_BATCH_SIZE: The largest ``batch_size`` of a fetch.
     """
 
-    _instead = "share it between the threads of a process; in another process, create one with the client there"
+    _instead = "share it between threads and with forked children; in another process, create one with the client there"
 
     MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
-    def __init__(self, client: Memphis, view: StationView, name: str, given: ConsumerArguments) -> None:
+    def __init__(self, client: Memphis, view: StationView, given: ConsumerArguments) -> None:
         self._client = client
-        self._view = view
+        self._given = given  # with the whole name
         self.station_name = view.name
-        self.consumer_name = name
-        self.consumer_group = given.consumer_group or name
+        self.consumer_name = given.consumer_name
+        self.consumer_group = given.consumer_group or given.consumer_name
         self.pull_interval_ms = given.pull_interval_ms
         self.batch_size = given.batch_size
         self.batch_max_time_to_wait_ms = given.batch_max_time_to_wait_ms
         self.max_ack_time_ms = given.max_ack_time_ms
         self.max_msg_deliveries = given.max_msg_deliveries
-        self._source = Source(client._session, view, name, self.consumer_group)
         self._context = consume_loop.Context()
+        self._joining: SingleFlight[bool] = SingleFlight("the registration of a consumer")
+        self._bind(view)
+
+    def _bind(self, view: StationView) -> None:
+        """Sets up what belongs to one process."""
+        client = self._client
+        source = Source(client._session, view, self.consumer_name, self.consumer_group)
+        self._view = view
         self._reader = Reader(
-            self._source,
+            source,
             client._requests,
             ack_time_s=self.max_ack_time_ms / 1000,
             max_deliveries=self.max_msg_deliveries,
         )
         self._consuming: Optional[consume_loop.Consuming] = None
         self._consuming_lock = primitives.RLock()  # guards _consuming; held only briefly
+        self._source = source  # last: it says whether there was a fork
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -126,8 +136,9 @@ class Consumer(NotCopied, NotAwaited):
             ConnectionLostError: The data link went down; messages that were on their way are delivered again.
             DeadlineError: The broker has not replied for 5 s, in this call and those before it.
             OwnThreadError: Called on one of the client's own threads.
-            ClosedError, ForkedError: The client was closed or the consumer destroyed, or it belongs to the parent
-                process.
+            ClosedError: The client was closed, or the consumer destroyed.
+            MemphisError: As consumer(), for the first call in a forked child, which registers the consumer anew; the
+                next one tries again.
         """
         batch_size = check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
         check_bool("prefetch", prefetch)
@@ -151,7 +162,7 @@ class Consumer(NotCopied, NotAwaited):
 
         Raises:
             StationNotFoundError: The station or the group was destroyed by somebody else.
-            ForkedError: The consumer belongs to the parent process.
+            ForkedError: It began before a fork, and this is the child: begin another iteration there.
         """
         self.check_open()
         return self._reader.messages(self, self.batch_size)
@@ -192,7 +203,7 @@ class Consumer(NotCopied, NotAwaited):
             ConfigurationError: An argument is not allowed, or key and number are both given.
             DeadlineError, ConnectionLostError: Not read to the end: nothing arrived for *timeout_s*.
             StationNotFoundError: The station or the group was destroyed.
-            ClosedError, ForkedError: As fetch().
+            ClosedError: As fetch().
         """
         check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE)
         check_seconds("timeout_s", timeout_s, allow_zero=False)
@@ -237,7 +248,7 @@ class Consumer(NotCopied, NotAwaited):
             ConfigurationError: *callback* cannot be called with three arguments, or is a coroutine function or a
                 generator; *workers* is out of range; or key and number are both given.
             UsageError: consume() is running already.
-            ClosedError, ForkedError: As fetch().
+            ClosedError: As fetch().
         """
         check_callable("callback", callback, parameters="messages, error, context")
         only = self._choose(consumer_partition_key, consumer_partition_number)
@@ -269,6 +280,8 @@ class Consumer(NotCopied, NotAwaited):
         """
         check_seconds("timeout_s", timeout_s)
         waiting.forbid_on_own_thread("stop_consume()")
+        if self._source.is_inherited:
+            return True  # nothing reads in this process
         reader = self._reader
         reader.is_stopped = True
         with self._consuming_lock:
@@ -302,13 +315,14 @@ class Consumer(NotCopied, NotAwaited):
     @property
     def dls_messages(self) -> list[ResentMessage]:
         """The resent dead letters that wait for the next fetch, iteration or callback; a copy."""
-        return self._reader.letters.waiting()
+        return [] if self._source.is_inherited else self._reader.letters.waiting()
 
     # ---- ending -----------------------------------------------------------------------------------------------------
 
     def destroy(self, timeout_retries: int = 5) -> None:
         """
-        Stops consuming and leaves the group; the broker removes a group with its last member. Idempotent.
+        Stops consuming and leaves the group; the broker removes a group with its last member. Idempotent. In a forked
+        child that has not used the consumer the parent remains a member.
 
         Args:
             timeout_retries: How often a request without a reply is repeated, 0 to 1000; each waits up to 5 s.
@@ -318,10 +332,13 @@ class Consumer(NotCopied, NotAwaited):
             OwnThreadError: Called on one of the client's own threads.
             ServerError: The broker refused.
             DeadlineError, ConnectionLostError: No reply; the consumer may be destroyed.
-            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+            ClosedError: The client was closed.
         """
         timeout_retries = check_int("timeout_retries", timeout_retries, 0, 1000)
         if self.is_destroyed:
+            return
+        if self._source.is_inherited:
+            self._source.is_destroyed = True  # this process has registered none
             return
         self.check_open()
         self.stop_consume()
@@ -357,12 +374,14 @@ class Consumer(NotCopied, NotAwaited):
 
     def check_open(self) -> None:
         """
-        Raises unless the consumer can be used.
+        Raises unless the consumer can be used. In a forked child the first call registers it anew.
 
         Raises:
             ClosedError: It was destroyed, or its client was closed.
-            ForkedError: It belongs to the parent process.
+            MemphisError: As consumer(), for the first call in a child; the next one tries again.
         """
+        if self._source.is_inherited and not self._source.is_destroyed:
+            self._joining.get("here", lambda: join_again(self))
         self._source.check_open()
 
     def _choose(self, key: Union[str, bytes, None], number: int) -> Optional[int]:

@@ -125,7 +125,7 @@ class DeadLetters(NotCopied, NotAwaited):
             StationNotFoundError: The station does not exist.
             ServerError: The broker refused, or offers dead letters in its REST API only (code 503).
             DeadlineError, ConnectionLostError: No reply.
-            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+            ClosedError: The client was closed.
         """
         limit = check_int("limit", limit, 1, MAX_LIMIT)
         found: list[DeadLetter] = []
@@ -155,7 +155,7 @@ class DeadLetters(NotCopied, NotAwaited):
 
         Raises:
             DeadlineError, ConnectionLostError: No reply; some may have been sent.
-            ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As in list().
+            ConfigurationError, StationNotFoundError, ServerError, ClosedError: As in list().
         """
         return self._count(DeadLetterResend(self.station_name), ids, "resend()")
 
@@ -172,7 +172,7 @@ class DeadLetters(NotCopied, NotAwaited):
 
         Raises:
             DeadlineError, ConnectionLostError: No reply; some may have been removed.
-            ConfigurationError, StationNotFoundError, ServerError, ClosedError, ForkedError: As in list().
+            ConfigurationError, StationNotFoundError, ServerError, ClosedError: As in list().
         """
         return self._count(DeadLetterDrop(self.station_name, type=_check_type(type)), ids, "drop()")
 

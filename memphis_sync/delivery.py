@@ -21,7 +21,15 @@ from memphis_sync._core import Ticket, WaitSet
 from memphis_sync._data.outcomes import DELIVERED, OUTCOMES, PENDING, error_of, pub_ack, target_of
 from memphis_sync._options.checks import check_callable, check_seconds, show
 from memphis_sync._session import waiting
-from memphis_sync.errors import ConfigurationError, DeadlineError, MultiStationError, Outcome, ProduceError, SchemaError
+from memphis_sync.errors import (
+    ConfigurationError,
+    DeadlineError,
+    ForkedError,
+    MultiStationError,
+    Outcome,
+    ProduceError,
+    SchemaError,
+)
 from memphis_sync.types import PubAck, PubAcks
 
 ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION = "ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"
@@ -49,8 +57,11 @@ class Delivery(NotCopied, Ticket):
         return target_of(self).partition
 
     def done(self) -> bool:
-        """Whether the outcome is known."""
-        return bool(self.observe() != PENDING)
+        """Whether the outcome is known. In a forked child: whether it was known before the fork."""
+        try:
+            return bool(self.observe() != PENDING)
+        except ForkedError:
+            return bool(self.outcome != PENDING)
 
     def running(self) -> bool:
         """Whether the outcome is not known yet."""
@@ -79,6 +90,7 @@ class Delivery(NotCopied, Ticket):
             ProduceError: The message failed; ``outcome`` says whether it may be stored.
             SchemaError: It was produced before its producer was registered, and does not match the station's schema.
             OwnThreadError: Called on one of the client's own threads.
+            ForkedError: It was produced before a fork, and this is the child.
         """
         error = self.exception(timeout)
         if error is not None:
@@ -91,7 +103,7 @@ class Delivery(NotCopied, Ticket):
 
         Raises:
             DeadlineError: Not known within *timeout*.
-            OwnThreadError: Called on one of the client's own threads.
+            OwnThreadError, ForkedError: As result().
         """
         outcome = self.observe()
         if outcome == PENDING:
@@ -111,6 +123,7 @@ class Delivery(NotCopied, Ticket):
 
         Raises:
             ConfigurationError: *fn* is not a plain function: it cannot be called, or is a coroutine function.
+            ForkedError: As result(). A callback that was added before the fork runs in the parent only.
         """
         check_callable("fn", fn)
         self.observe()

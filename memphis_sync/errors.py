@@ -6,7 +6,7 @@ The exceptions and warnings of the client, as one tree.
     |-- UsageError (RuntimeError)
     |   |-- ClosedError                  the client, producer, consumer or station was closed or destroyed
     |   |-- OwnThreadError               a blocking call on one of the client's own threads: it would deadlock
-    |   `-- ForkedError                  the object belongs to the parent process of a fork
+    |   `-- ForkedError                  it was made before a fork, and this is the child
     |-- TransportError
     |   |-- ConnectError                 each address with its own reason; MemphisConnectError is its old name
     |   |   `-- AuthenticationError      below it, because programs catch MemphisConnectError
@@ -88,7 +88,7 @@ class OwnThreadError(UsageError):
 
 
 class ForkedError(UsageError):
-    """The object was created before a fork and cannot be used in the child process."""
+    """A message, a delivery or an iteration from before a fork was used in the child; it stays with the parent."""
 
 
 class TransportError(MemphisError):

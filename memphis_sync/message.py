@@ -207,7 +207,7 @@ class Message(NotCopied, RawMessage):
             StationNotFoundError: With *wait*: the station or the group was destroyed.
             ConfigurationError: With *wait*: *timeout_s* is out of range.
             OwnThreadError: With *wait*: called on one of the client's own threads.
-            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+            ClosedError, ForkedError: The client was closed, or the message was fetched before a fork, in the parent.
         """
         if wait:
             self._confirm(timeout_s)

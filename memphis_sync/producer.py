@@ -18,12 +18,13 @@ from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._control.api import DESTROY_S
 from memphis_sync._options.checks import check_int, check_seconds
+from memphis_sync._producing.rebinding import Rebinding
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery, Sender, confirmed
 from memphis_sync._protocol.payload import not_utf8
 from memphis_sync._session import waiting
 from memphis_sync.bulk import Bulk, BulkResult, Item, check_iterable
 from memphis_sync.delivery import Deliveries, Delivery
-from memphis_sync.errors import BufferFullError, ConfigurationError, UndeliveredWarning
+from memphis_sync.errors import BufferFullError, ConfigurationError, ForkedError, UndeliveredWarning
 from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks
 
 if TYPE_CHECKING:
@@ -57,15 +58,17 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         stations: Names of its stations, in the order given.
     """
 
-    _instead = "share it between the threads of a process; in another process, create one with the client there"
+    _instead = "share it between threads and with forked children; in another process, create one with the client there"
 
-    def __init__(self, client: Memphis, name: str, views: tuple[StationView, ...], given: ProducerArguments) -> None:
+    def __init__(self, client: Memphis, views: tuple[StationView, ...], given: ProducerArguments) -> None:
         self._client = client
+        self._given = given  # with the whole name
         self._views = views
-        self.name = name
+        self.name = given.producer_name
+        self._rebinding = Rebinding(self)
         self._sender = Sender(
             client._session,
-            name,
+            self.name,
             views,
             idempotent=given.idempotent,
             block_on_full_s=given.block_on_full_s,
@@ -74,6 +77,11 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         )
         self.stations = self._sender.stations
         self._direct, self._send, self._room_s = self._sender.direct, self._sender.send, self._sender.block_on_full_s
+
+    def _take_over(self, other: Producer[Acked_co, Pending_co]) -> None:
+        """In a forked child: what *other* has registered is this producer's, which has gone out of use."""
+        self._views, self._sender, self._send = other._views, other._sender, other._send
+        self._direct = other._direct  # last: it says whether there was a fork
 
     @property
     def producer_name(self) -> str:
@@ -186,8 +194,9 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
                 connection; ``outcome`` is ``unknown``.
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.
             OwnThreadError: A call that may wait was made on one of the client's own threads.
-            ClosedError, ForkedError: The producer was destroyed, the client was closed, or it belongs to the parent
-                process.
+            ClosedError: The producer was destroyed, or the client was closed.
+            ConnectError, AuthenticationError, ServerError: Blocking, and the first call in a forked child, where the
+                client connects and the producer is registered anew: that failed, and the next call tries again.
         """
         if unexpected:
             raise wrong_keyword(Producer.produce, unexpected, "Producer.")
@@ -216,6 +225,20 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         except BufferFullError:
             if nonblocking:
                 raise  # a blocking call waits for space below
+        except ForkedError:
+            if not self._sender.is_inherited:
+                raise
+            return self._rebinding.produce(
+                message,
+                ack_wait_sec,
+                nonblocking,
+                headers,
+                msg_id,
+                concurrent_task_limit,
+                producer_partition_key,
+                producer_partition_number,
+                on_delivery,
+            )
         return self._send(
             message,
             ack_wait_sec,
@@ -267,7 +290,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             check_seconds("timeout_s", timeout_s, allow_zero=False)
         check_iterable(iterable)
         waiting.forbid_on_own_thread("produce_many()")
-        return Bulk(self._sender, timeout_s, stop_at_failure=on_error == "raise").run(iterable)
+        return Bulk(self._rebinding.sender(), timeout_s, stop_at_failure=on_error == "raise").run(iterable)
 
     # ---- backlog and end ---------------------------------------------------------------------------------------
 
@@ -288,18 +311,25 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s)
         waiting.forbid_on_own_thread("flush()")
-        return self._sender.link.flush(timeout_s, self._sender.owner)
+        if not self._sender.is_inherited:
+            return self._sender.link.flush(timeout_s, self._sender.owner)
+        # Until it is registered in this process, its messages are held, and counted with those of the client.
+        return FlushResult() if self._rebinding.under_way() is None else self._client.flush(timeout_s)
 
     def __len__(self) -> int:
         """How many messages of this producer are unconfirmed."""
-        return self._sender.link.core.outstanding(self._sender.owner)
+        if not self._sender.is_inherited:
+            return self._sender.link.core.outstanding(self._sender.owner)
+        registration = self._rebinding.under_way()
+        return 0 if registration is None else len(registration)
 
     def __bool__(self) -> bool:
         return True  # a producer without a backlog is still a producer
 
     def destroy(self, timeout_retries: int = 5) -> None:
         """
-        Waits until its messages are confirmed, then removes the producer from the broker. Idempotent.
+        Waits until its messages are confirmed, then removes the producer from the broker. Idempotent. In a forked child
+        it removes only what the child has registered by using the producer; that of the parent stays.
 
         Args:
             timeout_retries: How often a request without a reply is repeated, 0 to 1000; each waits up to 5 s.
@@ -309,7 +339,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             OwnThreadError: Called on one of the client's own threads.
             ServerError: The broker refused.
             DeadlineError, ConnectionLostError: No reply; the producer may be destroyed.
-            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+            ClosedError: The client was closed.
 
         Warns:
             UndeliveredWarning: Messages were still unconfirmed after 15 s; they remain in the client's queue.
@@ -317,7 +347,11 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         timeout_retries = check_int("timeout_retries", timeout_retries, 0, 1000)
         if self._sender.is_closed:
             return
-        self._sender.close()
+        if self._sender.is_inherited and self._rebinding.under_way() is None:
+            self._sender.close()  # this process has registered none
+            return
+        sender = self._rebinding.sender()
+        sender.close()
         left = self.flush(DESTROY_FLUSH_S)
         if left:
             warnings.warn(

@@ -51,7 +51,7 @@ class Station(NotCopied, NotAwaited):
             ConfigurationError: *timeout_retries* is out of range.
             ServerError: The broker refused.
             DeadlineError, ConnectionLostError: No reply; the station may be destroyed.
-            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+            ClosedError: The client was closed.
         """
         self._client.destroy_station(self.name, timeout_retries)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 import time
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
-from memphis_sync._control.api import JS_S
+from memphis_sync._consuming.registering import register
 from memphis_sync._options.arguments import ConsumerArguments, FetchArguments, check_name, consumer_request
 from memphis_sync._options.checks import check_bool, check_seconds
 from memphis_sync._session.single_flight import SingleFlight
@@ -65,17 +65,9 @@ def join(client: Memphis, given: ConsumerArguments, deadline: Optional[float] = 
     Raises:
         MemphisError: As consumer().
     """
-    request, retries = consumer_request(given), given.timeout_retries
-    if not given.create_station:
-        client._requests.run(lambda: client._requests.require_station(request.station_name), 0, "consumer()", JS_S)
-    work = functools.partial(client._requests.create_consumer, request, retries)
-    if deadline is None:
-        view = client._requests.run(work, min(retries, 1), "consumer()")
-    else:
-        left_s = max(deadline - time.monotonic(), 0.0)
-        view = client._session.loop.call(work, left_s, f"consumer {request.name!r} was not registered: its creation")
-        client._session.data_link(deadline)
-    consumer = Consumer(client, view, request.name, given)
+    request = consumer_request(given)  # with the whole name
+    given = replace(given, consumer_name=request.name, generate_random_suffix=False)
+    consumer = Consumer(client, register(client, request, given, deadline), given)
     consumer._reader.membership.join(deadline)
     return consumer
 

@@ -27,7 +27,7 @@ from memphis_sync._data import GroupPartition, PullConsumer
 from memphis_sync._data.pull_consumer import never
 from memphis_sync._protocol.names import stream_name
 from memphis_sync._session import waiting
-from memphis_sync.errors import ClosedError, ConnectionLostError, DeadlineError, MemphisError
+from memphis_sync.errors import ClosedError, ConnectionLostError, DeadlineError, ForkedError, MemphisError
 from memphis_sync.message import Message
 
 log = Log("memphis_sync.consume")
@@ -36,6 +36,9 @@ _TO_END_S = 0.1  # how long read_all() waits for a message before it asks whethe
 END_S = 0.05  # how long an end waits for messages on their way, when it is to be quick
 _RENEW_AT = 0.1  # share of the ack time after which what waits for its turn is looked at again
 _LOOKED_THROUGH = 32  # messages; of more than that only the first is looked at for having been delivered before
+_BEGUN_BEFORE = (
+    "this iteration began before the process was forked, and goes on in the parent process; begin another one"
+)
 _UNHEARD_S = 10.0  # for so long a broker that could not be told is not asked again before each message
 
 
@@ -223,7 +226,7 @@ class Reader:
             MemphisError: As iteration, or as read_all().
         """
         self.is_stopped = False
-        session, buffer, to_end = self.session, self.buffer, None
+        session, buffer, to_end, generation = self.session, self.buffer, None, fork_generation()
         if to_end_s is not None:
             bindings = [binding for binding in self._bindings if only in (None, binding.partition)]
             to_end = ReadToEnd(self.source, bindings, self.ack_time_s, to_end_s)
@@ -241,6 +244,8 @@ class Reader:
                         if to_end is not None:
                             to_end.hand_out(message)
                         yield message
+                        if fork_generation() != generation:  # what it has fetched is the parent's
+                            raise ForkedError(_BEGUN_BEFORE)
                         continue
                     self._refresh()
                     continue

@@ -170,7 +170,7 @@ class ResentMessage(Message):
             DeadlineError: No confirmation in time; the call may be repeated.
             ConnectionLostError: It did not reach the broker; the call may be repeated.
             OwnThreadError: Called on one of the client's own threads.
-            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+            ClosedError, ForkedError: The client was closed, or the message was fetched before a fork, in the parent.
         """
         check_seconds("timeout_s", timeout_s, allow_zero=False)
         self._check_unanswered()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from memphis_sync._core import fork_generation
+from memphis_sync._core._translate import FORKED_MESSAGE
 from memphis_sync._protocol.names import durable_name
 from memphis_sync._session import Session
-from memphis_sync.errors import ClosedError
+from memphis_sync.errors import ClosedError, ForkedError
 from memphis_sync.types import StationView
 
 
@@ -30,8 +32,15 @@ class Source:
         """Station, group and name: which member of which group it is."""
         return self.view.internal, self.group_internal, self.name
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it was made before a fork, in the parent process."""
+        return fork_generation() != self.session.generation
+
     def check_open(self) -> None:
-        """Raises unless the consumer can be used here and now; see Consumer.check_open."""
+        """Raises unless the consumer, or what it has fetched, can be used here and now; see Consumer.check_open."""
+        if self.is_inherited:
+            raise ForkedError(FORKED_MESSAGE)
         self.session.check()
         if self.is_destroyed:
             raise ClosedError(f"{self!r} can no longer be used")

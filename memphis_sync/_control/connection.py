@@ -407,6 +407,11 @@ class ControlLink:
         finally:
             nc.abort()
 
+    def close_inherited(self) -> None:
+        """In a forked child: closes its copy of the socket, of which nobody hears."""
+        if self._nc is not None:
+            self._nc.close_inherited()
+
     def abort(self) -> None:
         """Ends the connection at once, whatever else is under way; on the loop."""
         self._is_closing = True

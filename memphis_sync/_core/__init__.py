@@ -62,6 +62,7 @@ ring_bell = _binding.ring_bell
 bell_count = _binding.bell_count
 wait_bell = _binding.wait_bell
 wait_as_greenlets = _binding.wait_as_greenlets
+keep_forever = _binding.keep_forever
 count_delivered = _binding.count_delivered
 encode_connect = _binding.encode_connect
 encode_sub = _binding.encode_sub

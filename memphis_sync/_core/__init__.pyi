@@ -2,7 +2,7 @@
 What both bindings offer, and the one place that says what each name does; stubtest compares it with either of them.
 
 *until* is a moment of ``time.monotonic()``, None without a limit; a moment that has passed only looks. A wait serves
-Ctrl-C within 0.3 s. Every call but stop(), close() and wake_reports() raises ForkedError in the child of a fork.
+Ctrl-C within 0.3 s. In the child of a fork every call but stop(), close(), wake_reports() and reading raises ForkedError.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,10 +41,9 @@ def bell_count() -> int:
 def wait_bell(seen: int, timeout_ns: int) -> int:
     """Waits until bell_count() is another one than *seen*, at most *timeout_ns*, and returns it. Not for a greenlet."""
 def wait_as_greenlets(is_greenlet: Callable[[], bool], pause: Callable[[int], object]) -> None:
-    """
-    From now on a wait where *is_greenlet* says so only looks, again and again, with calls of *pause* in between: it gets
-    the end of the wait in ns of the monotonic clock and returns when the bell was rung, or a little later.
-    """
+    """Where *is_greenlet* says so, a wait only looks, and calls *pause* with its end in ns until the bell was rung."""
+def keep_forever(thing: object) -> None:
+    """No destructor of *thing*, nor of what it refers to, runs any more, also not at the end of the process."""
 def encode_connect(json: bytes) -> bytes:
     r"""``CONNECT <json>\r\n``. LocalProtocolError: empty, or more than one line; the text does not show it."""
 def encode_sub(subject: bytes, sid: int, queue: bytes = b"") -> bytes:
@@ -358,7 +357,7 @@ class Ticket:
         """Its number in the log of its link, from 0, or from 2**62 in the express lane."""
     @property
     def outcome(self) -> int:
-        """A TicketOutcome."""
+        """A TicketOutcome; in the child of a fork what was known before it."""
     def wait(self, until: Optional[float]) -> int:
         """Waits for the outcome; returns it, PENDING when it is not known by then."""
     def observe(self) -> int:

@@ -9,6 +9,8 @@ limits) is in _translate and _event.
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from collections.abc import Iterable
 from typing import Any, Optional, final
 
@@ -69,6 +71,15 @@ def bell_count() -> int:
 
 def wait_bell(seen: int, timeout_ns: int) -> int:
     return int(lib.mcore_bell_wait(seen, timeout_ns))
+
+
+_kept_forever: list[object] = []  # PyPy runs no destructors at the end of the process
+
+
+def keep_forever(thing: object) -> None:
+    _kept_forever.append(thing)
+    if platform.python_implementation() == "CPython":
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def encode_connect(json: bytes) -> bytes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union, final
 from memphis_sync._core._cffi_core import ffi, lib
 from memphis_sync._core._cffi_route import AnyTicket, Callback, Payload, Route, Ticket, append, tickets_of
 from memphis_sync._core._cffi_view import checked, checked_bytes, sliced, text_of, view_of
-from memphis_sync._core._translate import append_error
+from memphis_sync._core._translate import FORKED_LINK, append_error
 from memphis_sync.errors import ClosedError, ConfigurationError, ForkedError
 from memphis_sync.types import Buffer
 
@@ -86,7 +86,7 @@ class Link:
 
     def _check(self) -> None:
         if lib.mcore_fork_generation() != self._generation:
-            raise ForkedError("this client was opened before a fork; open one in the child process")
+            raise ForkedError(FORKED_LINK)
 
     def _own(self) -> Any:
         self._check()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar, final
 from memphis_sync._core._cffi_core import ffi, lib
 from memphis_sync._core._cffi_link import Link
 from memphis_sync._core._cffi_view import checked, checked_bytes, sliced
+from memphis_sync._core._translate import FORKED_MESSAGE
+from memphis_sync.errors import ForkedError
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # 3.11 has it in typing
@@ -75,6 +77,8 @@ class RawMessage:
     def respond(self, body: bytes = b"") -> None:
         checked_bytes(body=body)
         reply = self._bytes(self._found().subject_len, self._record.reply_len)
+        if not self._link._is_ours():
+            raise ForkedError(FORKED_MESSAGE)
         checked(lib.mcore_link_publish(self._link._own(), reply, len(reply), body, len(body)))
 
 

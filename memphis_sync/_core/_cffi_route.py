@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union, final
 
 from memphis_sync._core._cffi_core import ffi, lib
 from memphis_sync._core._cffi_view import checked_bytes, sliced, text_of, view_of
-from memphis_sync._core._translate import append_error, checked_count
+from memphis_sync._core._translate import FORKED_TICKET, append_error, checked_count
 from memphis_sync.errors import ConfigurationError, ForkedError
 from memphis_sync.types import Buffer
 
@@ -46,19 +46,23 @@ class Ticket:
     def slot(self) -> int:
         return int(self._ticket.slot)
 
+    def _check(self) -> None:
+        if not self._route.link._is_ours():
+            raise ForkedError(FORKED_TICKET)
+
     @property
     def outcome(self) -> int:
-        self._route.link._check()
-        return int(lib.mcore_ticket_outcome(self._ticket))
+        return int(lib.mcore_ticket_outcome(self._ticket))  # in a child: what was known before the fork
 
     def wait(self, until: Optional[float]) -> int:
-        outbox = self._route.link._box()
+        self._check()
+        outbox = self._route.link._outbox
         self._ticket.observed = 1
         wait = functools.partial(lib.mcore_ticket_wait, outbox, self._ticket)
         return sliced(until, wait, lambda outcome: outcome == lib.MCORE_PENDING)
 
     def observe(self) -> int:
-        self._route.link._check()
+        self._check()
         self._ticket.observed = 1
         return int(lib.mcore_ticket_outcome(self._ticket))
 
@@ -208,10 +212,11 @@ class Route:
 
 @final
 class RoundRobin:
-    __slots__ = ("_cycle", "_functions", "_kind", "_live", "_timeout", "_timeout_ns", "is_plain")
+    __slots__ = ("_cycle", "_functions", "_kind", "_link", "_live", "_timeout", "_timeout_ns", "is_plain")
 
     _functions: Mapping[int, int]
     _kind: type[Ticket]
+    _link: Link
     _live: Any
     _timeout: float
     _timeout_ns: int
@@ -231,6 +236,7 @@ class RoundRobin:
             raise ConfigurationError("a round robin needs at least one route")
         self = super().__new__(cls)
         self._cycle = itertools.cycle(routes)  # one step of it is one of the interpreter, so threads may share it
+        self._link = routes[0].link
         self._live = live
         self._functions = functions
         self._timeout = timeout
@@ -258,6 +264,7 @@ class RoundRobin:
         wait: bool = False,
     ) -> Optional[Ticket]:
         if self._has_option(timeout, number, headers, msg_id, limit, key, callback) or not self._takes(message):
+            self._link._check()  # which is the way to learn of a fork, as sending is
             return None
         route = next(self._cycle)
         send = route.send_and_wait if wait else route.send
@@ -317,10 +324,10 @@ class FanOut:
         wait: bool = False,
     ) -> Any:
         first = self._round_robins[0]
-        if wait or first._has_option(timeout, number, headers, msg_id, limit, key, callback):
-            return None
+        has_option = wait or first._has_option(timeout, number, headers, msg_id, limit, key, callback)
         is_free = all(round_robin._is_free for round_robin in self._round_robins)
-        if not self.is_plain or type(message) not in PLAIN or not is_free:
+        if has_option or not self.is_plain or type(message) not in PLAIN or not is_free:
+            first._link._check()
             return None
         routes = [next(round_robin) for round_robin in self._round_robins]
         tickets = routes[0].link.send_all(routes, message, b"", b"", first._timeout_ns, first._kind)
@@ -355,6 +362,7 @@ class WaitSet:
         if self._set == ffi.NULL:
             raise MemoryError(f"no memory to wait for {len(self._tickets)} messages")
         for ticket in self._tickets:
+            ticket._check()
             link = ticket._route.link
             self._links.add(link)
             ticket._ticket.observed = 1

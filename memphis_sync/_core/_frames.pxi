@@ -77,6 +77,10 @@ def wait_bell(uint64_t seen, int64_t timeout_ns):
     return count
 
 
+def keep_forever(thing not None):
+    Py_INCREF(thing)
+
+
 def encode_connect(bytes json not None):
     cdef bytes out = room(mcore_connect_size(size_of(json)))
     if mcore_connect_write(<uint8_t *>at(out), size_of(out), at(json), size_of(json)) < 0:

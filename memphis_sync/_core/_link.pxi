@@ -11,7 +11,9 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX
 
-from memphis_sync._core._translate import append_error, checked_count, link_error
+from memphis_sync._core._translate import (
+    FORKED_LINK, FORKED_MESSAGE, FORKED_TICKET, append_error, checked_count, link_error,
+)
 from memphis_sync.errors import ClosedError, ConfigurationError, ForkedError
 
 RECEIVE_BUFFER_BYTES = MCORE_RECEIVE_BUFFER_BYTES
@@ -94,7 +96,7 @@ cdef class Link:
 
     cdef int _check(self) except -1:
         if not self._is_ours():
-            raise ForkedError("this client was opened before a fork; open one in the child process")
+            raise ForkedError(FORKED_LINK)
         return 0
 
     cdef mcore_link *_own(self) except NULL:

@@ -60,6 +60,8 @@ cdef class RawMessage:
 
     def respond(self, bytes body not None=b""):
         cdef const uint8_t *reply = self._bytes() + self._record.subject_len
+        if not self._link._is_ours():
+            raise ForkedError(FORKED_MESSAGE)
         checked(mcore_link_publish(self._link._own(), reply, self._record.reply_len, at(body), size_of(body)))
 
 

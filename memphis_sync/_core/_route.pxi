@@ -194,6 +194,7 @@ cdef class RoundRobin:
 
     def take(self, message, timeout, headers, msg_id, limit, key, number, callback, bint wait=False):
         if self._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self._takes(message):
+            (<Route>self._routes[0]).link._check()  # which is the way to learn of a fork, as _send() below is
             return None
         return self._send(message, wait)
 
@@ -251,9 +252,11 @@ cdef class FanOut:
         cdef RoundRobin round_robin
         if (wait or first._has_option(timeout, headers, msg_id, limit, key, number, callback)
                 or not self.is_plain or not is_plain_message(message)):
+            (<Route>first._routes[0]).link._check()
             return None
         for round_robin in self._round_robins:
             if not round_robin._is_free():
+                (<Route>first._routes[0]).link._check()
                 return None
         routes = []
         for round_robin in self._round_robins:
@@ -269,7 +272,7 @@ def count_delivered(list tickets not None, Py_ssize_t start):
     cdef Py_ssize_t duplicates = 0
     while place < len(tickets):
         ticket = tickets[place]
-        ticket._route.link._check()
+        ticket._check()
         if mcore_ticket_outcome(&ticket._ticket) != MCORE_DELIVERED:
             break
         ticket._ticket.observed = 1
@@ -299,10 +302,14 @@ cdef class Ticket:
     def slot(self):
         return self._ticket.slot
 
+    cdef int _check(self) except -1:
+        if not self._route.link._is_ours():
+            raise ForkedError(FORKED_TICKET)
+        return 0
+
     @property
     def outcome(self):
-        self._route.link._check()
-        return mcore_ticket_outcome(&self._ticket)
+        return mcore_ticket_outcome(&self._ticket)  # in a child: what was known before the fork
 
     def wait(self, until):
         return self._wait(ns_of(until), False)
@@ -310,7 +317,7 @@ cdef class Ticket:
     cdef int _wait(self, int64_t until, bint push) except -1:
         cdef Link link = self._route.link
         cdef int outcome
-        link._check()
+        self._check()
         self._ticket.observed = 1
         cdef int64_t slice_ns
         while True:
@@ -323,7 +330,7 @@ cdef class Ticket:
                 return outcome
 
     def observe(self):
-        self._route.link._check()
+        self._check()
         self._ticket.observed = 1
         return mcore_ticket_outcome(&self._ticket)
 
@@ -366,6 +373,7 @@ cdef class WaitSet:
         if self._set == NULL:
             raise MemoryError(f"no memory to wait for {len(self._tickets)} messages")
         for ticket in self._tickets:
+            ticket._check()
             ticket._ticket.observed = 1
             mcore_wait_set_add(self._set, ticket._route.link._box(), &ticket._ticket)
 

@@ -31,6 +31,15 @@ _FULL = frozenset({int(Error.FULL_BYTES), int(Error.FULL_MESSAGES)})
 MAX_ROUTES = 64
 """MCORE_MAX_ROUTES: so many stations get a message at once."""
 
+FORKED_LINK = "this connection was opened before the process was forked, and stays with the parent process"
+FORKED_MESSAGE = (
+    "this message was fetched before the process was forked, and only the process that fetched it can acknowledge it "
+    "or give it back; without that the group gets it again after its ack time"
+)
+FORKED_TICKET = (
+    "this message was produced before the process was forked, and only the process that produced it learns its outcome"
+)
+
 _NO_TOKEN = re.compile(rb"[^\x21-\x7e\x80-\xff]")
 _NO_NAME = re.compile(rb"[^\x21-\x39\x3b-\x7e]")
 _NO_VALUE = re.compile(rb"[\r\n\0]")

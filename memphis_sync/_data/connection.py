@@ -8,7 +8,6 @@ the C core sends again whatever had no ack when the connection ended.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import secrets
 import socket
@@ -28,7 +27,7 @@ from memphis_sync._data.outages import LinkState, Outages
 from memphis_sync._data.request_reply import Replies
 from memphis_sync._data.tls_loops import read_loop, send_loop
 from memphis_sync._nats.connecting import connect_again, connect_first, run
-from memphis_sync._nats.handshake import Connected, Login
+from memphis_sync._nats.handshake import Connected, Login, end
 from memphis_sync._nats.tls import Stream
 from memphis_sync._protocol.info import connect_request
 from memphis_sync._protocol.server_errors import REFUSALS, Refusals
@@ -45,6 +44,7 @@ logger = Log("memphis_sync.link")
 ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
 PAUSE_S = 0.2  # after what nobody foresaw: not in a circle at full speed
 JOIN_S = 5.0  # how long close() waits for a thread
+_COUNTED = ("accepted", "queued", "queued_bytes", "in_flight", "delivered", "failed", "abandoned", "buffer_full")
 _TOKEN_CHARACTERS = string.ascii_letters + string.digits
 
 
@@ -125,7 +125,7 @@ class DataLink:
             if not self._attach(connected):
                 raise ClosedError("the client is closed")
         except BaseException:
-            connected.sock.close()
+            connected.close()
             raise
         try:
             self._start("sender", self._send)
@@ -205,18 +205,8 @@ class DataLink:
     def stats(self) -> Stats:
         """All counters at one instant; no IO."""
         raw: dict[str, int] = self.core.stats()
-        return Stats(
-            accepted=raw["accepted"],
-            queued=raw["queued"],
-            queued_bytes=raw["queued_bytes"],
-            in_flight=raw["in_flight"],
-            delivered=raw["delivered"],
-            failed=raw["failed"],
-            abandoned=raw["abandoned"],
-            buffer_full=raw["buffer_full"],
-            reconnects=self._reconnects,
-            callback_errors=self.callbacks.errors,
-        )
+        counted = {name: raw[name] for name in _COUNTED}
+        return Stats(**counted, reconnects=self._reconnects, callback_errors=self.callbacks.errors)
 
     def flush(self, timeout_s: Optional[float], owner: int = -1) -> FlushResult:
         """
@@ -335,8 +325,7 @@ class DataLink:
         """Ends the connection, if there is one; the reader notices."""
         with self._state:
             if self._sock is not None:
-                with contextlib.suppress(OSError):  # the peer was faster
-                    self._sock.shutdown(socket.SHUT_RDWR)
+                end(self._sock)
 
     def _give_up(self, reason: str) -> bool:
         """The link has ended for good, and with it the client. Gives True."""
@@ -372,10 +361,10 @@ class DataLink:
             try:
                 is_attached = self._attach(connected)
             except BaseException:
-                connected.sock.close()
+                connected.close()
                 raise
             if not is_attached:
-                connected.sock.close()
+                connected.close()
                 return self._give_up("closed")
             self._reconnects += 1
             outage.back(f"; {self.core.outstanding(-1)} messages sent again")
@@ -419,5 +408,12 @@ class DataLink:
     def _close_socket(self) -> None:
         with self._state:
             sock, self._sock, self._stream = self._sock, None, None
+        if sock is not None:
+            end(sock)
+            sock.close()
+
+    def close_inherited(self) -> None:
+        """In a forked child: closes its copy of the socket, of which nobody hears; takes no lock."""
+        sock = self._sock
         if sock is not None:
             sock.close()

@@ -84,6 +84,11 @@ class HardenedClient(Client):
         if isinstance(self._transport, ConnectedTransport):
             self._transport.abort()
 
+    def close_inherited(self) -> None:
+        """In a forked child: closes its copy of the socket, of which nobody hears."""
+        if isinstance(self._transport, ConnectedTransport):
+            self._transport.sock.close()
+
     def hurry(self, address: str) -> None:
         """
         Goes on at *address*, ``host:port``, which has answered somebody else just now, and leaves a server that has not
@@ -161,7 +166,7 @@ class HardenedClient(Client):
             await asyncio.wait({asking})
         except asyncio.CancelledError:  # perhaps just as there was a connection, which nobody takes any more
             if not asking.cancel() and not asking.cancelled() and asking.exception() is None:
-                asking.result()[1].sock.close()
+                asking.result()[1].close()
             raise
         finally:
             self._asked = self._asking = None

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from memphis_sync._base import native
-from memphis_sync._core import PING, PONG, Event, Parser
+from memphis_sync._core import PING, PONG, Event, Parser, fork_generation
 from memphis_sync._nats.errors import HandshakeError, refused
 from memphis_sync._nats.lookup import Lookup, look_up
 from memphis_sync._nats.tls import Tls
@@ -56,6 +56,17 @@ class Connected:
     first: bytes
     rest: bytes
     tls: Optional[Tls] = None
+
+    def close(self) -> None:
+        """Ends a connection that nobody takes."""
+        end(self.sock)
+        self.sock.close()
+
+
+def end(sock: socket.socket) -> None:
+    """Ends a connection for the peer too, at once: a forked child may have a copy of the socket, which lives on."""
+    with contextlib.suppress(OSError):  # it is not connected
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ class Handshake:
         self._deadline = deadline
         self._limit_s = max(deadline - time.monotonic(), 0.0)
         self._login = login
+        self._generation = fork_generation()
         self._tls: Optional[Tls] = None
         self._parser = Parser()
         self._seen = b""
@@ -137,6 +149,8 @@ class Handshake:
     def close(self) -> None:
         """Ends the try."""
         if self.sock is not None:
+            if fork_generation() == self._generation:  # else the garbage collector of a child ends it
+                end(self.sock)
             self.sock.close()
 
     def _run(self) -> _Steps:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from typing import TYPE_CHECKING
 
 from nats.aio.transport import TcpTransport
+
+from memphis_sync._nats.handshake import end
 
 if TYPE_CHECKING:
     from memphis_sync._nats.handshake import Connected
@@ -18,10 +21,14 @@ class ConnectedTransport(TcpTransport):
 
     Args:
         connected: What the handshake gave.
+
+    Attributes:
+        sock: The socket, which asyncio owns.
     """
 
     def __init__(self, connected: Connected) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # nats-py's transports have no types
+        self.sock = connected.sock
         self._tls = connected.tls
         self._rest = connected.rest
 
@@ -32,7 +39,7 @@ class ConnectedTransport(TcpTransport):
         try:
             made._io_reader, made._io_writer = await asyncio.open_connection(sock=connected.sock)
         except BaseException:
-            connected.sock.close()
+            connected.close()
             raise
         if connected.first:
             made.write(connected.first)
@@ -41,7 +48,15 @@ class ConnectedTransport(TcpTransport):
     def abort(self) -> None:
         """Ends the connection at once: without what is not sent yet, and without a goodbye."""
         assert self._io_writer is not None
+        end(self.sock)
         self._io_writer.transport.abort()
+
+    def close(self) -> None:
+        """Ends the connection once all is sent. The peer sees that at once, though forked children have the socket."""
+        assert self._io_writer is not None
+        with contextlib.suppress(OSError, RuntimeError):  # it has ended
+            self._io_writer.write_eof()
+        self._io_writer.close()
 
     def write(self, payload: bytes) -> None:
         """Sends soon."""

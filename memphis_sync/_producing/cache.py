@@ -94,7 +94,7 @@ class ProducerCache(dict[ProducerKey, Union[AnyProducer, Registration]]):
 
         Raises:
             ConfigurationError: An option in the key is out of its bounds.
-            ClosedError, ForkedError: The client was closed, or belongs to the parent process.
+            ClosedError: The client was closed.
         """
         stations, name, generate_random_suffix, idempotent, block_on_full_s = key
         check_bool("idempotent", idempotent)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from memphis_sync._base import waits
 from memphis_sync._base.logs import Log
-from memphis_sync._base.threads import handing_over
+from memphis_sync._base.threads import Latch, handing_over
 from memphis_sync._core import Route
 from memphis_sync._data.outcomes import PENDING, UNSENT, Target, reason_of
 from memphis_sync._producing.sender import OnDelivery, ack_wait_ns, check_on_delivery, confirmed
@@ -29,7 +29,7 @@ from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._protocol.payload import message_id, not_utf8, payload_of, size_of
 from memphis_sync._session import Session, waiting
 from memphis_sync.delivery import Deliveries, Delivery
-from memphis_sync.errors import BufferFullError, MemphisError, TransportError
+from memphis_sync.errors import BufferFullError, ForkedError, MemphisError, TransportError, _rebuild
 from memphis_sync.headers import Headers, encode_user_headers
 from memphis_sync.types import PubAck
 
@@ -95,6 +95,8 @@ class Registration:
         self._targets = [Target(station, 0, "", self._link, 0, len(stations)) for station in stations]
         self._routes = [self._route(target) for target in self._targets]
         self._held: deque[Held] = deque()
+        self._is_over = Latch()
+        self._error: Optional[MemphisError] = None
         self._producer: Optional[Producer[Any, Any]] = None
         self._has_ended = False
 
@@ -156,6 +158,9 @@ class Registration:
                     raise
                 waiting.forbid_on_own_thread("produce() with block_on_full_s")
                 self._core.wait_room(size, until)
+            except ForkedError:  # it was begun in the parent process, and goes on there
+                self._on_end(self, None)
+                raise Ended from None
             else:
                 if tickets is None:
                     raise Ended
@@ -197,6 +202,32 @@ class Registration:
             return size_of(payload_of(message, _SIZER))
         except (MemphisError, UnicodeEncodeError):
             return UNKNOWN_SIZE  # only its schema can write it
+
+    def __len__(self) -> int:
+        """How many messages are held."""
+        return int(self._core.outstanding(self._owner))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def wait_below(self, limit: int) -> None:
+        """Waits, when *limit* messages are held, until half of them are."""
+        if self._core.outstanding(self._owner) >= limit:
+            waiting.forbid_on_own_thread("produce() with concurrent_task_limit")
+            self._core.wait_drained(self._owner, None, limit // 2)
+
+    def join(self) -> None:
+        """
+        Waits until the producer is there.
+
+        Raises:
+            MemphisError: It could not be registered.
+        """
+        waiting.forbid_on_own_thread("the registration of a producer")
+        while not self._is_over.wait(waiting.LOOK_S):
+            self._session.check()
+        if self._error is not None:
+            raise _rebuild(*self._error.__reduce__()[1])
 
     # ---- the registering thread's side -------------------------------------------------------------------------------
 
@@ -246,9 +277,12 @@ class Registration:
         self._take_each(lambda held: self._send(producer, held))
         self._on_end(self, producer)
         self._has_ended = True
+        self._is_over.set()
 
     def _fail(self, error: MemphisError) -> None:
         self._on_end(self, None)  # first: who comes now begins anew
+        self._error = error
+        self._is_over.set()
         self._has_ended = self._session.is_closing
         if self._has_ended:
             return  # close() abandons what is held, and counts it

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
-from memphis_sync._core import FanOut, RoundRobin, Route, encode_header
+from memphis_sync._core import FanOut, RoundRobin, Route, encode_header, fork_generation
 from memphis_sync._data.outcomes import DELIVERED, Target, error_of, pub_ack
 from memphis_sync._options.arguments import check_place
 from memphis_sync._options.checks import check_callable, check_int, check_seconds
@@ -106,6 +106,11 @@ class Sender:
         """It takes nothing any more."""
         self.is_closed = True
         self.direct.is_plain = False
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it was made before a fork, in the parent process."""
+        return fork_generation() != self._session.generation
 
     def __repr__(self) -> str:
         state = "destroyed" if self.is_closed else "open"

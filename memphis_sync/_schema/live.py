@@ -8,10 +8,12 @@ each message fails with the reason, and none is sent unchecked.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Optional
 
 from memphis_sync._base import primitives
 from memphis_sync._base.logs import Log
+from memphis_sync._core import fork_generation
 from memphis_sync._protocol.json_text import PLAIN, JsonWriter
 from memphis_sync._schema import Schema, compile_schema
 from memphis_sync.errors import SchemaError
@@ -40,8 +42,9 @@ class StationCodec:
         self._station = station
         self._writer = writer
         # Held while the schema is compiled; no other lock is acquired meanwhile. A signal handler that interrupts this
-        # and produces compiles it a second time.
-        self._lock = primitives.RLock()
+        # and produces compiles it a second time. By generation: a forked child inherits messages that it may decode,
+        # and a lock that a thread of its parent may hold.
+        self._locks: dict[int, AbstractContextManager[bool]] = {}
         self._schema: Optional[Schema] = None
         self._error: Optional[SchemaError] = None
 
@@ -52,7 +55,7 @@ class StationCodec:
 
     def prepare(self) -> None:
         """Compiles the schema unless that was done; an error is kept and raised for each message."""
-        with self._lock:
+        with self._locks.setdefault(fork_generation(), primitives.RLock()):
             if self._schema is not None or self._error is not None:
                 return
             try:

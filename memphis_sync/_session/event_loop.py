@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
+import socket
 import time
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Callable, Generic, Optional, TypeVar
 
@@ -24,10 +27,15 @@ T = TypeVar("T")
 _LAST_ROUNDS = 5
 _SETTLE_S = 1.0  # how long a cancelled coroutine may take to end
 _STOP_S = 2.0
+_STARTING_S = 0.001
 
 
 class PrivateLoop(asyncio.SelectorEventLoop):
     """An event loop that belongs to one process."""
+
+    _selector: Optional[selectors.BaseSelector]  # of asyncio's own base classes, like the next two
+    _ssock: Optional[socket.socket]
+    _csock: Optional[socket.socket]
 
     def __init__(self) -> None:
         self._generation = fork.fork_generation()
@@ -44,6 +52,12 @@ class PrivateLoop(asyncio.SelectorEventLoop):
     def is_closed(self) -> bool:
         """True after close(), and in every process but the one that made the loop."""
         return fork.fork_generation() != self._generation or super().is_closed()
+
+    def close_inherited(self) -> None:
+        """In a forked child: closes its copies of the descriptors. The parent's epoll set stays as it is."""
+        for part in (self._selector, self._ssock, self._csock):
+            if part is not None:  # else it was just being closed in the parent
+                part.close()
 
 
 class Call(Generic[T]):
@@ -97,7 +111,7 @@ class Call(Generic[T]):
 
 class LoopThread:
     """
-    Thread ``memphis-loop-N`` with a PrivateLoop.
+    Thread ``memphis-loop-N`` with a PrivateLoop, started by its first use.
 
     Args:
         number: The N.
@@ -122,11 +136,30 @@ class LoopThread:
         self._awaited: set[asyncio.Task[None]] = set()
         self._loop.set_exception_handler(self._on_error)
         self.name = f"memphis-loop-{number}"
-        self._thread = primitives.start_thread(self.name, self._run)
+        self._thread: Optional[primitives.Thread] = None
+        self._may_start = deque([True])  # whoever takes it starts the thread; what others post waits for it
 
     def is_alive(self) -> bool:
-        """Whether the thread runs in this process."""
-        return fork.fork_generation() == self._generation and self._thread.is_alive()
+        """Whether the thread runs in this process, or is about to."""
+        thread = self._thread
+        if fork.fork_generation() != self._generation:
+            return False
+        return not self._may_start if thread is None else thread.is_alive()
+
+    def _start(self) -> None:
+        try:
+            self._may_start.pop()
+        except IndexError:
+            return
+        try:
+            self._thread = primitives.start_thread(self.name, self._run)
+        except BaseException:
+            self._may_start.append(True)
+            raise
+
+    def close_inherited(self) -> None:
+        """See PrivateLoop."""
+        self._loop.close_inherited()
 
     def call(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: Optional[float], what: str = "the call") -> T:
         """
@@ -221,14 +254,23 @@ class LoopThread:
         Returns:
             False when the thread would not end in time; a log line names it then.
         """
-        if fork.fork_generation() != self._generation:
+        if fork.fork_generation() != self._generation or (self._thread is None and self._loop.is_closed()):
             return True
-        if self._thread.is_alive():
+        if self._thread is None:
+            with contextlib.suppress(IndexError):  # it is being started
+                self._may_start.pop()
+                self._loop.close()
+                return True
+        deadline = time.monotonic() + timeout_s
+        while self._thread is None and time.monotonic() < deadline:
+            time.sleep(_STARTING_S)
+        thread = self._thread
+        if thread is not None and thread.is_alive():
             self._is_stopping = True
             with contextlib.suppress(RuntimeError):  # it has closed between the two lines
                 self._loop.call_soon_threadsafe(self._end)
-            self._thread.join(timeout_s)
-        if self._thread.is_alive():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if thread is None or thread.is_alive():
             log.error("thread %s did not end within %.1f s", self.name, timeout_s)
             return False
         return True
@@ -242,6 +284,8 @@ class LoopThread:
             self._post(call.cancel)
 
     def _post(self, work: Any, *args: Any) -> None:
+        if self._thread is None and not self._loop.is_closed():
+            self._start()
         try:
             self._loop.call_soon_threadsafe(work, *args)
         except RuntimeError as exc:
@@ -274,7 +318,9 @@ class LoopThread:
             loop.close()
 
     def _on_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What asyncio would log by itself, and on this thread."""
+        """What asyncio would log by itself, and on this thread; nothing of what a child inherits and collects."""
+        if fork.fork_generation() != self._generation:
+            return
         error = context.get("exception")
         log.error("thread %s: %s", self.name, context.get("message"), exc_info=error)
 

@@ -7,7 +7,6 @@ left.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from memphis_sync._base import primitives
 from memphis_sync._base.interactive import is_interactive
-from memphis_sync._base.logs import DEBUG, ERROR, INFO, Log
+from memphis_sync._base.logs import ERROR, INFO, Log
 from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._base.uwsgi import check_uwsgi
 from memphis_sync._control import ControlLink
@@ -31,7 +30,8 @@ from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import fork, shutdown, waiting
 from memphis_sync._session.closing import close_steps, join
 from memphis_sync._session.event_loop import LoopThread
-from memphis_sync.errors import AuthenticationError, ClosedError, ConnectError, MemphisError, UsageError
+from memphis_sync._session.opening import open_control
+from memphis_sync.errors import ClosedError, MemphisError, UsageError
 from memphis_sync.types import FlushResult, LinkEvent, Stats
 
 log = Log("memphis_sync.control")
@@ -88,6 +88,7 @@ class Session:
         self._stations: Optional[StationRegistry] = None
         self._data: Optional[DataLink] = None
         self._made: dict[str, DataLink] = {}  # has _data as its one value: setdefault() makes it once, without a lock
+        self._connecting = Section("connecting")  # guards the two above
         self._opening = Section("the opening of the data link")  # guards opening _data, which is done once
         self._ending = Section("close()")  # guards the steps of close(); each can be repeated
         self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # consumers that are not forgotten
@@ -98,54 +99,44 @@ class Session:
         self.is_closed = False
         self.left = 0
         self._mark: Optional[list[Any]] = None
+        fork.watch(self)
 
     # ---- opening ----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """
-        Opens the control link; waits for a broker that is not there yet, if it was told to.
-
-        Raises:
-            ConnectError, AuthenticationError: See ControlLink.connect. Nothing is left running then.
-        """
-        timeout_s = self.options.timeout_ms / 1000
+        """Connects. Raises as connect(); nothing is left running then, and the session cannot be used."""
         try:
-            limit_s = self.options.wait_s + timeout_s + _GRACE_S
-            self.loop.call(lambda: self._open_waiting(timeout_s), limit_s, "connect()")
+            self.connect()
         except BaseException:
-            self.is_closed = True
-            self.loop.stop()
-            self.callbacks.close(_REPORTS_S)  # started by a log line, if there was one
+            self.drop()
             raise
         shutdown.register(self)
 
-    async def _open_waiting(self, timeout_s: float) -> None:
-        until = time.monotonic() + self.options.wait_s
-        is_waiting = False
-        while True:
-            try:
-                return await self._open(time.monotonic() + timeout_s)
-            except AuthenticationError:
-                raise
-            except ConnectError as exc:
-                pause_s = self.outages.pause_s("control", 1, 0.0, 0.0)
-                if time.monotonic() + pause_s >= until:
-                    raise
-                level = DEBUG if is_waiting else INFO
-                log.log(level, "%r waits up to %g s for its broker: %s", self.label, self.options.wait_s, exc)
-                is_waiting = True
-            await asyncio.sleep(pause_s)
+    def connect(self, deadline: Optional[float] = None) -> None:
+        """
+        Opens the control link unless it is open: in a forked child only the first use of the client does.
 
-    async def _open(self, deadline: float) -> None:
-        control = ControlLink(self.options, self.connection_id, self.outages)
-        try:
-            await control.connect(deadline)
-            self._control = control
-            self._stations = StationRegistry(control, self._on_station_removed, self.json_writer)
-            await self._stations.start()
-        except BaseException:
-            await control.close()
-            raise
+        Args:
+            deadline: By ``time.monotonic()``; None: what connect() was told.
+
+        Raises:
+            ConnectError, AuthenticationError: See ControlLink.connect; the next call tries again.
+            DeadlineError: Not before *deadline*; the same.
+            ClosedError, ForkedError: As check().
+        """
+        if self._stations is not None:
+            return
+        waiting.forbid_on_own_thread("connecting")
+        with self._connecting.begin(), handing_over(self.callbacks.post):
+            self.check()
+            if self._stations is None:
+                limit_s = self.options.wait_s + self.options.timeout_ms / 1000 + _GRACE_S
+                if deadline is not None:
+                    limit_s = min(limit_s, max(deadline - time.monotonic(), 0.0))
+                self.loop.call(self._connect, limit_s, "connect()")
+
+    async def _connect(self) -> None:
+        self._control, self._stations = await open_control(self, self._on_station_removed)
 
     def _on_station_removed(self, internal: str) -> None:
         forget = self._forget_station()
@@ -189,6 +180,7 @@ class Session:
         if link is not None and link.is_open:
             return link
         waiting.forbid_on_own_thread("opening the data link")
+        self.connect(deadline)
         with self._opening.begin(), handing_over(self.callbacks.post):
             self.check()
             if self.outages.end_reason:
@@ -233,26 +225,30 @@ class Session:
     @property
     def is_connected(self) -> bool:
         """Whether both links are up, or the control link while there is no data link yet."""
-        data = self._data
-        return self.control.is_connected and (data is None or not data.is_open or data.is_up())
+        control, data = self._control, self._data
+        return control is not None and control.is_connected and (data is None or not data.is_open or data.is_up())
 
     @property
     def state(self) -> str:
-        """``connected``, ``reconnecting`` or ``closed``."""
+        """``connected``, ``reconnecting``, ``closed``, or ``not connected`` yet."""
         if self.is_closing or self.outages.end_reason:
             return "closed"
+        if self._stations is None:
+            return "not connected"
         return "connected" if self.is_connected else "reconnecting"
 
     @property
     def description(self) -> str:
         """Name, state and backlog, for the client's repr()."""
-        if fork.fork_generation() != self.generation:
-            return f"{self.label!r} of the parent process"
-        stats, who = self.stats(), f"{self.control.address} user={self.options.credentials.username}"
+        stats, control = self.stats(), self._control
+        address = self.options.addresses[0] if control is None else control.address
+        who = f"{address} user={self.options.credentials.username}"
         return f"{self.label!r} {self.state} {who} queued={stats.queued} in_flight={stats.in_flight}"
 
     def ping(self, timeout_s: float) -> float:
         """One round trip on each link at most *timeout_s* long; gives the longer of the two, in seconds."""
+        self.check()
+        self.connect()
         deadline = time.monotonic() + timeout_s
         took_s = self.call(lambda: self.control.ping(timeout_s), timeout_s, "ping()")
         data = self._data
@@ -271,17 +267,19 @@ class Session:
             ForkedError: The client was opened before a fork.
         """
         if fork.fork_generation() != self.generation:
-            self.check_generation()
+            fork.check(self.generation, f"the client {self.label!r}")
         if self.is_closing:
             raise ClosedError(f"the client {self.label!r} is closed")
 
-    def check_generation(self) -> None:
-        """Raises ForkedError in a child of the process that opened the client."""
-        fork.check(self.generation, f"the client {self.label!r}")
+    def checked(self) -> Session:
+        """The session itself. Raises as check()."""
+        self.check()
+        return self
 
     def call(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: Optional[float], what: str) -> T:
         """Runs a coroutine on the loop; see LoopThread.call. *timeout_s* is the coroutine's own limit."""
         self.check()
+        self.connect()
         return self.loop.call(work, None if timeout_s is None else timeout_s + _GRACE_S, what)
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], *, is_awaited: bool = False) -> None:
@@ -327,6 +325,19 @@ class Session:
         return 0 if link is None else link.unseen()
 
     # ---- closing ----------------------------------------------------------------------------------------------------
+
+    def drop(self) -> None:
+        """Ends a session that nobody has used."""
+        self.is_ending = self.is_closing = self.is_closed = True
+        self.loop.stop()
+        self.callbacks.close(_REPORTS_S)
+
+    def close_inherited(self) -> None:
+        """In a forked child: closes its copies of the descriptors; nobody is told, and no lock is taken."""
+        self.loop.close_inherited()
+        for link in (self._control, self._data):
+            if link is not None:
+                link.close_inherited()
 
     def close(self, timeout_s: float) -> int:
         """

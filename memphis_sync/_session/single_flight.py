@@ -19,7 +19,8 @@ class _Slot(Generic[V]):
 
 class SingleFlight(Generic[V]):
     """
-    A mapping that makes its missing values: one maker a key at a time, different keys side by side.
+    A mapping that makes its missing values: one maker a key at a time, different keys side by side. Each process has
+    values of its own.
 
     Args:
         what: The making, for an error: "the registration of a producer".
@@ -27,8 +28,12 @@ class SingleFlight(Generic[V]):
 
     def __init__(self, what: str = "the making of a value") -> None:
         self._what = what
-        self._generation = fork.fork_generation()
-        self._slots: dict[Hashable, _Slot[V]] = {}
+        # By generation: who was making a value before a fork does not exist in the child, and its value stays behind.
+        self._made: dict[int, dict[Hashable, _Slot[V]]] = {}
+
+    @property
+    def _slots(self) -> dict[Hashable, _Slot[V]]:
+        return self._made.setdefault(fork.fork_generation(), {})
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
         """
@@ -39,25 +44,24 @@ class SingleFlight(Generic[V]):
                 interrupted the making. It can wait neither for it nor for the network.
             OwnThreadError: There is none, and the calling thread may not wait.
         """
-        slot = self._slots.get(key)
+        slots = self._slots
+        slot = slots.get(key)
         if slot is not None and slot.value is not None:
             return slot.value
-        if fork.fork_generation() != self._generation:  # who was making one does not exist in this process
-            self._slots = {}
-            self._generation = fork.fork_generation()
         forbid_on_own_thread(self._what)
-        slot = self._slots.setdefault(key, _Slot(self._what))
+        slot = slots.setdefault(key, _Slot(self._what))
         with slot.section.begin():
             if slot.value is None:
                 slot.value = make()
-                self._slots[key] = slot  # a remove() may have run meanwhile; the newest value stays findable
+                slots[key] = slot  # a remove() may have run meanwhile; the newest value stays findable
             return slot.value
 
     def discard(self, value: V) -> None:
         """Forgets a value, whatever its key."""
-        for key, slot in list(self._slots.items()):
+        slots = self._slots
+        for key, slot in list(slots.items()):
             if slot.value is value:
-                self._slots.pop(key, None)
+                slots.pop(key, None)
 
     def values(self) -> list[V]:
         """What has been made and not been forgotten."""

@@ -1,0 +1,60 @@
+"""Opens the control link of a session, and waits for a broker that is not there yet, if it was told to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Callable
+
+from memphis_sync._base.logs import DEBUG, INFO, Log
+from memphis_sync._control import ControlLink
+from memphis_sync._control.station_registry import StationRegistry
+from memphis_sync.errors import AuthenticationError, ConnectError
+
+if TYPE_CHECKING:
+    from memphis_sync._session.session import Session
+
+log = Log("memphis_sync.control")
+
+
+async def open_control(session: Session, on_removed: Callable[[str], None]) -> tuple[ControlLink, StationRegistry]:
+    """
+    The control link, and what it tells of stations; on the session's loop.
+
+    Args:
+        session: Whose; its options say for how long.
+        on_removed: Called with a station's internal name when the broker announces its removal.
+
+    Raises:
+        ConnectError, AuthenticationError: See ControlLink.connect. Nothing is left running then.
+    """
+    options = session.options
+    until = time.monotonic() + options.wait_s
+    is_waiting = False
+    while True:
+        try:
+            return await _open(session, on_removed, time.monotonic() + options.timeout_ms / 1000)
+        except AuthenticationError:
+            raise
+        except ConnectError as exc:
+            pause_s = session.outages.pause_s("control", 1, 0.0, 0.0)
+            if time.monotonic() + pause_s >= until:
+                raise
+            level = DEBUG if is_waiting else INFO
+            log.log(level, "%r waits up to %g s for its broker: %s", session.label, options.wait_s, exc)
+            is_waiting = True
+        await asyncio.sleep(pause_s)
+
+
+async def _open(
+    session: Session, on_removed: Callable[[str], None], deadline: float
+) -> tuple[ControlLink, StationRegistry]:
+    control = ControlLink(session.options, session.connection_id, session.outages)
+    try:
+        await control.connect(deadline)
+        stations = StationRegistry(control, on_removed, session.json_writer)
+        await stations.start()
+    except BaseException:
+        await control.close()
+        raise
+    return control, stations
