@@ -158,12 +158,14 @@ def test_a_signal_ends_the_drain_at_once(stalled, until, number, times):
 # ---- handlers and threads that go on --------------------------------------------------------------------------------
 
 CALLBACK = """
-import os, sys
+import os, sys, threading
 import memphis_sync
 client = memphis_sync.connect(os.environ["TEST_URL"], exit_timeout_s=50)
 producer = client.producer(os.environ["TEST_STATION"], "p")
 producer.produce_many([b"first", b"never handed out"])
+is_handling = threading.Event()
 def handle(messages, error, context):
+    is_handling.set()
     print(*(message.data.decode() for message in messages), flush=True)
     sys.stdin.readline()
     producer.produce(b"by the handler", nonblocking=True)
@@ -171,15 +173,13 @@ def handle(messages, error, context):
         message.ack()
     print("handled", flush=True)
 client.consumer(producer.station_name, "g", batch_size=1).consume(handle)
-started = sys.stdin.readline()
+is_handling.wait()
 """
 
 
 def test_a_handler_that_runs_has_the_time_to_end(start_python, broker, memphis, station_name, until):
     child = start_python("-c", CALLBACK, env={"TEST_URL": broker.url, "TEST_STATION": station_name})
     assert child.line() == b"first\n"
-    child.process.stdin.write(b"the program ends\n")
-    child.process.stdin.flush()
     until(lambda: b"memphis_sync: 1 consume() callback still runs; waiting up to 50 s" in child.stderr)
     child.process.stdin.write(b"the handler goes on\n")
     child.process.stdin.flush()
