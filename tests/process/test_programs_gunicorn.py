@@ -15,8 +15,15 @@ WORKERS, AT_ONCE = 4, 2
 
 
 @pytest.mark.parametrize("each", [50, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("opened", ["by a request"])
-@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
+@pytest.mark.parametrize(
+    ("worker_class", "opened"),
+    [
+        ("sync", "by a request"),
+        ("sync", "in the master"),
+        ("gthread", "in the master"),
+        ("gevent", "by a request"),
+    ],
+)
 def test_each_process_has_a_connection_and_nothing_is_lost(
     worker_class: str,
     opened: str,

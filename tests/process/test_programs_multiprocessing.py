@@ -58,7 +58,10 @@ if __name__ == "__main__":
         process.join(60)
         print(process.exitcode)
 """
-CASES = [(method, kind) for method in ("forkserver", "spawn") for kind in ("Process", "ProcessPoolExecutor")]
+CASES = [
+    *(("fork", kind) for kind in ("Process", "Pool", "ProcessPoolExecutor")),
+    *((method, kind) for method in ("forkserver", "spawn") for kind in ("Process", "ProcessPoolExecutor")),
+]
 SAID = {"Process": "[0, 0]\n", "Pool": "[0, 1]\n", "ProcessPoolExecutor": "[0, 1]\n"}
 
 
@@ -81,7 +84,7 @@ def test_a_normal_end_sends_what_is_queued(
     assert len({message.connection_id for message in found}) in {2, 3}  # a pool's process may do all of the work
 
 
-@pytest.mark.parametrize(("method", "kind", "said"), [("forkserver", "terminate", "-15\n"), ("spawn", "kill", "-9\n")])
+@pytest.mark.parametrize(("method", "kind", "said"), [("fork", "terminate", "-15\n"), ("spawn", "kill", "-9\n")])
 def test_a_child_that_is_killed_loses_what_it_has_queued_and_nothing_else(
     method: str,
     kind: str,

@@ -15,7 +15,7 @@ WORKERS = 2
 UWSGI = ("-c", "import pyuwsgi; pyuwsgi.run()")
 
 
-@pytest.mark.parametrize("opened", ["by a request"])
+@pytest.mark.parametrize("opened", ["by a request", "in the master"])
 @pytest.mark.parametrize("hooks", ["", "--py-call-uwsgi-fork-hooks"], ids=["without hooks", "with hooks"])
 def test_each_process_has_a_connection_and_nothing_is_lost(
     hooks: str, opened: str, broker: Any, memphis: Any, station_name: str, start_program: Any, tmp_path: Path

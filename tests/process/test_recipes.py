@@ -8,7 +8,9 @@ says about each way to end is tried.
 from __future__ import annotations
 
 import configparser
+import json
 import re
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,50 @@ def test_the_unit_of_systemd_waits_longer_than_its_program() -> None:
     unit.read_string(block.code)
     (exit_timeout_s,) = re.findall(r"exit_timeout_s=(\d+)$", unit["Service"]["Environment"])
     assert unit.getint("Service", "TimeoutStopSec") >= int(exit_timeout_s) + 2
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "uwsgi"])
+def test_the_application_in_a_server_that_forks(
+    name: str, broker: Any, memphis: Any, station_name: str, start_program: Any, tmp_path: Path
+) -> None:
+    text = section(PAGE, "gunicorn and uWSGI")
+    (tmp_path / "shop.py").write_text(program(PAGE, "gunicorn and uWSGI").replace('"orders"', f'"{station_name}"'))
+    (options,) = re.findall(rf"`{name} (.*?)`", text)
+    command = {
+        "gunicorn": ["-m", "gunicorn", "-b", "127.0.0.1:0"],
+        "uwsgi": ["-c", "import pyuwsgi; pyuwsgi.run()"],
+    }[name]
+    address = {"MEMPHIS_URL": broker.url, "HOME": str(tmp_path)}
+    server = start_program(*command, *options.replace(":8000", ":0").split(), env=address)
+    (port,) = server.until(
+        lambda: re.findall(r"(?:Listening at|bound to).* (?:http://)?127\.0\.0\.1:(\d+)", server.stderr)
+    )
+    for number in range(8):
+        body = json.dumps({"order": number}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/orders", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 201
+    server.terminate()
+    assert server.wait() == 0, server.stderr
+    assert server.processes() == []
+    check_arrived(memphis, station_name, [json.dumps({"order": number}) for number in range(8)])
+
+
+NOTEBOOK = """
+import os, sys
+import nbclient, nbformat
+cell = nbformat.v4.new_code_cell(sys.argv[1])
+book = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(sys.argv[1])])
+runner = nbclient.NotebookClient(book, timeout=60)
+runner.create_kernel_manager()
+runner.km.kernel_spec.argv[0] = sys.executable
+runner.execute(env=dict(os.environ))
+"""
+
+
+def test_a_cell_that_runs_twice_before_its_kernel_is_shut_down(
+    broker: Any, memphis: Any, station_name: str, start_program: Any
+) -> None:
+    cell = program(PAGE, "Notebooks").replace('"readings"', f'"{station_name}"')
+    start_program("-c", NOTEBOOK, cell, env={"MEMPHIS_URL": broker.url}).done()
+    check_arrived(memphis, station_name, [f"reading {number}" for number in range(1000)] * 2)
