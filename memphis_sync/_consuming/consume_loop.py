@@ -138,7 +138,7 @@ class Consuming:
     def is_over(self) -> bool:
         """Whether nothing more is to be handed out."""
         reader = self._reader
-        is_told = self._stop.is_set() or self.is_superseded
+        is_told = self._stop.is_set() or self.is_superseded or reader.source.is_inherited  # the callback has forked
         return is_told or reader.source.is_destroyed or reader.session.is_ending
 
     def _end(self) -> None:
@@ -159,7 +159,10 @@ class Consuming:
         while True:
             try:
                 self._read_and_hand_out()
-            except BaseException as exc:  # noqa: BLE001  nobody else would meet it, and consuming would end in silence
+            except BaseException as exc:
+                if self._reader.source.is_inherited:
+                    raise
+                # Nobody else would meet it, and consuming would end in silence.
                 self._reader.session.callbacks.failed(f"consume() of {self._reader.source!r}", exc)
                 self._stop.wait(OUTAGE_PAUSE_S)
             if self.is_over():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Optional
 from memphis_sync._base import native, waits
 from memphis_sync._base.logs import Log, show_error
 from memphis_sync._base.threads import Latch, start_thread
+from memphis_sync._core import fork_generation
 from memphis_sync._options.table import ConnectOptions
 from memphis_sync.types import LinkEvent
 
@@ -45,6 +46,7 @@ class Callbacks:
     """
 
     def __init__(self, number: int, options: ConnectOptions) -> None:
+        self._generation = fork_generation()
         self._name = f"memphis-callbacks-{number}"
         self._label = options.name
         self._address = str(options.addresses[0])
@@ -113,6 +115,7 @@ class Callbacks:
 
         Raises:
             KeyboardInterrupt: On the program's main thread, which Ctrl-C is meant for.
+            BaseException: What it raises in a child of the process that it has made itself: the child's way out.
         """
         try:
             result = fn(*arguments)
@@ -120,6 +123,8 @@ class Callbacks:
                 result.close()
                 raise TypeError("it returned a coroutine, which is never awaited: pass a plain function")
         except BaseException as exc:
+            if self._was_forked:
+                raise
             with self._counting:
                 self.errors += 1
             self._log(log, about or f"{self._label!r}: a callback raised", exc)
@@ -189,13 +194,20 @@ class Callbacks:
             try:
                 self._hand_out()
             except BaseException as exc:  # noqa: BLE001  whatever it is, callbacks that come later are owed too
+                if self._was_forked:
+                    return
                 self.failed(self._name, exc)
                 self._wake.acquire(timeout=FAILED_PAUSE_S)
             else:
                 return
 
+    @property
+    def _was_forked(self) -> bool:
+        """Whether a callback has forked, and this is the child: what comes after it is the parent's."""
+        return fork_generation() != self._generation
+
     def _hand_out(self) -> None:
-        while True:
+        while not self._was_forked:
             self._run_jobs()
             source = self._source
             if source is not None:
@@ -206,13 +218,15 @@ class Callbacks:
                 self._wake.acquire()
 
     def _run_jobs(self) -> None:
-        while self._jobs:
+        while self._jobs and not self._was_forked:
             self.call(*self._jobs.popleft())
 
     def _report(self, source: Link) -> None:
         is_last = self._is_retiring
         reports = source.wait_reports(0 if is_last else REPORT_WAIT_NS)
         for ticket, callback in reports:
+            if self._was_forked:
+                return
             ticket.observe()
             self.call(callback, ticket)
         if is_last and not reports:

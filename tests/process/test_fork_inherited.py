@@ -205,6 +205,44 @@ client.close(60)
     check_arrived(memphis, station_name, [f"parent {n}" for n in range(6000)] + [f"child {n}" for n in range(100)] * 2)
 
 
+def test_a_callback_that_forks_has_a_child_that_runs_no_other_callback(run, memphis, station_name):
+    out = run("""
+import threading
+producer = client.producer(name, "p")
+consumer = client.consumer(name, "c")
+pids, seen, both = [], [], threading.Event()
+def in_two(what):
+    seen.append(what)
+    if not [pid for each, pid in pids if each == what[0]]:
+        pid = fork()
+        if pid == 0:
+            return
+        pids.append((what[0], pid))
+    elif pid_of_parent != os.getpid():
+        print("the child goes on with", what)
+def on_delivery(delivery):
+    in_two(("delivery", delivery.result().sequence))
+def handler(messages, error, _):
+    for message in messages[:1]:
+        in_two(("message", message.sequence))
+    for message in messages:
+        message.ack()
+    if len(pids) == 2:
+        both.set()
+pid_of_parent = os.getpid()
+tickets = [producer.produce(b"%d" % n, nonblocking=True, on_delivery=on_delivery) for n in range(50)]
+client.flush(60)
+consumer.consume(handler)
+assert both.wait(60)
+for _, pid in pids:
+    os.waitpid(pid, 0)
+assert pid_of_parent == os.getpid()
+client.close(60)
+os._exit(0)
+""")
+    assert out == ""
+
+
 def test_grandchildren_have_sessions_of_their_own(run, memphis, station_name):
     run("""
 producer = client.producer(name, "p")
