@@ -65,7 +65,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         self._given = given  # with the whole name
         self._views = views
         self.name = given.producer_name
-        self._rebinding = Rebinding(self)
+        self._rebinding = Rebinding()
         self._sender = Sender(
             client._session,
             self.name,
@@ -229,6 +229,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             if not self._sender.is_inherited:
                 raise
             return self._rebinding.produce(
+                self,
                 message,
                 ack_wait_sec,
                 nonblocking,
@@ -290,7 +291,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
             check_seconds("timeout_s", timeout_s, allow_zero=False)
         check_iterable(iterable)
         waiting.forbid_on_own_thread("produce_many()")
-        return Bulk(self._rebinding.sender(), timeout_s, stop_at_failure=on_error == "raise").run(iterable)
+        return Bulk(self._rebinding.sender(self), timeout_s, stop_at_failure=on_error == "raise").run(iterable)
 
     # ---- backlog and end ---------------------------------------------------------------------------------------
 
@@ -350,7 +351,7 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
         if self._sender.is_inherited and self._rebinding.under_way() is None:
             self._sender.close()  # this process has registered none
             return
-        sender = self._rebinding.sender()
+        sender = self._rebinding.sender(self)
         sender.close()
         left = self.flush(DESTROY_FLUSH_S)
         if left:

@@ -362,8 +362,9 @@ class Reader:
         return [message for message in messages if not isinstance(message, ResentMessage)]
 
     def wake(self) -> None:
-        """Makes what waits for messages ask whether it is over."""
-        self.pulls.wake()
+        """Makes what waits for messages ask whether it is over; nothing in a forked child. Also in a destructor."""
+        if not self.source.is_inherited:
+            self.pulls.wake()
 
     def end(self, deadline: float) -> None:
         """Begins to give back what nobody has looked at; by *deadline* on the monotonic clock."""

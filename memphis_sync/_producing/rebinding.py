@@ -51,29 +51,22 @@ def register(client: Memphis, given: ProducerArguments) -> tuple[StationView, ..
 
 
 class Rebinding:
-    """
-    The way of one producer into the children of its process.
+    """The way of one producer into the children of its process. It does not refer to it, for the sake of collection."""
 
-    Args:
-        producer: The producer; they refer to each other.
-    """
-
-    def __init__(self, producer: Producer[Any, Any]) -> None:
-        self._producer = producer
+    def __init__(self) -> None:
         self._registrations: dict[int, Registration] = {}  # by generation; each step on it is atomic
 
     def under_way(self) -> Optional[Registration]:
-        """The registration in this process, if it has begun."""
+        """The registration in this process, from its beginning to its end."""
         return self._registrations.get(fork_generation())
 
-    def registration(self) -> Optional[Registration]:
+    def registration(self, producer: Producer[Any, Any]) -> Optional[Registration]:
         """
         What takes the producer's messages in this process, begun by the first call; None once the producer can.
 
         Raises:
             ClosedError: The producer was destroyed, or the client was closed.
         """
-        producer = self._producer
         sender, client = producer._sender, producer._client
         if not sender.is_inherited:
             return None
@@ -81,8 +74,9 @@ class Rebinding:
             raise ClosedError(f"{sender!r} is destroyed; the message was not accepted")
         session, generation = client._session, fork_generation()
         session.check()
-        if generation in self._registrations:
-            return self._registrations[generation]
+        present = self.under_way()
+        if present is not None:
+            return present
         given = producer._given
 
         def made() -> Producer[Any, Any]:
@@ -91,21 +85,26 @@ class Rebinding:
         def ended(registration: Registration, found: Optional[Producer[Any, Any]]) -> None:
             if found is not None:
                 producer._take_over(found)
-            elif self._registrations.get(generation) is registration:
+            if self._registrations.get(generation) is registration:
                 self._registrations.pop(generation, None)
 
         new = Registration(session, producer.stations, made, ended, given.block_on_full_s)
         registration = self._registrations.setdefault(generation, new)
-        if registration is new:
-            try:
-                new.start()
-            except BaseException:
-                self._registrations.pop(generation, None)
-                raise
-        return registration
+        if registration is not new:
+            return registration
+        if not producer._sender.is_inherited:  # another thread's has ended meanwhile
+            ended(new, None)
+            return None
+        try:
+            new.start()
+        except BaseException:
+            ended(new, None)
+            raise
+        return new
 
     def produce(
         self,
+        producer: Producer[Any, Any],
         message: Any,
         ack_wait_sec: float,
         nonblocking: bool,
@@ -117,11 +116,11 @@ class Rebinding:
         on_delivery: Any,
     ) -> Any:
         """As Sender.send(), for a producer that was made before a fork."""
-        given = self._producer._given
+        given = producer._given
         while True:
-            registration = self.registration()
+            registration = self.registration(producer)
             if registration is None:
-                return self._producer.produce(
+                return producer.produce(
                     message,
                     ack_wait_sec,
                     headers,
@@ -151,10 +150,10 @@ class Rebinding:
             except Ended:
                 continue  # the producer is registered, or must be registered again
 
-    def sender(self) -> Sender:
+    def sender(self, producer: Producer[Any, Any]) -> Sender:
         """The producer's sender in this process; waits for its registration. Raises as producer()."""
         while True:
-            registration = self.registration()
+            registration = self.registration(producer)
             if registration is None:
-                return self._producer._sender
+                return producer._sender
             registration.join()
