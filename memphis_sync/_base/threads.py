@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 from memphis_sync._base import native, waits
+from memphis_sync._base.interpreters import is_main
 from memphis_sync.errors import OwnThreadError, UsageError
 
 # Accepts a call to be made soon on a thread that nobody waits for; False when that thread has ended.
@@ -83,7 +84,8 @@ def forbid_on_own_thread(what: str) -> None:
 
 # CPython 3.12.0 to 3.12.2 cannot start a thread once the main thread has ended, though other threads of the program go
 # on. So some are started in advance and wait for work. Source: cpython issue 113964.
-_PARKS = sys.implementation.name == "cpython" and (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 2)
+# In a subinterpreter none waits: it could not end before them.
+_PARKS = sys.implementation.name == "cpython" and (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 2) and is_main()
 _RESERVE = 16  # two clients: loop, sender, reader, callbacks, registration, and a few for consume()
 
 

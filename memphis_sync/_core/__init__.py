@@ -12,12 +12,25 @@ import os
 import platform
 from types import ModuleType
 
+from memphis_sync._base import interpreters
+
 _VARIABLE = "MEMPHIS_SYNC_IMPL"
 _BINDINGS = ("cython", "cffi")
 
 
+_ELSEWHERE = (
+    "memphis_sync is used in another interpreter of this process already, and its compiled core can be loaded into one "
+    f"of them only; {interpreters.INSTEAD}"
+)
+
+
 def _load(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}._{name}")
+    try:
+        return importlib.import_module(f"{__name__}._{name}")
+    except ImportError as exc:
+        if "Interpreter change detected" in str(exc):  # Cython's words
+            raise ImportError(_ELSEWHERE) from exc
+        raise
 
 
 def _forced(name: str) -> ModuleType:
@@ -31,6 +44,11 @@ def _forced(name: str) -> ModuleType:
 
 def _choose() -> ModuleType:
     """The binding to use; the rules are the module's docstring."""
+    if interpreters.is_isolated():  # not tried: the interpreter's own words do not say what to do
+        raise ImportError(
+            "memphis_sync cannot be used in an isolated subinterpreter: its compiled core can be loaded into "
+            f"interpreters that share one GIL only, and its clients need daemon threads; {interpreters.INSTEAD}"
+        )
     wanted = os.environ.get(_VARIABLE)
     if wanted:
         return _forced(wanted)
@@ -41,6 +59,8 @@ def _choose() -> ModuleType:
             return _load(name)
         except ImportError as exc:
             attempts.append(f"{name}: {exc}")
+    if any(_ELSEWHERE in attempt for attempt in attempts):
+        raise ImportError(f"{_ELSEWHERE}. Or install cffi, whose binding can be loaded into several")
     raise ImportError(
         f"memphis_sync has no compiled core for this interpreter; tried {'; '.join(attempts)}. "
         "Installing it again (pip install --force-reinstall memphis-sync) compiles it, which takes a C compiler."

@@ -17,6 +17,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from memphis_sync._base import primitives
 from memphis_sync._base.interactive import is_interactive
+from memphis_sync._base.interpreters import check_threads
 from memphis_sync._base.logs import ERROR, INFO, Log
 from memphis_sync._base.threads import Section, handing_over
 from memphis_sync._base.uwsgi import check_uwsgi
@@ -68,6 +69,7 @@ class Session:
     def __init__(self, options: ConnectOptions, forget_station: Callable[[str], None]) -> None:
         shutdown.check_opening()
         check_uwsgi()
+        check_threads()
         fork.watch_forks()
         self.generation = fork.fork_generation()
         self.options = options
