@@ -267,7 +267,9 @@ class Bulk:
         while True:
             try:
                 sent: Union[Delivery, Deliveries, None] = sender.direct.take(item, DEFAULT_ACK_WAIT_S, *options)
-                return sender.send(item, DEFAULT_ACK_WAIT_S, True, *options, room_s) if sent is None else sent
+                if sent is None:
+                    sent = sender.send(item, DEFAULT_ACK_WAIT_S, True, *options, room_s, syncs=False)
+                return sent
             except UnicodeEncodeError as exc:
                 raise not_utf8(exc) from exc
             except BufferFullError:

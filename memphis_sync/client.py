@@ -128,7 +128,8 @@ class Memphis(NotCopied, NotAwaited):
             self._producers.clear()
             self._consumers.clear()
             if session.left:
-                shutdown.warn_undelivered(session.left, f"when {session.label!r} was closed", stacklevel=3)
+                where = f"when {session.label!r} was closed"
+                shutdown.warn_undelivered(session.left, where, stacklevel=3, kept=session.kept)
 
     @property
     def connection_id(self) -> str:

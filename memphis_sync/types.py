@@ -117,6 +117,10 @@ class Stats:
         buffer_full: How often a message found the queue full, whether it then waited or not; not part of `accepted`.
         reconnects: How often the data connection was made again.
         callback_errors: How many of the program's callbacks, for deliveries and link events, have raised.
+        recovered: Of accepted: messages of an earlier process that were found in the file of ``connect(outbox=...)``.
+        recovered_uncertain: Of recovered: those that may be stored twice, because they may have been sent before and
+            the broker does not know their message ids any more, or they have none.
+        recovered_failed: Of recovered: those that have failed; nobody has a Delivery of theirs.
     """
 
     accepted: int = 0
@@ -129,6 +133,9 @@ class Stats:
     buffer_full: int = 0
     reconnects: int = 0
     callback_errors: int = 0
+    recovered: int = 0
+    recovered_uncertain: int = 0
+    recovered_failed: int = 0
 
 
 class FlushResult(int):

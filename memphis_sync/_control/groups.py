@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from memphis_sync._control.api import last_sequence
 from memphis_sync._control.connection import ControlLink
+from memphis_sync.errors import MemphisError
 
 _AT_ONCE = 100  # questions on their way at the same time
 
@@ -40,6 +42,17 @@ async def last_sequences(control: ControlLink, streams: Sequence[str], timeout_s
     """
     found = await _ask_each(control, [f"STREAM.INFO.{stream}" for stream in streams], timeout_s)
     return {stream: last_sequence(info) for stream, info in zip(streams, found)}
+
+
+async def id_windows(control: ControlLink, streams: Sequence[str], timeout_s: float) -> dict[str, float]:
+    """How long each stream remembers message ids, in seconds; without those that are gone or do not answer."""
+    deadline = time.monotonic() + timeout_s
+    found: dict[str, float] = {}
+    for stream in streams:
+        with contextlib.suppress(MemphisError):
+            info = await control.js_api(f"STREAM.INFO.{stream}", None, max(0.001, deadline - time.monotonic()))
+            found[stream] = info["config"].get("duplicate_window", 0) / 1e9
+    return found
 
 
 async def group_progress(

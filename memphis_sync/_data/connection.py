@@ -9,9 +9,7 @@ the C core sends again whatever had no ack when the connection ended.
 from __future__ import annotations
 
 import itertools
-import secrets
 import socket
-import string
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -19,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from memphis_sync._base.logs import Log
 from memphis_sync._base.native import RLock, get_ident
 from memphis_sync._base.threads import Change, Event, own_thread, start_thread
-from memphis_sync._core import Link, ReceiveBuffer, Ticket, encode_sub, watch_forks
+from memphis_sync._core import ReceiveBuffer, Ticket, encode_sub, watch_forks
 from memphis_sync._core._codes import LinkEnd
 from memphis_sync._data.callbacks import Callbacks
 from memphis_sync._data.link_log import log_unseen, lost_reason
 from memphis_sync._data.outages import LinkState, Outages
+from memphis_sync._data.outbox_file import FileOutbox, new_link
 from memphis_sync._data.request_reply import Replies
 from memphis_sync._data.tls_loops import read_loop, send_loop
 from memphis_sync._nats.connecting import connect_again, connect_first, run
@@ -45,7 +44,6 @@ ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a p
 PAUSE_S = 0.2  # after what nobody foresaw: not in a circle at full speed
 JOIN_S = 5.0  # how long close() waits for a thread
 _COUNTED = ("accepted", "queued", "queued_bytes", "in_flight", "delivered", "failed", "abandoned", "buffer_full")
-_TOKEN_CHARACTERS = string.ascii_letters + string.digits
 
 
 class DataLink:
@@ -85,19 +83,8 @@ class DataLink:
         self._wake = Event()  # ends the pause between two tries
         self._end_reason = ""  # of the client as a whole
         self._is_refused = False  # whether the last round of tries has made the verdict final
-        token = "".join(secrets.choice(_TOKEN_CHARACTERS) for _ in range(22)).encode()
-        retry = options.no_responders_retry
-        self.core = Link(
-            token,
-            options.outbox_max_bytes,
-            options.outbox_max_messages,
-            options.max_in_flight,
-            0,  # known with the connection
-            int(options.ping_interval_s * 1e9),
-            retry.attempts if retry else 0,
-            retry.pause_ms * 1_000_000 if retry else 0,
-            sans_io=options.tls is not None,
-        )
+        self.file = FileOutbox(options) if options.outbox else None
+        self.core = new_link(options, self.file)
         self.is_open = False
         self.replies = Replies(self)
         self.max_payload = 0
@@ -122,6 +109,8 @@ class DataLink:
         self._address, connected = run(steps, self._is_over)
         try:
             self.is_memphis = connected.info.is_memphis
+            if self.file is not None:
+                self.file.recover(self.id_name)
             if not self._attach(connected):
                 raise ClosedError("the client is closed")
         except BaseException:
@@ -130,6 +119,8 @@ class DataLink:
         try:
             self._start("sender", self._send)
             self._start("reader", self._read)
+            if self.file is not None and self.file.syncs_by_time:
+                self._start("fsync", self.file.sync_until_end)
         except BaseException:  # Ctrl-C between the two
             self._end("ended")
             self._close_socket()
@@ -145,6 +136,8 @@ class DataLink:
         self.core.close()
         left: int = self.core.abandon()
         self.core.stop()
+        if self.file is not None:
+            self.file.leave(left)
         until = time.monotonic() + JOIN_S if last is None else last
         self.callbacks.retire(max(0.0, (reports_until or until) - time.monotonic()))
         for thread in self._threads:
@@ -184,6 +177,11 @@ class DataLink:
         )
 
     @property
+    def id_name(self) -> bytes:
+        """The header that this broker knows message ids by."""
+        return b"msg-id" if self.is_memphis else b"Nats-Msg-Id"
+
+    @property
     def has_ended(self) -> bool:
         """Whether it takes no messages any more."""
         return self._phase == "ended"
@@ -206,6 +204,7 @@ class DataLink:
         """All counters at one instant; no IO."""
         raw: dict[str, int] = self.core.stats()
         counted = {name: raw[name] for name in _COUNTED}
+        counted.update({} if self.file is None else self.file.counts())
         return Stats(**counted, reconnects=self._reconnects, callback_errors=self.callbacks.errors)
 
     def flush(self, timeout_s: Optional[float], owner: int = -1) -> FlushResult:

@@ -111,6 +111,8 @@ def error_of(ticket: Ticket) -> Union[ProduceError, SchemaError]:
         return AckTimeoutError(
             f"{where} did not confirm the message before its deadline; {fate}", outcome=sent, message_id=message_id
         )
+    if target.stream and target.link.file is not None:
+        fate = f"it remains in {target.link.file.path!r} and is sent at the next connect with it"
     return ProduceError(
         f"the client ended before {where} confirmed the message; {fate}", outcome=sent, message_id=message_id
     )

@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from types import FunctionType
 from typing import Callable, Optional, TypeVar
 
@@ -27,6 +28,7 @@ MAX_RETRY_PAUSE_MS = 60_000
 
 MAX_BATCH_SIZE = 5000  # the limit of every Memphis SDK
 MAX_TIME_MS = 24 * 3600 * 1000
+FSYNC = ("none", "second", "produce")
 _NAME_RE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?\Z")
 
 E = TypeVar("E", bound=Enum)
@@ -190,6 +192,26 @@ def check_path(option: str, value: object, *, empty_ok: bool = True) -> str:
     if not isinstance(value, str):
         raise ConfigurationError(f"{option} is {show(value)}; it must be a str or an os.PathLike of one")
     return check_str(option, value, empty_ok=empty_ok)
+
+
+def check_outbox(option: str, value: object) -> Optional[str]:
+    """The path of an outbox file, absolute, with ``~`` and symbolic links followed; or None."""
+    if value is None:
+        return None
+    path = check_path(option, value, empty_ok=False)
+    if "\0" in path:
+        raise ConfigurationError(f"{option} is {show(path)}; a path holds no NUL")
+    try:
+        return os.path.realpath(Path(path).expanduser())
+    except RuntimeError as exc:  # a user that does not exist
+        raise ConfigurationError(f"{option} is {show(path)}: {exc}") from exc
+
+
+def check_fsync(option: str, value: object) -> str:
+    """One of FSYNC."""
+    if not isinstance(value, str) or value not in FSYNC:
+        raise ConfigurationError(f"{option} is {show(value)}; it must be one of {', '.join(map(repr, FSYNC))}")
+    return value
 
 
 def check_secret(option: str, value: object) -> str:

@@ -54,6 +54,10 @@ def connect_options(given: ConnectArguments, environ: Optional[Mapping[str, str]
         url = parse_url(where, _IN_URL)
         _take_url(values, url)
     values.update({row.name: row.check(row.name, values[row.name]) for row in OPTIONS if row.check})
+    if values["outbox"] is None and values["fsync"] != "none":
+        raise ConfigurationError(
+            f"fsync is {values['fsync']!r}, but there is no file to write: give outbox=PATH as well"
+        )
     options = ConnectOptions.__new__(ConnectOptions)
     vars(options).update(
         {row.name: values[row.name] for row in OPTIONS if row.name not in {"host"} | _WHO | _WHERE},

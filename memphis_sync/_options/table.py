@@ -15,7 +15,9 @@ from memphis_sync._options.checks import (
     check_account_id,
     check_bool,
     check_client_name,
+    check_fsync,
     check_optional_callable,
+    check_outbox,
     check_path,
     check_retry,
     check_secret,
@@ -60,6 +62,13 @@ class ConnectArguments(Arguments):
         name: Shown in logs and reprs.
         outbox_max_bytes: Space for messages that are not confirmed yet, from 65536.
         outbox_max_messages: The same as a number of messages, from 1.
+        outbox: A file for messages that are not confirmed yet, a path: they outlive the process, and the next connect()
+            with this path sends them before anything new; None: they are kept in memory. All of its space, about
+            *outbox_max_bytes* and 32 bytes for each of *outbox_max_messages*, is taken at once. A file belongs to one
+            client at a time; a forked child gets one of its own, ``PATH.<pid>``.
+        fsync: What of *outbox* survives a power failure or a crash of the machine: ``"none"`` nothing for certain (a
+            killed process loses nothing all the same); ``"second"`` what is older than a second; ``"produce"`` every
+            message whose produce has returned, which then takes as long as a write to the disk.
         max_in_flight: How many written messages may be unconfirmed at once, from 1.
         exit_timeout_s: How long the end of the process waits for confirmations, and for ``consume()`` callbacks that
             are running, in seconds; 0 does not wait.
@@ -99,6 +108,9 @@ class ConnectArguments(Arguments):
     outbox_max_bytes: int = option(int_in(65536, 2**40), default=64 * 1024 * 1024, url=True)
     # 48 bytes each, so about as much again.
     outbox_max_messages: int = option(int_in(1, 2**28), default=1_000_000, url=True)
+    outbox: Optional[FilePath] = option(check_outbox, default=None, url=True, env="OUTBOX")
+    # What most programs end by is a kill; a write to the disk costs a hundred times a produce.
+    fsync: str = option(check_fsync, default="none", url=True, env="FSYNC")
     # Covers a round trip of 40 ms at 400,000 messages a second.
     max_in_flight: int = option(int_in(1, 2**20), default=16384, url=True)
     # Process managers send SIGKILL after 10 s and more.

@@ -125,8 +125,9 @@ class Registration:
             Ended: It takes no messages any more, for the producer is there, or could not be registered.
         """
         wait_ns = ack_wait_ns(ack_wait_sec)
-        if not nonblocking:
-            waiting.forbid_on_own_thread("a blocking produce()")
+        is_in_file = self._link.file is not None  # where a held message is not: the call waits until it is a frame
+        if not nonblocking or is_in_file:
+            waiting.forbid_on_own_thread("a blocking produce()" if not nonblocking else "produce() with an outbox file")
         if on_delivery is not None:
             check_on_delivery(on_delivery, nonblocking=nonblocking)
         deadline = time.monotonic() + wait_ns / 1e9
@@ -142,6 +143,8 @@ class Registration:
         )
         if not nonblocking:
             return self._outcome(tickets, deadline)
+        if is_in_file:
+            self._link.wait_held(deadline)
         if on_delivery is not None:
             for ticket in tickets:
                 ticket.add_done_callback(on_delivery)

@@ -81,7 +81,7 @@ class Sender:
         self._timeout_ns = int(ack_timeout_s * 1e9)
         self._on_delivery = on_delivery
         self.json_writer = session.json_writer
-        self._id_name = b"msg-id" if link.is_memphis else b"Nats-Msg-Id"
+        self._sync = link.file.sync if link.file is not None and link.file.syncs_each else None
         self._fixed = encode_header(b"$memphis_producedBy", name.encode()) + encode_header(
             b"$memphis_connectionId", session.connection_id.encode()
         )
@@ -100,7 +100,7 @@ class Sender:
                 view.live.codec.prepare()
         self.is_closed = False
         # Else each message needs a look at what the producer was told.
-        self.direct.is_plain = block_on_full_s is None and on_delivery is None
+        self.direct.is_plain = block_on_full_s is None and on_delivery is None and self._sync is None
 
     def close(self) -> None:
         """It takes nothing any more."""
@@ -130,12 +130,15 @@ class Sender:
         number: int,
         on_delivery: Optional[OnDelivery],
         room_s: Optional[float],
+        *,
+        syncs: bool = True,
     ) -> Any:
         """
         Sends one message; see Producer.produce(), whose arguments these are.
 
         Args:
             room_s: How long a non-blocking call waits for room; None: not at all. A blocking one has *ack_wait_sec*.
+            syncs: Whether fsync="produce" applies; not for who waits for the confirmation anyway.
         """
         if self.is_closed:
             raise ClosedError(f"{self!r} is destroyed; the message was not accepted")
@@ -173,7 +176,10 @@ class Sender:
                     return confirmed(route.send_and_wait(payload, lines, id_bytes, timeout_ns, Delivery))
                 if on_delivery is not None:
                     self.link.callbacks.start()
-                return route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
+                ticket = route.send(payload, lines, id_bytes, timeout_ns, Delivery, on_delivery)
+                if syncs and self._sync is not None:
+                    self._sync()
+                return ticket
             except BufferFullError:
                 if room_s is None:
                     raise
@@ -183,6 +189,8 @@ class Sender:
                 if not nonblocking:
                     append = functools.partial(route.send_and_wait, *frame, timeout_ns, Delivery)
                 ticket = self._when_room(append, [route], frame, room_s)
+                if nonblocking and syncs and self._sync is not None:
+                    self._sync()
                 return ticket if nonblocking else confirmed(ticket)
         except UnicodeEncodeError as exc:
             raise not_utf8(exc) from exc
@@ -208,6 +216,8 @@ class Sender:
         if not nonblocking:
             core.push()
             return deliveries.result()
+        if self._sync is not None:
+            self._sync()
         if on_delivery is not None:
             for delivery in tickets:
                 delivery.add_done_callback(on_delivery)
@@ -235,7 +245,7 @@ class Sender:
         return Route(
             self.link.core,
             publish_subject(view.internal, partition, function_id).encode(),
-            self._id_name,
+            self.link.id_name,
             self._fixed,
             self.owner,
             self._is_idempotent,

@@ -32,6 +32,7 @@ from memphis_sync._session import fork, shutdown, waiting
 from memphis_sync._session.closing import close_steps, join
 from memphis_sync._session.event_loop import LoopThread
 from memphis_sync._session.opening import open_control
+from memphis_sync._session.recovery import recover
 from memphis_sync.errors import ClosedError, MemphisError, UsageError
 from memphis_sync.types import FlushResult, LinkEvent, Stats
 
@@ -92,6 +93,7 @@ class Session:
         self._made: dict[str, DataLink] = {}  # has _data as its one value: setdefault() makes it once, without a lock
         self._connecting = Section("connecting")  # guards the two above
         self._opening = Section("the opening of the data link")  # guards opening _data, which is done once
+        self._filing = Section("the opening of the outbox file")  # the same for the file, which is opened before
         self._ending = Section("close()")  # guards the steps of close(); each can be repeated
         self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()  # consumers that are not forgotten
         self._threads: list[primitives.Thread] = []  # only appended to; close() joins them
@@ -110,7 +112,7 @@ class Session:
         try:
             self.connect()
         except BaseException:
-            self.drop()
+            self.close(0.0) if self._control else self.drop()  # the first: what was recovered could not be sent
             raise
         shutdown.register(self)
 
@@ -122,6 +124,7 @@ class Session:
             deadline: By ``time.monotonic()``; None: what connect() was told.
 
         Raises:
+            ConfigurationError: The outbox file cannot be used; nothing was opened.
             ConnectError, AuthenticationError: See ControlLink.connect; the next call tries again.
             DeadlineError: Not before *deadline*; the same.
             ClosedError, ForkedError: As check().
@@ -132,10 +135,13 @@ class Session:
         with self._connecting.begin(), handing_over(self.callbacks.post):
             self.check()
             if self._stations is None:
+                if self.options.outbox:
+                    self.outbox()
                 limit_s = self.options.wait_s + self.options.timeout_ms / 1000 + _GRACE_S
                 if deadline is not None:
                     limit_s = min(limit_s, max(deadline - time.monotonic(), 0.0))
                 self.loop.call(self._connect, limit_s, "connect()")
+                recover(self)
 
     async def _connect(self) -> None:
         self._control, self._stations = await open_control(self, self._on_station_removed)
@@ -202,26 +208,32 @@ class Session:
 
     def outbox(self) -> DataLink:
         """
-        The data link, open or not: it can hold messages. Waits for nothing, and takes no lock.
+        The data link, open or not: it can hold messages. Waits for nothing, and takes no lock, unless it is in a file.
 
         Raises:
+            ConfigurationError: The outbox file cannot be used.
             ClosedError, ForkedError: As check().
         """
         self.check()
         link = self._data
-        if link is None:
-            # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
-            made = DataLink(
-                self.options,
-                number=self.number,
-                link_id=str(uuid.uuid4()),
-                label=self.label,
-                callbacks=self.callbacks,
-                outages=self.outages,
-            )
-            link = self._made.setdefault("data", made)
-            self.callbacks.attach(link.core)
-            self._data = link
+        if link is None and self.options.outbox:
+            with self._filing.begin():
+                return self._data or self._new_outbox()
+        return link or self._new_outbox()
+
+    def _new_outbox(self) -> DataLink:
+        # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
+        made = DataLink(
+            self.options,
+            number=self.number,
+            link_id=str(uuid.uuid4()),
+            label=self.label,
+            callbacks=self.callbacks,
+            outages=self.outages,
+        )
+        link = self._made.setdefault("data", made)
+        self.callbacks.attach(link.core)
+        self._data = link
         return link
 
     @property
@@ -321,6 +333,11 @@ class Session:
         link = self._data
         return FlushResult() if link is None else link.flush(timeout_s, owner)
 
+    @property
+    def kept(self) -> str:
+        """After close(): how many messages remain in the outbox file, in words; "" for none."""
+        return "" if self._data is None or self._data.file is None else self._data.file.kept_text()
+
     def unseen(self) -> int:
         """How many messages have failed without anybody having asked about them."""
         link = self._data
@@ -331,6 +348,8 @@ class Session:
     def drop(self) -> None:
         """Ends a session that nobody has used."""
         self.is_ending = self.is_closing = self.is_closed = True
+        if self._data is not None:
+            self._data._end("ended")
         self.loop.stop()
         self.callbacks.close(_REPORTS_S)
 

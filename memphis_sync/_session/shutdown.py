@@ -43,6 +43,10 @@ class Drainable(Protocol):
     label: str
     callbacks: Callbacks
 
+    @property
+    def kept(self) -> str:
+        """After close(): how many messages remain in an outbox file, in words; "" for none."""
+
     def begin_end(self) -> None:
         """Fetches nothing more, and remembers what is accepted now."""
 
@@ -135,7 +139,8 @@ def drain(generation: int) -> None:
         _has_ended = True
         left = sum(session.given_up() for session in sessions)
         if left or failed:
-            warn_undelivered(left, "at the end of the process", stacklevel=2, failed=failed)
+            kept = "; ".join(session.kept for session in sessions if session.kept)
+            warn_undelivered(left, "at the end of the process", stacklevel=2, failed=failed, kept=kept)
 
 
 def _why(error: BaseException) -> str:
@@ -174,9 +179,15 @@ def _close(sessions: list[Drainable], start: float) -> None:
                     steps.remove((session, closing))
 
 
-def warn_undelivered(count: int, where: str, stacklevel: int, failed: int = 0) -> None:
-    """Warns that messages were given up, with their number; *failed* others had failed before, and nobody asked."""
-    texts = [f"{count} messages were not confirmed {where}; they may be lost"] if count or not failed else []
+def warn_undelivered(count: int, where: str, stacklevel: int, failed: int = 0, kept: str = "") -> None:
+    """
+    Warns that messages were given up, with their number; *failed* others had failed before, and nobody asked.
+
+    Args:
+        kept: What says how many of them remain in which file; "" for none.
+    """
+    fate = kept or "they may be lost"
+    texts = [f"{count} messages were not confirmed {where}; {fate}"] if count or not failed else []
     if failed:
         texts.append(f"{failed} messages had failed {'before' if texts else where}, and nobody asked about them")
     warning = UndeliveredWarning("; ".join(texts))
