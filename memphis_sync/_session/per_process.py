@@ -7,6 +7,7 @@ makes another one, with threads, links, outbox and connection id of its own, whi
 
 from __future__ import annotations
 
+import weakref
 from typing import Callable, Optional
 
 from memphis_sync._options.table import ConnectOptions
@@ -27,8 +28,8 @@ class SessionPerProcess:
 
     def __init__(self, options: ConnectOptions, forget_station: Callable[[str], None]) -> None:
         self._options = options
-        self._forget_station = forget_station
-        self._session = Session(options, forget_station)  # the newest
+        self._forget_station = weakref.WeakMethod(forget_station)  # a client that is forgotten is collected at once
+        self._session = Session(options, self._forget_station)  # the newest
         self._by_generation = {self._session.generation: self._session}
 
     def open(self) -> None:

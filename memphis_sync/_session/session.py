@@ -58,7 +58,7 @@ class Session:
 
     Args:
         options: What connect() was told.
-        forget_station: A method of the client, held weakly; called on the loop with the internal name of one removed.
+        forget_station: A method of the client; called on the loop with the internal name of one that was removed.
 
     Attributes:
         is_ending: close() has begun: nothing more is fetched, but what was fetched may still be acknowledged.
@@ -67,7 +67,7 @@ class Session:
         left: How many messages close() has given up.
     """
 
-    def __init__(self, options: ConnectOptions, forget_station: Callable[[str], None]) -> None:
+    def __init__(self, options: ConnectOptions, forget_station: weakref.WeakMethod[Callable[[str], None]]) -> None:
         shutdown.check_opening()
         check_uwsgi()
         check_threads()
@@ -86,7 +86,7 @@ class Session:
         with handing_over(self.callbacks.post):  # asyncio logs a loop that is made, and a handler may be connecting
             self.loop = LoopThread(number, self.callbacks.post, self.callbacks.failed)
         self.reports = FailureReporter(self.loop)
-        self._forget_station = weakref.WeakMethod(forget_station)
+        self._forget_station = forget_station
         self._control: Optional[ControlLink] = None
         self._stations: Optional[StationRegistry] = None
         self._data: Optional[DataLink] = None
