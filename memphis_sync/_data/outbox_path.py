@@ -132,6 +132,16 @@ def lock(path: str) -> Optional[int]:
         unlock(fd)  # another process has put a new file there meanwhile
 
 
+def user_of(fd: int) -> int:
+    """The process that has an open file in use, by its number; 0 for none."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(OutboxFile(fd).info()["pid"]) or -1
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return 0
+
+
 def _refuse_used(path: str, pid: int) -> NoReturn:
     who = "by this process" if pid == os.getpid() else f"by process {pid}" if pid else "by another process"
     raise ConfigurationError(
