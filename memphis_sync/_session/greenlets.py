@@ -156,14 +156,15 @@ class Waits:
 
 def prepare() -> None:
     """
-    Decides how this process waits, before the first client of it does anything.
+    Decides how this process waits, before the first client of it does anything. A child decides anew: what it uses of
+    its parent's clients is made there, and a server may patch its workers only (``gunicorn --preload -k gevent``).
 
     Raises:
         ConfigurationError: eventlet has patched it, or gevent has after a client was opened.
 
     Source: ``is_module_patched()`` of gevent 21 to 26, ``is_monkey_patched()`` of eventlet 0.30 to 0.41.
     """
-    global _is_decided  # noqa: PLW0603  once a process
+    global _decided_in  # noqa: PLW0603  once a process
     eventlet = sys.modules.get("eventlet.patcher")
     patched = [name for name in _BY_EVENTLET if eventlet is not None and eventlet.is_monkey_patched(name)]
     if patched:
@@ -175,17 +176,17 @@ def prepare() -> None:
         )
     monkey = sys.modules.get("gevent.monkey")
     if waits.greenlets is None and monkey is not None and any(map(monkey.is_module_patched, _REPLACED)):
-        if _is_decided:
+        if _decided_in == fork.fork_generation():
             raise ConfigurationError(
                 "gevent has patched this process after its first memphis_sync.connect(), and the calls of the clients "
                 "that are open would block every greenlet. Call gevent.monkey.patch_all() before that, best as the "
                 "first statement of the program"
             )
         _wait_with_gevent()
-    _is_decided = True
+    _decided_in = fork.fork_generation()
 
 
-_is_decided = False
+_decided_in: Optional[int] = None  # the generation
 
 
 def _wait_with_gevent() -> None:

@@ -11,7 +11,7 @@ import weakref
 from typing import Callable, Optional
 
 from memphis_sync._options.table import ConnectOptions
-from memphis_sync._session import fork, shutdown
+from memphis_sync._session import fork, greenlets, shutdown
 from memphis_sync._session.session import Session
 from memphis_sync.errors import ClosedError
 
@@ -57,6 +57,7 @@ class SessionPerProcess:
             if old.is_ending:
                 raise ClosedError(f"the client {old.label!r} is closed")
             fork.close_inherited()
+            greenlets.prepare()
             made = Session(self._options, self._forget_station)
             if self._by_generation.setdefault(generation, made) is made:
                 shutdown.register(made)

@@ -22,6 +22,7 @@ WORKERS, AT_ONCE = 4, 2
         ("sync", "in the master"),
         ("gthread", "in the master"),
         ("gevent", "by a request"),
+        ("gevent", "in the master"),
     ],
 )
 def test_each_process_has_a_connection_and_nothing_is_lost(
