@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional, Union
 
+from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._core import count_delivered
 from memphis_sync._data.outcomes import DELIVERED, PENDING, advice, error_of
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, Sender
@@ -75,7 +76,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class BulkResult:
+class BulkResult(InNotebook):
     """
     The outcome of produce_many(); with several stations a message counts once for each.
 

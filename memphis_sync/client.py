@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
 
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
+from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.joining import ConsumerCache, fetch, join
 from memphis_sync._control.api import DESTROY_S, GONE, Requests
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @hint_keywords(but={"produce"})
-class Memphis(NotCopied, NotAwaited):
+class Memphis(NotCopied, NotAwaited, InNotebook):
     """
     A client of a Memphis broker. Create one with memphis_sync.connect(), and share it between all threads. It is a
     context manager: leaving the block closes it.
@@ -66,6 +67,7 @@ class Memphis(NotCopied, NotAwaited):
     """
 
     _instead = "share it between the threads of a process, and with forked children; else open one in each process"
+    _shown = ("stats",)
     MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 
 from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords
+from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming import consume_loop
 from memphis_sync._consuming.give_back import GIVE_BACK_S
@@ -47,7 +48,7 @@ READ_ALL_S = 30.0
 
 
 @hint_keywords()
-class Consumer(NotCopied, NotAwaited):
+class Consumer(NotCopied, NotAwaited, InNotebook):
     """
     A member of a consumer group; returned by ``client.consumer()``. Several threads may use it.
 
@@ -68,6 +69,7 @@ class Consumer(NotCopied, NotAwaited):
 
     _instead = "share it between threads and with forked children; in another process, create one with the client there"
 
+    _shown = ("batch_size", "pull_interval_ms", "max_ack_time_ms", "max_msg_deliveries")
     MAX_BATCH_SIZE = MAX_BATCH_SIZE
 
     def __init__(self, client: Memphis, view: StationView, given: ConsumerArguments) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Optional, TypedDict, cast
 
 from memphis_sync._base.hints import hint_keywords
+from memphis_sync._base.in_notebook import ROWS, InNotebook, table, value_of
 from memphis_sync._base.logs import Log
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.source import Source
@@ -27,13 +28,7 @@ from memphis_sync._protocol.json_text import NotJsonError, read_json
 from memphis_sync._protocol.names import split_stream
 from memphis_sync._schema.live import decoded
 from memphis_sync._session import waiting
-from memphis_sync.errors import (
-    ConnectionLostError,
-    HeaderError,
-    MemphisError,
-    StationNotFoundError,
-    UsageError,
-)
+from memphis_sync.errors import ConnectionLostError, HeaderError, MemphisError, StationNotFoundError, UsageError
 from memphis_sync.headers import is_own
 
 if TYPE_CHECKING:
@@ -68,7 +63,7 @@ class Metadata(NamedTuple):
 
 
 @hint_keywords(but={"ack", "nack"})
-class Message(NotCopied, RawMessage):
+class Message(NotCopied, InNotebook, RawMessage):
     """
     A message. Acknowledge it with ack() within the consumer's ``max_ack_time_ms``, or it is delivered again.
 
@@ -86,6 +81,7 @@ class Message(NotCopied, RawMessage):
         "acknowledge it in the process that fetched it; pass .data, .headers, .station, .partition, .sequence instead"
     )
 
+    _shown = ("station", "partition", "sequence", "timesent", "headers", "data")
     __slots__ = ()
 
     @property
@@ -397,6 +393,10 @@ class Messages(NotAwaited, list[Message]):
             }
             for message in self
         ]
+
+    def _repr_html_(self) -> str:
+        rows = ([value_of(message, name) for name in Message._shown] for message in self[:ROWS])
+        return table(f"{len(self)} messages", rows, Message._shown, count=len(self))
 
 
 def readable_headers(message: Message) -> Optional[dict[str, str]]:

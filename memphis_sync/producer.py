@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Literal, NoReturn, Optional, Union, overload
 
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
+from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._control.api import DESTROY_S
 from memphis_sync._options.checks import check_int, check_seconds
@@ -47,7 +48,7 @@ DESTROY_FLUSH_S = 15.0  # the default deadline of a message
 
 
 @hint_keywords(but={"produce"})
-class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
+class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co]):
     """
     Produces to one station, or to several at once. Returned by ``client.producer()``; any number of threads may use it.
 
@@ -59,6 +60,8 @@ class Producer(NotCopied, NotAwaited, Generic[Acked_co, Pending_co]):
     """
 
     _instead = "share it between threads and with forked children; in another process, create one with the client there"
+
+    _shown = ("name", "stations", "__len__")
 
     def __init__(self, client: Memphis, views: tuple[StationView, ...], given: ProducerArguments) -> None:
         self._client = client

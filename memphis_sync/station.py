@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
 from memphis_sync._base.hints import hint_keywords
+from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._protocol.names import internal_name
 from memphis_sync.dead_letters import DeadLetters
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @hint_keywords()
-class Station(NotCopied, NotAwaited):
+class Station(NotCopied, NotAwaited, InNotebook):
     """
     A station of the broker; returned by ``client.station()``.
 
@@ -29,6 +30,8 @@ class Station(NotCopied, NotAwaited):
     """
 
     _instead = "pass its name, and call station() of the client there"
+
+    _shown = ("name", "internal_name")
 
     def __init__(self, client: Memphis, name: str) -> None:
         self._client = client

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Callable, Literal, NamedTuple, NoReturn, Optional, Protocol, Union
 
+from memphis_sync._base.in_notebook import InNotebook
+
 if TYPE_CHECKING:
     from typing_extensions import Self  # 3.11 has them in typing
 
@@ -100,7 +102,7 @@ class PubAcks(dict[str, PubAck]):
 
 
 @dataclass(frozen=True)
-class Stats:
+class Stats(InNotebook):
     """
     Counters of a client since it was opened.
 

@@ -202,3 +202,30 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(broker: Any, station_na
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=LIMIT_S, kernel_name="python3").execute()
     assert notebook.cells[1].outputs[0]["data"]["text/plain"] == "1"
+
+
+def test_what_the_calls_return_shows_itself_without_a_request_and_without_a_secret(
+    kernel: Kernel, station_name: str
+) -> None:
+    kernel.run(f"""
+memphis = memphis_sync.connect(URL)
+station = memphis.station({station_name!r})
+producer, consumer = memphis.producer(station.name, "p"), memphis.consumer(station.name, "c")
+for number in range(30):
+    producer.produce(b"<script>" + b"x" * 1000, headers={{"kind": "<b>"}})
+messages = consumer.fetch(100, timeout_s=30)
+""")
+    shown = {
+        name: kernel.finish(kernel.begin(name))[1]
+        for name in ["memphis", "station", "producer", "consumer", "messages", "messages[0]", "memphis.stats()"]
+    }
+    assert all("<table>" in html and len(html) < 20_000 for html in shown.values()), shown
+    assert all("<script" not in html and "<b>" not in html for html in shown.values())
+    assert "<td>delivered</td><td>30</td>" in shown["memphis"]
+    assert "30 messages" in shown["messages"]
+    assert "and 10 more" in shown["messages"]
+    assert "&lt;script&gt;xxx" in shown["messages[0]"]
+    assert "root:memphis" not in str(shown)
+    kernel.run("memphis.close()")
+    for name in shown:
+        assert "<table>" in kernel.finish(kernel.begin(name))[1]
