@@ -8,10 +8,11 @@ ResourceWarning, and its session sends what is queued and ends its threads.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, Union, overload
 
 from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.in_notebook import InNotebook
@@ -186,8 +187,8 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        session = self._own_session() if hasattr(self, "_sessions") else None
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # modules are empty then
+        session = None if is_finalizing() or not hasattr(self, "_sessions") else self._own_session()
         if session is not None and not session.is_closing:
             text = f"{self!r} was never closed{session.opened_at}; use it as a context manager"
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
