@@ -179,10 +179,13 @@ class NativeThread(threading.Thread):
 
     def _main(self) -> None:
         self._number = native.get_ident()
-        threading.current_thread().name = self.name  # a stand-in that gevent makes, for log lines
+        threading.current_thread().name = self.name  # a stand-in that threading makes, for log lines
         try:
             self.run()
         finally:
+            if waits.greenlets is not None:
+                waits.greenlets.end_thread()
+            getattr(threading, "_active", {}).pop(threading.get_ident(), None)  # which else keeps the stand-in
             self._has_ended.set()
 
     @property

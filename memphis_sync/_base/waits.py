@@ -45,6 +45,9 @@ class Greenlets(Protocol):
     def selector(self) -> selectors.BaseSelector:
         """Waits for sockets, and lets others run."""
 
+    def end_thread(self) -> None:
+        """One of the client's threads ends."""
+
     def forbid_in_hub(self, what: str) -> None:
         """Raises OwnThreadError in a callback of the hub's, which nobody can let wait."""
 

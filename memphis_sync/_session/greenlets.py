@@ -11,6 +11,7 @@ Source: ``loop.async_()``, ``get_hub()``, ``gevent.event.Event`` and ``gevent.se
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import time
@@ -32,7 +33,7 @@ _BY_EVENTLET = ("thread", "socket", "select", "time", "os")
 
 
 class _Waiters:
-    """The greenlets of one hub that wait. Only listen() and tell() are called on another thread."""
+    """The greenlets of one hub that wait."""
 
     def __init__(self, gevent: Any, hub: Any) -> None:
         self._new_event = gevent.event.Event
@@ -43,7 +44,17 @@ class _Waiters:
         # Without a reference of the loop's: a program whose last greenlet has ended is over.
         self._watcher = hub.loop.async_(ref=False)
         self._watcher.start(self._on_ring)
-        self.tell = self._watcher.send
+
+    def tell(self) -> None:
+        """Wakes them. From any thread."""
+        with contextlib.suppress(Exception):  # the hub is gone, with all who waited
+            self._watcher.send()
+
+    def close(self) -> None:
+        """Nobody waits there any more."""
+        self._watcher.stop()
+        self._watcher.close()
+        self.hub = None
 
     def _on_ring(self) -> None:
         self.seen = bell_count()
@@ -79,6 +90,15 @@ class Waits:
     def is_greenlet(self) -> bool:
         """A thread without a hub runs nothing that could be held up."""
         return self._hub_if_any() is not None
+
+    def end_thread(self) -> None:
+        """See waits.Greenlets."""
+        hub = self._hub_if_any()
+        if hub is not None:  # made by the program's code there, and its loop has descriptors
+            waiters: Optional[_Waiters] = self._mine.__dict__.pop("waiters", None)
+            if waiters is not None:
+                waiters.close()
+            hub.destroy(destroy_loop=True)
 
     def forbid_in_hub(self, what: str) -> None:
         """See waits.Greenlets."""

@@ -184,3 +184,113 @@ def test_an_interruption_ends_the_wait_and_nothing_is_lost_or_counted_twice(
     proxy.go_on()
     program.done()
     check_arrived(memphis, station_name, ["first", "produce", "result", "many 1", "many 2", "last"])
+
+
+AROUND = """
+client = memphis_sync.connect(url.replace("127.0.0.1", "localhost"), **OPTIONS)
+producer = client.producer(name, "p")
+producer.produce(b"1")
+
+# Nothing waits in the hub, which runs all greenlets; what does not wait is free to be used there.
+met = []
+def in_hub():
+    try:
+        client.flush()
+    except memphis_sync.OwnThreadError as exc:
+        met.append(str(exc))
+    met.append(producer.produce(b"2", nonblocking=True))
+gevent.get_hub().loop.run_callback(in_hub)
+until(lambda: len(met) == 2)
+assert "gevent's hub" in met[0], met
+met[1].result(60)
+
+# Callbacks and handlers have threads of the interpreter's own, and may use the client there, and what gevent has
+# patched; the hub takes what they have to the greenlets.
+import threading
+import gevent.queue
+from gevent.monkey import get_original
+thread = get_original("_thread", "get_ident")
+here, found, hub = thread(), gevent.queue.Queue(), gevent.get_hub()
+
+def hand_over(what):
+    hub.loop.run_callback_threadsafe(found.put, what)
+
+def report(delivery):
+    time.sleep(0.01)
+    producer.produce(b"4")
+    hand_over(thread())
+
+producer.produce(b"3", nonblocking=True, on_delivery=report)
+with gevent.Timeout(30):
+    assert found.get() != here
+
+def handle(messages, error, context):
+    for message in messages:
+        time.sleep(0.01)
+        message.ack(wait=True)
+        hand_over((thread(), bytes(message.data)))
+
+consumer = client.consumer(name, "c")
+consumer.consume(handle)
+with gevent.Timeout(30):
+    handled = [found.get() for _ in range(4)]
+assert all(which != here for which, _ in handled)
+assert sorted(body for _, body in handled) == [b"1", b"2", b"3", b"4"], handled
+assert consumer.stop_consume(60)
+client.close()
+
+def ours():
+    return {each.name for each in threading.enumerate() if each.name.startswith("memphis-")}
+
+until(lambda: ours() <= {"memphis-bell"})
+"""
+
+
+@pytest.mark.parametrize("link", ["plain", "tls"])
+def test_callbacks_and_handlers_run_beside_the_greenlets(
+    link: str, run: Any, broker: Any, tls_broker: Any, authority: Any, station_name: str
+) -> None:
+    options = {"ca_file": str(authority.file)} if link == "tls" else {}
+    run(AROUND.replace("OPTIONS", repr(options)), (tls_broker if link == "tls" else broker).url).done()
+
+
+FORKED = """
+client = memphis_sync.connect(url, timeout_ms=60000)
+client.produce(name, "p", b"parent 1")
+consumer = client.consumer(name + "-quiet", "c")
+seen = []
+
+def fetch():
+    try:
+        seen.append(len(consumer.fetch(1, timeout_s=60)))
+    except memphis_sync.MemphisError as exc:
+        seen.append(type(exc).__name__)
+
+waiting = gevent.spawn(fetch)
+gevent.sleep(0.1)
+child = os.fork()
+if not child:
+    # What waited for the parent's broker has been copied, and ends; a client of the child's own works.
+    with gevent.Timeout(60):
+        waiting.join()
+    assert seen == ["ForkedError"], seen
+    own = memphis_sync.connect(url)
+    turns = gevent.spawn(gevent.sleep, 0.01)
+    own.produce(name, "p", b"child")
+    own.close()
+    sys.stdout.flush()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+assert seen == []
+client.produce(name + "-quiet", "p", b"go")
+waiting.join(60)
+assert seen == [1], seen
+client.produce(name, "p", b"parent 2")
+client.close()
+"""
+
+
+def test_a_greenlet_that_waits_ends_in_the_child_of_a_fork(run: Any, memphis: Any, station_name: str) -> None:
+    run(FORKED).done()
+    check_arrived(memphis, station_name, ["parent 1", "parent 2", "child"])
