@@ -102,6 +102,14 @@ def test_the_return_of_clients_is_measured() -> None:
     assert b"3 clients back" in done.stderr
 
 
+def test_a_fork_is_measured(broker: Any) -> None:
+    done = run_python(BENCH / "fork_cost.py", "--count", "25", "--url", broker.url, env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == "fork_cost"
+    assert report["parent"]["with_p50_us"] >= report["processor"]["with_p50_us"] > 0
+    assert b"child" in done.stderr
+
+
 def test_the_replay_sends_the_very_bytes_of_our_client(broker: Any, station_name: str) -> None:
     """The template is taken off the client's connection, and gives back the frame it was taken from."""
     program = """
