@@ -82,7 +82,8 @@ def test_a_python_block_runs_without_a_warning(block: Block, tmp_path: Path, fre
     file = tmp_path / "block.py"
     file.write_text(block.code)
     address = {"MEMPHIS_URL": fresh_broker().url}  # nobody else's: it prints what it finds there
-    done = run_python("-W", "error", file, env=address, cwd=tmp_path, timeout_s=60)
+    fork = "ignore:This process:DeprecationWarning"  # of Python 3.12 and later, when a process with threads forks
+    done = run_python("-W", "error", "-W", fork, file, env=address, cwd=tmp_path, timeout_s=60)
     assert done.stderr == b""
     assert is_shown(done.stdout.decode(), block.output or ""), done.stdout.decode()
 
