@@ -72,6 +72,16 @@ def test_the_share_that_tls_leaves_is_measured(broker: Any) -> None:
     assert b"the same without TLS" in done.stderr
 
 
+def test_the_cost_of_an_outbox_in_a_file_is_measured(broker: Any, tmp_path: Path) -> None:
+    args = ["--count", "2000", "--pairs", "1", "--outbox", str(tmp_path / "outbox"), "--url", broker.url]
+    done = run_python(BENCH / "outbox_file.py", *args, env=ROOT, timeout_s=60)
+    report = json.loads(done.stdout)
+    assert report["question"] == "outbox_file"
+    assert min(report["ratio"], report["cpu_ratio"], report["memory_msgs_per_s"]) > 0
+    assert set(report["call_us"]) == {"memory", "none", "second", "produce"}
+    assert (tmp_path / "outbox").exists()
+
+
 def test_other_clients_are_measured_beside_ours(broker: Any, memphis_py_python: Path, tmp_path: Path) -> None:
     args = ["--count", "400", "--latency-count", "20", "--pairs", "1", "--sizes", "16", "1048576", "--url", broker.url]
     args += ["--memphis-py", str(memphis_py_python), "--plot", str(tmp_path)]

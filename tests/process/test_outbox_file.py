@@ -227,7 +227,7 @@ def accepted_numbers(path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.large)])
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=[pytest.mark.large, pytest.mark.timeout(3600)])])
 def test_kills_at_any_moment_lose_nothing_and_double_nothing(kills, fresh_broker, tmp_path, monkeypatch):
     broker = fresh_broker(data_dir=tmp_path / "broker")
     with memphis_sync.connect(broker.url) as client:
