@@ -84,7 +84,8 @@ def test_a_python_block_runs_without_a_warning(block: Block, tmp_path: Path, fre
     address = {"MEMPHIS_URL": fresh_broker().url}  # nobody else's: it prints what it finds there
     fork = "ignore:This process:DeprecationWarning"  # of Python 3.12 and later, when a process with threads forks
     done = run_python("-W", "error", "-W", fork, file, env=address, cwd=tmp_path, timeout_s=60)
-    assert done.stderr == b""
+    # A busy machine may take longer than half a second to end it, which it then says.
+    assert re.sub(rb"(?m)^memphis_sync: .*; waiting up to .*\n", b"", done.stderr) == b""
     assert is_shown(done.stdout.decode(), block.output or ""), done.stdout.decode()
 
 

@@ -47,6 +47,6 @@ def test_each_process_has_a_connection_and_nothing_is_lost(
     shop.reach(server, url, WORKERS + 1, flush=False)  # the last is its replacement, and has a backlog
     server.terminate()
     assert server.wait() == 0, server.stderr
-    assert "not confirmed" not in server.stderr
+    assert "were not confirmed" not in server.stderr
     assert server.processes() == []
     shop.check(memphis)

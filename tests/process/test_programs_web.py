@@ -69,7 +69,7 @@ def test_a_server_without_handlers_ends_in_order_with_the_page_s(
         assert set(pool.map(server.get, [f"{url}/{number}" for number in range(16)])) == {str(server.pid)}
     server.terminate()
     assert server.wait() == 0
-    assert "not confirmed" not in server.stderr
+    assert "were not confirmed" not in server.stderr
     check_arrived(memphis, station_name, [f"order {number} {part}" for number in range(16) for part in range(20)])
 
 
@@ -93,7 +93,7 @@ def test_flask_run(
         server.terminate()
     server.wait()
     assert server.processes() == []
-    assert "not confirmed" not in server.stderr
+    assert "were not confirmed" not in server.stderr
     check_arrived(memphis, station_name, [f"order {number} {part}" for number in accepted for part in range(20)])
 
 
@@ -128,5 +128,5 @@ def test_a_reload_of_django_s_runserver(
     os.killpg(server.pid, signal.SIGINT)
     server.wait()
     assert server.processes() == []
-    assert "not confirmed" not in server.stderr
+    assert "were not confirmed" not in server.stderr
     check_arrived(memphis, station_name, [f"{pid} {number}" for pid in loaded() for number in range(200)])
