@@ -151,6 +151,17 @@ class Callbacks:
         self._source = source
         self._wake_up()
 
+    def wait_idle(self, deadline: float) -> bool:
+        """Waits until what was to be called before has returned; False: a callback has not, by ``time.monotonic()``."""
+        for _ in range(2):  # reports are handed out behind the first one, and before the second
+            if self._thread is None or self._is_closing:
+                break
+            is_reached = Latch()
+            self.post(_reach, is_reached)
+            if not is_reached.wait(deadline - time.monotonic()):
+                return False
+        return True
+
     def retire(self, timeout_s: float = JOIN_S) -> None:
         """The data link has ended: waits until its reports were handed out, or a callback takes too long for that."""
         self._is_retiring = True
@@ -232,3 +243,8 @@ class Callbacks:
         if is_last and not reports:
             self._source = None
             self._is_drained.set()
+
+
+def _reach(latch: object) -> None:
+    assert isinstance(latch, Latch)
+    latch.set()

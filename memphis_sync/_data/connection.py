@@ -137,7 +137,7 @@ class DataLink:
         left: int = self.core.abandon()
         self.core.stop()
         if self.file is not None:
-            self.file.leave(left)
+            self.file.leave(self.core.stats()["abandoned"])
         until = time.monotonic() + JOIN_S if last is None else last
         self.callbacks.retire(max(0.0, (reports_until or until) - time.monotonic()))
         for thread in self._threads:

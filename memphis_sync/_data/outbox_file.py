@@ -80,6 +80,7 @@ class FileOutbox:
         self._new = f"{self.path}.{secrets.token_hex(4)}.new"
         self._fd = -1
         self._end = Event()
+        self._has_left = False
         self._sync_error = 0
         remove_unfinished(self.path)
         self._earlier = lock_earlier(self.path, with_children=not self._is_child)
@@ -186,14 +187,17 @@ class FileOutbox:
 
     def leave(self, left: int) -> None:
         """
-        The link has ended and is about to let the file go.
+        The link has ended and is about to let the file go. Once; called again when it was interrupted.
 
         Args:
             left: How many messages it has given up.
         """
+        if self._has_left:
+            return
         self._end.set()
         if self._earlier:
             self._abort()
+            self._has_left = True
             return
         if left:
             self.kept = len(OutboxFile(self._fd))
@@ -204,6 +208,7 @@ class FileOutbox:
             self.sync()
         if _opened.get(self.path) == os.getpid():
             del _opened[self.path]
+        self._has_left = True
 
     def kept_text(self) -> str:
         """How many messages remain, in words; "" for none."""

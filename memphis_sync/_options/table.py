@@ -70,7 +70,7 @@ class ConnectArguments(Arguments):
             killed process loses nothing all the same); ``"second"`` what is older than a second; ``"produce"`` every
             message whose produce has returned, which then takes as long as a write to the disk.
         max_in_flight: How many written messages may be unconfirmed at once, from 1.
-        exit_timeout_s: How long the end of the process waits for confirmations, and for ``consume()`` callbacks that
+        exit_timeout_s: How long the end of the process waits for confirmations, and for callbacks that
             are running, in seconds; 0 does not wait.
         ping_interval_s: After this much silence the broker gets a PING, and after twice as much its connection counts
             as lost; in seconds, from 0.01.

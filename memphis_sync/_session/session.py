@@ -413,15 +413,15 @@ class Session:
 
     def wait_end(self, until: float) -> tuple[int, int]:
         """
-        Waits until handlers have ended, and what was accepted at begin_end() is settled.
+        Waits until handlers and callbacks have ended, and what was accepted at begin_end() is settled.
 
         Returns:
-            How many messages are not, and how many handlers still run.
+            How many messages are not, and how many handlers and callbacks still run.
         """
-        running = join(self._threads, until)
-        if self._data is None or self._mark is None:
-            return 0, len(running)
-        return self._data.wait_marked(self._mark, until), len(running)
+        running, left = len(join(self._threads, until)), 0
+        if self._data is not None and self._mark is not None:
+            left = self._data.wait_marked(self._mark, until)
+        return left, running + (not self.callbacks.wait_idle(until))
 
     def given_up(self) -> int:
         """How many messages this client will not send any more."""

@@ -8,7 +8,7 @@ Rules
 * Each client has its own ``exit_timeout_s``, from the beginning of the drain; no thread is started for them.
 * What was accepted before the drain began is what it waits for. Daemon threads that go on producing find the client
   open until then; afterwards it takes nothing more, and what they have produced is sent in what is left of the time.
-* A handler that is running has the same time to end, and its acks are sent. It gets no further messages.
+* A handler or a callback that is running has the same time to end, and its acks are sent. It gets no further messages.
 * Ctrl-C, or whatever else a signal handler raises, ends the waiting; a second one ends the process at once.
 """
 
@@ -51,7 +51,7 @@ class Drainable(Protocol):
         """Fetches nothing more, and remembers what is accepted now."""
 
     def wait_end(self, until: float) -> tuple[int, int]:
-        """Waits for that; returns how many messages are left, and how many handlers run."""
+        """Waits for that; returns how many messages are left, and how many callbacks run."""
 
     def unseen(self) -> int:
         """How many messages have failed without anybody having asked about them."""
@@ -66,7 +66,7 @@ class Drainable(Protocol):
 # Strong references: a session whose client was forgotten still has messages to send. Adding and removing is atomic.
 _open: set[Drainable] = set()
 _registered: Optional[int] = None  # the generation whose handler is in place
-_has_ended = False
+_has_begun = False
 
 
 def register(session: Drainable) -> None:
@@ -85,19 +85,15 @@ def unregister(session: Drainable) -> None:
     _open.discard(session)
 
 
-def has_ended() -> bool:
-    """Whether this process has drained and will send nothing more."""
-    return _has_ended and fork.fork_generation() == _registered
-
-
 def check_opening() -> None:
     """
-    Refuses a new client where it could not be drained any more.
+    Refuses a new client where it would not be drained.
 
     Raises:
-        UsageError: The process has drained, or an exit handler asks, which runs on the main thread after its end.
+        UsageError: The drain has begun, or an exit handler asks, which runs on the main thread after its end.
     """
-    if has_ended() or primitives.is_exiting():
+    has_begun = _has_begun and fork.fork_generation() == _registered
+    if has_begun or primitives.is_exiting():
         raise UsageError(
             "the process is ending, and no client can be opened any more; one that is open can still be used, in an "
             "exit handler that was registered after it was opened"
@@ -113,9 +109,10 @@ def _register_with_multiprocessing(generation: int) -> None:
 
 def drain(generation: int) -> None:
     """Sends what is queued, reports and closes every open session. Idempotent; never raises."""
-    global _has_ended  # noqa: PLW0603  see register
+    global _has_begun  # noqa: PLW0603  see register
     if fork.fork_generation() != generation:
         return
+    _has_begun = True
     # The one with the shortest time first: none waits for another one's limit.
     sessions = sorted(
         (session for session in list(_open) if session.generation == generation),
@@ -130,13 +127,11 @@ def drain(generation: int) -> None:
         except BaseException as exc:  # noqa: BLE001  of a signal handler
             show_error(f"given up{_why(exc)}")
             start = float("-inf")
-        _has_ended = True
         failed = sum(session.unseen() for session in sessions)  # without what is about to be given up
         _close(sessions, start)
     except BaseException as exc:  # noqa: BLE001  the second one
         show_error(f"left at once{_why(exc)}")
     finally:
-        _has_ended = True
         left = sum(session.given_up() for session in sessions)
         if left or failed:
             kept = "; ".join(session.kept for session in sessions if session.kept)
@@ -155,7 +150,7 @@ def _wait(sessions: list[Drainable], start: float) -> None:
     if (left or running) and limit_s > QUIET_S:
         texts = [f"{left} messages are not confirmed yet"] if left else []
         if running:
-            texts.append(f"{running} consume() {'callback still runs' if running == 1 else 'callbacks still run'}")
+            texts.append(f"{running} {'callback still runs' if running == 1 else 'callbacks still run'}")
         show_error(f"{', '.join(texts)}; waiting up to {limit_s:g} s (Ctrl-C to give up)")
         _wait_each(sessions, start, limit_s)
 

@@ -177,10 +177,32 @@ is_handling.wait()
 """
 
 
+ON_DELIVERY = """
+import os, sys
+import memphis_sync
+client = memphis_sync.connect(os.environ["TEST_URL"], exit_timeout_s=50)
+def settled(delivery):
+    print(delivery.result().sequence, flush=True)
+    sys.stdin.readline()
+    print("returned", flush=True)
+client.produce(os.environ["TEST_STATION"], "p", b"x", nonblocking=True, on_delivery=settled)
+"""
+
+
+def test_a_delivery_callback_that_runs_has_the_time_to_end(start_python, broker, station_name, until):
+    child = start_python("-c", ON_DELIVERY, env={"TEST_URL": broker.url, "TEST_STATION": station_name})
+    assert child.line() == b"1\n"
+    until(lambda: b"memphis_sync: 1 callback still runs; waiting up to 50 s" in child.stderr)
+    child.process.stdin.write(b"the callback goes on\n")
+    child.process.stdin.flush()
+    assert child.line() == b"returned\n"
+    assert child.wait(LIMIT_S) == 0
+
+
 def test_a_handler_that_runs_has_the_time_to_end(start_python, broker, memphis, station_name, until):
     child = start_python("-c", CALLBACK, env={"TEST_URL": broker.url, "TEST_STATION": station_name})
     assert child.line() == b"first\n"
-    until(lambda: b"memphis_sync: 1 consume() callback still runs; waiting up to 50 s" in child.stderr)
+    until(lambda: b"memphis_sync: 1 callback still runs; waiting up to 50 s" in child.stderr)
     child.process.stdin.write(b"the handler goes on\n")
     child.process.stdin.flush()
     assert child.line() == b"handled\n"
