@@ -14,7 +14,6 @@ from programs import Shop
 WORKERS, AT_ONCE = 4, 2
 
 
-@pytest.mark.parametrize("each", [50, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("worker_class", "opened"),
     [
@@ -28,14 +27,13 @@ WORKERS, AT_ONCE = 4, 2
 def test_each_process_has_a_connection_and_nothing_is_lost(
     worker_class: str,
     opened: str,
-    each: int,
     broker: Any,
     memphis: Any,
     station_name: str,
     start_program: Any,
     tmp_path: Path,
 ) -> None:
-    shop = Shop(tmp_path, broker.url, station_name, opened=opened, each=each, at_once=WORKERS * AT_ONCE)
+    shop = Shop(tmp_path, broker.url, station_name, opened=opened, each=1000, at_once=WORKERS * AT_ONCE)
     options = f"-k {worker_class} -w {WORKERS} --worker-connections {AT_ONCE} --timeout 120 --graceful-timeout 60"
     options += f" --threads {AT_ONCE}" if worker_class == "gthread" else ""
     options += " --preload" if opened == "in the master" else ""
