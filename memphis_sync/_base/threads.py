@@ -179,13 +179,14 @@ class NativeThread(threading.Thread):
 
     def _main(self) -> None:
         self._number = native.get_ident()
-        threading.current_thread().name = self.name  # a stand-in that threading makes, for log lines
+        stand_in = threading.current_thread()  # which threading makes, for log lines
+        stand_in.name = self.name
         try:
             self.run()
         finally:
             if waits.greenlets is not None:
                 waits.greenlets.end_thread()
-            getattr(threading, "_active", {}).pop(threading.get_ident(), None)  # which else keeps the stand-in
+            getattr(threading, "_active", {}).pop(stand_in.ident, None)  # which else keeps it
             self._has_ended.set()
 
     @property

@@ -27,8 +27,12 @@ def is_there(what):
     return os.path.exists(os.path.join(folder, what))
 
 def take_turns(call):
+    took = []
     for _ in range(20):
+        start = time.monotonic()
         gevent.sleep(0.005)
+        took.append(time.monotonic() - start)
+    assert sorted(took)[5] < 0.15, (call, took)  # and not a slice of a wait, 0.2 s, each
     print("go on:", call)
 
 def stalled(call, make):

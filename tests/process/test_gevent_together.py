@@ -84,14 +84,29 @@ def close():
     client.close()
     ended.append(True)
 
+def fetch():
+    with gevent.Timeout(60):
+        found = []
+        while not found:
+            found = consumer.fetch(1, timeout_s=60)
+        fetched.extend(bytes(message.data) for message in found)
+        found[0].ack()
+
+consumer, fetched = client.consumer(name + "-other", "c"), []
 print("stall", flush=True)
 until(lambda: os.path.exists("stalled"))
+# One of them asks for a message, which cannot come yet; the other waits for the first.
+fetching = [gevent.spawn(fetch) for _ in range(2)]
 users = [gevent.spawn(use, number) for number in range(10)]
 for _ in range(20):
     gevent.sleep(0.005)
 print("go on", flush=True)
 gevent.joinall(users, timeout=60, raise_error=True)
 assert len(made) == 10, made
+for body in (b"1", b"2"):
+    client.produce(name + "-other", "p", body)
+gevent.joinall(fetching, timeout=60, raise_error=True)
+assert sorted(fetched) == [b"1", b"2"], fetched
 closers = [gevent.spawn(close) for _ in range(3)]
 gevent.joinall(closers, timeout=60, raise_error=True)
 assert ended == [True] * 3
