@@ -26,7 +26,8 @@ def fork_in_c():
         sys.setswitchinterval(interval)
 fork = os.fork if sys.argv[1] == "os" else fork_in_c
 name = os.environ["TEST_STATION"]
-client = memphis_sync.connect(os.environ["TEST_URL"])
+tls = {"ca_file": os.environ["TEST_CA"]} if "TEST_CA" in os.environ else {}
+client = memphis_sync.connect(os.environ["TEST_URL"], **tls)
 def in_child(run, leave=os._exit):
     pid = fork()
     if pid == 0:
@@ -242,6 +243,35 @@ client.close(60)
 os._exit(0)
 """)
     assert out == ""
+
+
+def test_a_child_has_tls_connections_of_its_own(run, tls_broker, authority, station_name):
+    run(
+        """
+producer = client.producer(name, "p")
+consumer = client.consumer(name, "c")
+for n in range(100):
+    producer.produce(b"parent %d" % n, nonblocking=True)
+def run():
+    tickets = [producer.produce(b"child %d" % n, nonblocking=True) for n in range(20)]
+    producer.produce(b"child")
+    assert all(ticket.result(60) for ticket in tickets)
+    assert consumer.fetch(5, timeout_s=30)
+    client.close(60)
+client.flush(60)
+ended(in_child(run), in_child(run))
+assert client.ping(60)
+assert client.station(name)
+client.close(60)
+read = memphis_sync.connect(os.environ["TEST_URL"], **tls)
+got = sorted(message.data for message in read.consumer(name, "all").read_all())
+assert got == sorted([b"parent %d" % n for n in range(100)] + [b"child %d" % n for n in (*range(20), *range(20))]
+                     + [b"child"] * 2), got
+read.close()
+""",
+        url=tls_broker.url,
+        TEST_CA=authority.file,
+    )
 
 
 def test_grandchildren_have_sessions_of_their_own(run, memphis, station_name):
