@@ -39,6 +39,7 @@ from memphis_sync.types import FlushResult, LinkEvent, Stats
 log = Log("memphis_sync.control")
 T = TypeVar("T")
 _REPORTS_S = 1.0  # for what a client that could not be opened has to say
+_ANSWER_S = 0.05  # for a thread that has nothing to do to say so
 _GRACE_S = 1.0  # a coroutine has deadlines of its own; the caller's wait ends a little later, as a second net
 
 
@@ -421,7 +422,11 @@ class Session:
         running, left = len(join(self._threads, until)), 0
         if self._data is not None and self._mark is not None:
             left = self._data.wait_marked(self._mark, until)
-        return left, running + (not self.callbacks.wait_idle(until))
+        if (
+            not left and not running
+        ):  # else their time is over, and a callback cannot be told from a thread that is slow
+            running += not self.callbacks.wait_idle(max(until, time.monotonic() + _ANSWER_S))
+        return left, running
 
     def given_up(self) -> int:
         """How many messages this client will not send any more."""
