@@ -413,18 +413,11 @@ class Session:
         self._mark = None if self._data is None else self._data.mark()
 
     def wait_end(self, until: float) -> tuple[int, int]:
-        """
-        Waits until handlers and callbacks have ended, and what was accepted at begin_end() is settled.
-
-        Returns:
-            How many messages are not, and how many handlers and callbacks still run.
-        """
+        """Waits for callbacks, and for what was accepted then; how many messages are not settled, how many run."""
         running, left = len(join(self._threads, until)), 0
         if self._data is not None and self._mark is not None:
             left = self._data.wait_marked(self._mark, until)
-        if (
-            not left and not running
-        ):  # else their time is over, and a callback cannot be told from a thread that is slow
+        if not left and not running:  # else the time is over, in which an idle thread could say so
             running += not self.callbacks.wait_idle(max(until, time.monotonic() + _ANSWER_S))
         return left, running
 
