@@ -68,7 +68,7 @@ def test_an_ending_loses_what_the_page_says(
     if lost.startswith("nothing"):
         check_arrived(memphis, station_name, [str(number) for number in range(QUEUED)])
     else:
-        assert lost == "what is queued"
+        assert lost.startswith("what is queued")
         found = [message.data for message in read_back(memphis, station_name)]
         assert len(set(found)) == len(found) < QUEUED
 
