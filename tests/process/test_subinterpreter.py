@@ -6,6 +6,7 @@ is a process of its own, since what is loaded there stays.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from fix_process import run_python
 if sys.implementation.name != "cpython":
     pytest.skip("only CPython has subinterpreters", allow_module_level=True)
 
+ROOT = str(Path(__file__).parents[2])
 RUN = """
 import os, sys
+WHERE = f"import sys; sys.path.insert(0, {os.environ['TEST_ROOT']!r})\\n"  # one does not have the folder it began in
 if sys.version_info >= (3, 13):
     import _interpreters as interpreters
     def run(code, is_isolated):
         made = interpreters.create("isolated" if is_isolated else "legacy")
-        failed = interpreters.exec(made, code)
+        failed = interpreters.exec(made, WHERE + code)
         interpreters.destroy(made)
         print(failed.formatted if failed else "done", flush=True)
 else:
@@ -28,7 +31,7 @@ else:
     def run(code, is_isolated):
         made = interpreters.create(isolated=is_isolated)
         try:
-            interpreters.run_string(made, code)
+            interpreters.run_string(made, WHERE + code)
             print("done", flush=True)
         except interpreters.RunFailedError as exc:
             print(exc, flush=True)
@@ -54,7 +57,7 @@ assert internal_name("a.b") == "a#b"
 
 
 def lines(script: str, **env: Any) -> list[str]:
-    done = run_python("-W", "error", "-c", RUN + script, env={name: str(env[name]) for name in env}, timeout_s=60)
+    done = run_python("-W", "error", "-c", RUN + script, env={"TEST_ROOT": ROOT, **env}, timeout_s=60)
     assert b"Traceback" not in done.stderr
     return done.stdout.decode().splitlines()
 
