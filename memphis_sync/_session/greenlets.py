@@ -174,6 +174,9 @@ class Waits:
                     waiters.tell()
 
 
+_decided_in: Optional[int] = None  # the generation; PyPy takes it only above its first use
+
+
 def prepare() -> None:
     """
     Decides how this process waits, before the first client of it does anything. A child decides anew: what it uses of
@@ -204,9 +207,6 @@ def prepare() -> None:
             )
         _wait_with_gevent()
     _decided_in = fork.fork_generation()
-
-
-_decided_in: Optional[int] = None  # the generation
 
 
 def _wait_with_gevent() -> None:
