@@ -45,6 +45,19 @@ class _Waiters:
         self._watcher = hub.loop.async_(ref=False)
         self._watcher.start(self._on_ring)
 
+    def wait(self, seconds: float) -> None:
+        """
+        Until a ring, or a little longer than that long. Not with the timeout of an Event: that is an exception, which
+        reaches a later wait when an interruption comes at the same moment.
+        """
+        timer = self.hub.loop.timer(seconds)
+        timer.start(self._on_ring)
+        try:
+            self.rung.wait()
+        finally:
+            timer.stop()
+            timer.close()
+
     def tell(self) -> None:
         """Wakes them. From any thread."""
         with contextlib.suppress(Exception):  # the hub is gone, with all who waited
@@ -141,7 +154,7 @@ class Waits:
                 waiters.seen = bell_count()
                 self.sleep(0)
             else:
-                waiters.rung.wait(min(max(until - time.monotonic(), 0), NET_S))
+                waiters.wait(min(max(until - time.monotonic(), 0), NET_S))
         finally:
             waiters.count -= 1
             if not waiters.count:
