@@ -40,8 +40,8 @@ def bell_count() -> int:
     """How often the bell was rung since the first wait_bell() of this process."""
 def wait_bell(seen: int, timeout_ns: int) -> int:
     """Waits until bell_count() is another one than *seen*, at most *timeout_ns*, and returns it. Not for a greenlet."""
-def wait_as_greenlets(is_greenlet: Callable[[], bool], pause: Callable[[int], object]) -> None:
-    """Where *is_greenlet* says so, a wait only looks, and calls *pause* with its end in ns until the bell was rung."""
+def wait_as_greenlets(is_here: Callable[[], bool], pause_until: Callable[[int], object]) -> None:
+    """Where *is_here* says so, a wait only looks, and calls *pause_until* with its end in ns until the bell rings."""
 def keep_forever(thing: object) -> None:
     """No destructor of *thing*, nor of what it refers to, runs any more, also not at the end of the process."""
 def encode_connect(json: bytes) -> bytes:

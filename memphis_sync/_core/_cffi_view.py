@@ -65,6 +65,6 @@ _is_greenlet: Optional[Callable[[], bool]] = None
 _pause: Optional[Callable[[int], object]] = None
 
 
-def wait_as_greenlets(is_greenlet: Callable[[], bool], pause: Callable[[int], object]) -> None:
+def wait_as_greenlets(is_here: Callable[[], bool], pause_until: Callable[[int], object]) -> None:
     global _is_greenlet, _pause
-    _is_greenlet, _pause = is_greenlet, pause
+    _is_greenlet, _pause = is_here, pause_until
