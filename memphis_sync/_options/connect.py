@@ -121,17 +121,18 @@ def _take_url(values: dict[str, Any], url: ParsedUrl) -> None:
 
 
 def _from_text(row: Row, text: str, what: str) -> Any:
-    """The value that a text from a URL or the environment means, by the type of the option."""
+    """The value that a text from a URL or the environment means, by the type of the option; checked as *what*."""
     try:
-        if row.type is bool:
-            return _SWITCH[text.lower()]
-        return row.type(text) if row.type in (int, float) else text
+        value = _SWITCH[text.lower()] if row.type is bool else row.type(text) if row.type in (int, float) else text
     except (KeyError, ValueError):
         wanted = {bool: "true or false", int: "a whole number", float: "a number of seconds"}[row.type]
-    hint = ""
-    if what.startswith("MEMPHIS_") and "://" in text:
-        hint = "; Kubernetes sets this variable for a service called memphis: set MEMPHIS_URL instead"
-    raise ConfigurationError(f"{what} is {text!r}; it must be {wanted}{hint}")
+        hint = ""
+        if what.startswith("MEMPHIS_") and "://" in text:
+            hint = "; Kubernetes sets this variable for a service called memphis: set MEMPHIS_URL instead"
+        raise ConfigurationError(f"{what} is {text!r}; it must be {wanted}{hint}") from None
+    if row.check:
+        row.check(what, value)
+    return value
 
 
 def _addresses(where: str, port: int, url: Optional[ParsedUrl]) -> tuple[ServerAddress, ...]:

@@ -25,8 +25,13 @@ KEPT = [
 
 
 def in_range(row: Any) -> tuple[str, Any]:
-    text, value = TEXTS[row.type]
-    return ("77777", 77777) if row.name == "outbox_max_bytes" else (text, value)
+    others = {"outbox_max_bytes": ("77777", 77777), "fsync": ("second", "second")}
+    return others.get(row.name, TEXTS[row.type])
+
+
+def needed(row: Any) -> dict[str, Any]:
+    """The arguments that the option is refused without."""
+    return {"outbox": "queue.outbox"} if row.name == "fsync" else {}
 
 
 def test_each_row_says_what_it_is_and_is_checked() -> None:
@@ -57,10 +62,11 @@ def test_the_types_of_the_parameters_are_types() -> None:
 @pytest.mark.parametrize("row", [row for row in KEPT if row.url], ids=lambda row: row.name)
 def test_what_the_table_marks_may_stand_in_a_url(row: Any) -> None:
     text, value = in_range(row)
-    options = connect_options(ConnectArguments(f"{LOGIN}?{row.name}={text}"), {})
+    options = connect_options(ConnectArguments(f"{LOGIN}?{row.name}={text}", **needed(row)), {})
     assert getattr(options, row.name) == value
     assert type(getattr(options, row.name)) is row.type
-    options = connect_options(ConnectArguments(f"{LOGIN}?{row.name}={text}", **{row.name: row.default}), {})
+    given = {row.name: row.default, **needed(row)}
+    options = connect_options(ConnectArguments(f"{LOGIN}?{row.name}={text}", **given), {})
     assert getattr(options, row.name) == value, "an argument that is the default says nothing"
 
 
@@ -74,7 +80,7 @@ def test_what_the_table_does_not_mark_may_not(row: Any) -> None:
 def test_what_the_table_names_a_variable_for_comes_from_the_environment(row: Any) -> None:
     text, value = in_range(row)
     environ = {"MEMPHIS_HOST": "b1", "MEMPHIS_USERNAME": "u", "MEMPHIS_PASSWORD": "p", f"MEMPHIS_{row.env}": text}
-    assert getattr(connect_options(ConnectArguments(), environ), row.name) == value
+    assert getattr(connect_options(ConnectArguments(**needed(row)), environ), row.name) == value
     with pytest.raises(ConfigurationError, match=rf"^MEMPHIS_{row.env} is 'x y'; it must be "):
         connect_options(ConnectArguments(), {**environ, f"MEMPHIS_{row.env}": "x y"})
 
