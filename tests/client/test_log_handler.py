@@ -173,7 +173,8 @@ def test_a_broker_that_is_away_holds_a_program_up_for_a_while_and_is_told(run_py
 def test_errors_of_the_client_are_still_seen_where_it_is_the_only_handler(run_python, broker, station_name) -> None:
     script = DICT_CONFIG + "logging.getLogger('memphis_sync.produce').error('seen')"
     done = run_python("-c", script, station_name, broker.url, timeout_s=60)
-    assert done.stderr.splitlines() == [b"memphis_sync: seen"]
+    # A busy machine may take its time at the end, and then the client says so.
+    assert [line for line in done.stderr.splitlines() if b"to give up" not in line] == [b"memphis_sync: seen"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
