@@ -29,9 +29,7 @@ from memphis_sync._session import fork
 from memphis_sync.errors import MemphisError, UndeliveredWarning, UsageError
 
 QUIET_S = 0.5  # a drain that takes no longer says nothing
-BROKER_S = (
-    0.5  # what the broker is to hear of once messages and handlers are done with: acks, what goes back to a group
-)
+BROKER_S = 0.5  # for what the broker is to hear once messages and handlers are done with: acks, what is given back
 LATE_S = 0.2  # how much longer than its time all of this may take
 
 

@@ -189,24 +189,25 @@ client.produce(os.environ["TEST_STATION"], "p", b"x", nonblocking=True, on_deliv
 """
 
 
+def check_the_end_waits(child, until, last_line):
+    """The end of the child waits for its callback, which goes on when it is written to."""
+    until(lambda: b"memphis_sync: 1 callback still runs; waiting up to 50 s" in child.stderr)
+    child.process.stdin.write(b"go on\n")
+    child.process.stdin.flush()
+    assert child.line() == last_line
+    assert child.wait(LIMIT_S) == 0
+
+
 def test_a_delivery_callback_that_runs_has_the_time_to_end(start_python, broker, station_name, until):
     child = start_python("-c", ON_DELIVERY, env={"TEST_URL": broker.url, "TEST_STATION": station_name})
     assert child.line() == b"1\n"
-    until(lambda: b"memphis_sync: 1 callback still runs; waiting up to 50 s" in child.stderr)
-    child.process.stdin.write(b"the callback goes on\n")
-    child.process.stdin.flush()
-    assert child.line() == b"returned\n"
-    assert child.wait(LIMIT_S) == 0
+    check_the_end_waits(child, until, b"returned\n")
 
 
 def test_a_handler_that_runs_has_the_time_to_end(start_python, broker, memphis, station_name, until):
     child = start_python("-c", CALLBACK, env={"TEST_URL": broker.url, "TEST_STATION": station_name})
     assert child.line() == b"first\n"
-    until(lambda: b"memphis_sync: 1 callback still runs; waiting up to 50 s" in child.stderr)
-    child.process.stdin.write(b"the handler goes on\n")
-    child.process.stdin.flush()
-    assert child.line() == b"handled\n"
-    assert child.wait(LIMIT_S) == 0
+    check_the_end_waits(child, until, b"handled\n")
     assert child.process.stdout.read() == b""
     left = [message.data for message in memphis.consumer(station_name, "g").read_all()]
     assert left == [b"never handed out", b"by the handler"]

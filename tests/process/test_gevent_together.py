@@ -113,16 +113,21 @@ assert ended == [True] * 3
 """
 
 
-def test_what_is_done_once_is_waited_for_by_the_other_greenlets(
-    run: Any, proxy: Any, memphis: Any, station_name: str, tmp_path: Any
-) -> None:
-    program = run(ONCE, proxy.url)
+def stall_when_asked(program: Any, proxy: Any, tmp_path: Any) -> None:
+    """Passes nothing from when the program says "stall" until it says "go on", and waits for its end."""
     program.until(lambda: "stall" in program.stdout)
     proxy.stall()
     (tmp_path / "stalled").touch()
     program.until(lambda: "go on" in program.stdout)
     proxy.go_on()
     program.done()
+
+
+def test_what_is_done_once_is_waited_for_by_the_other_greenlets(
+    run: Any, proxy: Any, memphis: Any, station_name: str, tmp_path: Any
+) -> None:
+    program = run(ONCE, proxy.url)
+    stall_when_asked(program, proxy, tmp_path)
     check_arrived(memphis, station_name, [str(number) for number in range(10)])
 
 
@@ -192,12 +197,7 @@ def test_an_interruption_ends_the_wait_and_nothing_is_lost_or_counted_twice(
     how: str, run: Any, proxy: Any, memphis: Any, station_name: str, tmp_path: Any
 ) -> None:
     program = run(INTERRUPTED.replace("HOW", repr(how)), proxy.url)
-    program.until(lambda: "stall" in program.stdout)
-    proxy.stall()
-    (tmp_path / "stalled").touch()
-    program.until(lambda: "go on" in program.stdout)
-    proxy.go_on()
-    program.done()
+    stall_when_asked(program, proxy, tmp_path)
     check_arrived(memphis, station_name, ["first", "produce", "result", "many 1", "many 2", "last"])
 
 
