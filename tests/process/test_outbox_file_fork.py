@@ -31,15 +31,20 @@ print(code, sorted(os.listdir(os.path.dirname(path))), flush=True)
 """
 
 
+def check_files(run_python, script, broker, station_name, tmp_path):
+    """Runs a program that forks: its child says which files there are in its time, and it says so after its end."""
+    env = {"TEST_URL": broker.url, "TEST_OUTBOX": str(tmp_path / "outbox"), "TEST_STATION": station_name}
+    first, second = run_python("-c", script, env=env, timeout_s=60).stdout.decode().splitlines()
+    pid = first.split()[-1]
+    assert first == f"['outbox', 'outbox.{pid}'] {pid}"
+    assert second == "0 ['outbox']"
+
+
 def test_a_child_gets_a_file_of_its_own_that_is_gone_when_it_is_empty(
     run_python, broker, memphis, station_name, tmp_path
 ):
     memphis.station(station_name)
-    env = {"TEST_URL": broker.url, "TEST_OUTBOX": str(tmp_path / "outbox"), "TEST_STATION": station_name}
-    first, second = run_python("-c", CHILD_OF_ITS_OWN, env=env, timeout_s=60).stdout.decode().splitlines()
-    pid = first.split()[-1]
-    assert first == f"['outbox', 'outbox.{pid}'] {pid}"
-    assert second == "0 ['outbox']"
+    check_files(run_python, CHILD_OF_ITS_OWN, broker, station_name, tmp_path)
     arrived = read_back(memphis, station_name)
     assert sorted(message.data for message in arrived) == [b"before", b"behind", b"of the child"]
 
@@ -72,12 +77,7 @@ def test_a_client_from_before_the_fork_gets_a_file_of_its_own_in_the_child(
     run_python, broker, memphis, station_name, tmp_path
 ):
     memphis.station(station_name)
-    env = {"TEST_URL": broker.url, "TEST_OUTBOX": str(tmp_path / "outbox"), "TEST_STATION": station_name}
-    done = run_python("-c", ONE_CLIENT_FOR_BOTH, env=env, timeout_s=60)
-    first, second = done.stdout.decode().splitlines()
-    pid = first.split()[-1]
-    assert first == f"['outbox', 'outbox.{pid}'] {pid}"
-    assert second == "0 ['outbox']"
+    check_files(run_python, ONE_CLIENT_FOR_BOTH, broker, station_name, tmp_path)
     children = [f"{kind} {number}" for kind in ("child", "other") for number in range(4)]
     check_arrived(memphis, station_name, ["before", "behind", *children])
 
