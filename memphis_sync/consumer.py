@@ -18,7 +18,7 @@ from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._consuming import consume_loop
+from memphis_sync._consuming import consume_loop, receipts
 from memphis_sync._consuming.give_back import GIVE_BACK_S
 from memphis_sync._consuming.reader import END_S, Reader
 from memphis_sync._consuming.registering import join_again
@@ -318,6 +318,40 @@ class Consumer(NotCopied, NotAwaited, InNotebook):
     def dls_messages(self) -> list[ResentMessage]:
         """The resent dead letters that wait for the next fetch, iteration or callback; a copy."""
         return [] if self._source.is_inherited else self._reader.letters.waiting()
+
+    # ---- answering later --------------------------------------------------------------------------------------------
+
+    def receipt(self, message: Message) -> str:
+        """
+        A text with which restore() answers a message later, also in another process.
+
+        Args:
+            message: One that this consumer has returned.
+
+        Raises:
+            UsageError: It was not fetched by this consumer.
+        """
+        return receipts.receipt_of(self._source, message)
+
+    def restore(self, receipt: str) -> Message:
+        """
+        A message to be answered, from its receipt: ``consumer.restore(receipt).ack()``. It has no payload and no
+        headers. Each of its answers waits until the broker has it, 5 s at most.
+
+        A broker does not know who answers, nor whether a message was delivered again meanwhile: an answer after the ack
+        time ends the newer delivery, too. So keep the time with the receipt, and do not answer late.
+
+        Args:
+            receipt: From receipt(), of any consumer of the group. It is not signed: do not take it from others unless
+                you know that it has not been changed.
+
+        Raises:
+            ConfigurationError: *receipt* is not a str.
+            UsageError: It is not a receipt, or that of a message of another station or group.
+            ClosedError: As fetch().
+        """
+        self.check_open()
+        return receipts.restore(self._source, receipt)
 
     # ---- ending -----------------------------------------------------------------------------------------------------
 

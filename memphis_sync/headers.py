@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Optional, Union
 
 from memphis_sync._base.hints import hint_keywords
-from memphis_sync._core import encode_header
+from memphis_sync._core import encode_header, parse_headers
 from memphis_sync.errors import HeaderError
 
 RESERVED_PREFIX = "$memphis"
@@ -92,6 +92,23 @@ def encode_user_headers(headers: Union[Mapping[str, str], Headers, None]) -> byt
     if not isinstance(headers, Mapping):
         raise HeaderError(f"headers are of type {type(headers).__name__}; they must be a dict or a Headers")
     return b"".join([_encode(key, value) for key, value in headers.items()])
+
+
+def header_values(block: bytes) -> dict[str, list[str]]:
+    """
+    The headers that the producing program has set, each name with all of its values, in order.
+
+    Args:
+        block: ``header_block`` of a message.
+
+    Raises:
+        HeaderError: The header block is not valid.
+    """
+    found: dict[str, list[str]] = {}
+    for name, value in parse_headers(block)[2] if block else ():
+        if not is_own(name):
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def is_own(name: str) -> bool:

@@ -195,6 +195,8 @@ def consuming(client: Memphis) -> None:
     assert_type(consumer.dls_messages, list[ResentMessage])
     assert_type(consumer.stop(), bool)
     assert_type(consumer.stop_consume(1), bool)
+    assert_type(consumer.receipt(batch[0]), str)
+    assert_type(consumer.restore("receipt"), Message)
     with consumer as entered:
         assert_type(entered, Consumer)
     consumer.destroy()

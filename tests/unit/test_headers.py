@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from memphis_sync import HeaderError, Headers
 from memphis_sync._core import parse_headers
-from memphis_sync.headers import encode_user_headers, is_own
+from memphis_sync.headers import encode_user_headers, header_values, is_own
 
 names = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=":"), min_size=1, max_size=20)
 values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=30)
@@ -103,3 +103,11 @@ def test_headers_behave_like_a_dict():
     assert repr(headers) == "Headers({'b': '3'})"
     headers.headers["c"] = "4"
     assert "c" not in headers, "the property gives a copy"
+
+
+def test_all_values_of_a_header_are_found_in_their_order() -> None:
+    block = b"NATS/1.0\r\ncolour: red\r\nsize: 1\r\ncolour: blue\r\n$memphis_producedBy: x\r\nNats-Msg-Id: 7\r\n\r\n"
+    assert header_values(block) == {"colour": ["red", "blue"], "size": ["1"]}
+    assert header_values(b"") == {}
+    with pytest.raises(HeaderError):
+        header_values(b"nonsense")
