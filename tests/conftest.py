@@ -21,6 +21,7 @@ pytest_plugins = [
     "fix_backend",
     "fix_broker",
     "fix_door",
+    "fix_gateway",
     "fix_memphis_js",
     "fix_memphis_py",
     "fix_process",

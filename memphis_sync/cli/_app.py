@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from memphis_sync import Memphis
 
 FAILED, USAGE, NO_CONNECTION, NOT_STORED, INTERRUPTED = 1, 2, 3, 4, 130
-COMMANDS = ("broker", "demo", "dls", "outbox", "pub", "schema", "station", "sub")  # each in the module of that name
+COMMANDS = (
+    "broker",
+    "demo",
+    "dls",
+    "gateway",
+    "outbox",
+    "pub",
+    "schema",
+    "station",
+    "sub",
+)  # each in the module of that name
 
 
 @dataclass

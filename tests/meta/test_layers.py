@@ -39,7 +39,7 @@ ROWS = [
         "bulk",
         "",
     },
-    {"broker", "testing", "cli", "contrib"},
+    {"broker", "testing", "cli", "contrib", "http"},
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # The broker is a program of its own: of the client it shares the wire and the bottom row only, the hardened nats-py,
@@ -48,18 +48,32 @@ BROKER_MAY_USE = {"broker", "_nats", "_protocol", "_core", "_schema", "_base", "
 # The broker's own rows, bottom first: each program in it is a folder, and only the supervisor starts them all.
 BROKER_ROWS = [{"options", "request_error"}, {"storage"}, {"service", "sdk_port"}, {"server"}, {"__init__", "__main__"}]
 BROKER_RANK = {name: rank for rank, row in enumerate(BROKER_ROWS) for name in row}
+# What stands on the public names alone, like any program; and the parts of http, of which each is a program.
+ON_PUBLIC_NAMES = {"contrib", "http"}
+HTTP_MAY_USE = {
+    "client": {"client"},
+    "gateway": {"gateway", "console"},
+    "console": {"gateway", "console"},
+    "__init__": {"client"},
+}
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
     "threading": {"_base", "_data"},
     "_thread": {"_base", "_data"},
     # A line of the client's goes through _base.logs.Log.
-    "logging": {"_base", "_control", "", "broker", "cli", "log_handler"},
+    "logging": {"_base", "_control", "", "broker", "cli", "http", "log_handler"},
     "nats": {"_nats", "_control", "broker"},
     "click": {"cli"},
     "rich": {"cli"},
     "pytest": {"testing"},
     "django": {"contrib"},
     "flask": {"contrib"},
+    "starlette": {"http"},
+    "uvicorn": {"http"},
+    "jwt": {"http"},
+    "jinja2": {"http"},
+    "httpx": {"http"},
+    "brotli": {"http"},
     "opentelemetry": {"contrib"},
     "prometheus_client": {"contrib"},
     "jsonschema_rs": {"_schema"},
@@ -133,6 +147,10 @@ def broken_rule(found: Import) -> str:
         return "the client never imports the broker"
     if target in {"testing", "cli", "contrib"} and found.part != target:
         return f"nothing imports {target}"
+    if target == "http" and found.part not in {"http", "cli"}:
+        return "only the command line imports http"
+    if found.part in ON_PUBLIC_NAMES and target.startswith("_"):
+        return f"{found.part} stands on the public names alone"
     if found.part in RANK and RANK[target] > RANK[found.part] and not (target == "" and found.part == ""):
         return f"imports go down: {target or 'the package'} is above {found.part}"
     return ""
@@ -153,6 +171,18 @@ def test_the_imports_of_the_broker_go_down() -> None:
             other = found.target.split(".")[2]
             if BROKER_RANK[other] > BROKER_RANK[own]:
                 broken.append(show(found, f"imports go down: {other} is above {own}"))
+    assert not broken, "\n" + "\n".join(broken)
+
+
+def test_the_parts_of_http_are_apart() -> None:
+    """Importing the client must not need what the gateway needs."""
+    broken = []
+    for found in ALL_IMPORTS:
+        if found.part == "http" and found.target.startswith("memphis_sync.http."):
+            own = found.path.relative_to(PACKAGE / "http").with_suffix("").parts[0]
+            other = found.target.split(".")[2]
+            if other not in HTTP_MAY_USE[own]:
+                broken.append(show(found, f"{own} uses {' and '.join(sorted(HTTP_MAY_USE[own]))} only"))
     assert not broken, "\n" + "\n".join(broken)
 
 
@@ -194,6 +224,9 @@ def test_the_rules_bite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("broker/service/service.py", "from memphis_sync._data import DataLink"),
         ("_data/tls_loops.py", "from nats.aio.client import Client"),
         ("consumer.py", "from . import cli"),
+        ("client.py", "from .http.gateway import app"),
+        ("http/gateway/app.py", "from memphis_sync._session import waiting"),
+        ("broker/service/service.py", "import starlette"),
     ]:
         path = tmp_path / "memphis_sync" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,239 @@
+"""
+The application: its routes, and the frame around each request.
+
+The frame is the one place for what holds for all: paths, CORS, the answer to whatever was raised, the access log, and
+the end of a request. Nothing that a request does ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Optional
+from urllib.parse import unquote
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from memphis_sync.errors import MemphisError
+
+from . import monitoring
+from .auth import Auth
+from .errors import Problem, answer, message, problem_of, refused
+from .produce import Produce
+from .sessions import Sessions
+from .settings import GatewaySettings
+from .tokens import Tokens
+
+log = logging.getLogger("memphis_sync.gateway")
+access_log = logging.getLogger("memphis_sync.gateway.access")
+
+API = frozenset({"auth", "monitoring", "stations"})  # paths in any case, with or without a slash at the end
+_CORS = [(b"access-control-allow-origin", b"*"), (b"vary", b"Origin")]
+METHODS = "GET,POST,HEAD,PUT,DELETE,PATCH"
+DRAIN_S = 5.0  # an answer before the end of a body waits for that as long, so that the client sees it
+DRAIN_BYTES = 16 * 1024 * 1024
+
+
+class Lifespan:
+    """What lives as long as the application: logins and tokens; the routes get them when it starts."""
+
+    sessions: Sessions
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.tokens = Tokens(settings)
+
+    @contextlib.asynccontextmanager
+    async def __call__(self, app: Starlette) -> AsyncIterator[None]:
+        """Opens what needs the event loop, and ends it."""
+        self.sessions = Sessions(self.settings, self.tokens)
+        app.router.routes.extend(routes(self.sessions, self.settings))
+        try:
+            yield
+        finally:
+            await self.sessions.close()
+
+
+def routes(sessions: Sessions, settings: GatewaySettings) -> list[BaseRoute]:
+    """All routes; each part of the gateway adds its own here."""
+    auth, produce = Auth(sessions, settings), Produce(sessions, settings)
+    return [
+        Route("/stations/{station}/produce/single", produce.single, methods=["POST"]),
+        Route("/auth/authenticate", auth.authenticate, methods=["POST"]),
+        Route("/auth/refreshtoken", auth.refresh, methods=["POST"]),
+        Route("/auth/logout", auth.logout, methods=["POST"]),
+        Route("/monitoring/status", monitoring.status, methods=["GET"]),
+    ]
+
+
+def create_app(settings: GatewaySettings) -> Starlette:
+    """
+    The gateway as an ASGI application, for a server of one's own.
+
+    Raises:
+        ConfigurationError: The file of keys cannot be read.
+    """
+    return Starlette(lifespan=Lifespan(settings), middleware=[Middleware(Frame, settings=settings)])
+
+
+class Frame:
+    """Around each request."""
+
+    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+        self._app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, from its path to its line in the log."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Exchange(scope, receive, send)
+        try:
+            await self._serve(request, scope)
+        except ClientDisconnect:
+            pass  # nobody to answer
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:
+            if request.status is None:
+                await request.answer(_problem(exc, scope))
+            else:  # the end of the connection is all that can be said
+                log.exception("%s failed under its answer", scope["path"])
+                raise
+        finally:
+            Sessions.release(scope)
+            if self._settings.access_log:
+                request.log()
+
+    async def _serve(self, request: Exchange, scope: Scope) -> None:
+        # The protocol counts what is incomplete only, so headers that come at once pass it.
+        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self._settings.header_limit:
+            raise refused(431, "Request Header Fields Too Large", {"connection": "close"})
+        if scope["method"] == "OPTIONS":
+            await request.preflight()
+            return
+        normalise(scope)
+        await self._app(scope, request.receive, request.send)
+
+
+def normalise(scope: Scope) -> None:
+    """
+    The path as the routes have it: names of the protocol in lower case, a station's decoded once.
+
+    Raises:
+        Problem: A segment holds a slash.
+    """
+    segments = scope.get("raw_path", scope["path"].encode()).decode("ascii", "replace").partition("?")[0].split("/")
+    if len(segments) < 2 or segments[1].lower() not in API:
+        return
+    if len(segments) > 2 and not segments[-1]:
+        segments.pop()
+    plain = [unquote(segment, errors="replace") for segment in segments]
+    if segments[1].lower() != "stations":
+        plain = [segment.lower() for segment in plain]
+    else:
+        plain = [segment if place == 2 else segment.lower() for place, segment in enumerate(plain)]
+    if any("/" in segment for segment in plain):
+        raise refused(400, "a segment of the path holds an encoded slash; no name has one")
+    scope["path"] = "/".join(plain)
+
+
+def _problem(exc: Exception, scope: Scope) -> Problem:
+    """The answer to whatever was raised."""
+    if isinstance(exc, Problem):
+        return exc
+    if isinstance(exc, MemphisError):
+        problem = problem_of(exc)
+        if problem.status == 500:
+            log.warning("%s: %s", scope["path"], exc)
+        return problem
+    if isinstance(exc, HTTPException):
+        text = f"Cannot {scope['method']} {scope['path']}" if exc.status_code == 404 else str(exc.detail)
+        return refused(exc.status_code, text, exc.headers)
+    log.error("a request failed", exc_info=exc)
+    return message(500, "Server error")
+
+
+class Exchange:
+    """One request and its answer, as the frame sees them."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._began_at = time.monotonic()
+        self._is_read = False  # the whole body
+        self.status: Optional[int] = None
+
+    async def receive(self) -> Message:
+        """The next part of the body."""
+        event = await self._receive()
+        if event["type"] == "http.request" and not event.get("more_body", False):
+            self._is_read = True
+        return event
+
+    async def send(self, event: Message) -> None:
+        """The answer, with the headers of CORS."""
+        if event["type"] == "http.response.start":
+            self.status = event["status"]
+            headers = list(event.get("headers", ()))
+            if not any(name == b"content-security-policy" for name, _ in headers):  # a page is for this origin alone
+                headers += _CORS
+            event = {**event, "headers": headers}
+        await self._send(event)
+
+    async def preflight(self) -> None:
+        """The answer to every OPTIONS."""
+        asked = Request(self._scope).headers.get("access-control-request-headers")
+        headers = [
+            (b"access-control-allow-origin", b"*"),
+            (b"access-control-allow-methods", METHODS.encode()),
+            (b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+        ]
+        if asked is not None:
+            headers.append((b"access-control-allow-headers", asked.encode("latin-1")))
+        self.status = 204
+        await self._send({"type": "http.response.start", "status": 204, "headers": headers})
+        await self._send({"type": "http.response.body"})
+
+    async def answer(self, problem: Problem) -> None:
+        """An answer in place of what failed; the rest of the body is read first, or the client would not see it."""
+        headers = problem.headers
+        if not self._is_read and not await self._drained():
+            headers = {**headers, "connection": "close"}
+        response = answer(problem.body, problem.status, headers)
+        await response(self._scope, self.receive, self.send)
+
+    async def _drained(self) -> bool:
+        """Whether the rest of the body was read; not when the client waits for leave to send it, or it is endless."""
+        headers = Request(self._scope).headers
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" not in headers and length == "0":
+            return True
+        if "expect" in headers or (length.isdecimal() and int(length) > DRAIN_BYTES):
+            return False
+        left = DRAIN_BYTES
+        deadline = time.monotonic() + DRAIN_S
+        while not self._is_read and left > 0:
+            try:
+                event = await asyncio.wait_for(self.receive(), max(deadline - time.monotonic(), 0.001))
+            except asyncio.TimeoutError:
+                return False
+            if event["type"] == "http.disconnect":
+                return False
+            left -= len(event.get("body", b""))
+        return self._is_read
+
+    def log(self) -> None:
+        """One line, without the query and with nothing of the headers: neither may be in a log."""
+        scope = self._scope
+        path = scope.get("raw_path", b"").decode("ascii", "backslashreplace").partition("?")[0]
+        spent_ms = (time.monotonic() - self._began_at) * 1000
+        client = (scope.get("client") or ("-",))[0]
+        access_log.info("%s %.1f ms %s %s %s", self.status or "-", spent_ms, client, scope["method"], path)

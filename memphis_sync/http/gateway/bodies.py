@@ -1,0 +1,174 @@
+"""
+Reading a body: within a size, within a time, and decoded.
+
+The limit holds for what is sent and for what it becomes, so a small body cannot become a large one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import AsyncIterator
+from typing import Callable
+
+from starlette.requests import ClientDisconnect, Request
+
+from .errors import refused
+from .settings import GatewaySettings
+
+MOST_ENCODINGS = 4  # one after the other
+_CLOSE = {"connection": "close"}
+
+
+def content_type(request: Request) -> str:
+    """The content type in lower case, without its parameters; "" when there is none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def unsupported(request: Request, allowed: str) -> Exception:
+    """The answer to a content type that a route does not take."""
+    found = content_type(request)
+    what = f"content type {found!r} is not supported" if found else "the content type is missing"
+    return refused(415, f"{what}; it must be {allowed}")
+
+
+async def read(request: Request, settings: GatewaySettings) -> bytes:
+    """
+    The whole body, decoded.
+
+    Raises:
+        Problem: 413, larger than the limit; 408, too slow; 400, broken; 415, an unknown encoding.
+    """
+    check_length(request, settings.body_limit)
+    parts, size = [], 0
+    async for part in chunks(request, settings):
+        size += len(part)
+        if size > settings.body_limit:
+            raise too_large(settings.body_limit)
+        parts.append(part)
+    return decoded(request.headers.getlist("content-encoding"), b"".join(parts), settings.body_limit)
+
+
+def check_length(request: Request, limit: int) -> None:
+    """Raises the Problem when a body says itself that it is too large."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise too_large(limit)
+
+
+def too_large(limit: int) -> Exception:
+    """The answer to a body that is larger than the limit."""
+    return refused(413, f"Request Entity Too Large: a body may have {limit} bytes, encoded and decoded", _CLOSE)
+
+
+async def chunks(request: Request, settings: GatewaySettings) -> AsyncIterator[bytes]:
+    """
+    The body as it comes, not decoded.
+
+    Raises:
+        Problem: 408, it came too slowly.
+        ClientDisconnect: There is nobody to answer.
+    """
+    deadline = time.monotonic() + settings.body_timeout_s
+    while True:
+        left_s = min(settings.read_timeout_s, deadline - time.monotonic())
+        try:
+            event = await asyncio.wait_for(request.receive(), max(left_s, 0.001))
+        except asyncio.TimeoutError:
+            raise refused(408, "Request Timeout: the body came too slowly", _CLOSE) from None
+        if event["type"] == "http.disconnect":
+            raise ClientDisconnect
+        if event.get("body"):
+            yield event["body"]
+        if not event.get("more_body", False):
+            return
+
+
+def decoded(encodings: list[str], body: bytes, limit: int) -> bytes:
+    """
+    A body without its content encodings.
+
+    Args:
+        encodings: Values of the header.
+        body: As it was sent.
+        limit: What it may become, in bytes.
+
+    Raises:
+        Problem: 400, it is broken; 413, larger than the limit; 415, an unknown encoding.
+    """
+    names = [name.strip().lower() for value in encodings for name in value.split(",") if name.strip()]
+    if len(names) > MOST_ENCODINGS:
+        raise refused(415, f"{len(names)} content encodings are too many; {MOST_ENCODINGS} are supported")
+    for name in reversed(names):
+        if name == "identity":
+            continue
+        decode = _DECODERS.get(name)
+        if decode is None:
+            known = ", ".join(sorted(set(_DECODERS)))
+            raise refused(415, f"content encoding {name[:40]!r} is not supported; it must be one of {known}")
+        body = decode(body, limit, name)
+    return body
+
+
+def _inflate(body: bytes, limit: int, name: str, window: int) -> bytes:
+    """One or several streams of zlib, gzip or neither, one after the other."""
+    parts, size = [], 0
+    while True:
+        stream = zlib.decompressobj(window)
+        try:
+            part = stream.decompress(body, limit + 1 - size)
+        except zlib.error as exc:
+            raise broken(name) from exc
+        size += len(part)
+        if size > limit or stream.unconsumed_tail:
+            raise too_large(limit)
+        if not stream.eof:
+            raise broken(name)
+        parts.append(part)
+        body = stream.unused_data
+        if not body:
+            return b"".join(parts)
+
+
+def _gunzip(body: bytes, limit: int, name: str) -> bytes:
+    return _inflate(body, limit, name, 16 + zlib.MAX_WBITS)
+
+
+def _deflate(body: bytes, limit: int, name: str) -> bytes:
+    """In zlib's format, as the standard says, or bare, as some clients do."""
+    is_zlib = len(body) > 1 and body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0  # RFC 1950, 2.2
+    return _inflate(body, limit, name, zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
+
+
+def _unbrotli(body: bytes, limit: int, name: str) -> bytes:
+    import brotli  # type: ignore[import-untyped]  # noqa: PLC0415  few requests have it
+
+    stream = brotli.Decompressor()
+    parts, size = [], 0
+    try:
+        part = stream.process(body, output_buffer_limit=limit + 1)
+        while part or not stream.can_accept_more_data():
+            size += len(part)
+            if size > limit:
+                raise too_large(limit)
+            parts.append(part)
+            part = stream.process(b"", output_buffer_limit=limit + 1 - size)
+    except brotli.error as exc:
+        raise broken(name) from exc
+    if not stream.is_finished():
+        raise broken(name)
+    return b"".join(parts)
+
+
+def broken(name: str) -> Exception:
+    """The answer to a body that does not have the encoding it says."""
+    return refused(400, f"the body is not valid {name}; nothing was stored")
+
+
+_DECODERS: dict[str, Callable[[bytes, int, str], bytes]] = {
+    "gzip": _gunzip,
+    "x-gzip": _gunzip,
+    "deflate": _deflate,
+    "br": _unbrotli,
+}

@@ -1,0 +1,199 @@
+"""
+The gateway as a process: uvicorn with limits that it lacks, and its end.
+
+A connection that says nothing, says it too slowly or says nonsense gets an answer in JSON and is closed; one more than
+there may be, too. SIGTERM and Ctrl-C let the requests under way end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .app import create_app
+from .errors import as_json
+from .settings import GatewaySettings
+
+log = logging.getLogger("memphis_sync.gateway")
+
+KEEP_ALIVE_S = 75  # longer than the 60 s of proxies in front, so that they close first
+_REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+def run(settings: GatewaySettings) -> int:
+    """
+    Serves until SIGTERM or Ctrl-C; must be called on the main thread.
+
+    Returns:
+        The exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 when it could not listen, with one sentence on standard
+        error.
+    """
+    try:
+        listener = _listen(settings)
+    except OSError as exc:
+        sys.stderr.write(
+            f"memphis-sync gateway: --port {settings.port}: cannot listen on {settings.host}: {exc.strerror or exc}\n"
+        )
+        return 1
+    with contextlib.closing(listener):
+        server = Server(uvicorn_config(settings), settings, listener)
+        server.run(sockets=[listener])
+    return server.exit_code
+
+
+def uvicorn_config(settings: GatewaySettings) -> uvicorn.Config:
+    """How uvicorn serves a gateway."""
+    return uvicorn.Config(
+        create_app(settings),
+        http=limited(settings),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(int(settings.end_s), 1),
+        h11_max_incomplete_event_size=settings.header_limit,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        ssl_ca_certs=None if settings.tls_ca is None else str(settings.tls_ca),
+        ssl_cert_reqs=0 if settings.tls_ca is None else 2,
+    )
+
+
+def _listen(settings: GatewaySettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn that says when it listens, and ends with the exit code of the signal."""
+
+    def __init__(self, config: uvicorn.Config, settings: GatewaySettings, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._settings, self._listener = settings, listener
+        self.exit_code = 0
+
+    async def startup(self, sockets: Optional[list[socket.socket]] = None) -> None:
+        """Starts, and tells."""
+        await super().startup(sockets)
+        port = self._listener.getsockname()[1]
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        url = f"{self._settings.scheme}://{host}:{port}"
+        if self._settings.ready_file is not None:
+            line = json.dumps({"url": url, "host": self._settings.host, "port": port, "pid": os.getpid()})
+            _write_whole(self._settings.ready_file, f"{line}\n")
+        log.info("%s serves %s", url, self._settings.url.partition("?")[0])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C let it end; a second one ends it at once."""
+
+        def end(number: int, _: Any) -> None:
+            self.exit_code = 130 if number == signal.SIGINT else 0
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+        earlier = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen half-written."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
+    """The protocol of uvicorn with this gateway's limits."""
+
+    class Limited(H11Protocol):
+        """One connection."""
+
+        _waiting: Optional[asyncio.TimerHandle] = None  # for the rest of a request's headers
+
+        def connection_made(self, transport: Any) -> None:
+            """Refuses one too many; gives the others a time for their first headers."""
+            super().connection_made(transport)
+            if len(self.connections) > settings.max_connections:
+                self._end(503, f"{settings.max_connections} connections are open already", "Retry-After: 1\r\n")
+                return
+            self._wait()
+
+        def connection_lost(self, exc: Optional[Exception]) -> None:
+            """Its timer goes with it."""
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            """Watches how long headers take."""
+            super().data_received(data)
+            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+                if self.conn.trailing_data[0]:
+                    self._wait()
+            else:
+                self._stop_waiting()
+
+        def send_400_response(self, msg: str) -> None:
+            """The answer to what is not HTTP, or to too many headers."""
+            status = 431 if len(self.conn.trailing_data[0]) > settings.header_limit else 400
+            self._end(status, _REASONS[status] if status == 431 else msg)
+
+        def _wait(self) -> None:
+            if self._waiting is None:
+                self._waiting = self.loop.call_later(
+                    settings.read_timeout_s, self._end, 408, "Request Timeout: the headers came too slowly"
+                )
+
+        def _stop_waiting(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+
+        def _end(self, status: int, error: str, more: str = "") -> None:
+            """An answer that is written past the state of HTTP, and the end of the connection."""
+            if self.transport.is_closing():
+                return
+            body = as_json({"error": error, "success": False})
+            head = (
+                f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nAccess-Control-Allow-Origin: *\r\nVary: Origin\r\n"
+                f"{more}Connection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode("ascii") + body)
+            self.transport.close()
+
+    return Limited
