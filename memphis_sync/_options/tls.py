@@ -10,6 +10,7 @@ from memphis_sync.errors import ConfigurationError
 
 NO_TLS = "the broker does not demand TLS, so the credentials would cross the network in the clear; nothing was sent"
 NEEDS_TLS = "the broker demands TLS: connect with memphis+tls:// in the URL, or with ca_file or tls"
+_PARTIAL_CHAIN = 0x80000  # ssl.VERIFY_X509_PARTIAL_CHAIN, which Python 3.9 has no name for
 _NO_CERTIFICATE = "the broker demands a client certificate: give cert_file and key_file"
 
 # X509_V_ERR_... of OpenSSL, as ssl.SSLCertVerificationError has it in verify_code.
@@ -68,6 +69,8 @@ def file_context(ca_file: str, cert_file: str, key_file: str) -> ssl.SSLContext:
             raise ConfigurationError(f"{option} is {path!r}; there is no such file")
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
+        if ca_file:  # each certificate in it is trusted, the broker's own too; Python 3.13 does so by itself
+            context.verify_flags |= _PARTIAL_CHAIN
     except (ssl.SSLError, OSError) as exc:
         raise ConfigurationError(f"ca_file is {ca_file!r}; it cannot be read as PEM certificates ({exc})") from exc
     if cert_file:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Optional
 
 from memphis_sync.broker.options import (
+    DEFAULT_HTTP_PORT,
     DEFAULT_PORT,
     DEFAULT_ROOT_PASSWORD,
     DLS_RETENTION_HOURS,
@@ -96,6 +97,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--sdk-port", type=int, metavar="PORT", help="a second port, where the msg_id of official SDKs finds duplicates"
     )
+    parser.add_argument(
+        "--http",
+        type=int,
+        nargs="?",
+        const=DEFAULT_HTTP_PORT,
+        metavar="PORT",
+        help=f"serve HTTP too, on this port; 0 for a free one (without a number: {DEFAULT_HTTP_PORT})",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
     return parser
 
@@ -139,6 +148,7 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             tls_key=arguments.tls_key,
             tls_ca=arguments.tls_ca,
             sdk_port=arguments.sdk_port,
+            http_port=arguments.http,
         )
     except ConfigurationError as exc:
         parser.error(str(exc))

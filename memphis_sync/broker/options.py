@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Optional
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from memphis_sync._options.url import is_loopback
 from memphis_sync.errors import ConfigurationError, MemphisError
 
 DEFAULT_PORT = 6666
+DEFAULT_HTTP_PORT = 4444  # as Memphis' own gateway by convention
 DEFAULT_ROOT_PASSWORD = "memphis"  # noqa: S105  as in every Memphis tutorial; loopback only by default
 MAX_PAYLOAD = 8 * 1024 * 1024  # as in Memphis' own configuration
 DLS_RETENTION_HOURS = 3  # as in Memphis' own configuration
@@ -23,6 +25,11 @@ _MAX_DLS_RETENTION_HOURS = 720  # 30 days
 ROOT = "root"
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]*\Z")
 _USERNAME = re.compile(r"[a-z0-9_.-]{1,60}\Z")
+GATEWAY_NEEDS = (
+    "starlette",
+    "uvicorn",
+    "jwt",
+)  # packages of the extra that the child imports, and this process does not
 _NATS_SCHEMES = ("nats", "tls", "ws", "wss")
 
 
@@ -77,7 +84,7 @@ class BrokerOptions:
         users: Application users and their passwords; each is known with and without the suffix ``$1``.
         token: If set, clients connect with this token instead of passwords.
         ready_file: Gets one line of JSON once the broker answers requests: url, host, port, pid, nats_pid, data_dir,
-            sdk_port.
+            sdk_port, http_url, http_port. Later versions may add names.
         max_payload: Largest message in bytes, headers included; 1024 to 67108864.
         replicas: Copies of the broker's own state in a cluster: 1, 3 or 5.
         dls_retention_hours: How long dead letters are kept, 1 to 720 hours.
@@ -87,6 +94,7 @@ class BrokerOptions:
             *tls_cert*, so that must be valid for a client, too.
         sdk_port: A second port, for official Memphis SDKs, where their ``msg_id`` finds duplicates; 0 for a free one,
             None for no such port. Everything else is the same on both ports.
+        http_port: Where a gateway for HTTP listens, a child process of the broker; 0 for a free port, None for none.
 
     Raises:
         ConfigurationError: An option is not allowed, excludes another one, or names a file that cannot be used.
@@ -108,11 +116,12 @@ class BrokerOptions:
     tls_key: Optional[Path] = None
     tls_ca: Optional[Path] = None
     sdk_port: Optional[int] = None
+    http_port: Optional[int] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigurationError(f"port is {self.port}; it must be 1 to 65535, or 0 for a free one")
-        self._check_sdk_port()
+        self._check_more_ports()
         if not 1024 <= self.max_payload <= 64 * 1024 * 1024:
             raise ConfigurationError(f"max_payload is {self.max_payload}; it must be 1024 to 67108864 bytes")
         if self.replicas not in (1, 3, 5):
@@ -177,17 +186,26 @@ class BrokerOptions:
         if not os.access(there, os.W_OK):
             raise ConfigurationError(f"{what}; {str(there)!r} is not writable")
 
-    def _check_sdk_port(self) -> None:
-        if self.sdk_port is None:
-            return
-        if not 0 <= self.sdk_port <= 65535:
-            raise ConfigurationError(f"sdk_port is {self.sdk_port}; it must be 1 to 65535, or 0 for a free one")
-        if self.sdk_port == self.port != 0:
-            raise ConfigurationError(f"sdk_port and port are both {self.port}; they must differ")
-        if self.nats is not None and "tls://" in self.nats:
+    def _check_more_ports(self) -> None:
+        taken = {self.port: "port"}
+        for name, port in (("sdk_port", self.sdk_port), ("http_port", self.http_port)):
+            if port is None:
+                continue
+            if not 0 <= port <= 65535:
+                raise ConfigurationError(f"{name} is {port}; it must be 1 to 65535, or 0 for a free one")
+            if port and port in taken:
+                raise ConfigurationError(f"{name} and {taken[port]} are both {port}; they must differ")
+            taken[port] = name
+        if self.sdk_port is not None and self.nats is not None and "tls://" in self.nats:
             raise ConfigurationError(
                 f"sdk_port is {self.sdk_port}, and nats is a server with TLS, which the port for SDKs does not speak: "
                 "leave sdk_port out, or give a server without TLS"
+            )
+        missing = [name for name in GATEWAY_NEEDS if self.http_port is not None and find_spec(name) is None]
+        if missing:
+            raise ConfigurationError(
+                f"http_port is {self.http_port}, and a gateway needs the extra 'gateway', of which {missing[0]} is not "
+                "installed: pip install 'memphis-sync[gateway]'"
             )
 
     def _check_tls(self) -> None:
@@ -205,6 +223,11 @@ class BrokerOptions:
     def scheme(self) -> str:
         """The scheme of the URL for clients."""
         return "memphis" if self.tls_cert is None else "memphis+tls"
+
+    @property
+    def http_scheme(self) -> str:
+        """The scheme of the URL for HTTP."""
+        return "http" if self.tls_cert is None else "https"
 
     @property
     def usernames(self) -> Optional[frozenset[str]]:

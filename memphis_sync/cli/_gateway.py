@@ -24,6 +24,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=int, default=4444, show_default=True, help="Port to listen on; 0 for a free one.")
+@click.option("--fd", type=int, help="An inherited socket that listens already, instead of --host and --port.")
 @click.option(
     "--jwt-keys-file",
     type=FILE,

@@ -204,6 +204,8 @@ def test_the_ready_file_tells_where_and_holds_no_secret(
         "nats_pid": facts["nats_pid"],
         "data_dir": str(tmp_path / "data"),
         "sdk_port": None,
+        "http_url": None,
+        "http_port": None,
     }
     config = tmp_path / "data" / "nats-server.conf"
     assert stat.S_IMODE(config.stat().st_mode) == 0o600

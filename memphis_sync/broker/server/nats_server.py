@@ -26,12 +26,12 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import IO, Any, Callable, Optional
+from typing import IO, Any, Optional
 
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
 from memphis_sync.broker.server.child_output import ChildOutput
 from memphis_sync.broker.server.disk import DiskWatch
-from memphis_sync.broker.server.processes import end, is_running, wait_for_end
+from memphis_sync.broker.server.processes import die_with_parent, end, is_running, wait_for_end
 
 log = logging.getLogger("memphis_sync.broker")
 
@@ -43,7 +43,6 @@ _LOGIN_S = 15  # time for a login; nats-server's default of 2 s is too short for
 _MAX_PENDING_BYTES = 256 << 20
 _LOG_MAX_BYTES = 10_000_000  # at its start a broker renames a larger log of earlier runs
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "TMP", "TEMP", "TZ", "SYSTEMROOT")
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 _X509_V_FLAGS = 0x80000 | 0x200000  # X509_V_FLAG_PARTIAL_CHAIN and _NO_CHECK_TIME of OpenSSL
 
 
@@ -82,11 +81,11 @@ class NatsServer:
         self._pid_file = self.data_dir / PID_FILE
         self._log_file = self.data_dir / "nats-server.log"
         self.disk = DiskWatch(self.data_dir)
-        self.output = ChildOutput(self._log_file, lambda: _open_private(self._log_file, os.O_APPEND))
+        self.output = ChildOutput(self._log_file, lambda: open_private(self._log_file, os.O_APPEND))
         self.output.on_line = self.disk.take
         self._ports_dir = self.data_dir / "ports"
         self._program = find_nats_server()
-        self._before_exec = _die_with_parent()
+        self._before_exec = die_with_parent(signal.SIGTERM)
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._limit = 0
         self.has_listened = False
@@ -252,7 +251,7 @@ class NatsServer:
             *self._tls(),
         ]
         new = self._config.with_suffix(".new")  # a full disk must not leave half a file
-        with _open_private(new, os.O_TRUNC) as file:
+        with open_private(new, os.O_TRUNC) as file:
             file.write("\n".join(lines) + "\n")
         new.replace(self._config)
 
@@ -303,7 +302,7 @@ def _file(path: Optional[Path]) -> str:
     return _quote(str(path.absolute())) if path is not None else '""'
 
 
-def _open_private(path: Path, flags: int) -> IO[str]:
+def open_private(path: Path, flags: int) -> IO[str]:
     """Opens a file for writing that only its owner can ever read."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600)
     if hasattr(os, "fchmod"):
@@ -327,22 +326,6 @@ def _lock(path: Path) -> IO[str]:
         file.close()
         raise BrokerError(f"another broker uses the data folder {path.parent}: stop it, or use another folder") from exc
     return file
-
-
-def _die_with_parent() -> Optional[Callable[[], None]]:
-    """On Linux, what the child does before exec: it asks for SIGTERM when this process ends."""
-    if not sys.platform.startswith("linux"):
-        return None
-    import ctypes  # noqa: PLC0415  the only way to prctl
-
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended between fork and prctl: the signal would never come
-            os._exit(1)
-
-    return before_exec
 
 
 def reachable(host: str) -> str:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 _ORPHAN_IDLE_S = 2.0  # how long an orphan, which got SIGTERM when its supervisor died, may do nothing
 _LONGEST_STOP_S = 600.0  # however busy it is
 _POLL_S = 0.01
 _LOOK_S = 0.1  # between two checks of what a process does
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _IDLE_TICKS = 25  # hundredths of a second of processor time; an idle process uses less in five seconds
 
 
@@ -67,6 +68,22 @@ def wait_for_end(has_ended: Callable[[], bool], pid: int, idle_s: float) -> bool
             return False
         time.sleep(_POLL_S)
     return True
+
+
+def die_with_parent(number: int) -> Optional[Callable[[], None]]:
+    """On Linux, what a child does before exec: it asks for this signal when this process ends."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes  # noqa: PLC0415  the only way to prctl
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def before_exec() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it ended between fork and prctl: the signal would never come
+            os._exit(1)
+
+    return before_exec
 
 
 class Progress:

@@ -18,18 +18,12 @@ from urllib.parse import quote
 
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
 from memphis_sync.broker.server.nats_server import CONFIG_FILE, PID_FILE, in_url, reachable
+from memphis_sync.broker.server.own_program import own_program
 from memphis_sync.broker.server.processes import end, wait_for_end
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# What ``-m memphis_sync.broker`` does, but with the package that is running here: -m would search the working directory
-# first, where there may be a source tree without the compiled core.
-_START = (
-    "import sys; root = sys.argv.pop(1); sys.path = [root, *filter(None, sys.path)]; "
-    "from memphis_sync.broker.__main__ import main; sys.exit(main())"
-)
-_PACKAGE_ROOT = Path(__file__).absolute().parents[3]
 _POLL_S = 0.005
 _STOP_IDLE_S = 15.0  # how long a process that should end may do nothing
 
@@ -52,6 +46,7 @@ class BrokerProcess:
         token: The token in token mode; None otherwise.
         data_dir: The data folder; None when it serves an existing server.
         sdk_port: The port for official SDKs; None without one.
+        http_port: The port for HTTP; None without one.
 
     Raises:
         TypeError: Both *options* and settings are given.
@@ -73,6 +68,7 @@ class BrokerProcess:
         self.token = self._options.token
         self.data_dir = self._options.data_dir
         self.sdk_port = self._options.sdk_port
+        self.http_port = self._options.http_port
 
     @property
     def url(self) -> str:
@@ -82,6 +78,13 @@ class BrokerProcess:
         """
         login = "" if self.token is not None else f"{self.username}:{quote(self.password, safe='')}@"
         return f"{self._options.scheme}://{login}{in_url(reachable(self.host))}:{self.port}"
+
+    @property
+    def http_url(self) -> Optional[str]:
+        """The URL for HTTP, without credentials; None without a gateway."""
+        if self.http_port is None:
+            return None
+        return f"{self._options.http_scheme}://{in_url(reachable(self._options.host))}:{self.http_port}"
 
     @property
     def pid(self) -> int:
@@ -163,11 +166,13 @@ class BrokerProcess:
 
     def _command(self, ready: Path) -> list[str]:
         options = self._options
-        command = [sys.executable, "-c", _START, str(_PACKAGE_ROOT), "--ready-file", str(ready)]
+        command = [*own_program("memphis_sync.broker.__main__"), "--ready-file", str(ready)]
         if options.nats is None:
             command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
         if self.sdk_port is not None:
             command += ["--sdk-port", str(self.sdk_port)]
+        if self.http_port is not None:
+            command += ["--http", str(self.http_port)]
         for name in ("max_payload", "replicas", "dls_retention_hours", "tls_cert", "tls_key", "tls_ca"):
             if getattr(options, name) is not None:
                 command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -201,5 +206,6 @@ class BrokerProcess:
             time.sleep(_POLL_S)
         facts = json.loads(ready.read_text())
         self.host, self.port, self.sdk_port = facts["host"], facts["port"], facts["sdk_port"]
+        self.http_port = facts["http_port"]
         # A restart must get the same port, even if the system chose it.
         self._options = replace(self._options, port=self.port) if self._options.nats is None else self._options

@@ -32,6 +32,7 @@ from memphis_sync.broker.server.processes import Progress
 
 if TYPE_CHECKING:
     from memphis_sync.broker.sdk_port.proxy import SdkProxy
+    from memphis_sync.broker.server.http_gateway import HttpGateway
     from memphis_sync.broker.service.service import Service
 
 log = logging.getLogger("memphis_sync.broker")
@@ -99,6 +100,7 @@ class _Broker:
         self._exit_code = 0
         self._is_restart = False  # nats-server was terminated to be started again
         self._relay: Optional[SdkProxy] = None
+        self._gateway: Optional[HttpGateway] = None
 
     async def run(self) -> int:
         """Runs until a signal or an error; returns the exit code."""
@@ -109,9 +111,12 @@ class _Broker:
             return self._exit_code
         try:
             await self._start_relay()
-            self._say_ready()
-            await self._until_ended(service)
+            if await self._start_gateway():
+                self._say_ready()
+                await self._until_ended(service)
         finally:
+            if self._gateway is not None:
+                await self._gateway.stop()
             if self._relay is not None:
                 self._relay.stop()
             await service.stop()
@@ -124,14 +129,17 @@ class _Broker:
         """Runs until a signal; ends the process, so that it can be restarted, when the service has lost its server."""
         ended = asyncio.ensure_future(service.wait_ended())
         running = asyncio.ensure_future(self._stop.wait() if self._server is None else self._supervise(self._server))
+        serving = None if self._gateway is None else asyncio.ensure_future(self._gateway.supervise())
         try:
             await asyncio.wait((ended, running), return_when=asyncio.FIRST_COMPLETED)
             if not running.done() and not self._stop.is_set():
                 raise BrokerError(f"the NATS server can no longer be used: {ended.result()}")
             await running
         finally:
-            ended.cancel()
-            running.cancel()
+            for task in filter(None, (ended, running, serving)):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):  # one of them was raised above
+                    await task
 
     def _catch_signals(self) -> None:
         def stop(code: int) -> None:
@@ -194,6 +202,29 @@ class _Broker:
             )
         await self._relay.start()
         log.info("official SDKs find duplicates by their msg_id on port %d", self._relay.port)
+
+    async def _start_gateway(self) -> bool:
+        """Starts the gateway for HTTP, if one is configured; False when a signal came meanwhile."""
+        options, server = self._options, self._server
+        if options.http_port is None:
+            return True
+        from memphis_sync.broker.server.http_gateway import HttpGateway, addresses  # noqa: PLC0415  most brokers have none
+
+        if server is None:
+            servers = addresses(options.nats or "")
+        else:
+            servers = f"{in_url(reachable(options.host))}:{server.port}"
+        keeps_keys = server is not None and not options.ephemeral
+        self._gateway = HttpGateway(options, server.data_dir if server is not None and keeps_keys else None, servers)
+        start, stop = asyncio.ensure_future(self._gateway.start()), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not start.done():
+            start.cancel()
+            return False
+        await start
+        log.info("HTTP on port %d", self._gateway.port)
+        return True
 
     async def _listening(self, server: NatsServer) -> bool:
         """Waits until nats-server listens, while it makes progress; False when a signal came."""
@@ -280,13 +311,15 @@ class _Broker:
             server.terminate()
 
     def _say_ready(self) -> None:
-        """Writes the ready file, and to standard output the one line to connect with."""
+        """Writes the ready file, and to standard output the line to connect with, and one for HTTP."""
         self._write_ready_file(is_first=True)
         options, server = self._options, self._server
         is_default = server is not None and options.token is None and options.root_password == DEFAULT_ROOT_PASSWORD
         login = f"root:{DEFAULT_ROOT_PASSWORD}@" if is_default else ""  # any other secret is not printed
         with contextlib.suppress(OSError, ValueError):  # it may be closed
             sys.stdout.write(self._url(login) + "\n")
+            if self._gateway is not None:
+                sys.stdout.write(self._gateway.url + "\n")
             sys.stdout.flush()
         log.info("ready, %s", "serving an existing NATS server" if server is None else f"data in {server.data_dir}")
         if is_default and not options.is_loopback:
@@ -313,6 +346,8 @@ class _Broker:
             "nats_pid": None if server is None else server.pid,
             "data_dir": None if server is None else str(server.data_dir),
             "sdk_port": None if self._relay is None else self._relay.port,
+            "http_url": None if self._gateway is None else self._gateway.url,
+            "http_port": None if self._gateway is None else self._gateway.port,
         }
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         try:

@@ -81,6 +81,10 @@ def uvicorn_config(settings: GatewaySettings) -> uvicorn.Config:
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:
+    if settings.fd is not None:
+        inherited = socket.socket(fileno=settings.fd)
+        inherited.setblocking(False)
+        return inherited
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class GatewaySettings:
             comes with its own user.
         host: Address to listen on; by default loopback.
         port: Port to listen on, 1 to 65535; 0 for a free one.
+        fd: An inherited descriptor of a socket that listens already, which is used instead of host and port.
         jwt_keys: Keys of the tokens, each of 32 bytes or more. The first one signs, all are accepted. Without keys and
             file each start makes one of its own.
         jwt_keys_file: A file with them, one a line, instead; it is read again when it changes.
@@ -58,6 +60,7 @@ class GatewaySettings:
     url: str
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
+    fd: Optional[int] = None
     jwt_keys: tuple[str, ...] = field(default=(), repr=False)
     jwt_keys_file: Optional[Path] = None
     token_life_s: float = 15 * 60  # as Memphis' own
@@ -87,6 +90,7 @@ class GatewaySettings:
                 raise ConfigurationError(f"{name} is {value!r}; it must be {least:g} to {most:g}")
         if not self.host or any(char.isspace() or char in "/@[]" for char in self.host):
             raise ConfigurationError(f"host is {self.host!r}; it must be an IP address or a name, without a port")
+        self._check_fd()
         if self.jwt_keys and self.jwt_keys_file is not None:
             raise ConfigurationError("jwt_keys and jwt_keys_file are both given; choose one")
         for key in self.jwt_keys:
@@ -94,6 +98,17 @@ class GatewaySettings:
         if self.jwt_keys_file is not None:
             keys_of(self.jwt_keys_file)
         self._check_files()
+
+    def _check_fd(self) -> None:
+        if self.fd is None:
+            return
+        try:
+            listener = socket.socket(fileno=os.dup(self.fd))
+        except (OSError, OverflowError, TypeError) as exc:
+            raise ConfigurationError(f"fd is {self.fd!r}, which is not a descriptor of a socket") from exc
+        with listener:
+            if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise ConfigurationError(f"fd is {self.fd}, a socket that does not listen")
 
     def _check_files(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
