@@ -58,6 +58,6 @@ def test_an_example_runs(code: str, broker: Any, memphis: Memphis, station_name:
         consumer.stop_consume(0)
 
     given = {"memphis_sync": memphis_sync, "memphis": memphis, "consumer": consumer, "handle": handle}
-    given["logging"] = logging
+    given.update(logging=logging, station=memphis.station(station_name))
     exec(compile(code.replace("memphis://user:password@host", broker.url), "docstring", "exec"), given)
     assert handled == ([b"hello"] if "handle(" in code else [])
