@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, TypeVar, Union
 
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._core import count_delivered
@@ -183,28 +183,11 @@ class Bulk:
             tuple(sorted(self._failed, key=lambda failure: failure.index)),
             time.monotonic() - self._started,
         )
-        if stopped is not None and not isinstance(stopped, _Stop):
-            _explain(stopped, result)
-            raise stopped
-        if self._is_late() and (self._failed or stopped is not None):
-            raise BulkDeadlineError(
-                f"{len(self._failed)} messages were not confirmed within {self._timeout_s} s",
-                result=result,
-                timeout_s=self._timeout_s or 0.0,
-            )
-        if self._failed and self._stop_at_failure:
-            first = result.failed[0]
-            text = (
-                f"message {first.index} failed, and {len(self._failed) - 1} more; {self._delivered} are stored: "
-                f"{first.error}"
-            )
-            if isinstance(first.error, SchemaError):
-                raise BulkSchemaError(
-                    text, result=result, path=first.error.path, reason=first.error.reason
-                ) from first.error
-            kind = BulkItemError if first.index in self._bad else BulkError
-            raise kind(text, outcome=first.error.outcome, result=result) from first.error
-        return result
+        late_s = self._timeout_s if self._is_late() else None
+        is_stop = isinstance(stopped, _Stop)
+        return concluded(
+            result, None if is_stop else stopped, self._bad, late_s, raises=self._stop_at_failure, is_cut=is_stop
+        )
 
     def _take(self, iterable: Iterable[Any]) -> None:
         turn = self._sender.round_robins[0]  # of several stations it takes nothing; their fan-out does
@@ -324,6 +307,49 @@ class Bulk:
 
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+R = TypeVar("R", bound=BulkResult)
+
+
+def concluded(
+    result: R,
+    stopped: Optional[Exception],
+    bad: Collection[int],
+    late_s: Optional[float],
+    *,
+    raises: bool,
+    is_cut: bool,
+) -> R:
+    """
+    How a produce_many() ends.
+
+    Args:
+        result: What became of the messages.
+        stopped: What the iterable, or the client, raised.
+        bad: Indexes of items that could not be sent at all.
+        late_s: The limit, when it has passed.
+        raises: Whether a failure is raised.
+        is_cut: Whether there may be more messages in the iterable.
+    """
+    failed = result.failed
+    if stopped is not None:
+        _explain(stopped, result)
+        raise stopped
+    if late_s is not None and (failed or is_cut):
+        raise BulkDeadlineError(
+            f"{len(failed)} messages were not confirmed within {late_s} s", result=result, timeout_s=late_s
+        )
+    if failed and raises:
+        first = failed[0]
+        text = f"message {first.index} failed, and {len(failed) - 1} more; {result.delivered} are stored: {first.error}"
+        if isinstance(first.error, SchemaError):
+            raise BulkSchemaError(
+                text, result=result, path=first.error.path, reason=first.error.reason
+            ) from first.error
+        kind = BulkItemError if first.index in bad else BulkError
+        raise kind(text, outcome=first.error.outcome, result=result) from first.error
+    return result
 
 
 class _Stop(Exception):  # noqa: N818  control flow inside this module

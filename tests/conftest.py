@@ -22,6 +22,7 @@ pytest_plugins = [
     "fix_broker",
     "fix_door",
     "fix_gateway",
+    "fix_memphis_gateway",
     "fix_memphis_js",
     "fix_memphis_py",
     "fix_process",

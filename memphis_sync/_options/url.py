@@ -17,6 +17,7 @@ from memphis_sync._base.hints import nearest
 from memphis_sync.errors import ConfigurationError
 
 SCHEMES = ("memphis", "memphis+tls", "tls")  # the last two are the same
+HTTP_SCHEMES = ("http", "https")  # a gateway's
 _FORM = "memphis://user:password@host:port/?option=value"
 _SECRET_IN_QUERY = frozenset({"password", "connection_token", "token", "username", "user"})
 
@@ -46,7 +47,7 @@ class ParsedUrl:
 def looks_like_url(host: str) -> bool:
     """Whether *host* is a URL; a bare name behind the ``http://`` that the official SDKs cut off is none."""
     scheme, sep, rest = host.partition("://")
-    if not sep or scheme.lower() not in ("http", "https"):
+    if not sep or scheme.lower() not in HTTP_SCHEMES:
         return bool(sep)
     name = rest.rstrip("/")
     if name.startswith("[") and name.endswith("]"):
@@ -86,7 +87,10 @@ def parse_url(url: str, known_options: frozenset[str]) -> ParsedUrl:
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in SCHEMES:
         shown = scheme if scheme.isascii() and scheme.replace("+", "").isalnum() and len(scheme) <= 20 else "unknown"
-        raise ConfigurationError(f"the URL's scheme {shown!r} is not one of {', '.join(SCHEMES)}; the form is {_FORM}")
+        gateway = "; a gateway's URL is for memphis_sync.http.connect()" if scheme.lower() in HTTP_SCHEMES else ""
+        raise ConfigurationError(
+            f"the URL's scheme {shown!r} is not one of {', '.join(SCHEMES)}; the form is {_FORM}{gateway}"
+        )
     # RFC 3986: the authority ends at the first of / ? #. Whatever is behind it and holds an @ was cut out of an
     # unescaped password.
     end = min((i for i in (rest.find(c) for c in "/?#") if i >= 0), default=len(rest))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from memphis_sync._protocol.body import BASE64, Body, Codec, JsonReply, PlainReply, R, Request, StoredReply, key
+from memphis_sync._protocol.body import BASE64, Body, Codec, PlainReply, R, Reply, Request, StoredReply, key, unreadable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -216,8 +216,21 @@ def _rows(value: Any) -> tuple[DeadLetterRow, ...]:
     return rows
 
 
+class DeadLetterReply(Reply):
+    """What the requests are answered with: JSON and nothing else, with the error alone when there is one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The reply."""
+        return {"error": self.error} if self.error else super().to_json()
+
+    @classmethod
+    def from_text(cls, body: bytes) -> Self:
+        """A reply that is no JSON object is none."""
+        raise unreadable(body, "it is not a JSON object")
+
+
 @dataclass(frozen=True)
-class DeadLetterListReply(JsonReply):
+class DeadLetterListReply(DeadLetterReply):
     """
     A page.
 
@@ -232,7 +245,7 @@ class DeadLetterListReply(JsonReply):
 
 
 @dataclass(frozen=True)
-class DeadLetterDataReply(JsonReply):
+class DeadLetterDataReply(DeadLetterReply):
     """
     A piece of header block and payload.
 
@@ -246,7 +259,7 @@ class DeadLetterDataReply(JsonReply):
 
 
 @dataclass(frozen=True)
-class DeadLetterCountReply(JsonReply):
+class DeadLetterCountReply(DeadLetterReply):
     """
     How many dead letters of a page were sent or dropped, or how many messages a group is owed.
 

@@ -47,7 +47,9 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("code", [code for _, code in EXAMPLES], ids=[where for where, _ in EXAMPLES])
-def test_an_example_runs(code: str, broker: Any, memphis: Memphis, station_name: str) -> None:
+def test_an_example_runs(
+    code: str, broker: Any, memphis: Memphis, station_name: str, request: pytest.FixtureRequest
+) -> None:
     """With the names that a reader would think of, and the broker's address for the one that stands there."""
     memphis.produce(station_name, "p", b"hello")
     consumer = memphis.consumer(station_name, "c")
@@ -58,6 +60,9 @@ def test_an_example_runs(code: str, broker: Any, memphis: Memphis, station_name:
         consumer.stop_consume(0)
 
     given = {"memphis_sync": memphis_sync, "memphis": memphis, "consumer": consumer, "handle": handle}
-    given.update(logging=logging, station=memphis.station(station_name))
-    exec(compile(code.replace("memphis://user:password@host", broker.url), "docstring", "exec"), given)
+    given["logging"] = logging
+    code = code.replace("memphis://user:password@host", broker.url)
+    if "https://gateway:4444" in code:
+        code = code.replace("https://gateway:4444", request.getfixturevalue("gateway").url)
+    exec(compile(code, "docstring", "exec"), given)
     assert handled == ([b"hello"] if "handle(" in code else [])

@@ -53,6 +53,7 @@ def test_another_scheme_is_named_with_those_that_there_are(url: str, by_environm
     assert repr(url.partition("://")[0]) in text
     assert "memphis, memphis+tls, tls" in text
     assert "memphis://user:password@host:port" in text
+    assert ("memphis_sync.http.connect()" in text) == (url.lower().startswith("http"))
     assert "canary" not in text
 
 

@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memphis_sync.errors import MemphisError
+from memphis_sync.types import VERSION
 
 from . import monitoring
 from .auth import Auth
@@ -30,7 +31,6 @@ from .errors import Problem, answer, message, problem_of, refused
 from .produce import Produce
 from .sessions import Sessions
 from .settings import GatewaySettings
-from .streaming import Streaming
 from .tokens import Tokens
 
 log = logging.getLogger("memphis_sync.gateway")
@@ -38,6 +38,8 @@ access_log = logging.getLogger("memphis_sync.gateway.access")
 
 API = frozenset({"auth", "monitoring", "stations"})  # paths in any case, with or without a slash at the end
 _CORS = [(b"access-control-allow-origin", b"*"), (b"vary", b"Origin")]
+# What a client can rely on beyond Memphis' own gateway, which has no such header; memphis_sync.http reads it.
+IDENTITY = (b"memphis-gateway", f"memphis-sync/{VERSION}; idempotency-key, logout".encode("ascii"))
 METHODS = "GET,POST,HEAD,PUT,DELETE,PATCH"
 DRAIN_S = 5.0  # an answer before the end of a body waits for that as long, so that the client sees it
 DRAIN_BYTES = 16 * 1024 * 1024
@@ -66,9 +68,7 @@ class Lifespan:
 def routes(sessions: Sessions, settings: GatewaySettings) -> list[BaseRoute]:
     """All routes; each part of the gateway adds its own here."""
     auth, produce = Auth(sessions, settings), Produce(sessions, settings)
-    streaming = Streaming(sessions, settings)
     return [
-        Route("/stations/{station}/produce/stream", streaming.produce, methods=["POST"]),
         Route("/stations/{station}/produce/single", produce.single, methods=["POST"]),
         Route("/auth/authenticate", auth.authenticate, methods=["POST"]),
         Route("/auth/refreshtoken", auth.refresh, methods=["POST"]),
@@ -185,7 +185,7 @@ class Exchange:
         """The answer, with the headers of CORS."""
         if event["type"] == "http.response.start":
             self.status = event["status"]
-            headers = list(event.get("headers", ()))
+            headers = [*event.get("headers", ()), IDENTITY]
             if not any(name == b"content-security-policy" for name, _ in headers):  # a page is for this origin alone
                 headers += _CORS
             event = {**event, "headers": headers}
