@@ -10,7 +10,8 @@
 struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, uint64_t max_bytes, uint64_t max_messages,
                                       uint64_t window)
 {
-    if (max_bytes == 0 || max_messages == 0 || window == 0 || token_len == 0)
+    if (max_bytes == 0 || max_messages == 0 || window == 0 || token_len == 0 ||
+        mcore_fork_watch() != MCORE_OK) /* its memory does not exist in a child, which must therefore be told apart */
         return NULL;
     struct mcore_outbox *outbox = calloc(1, sizeof(*outbox));
     if (outbox == NULL)

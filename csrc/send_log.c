@@ -36,21 +36,28 @@ static uint8_t *joined(const char *front, const uint8_t *token, size_t token_len
 bool mcore_send_log_init(struct mcore_send_log *send_log, const uint8_t *token, size_t token_len, const char *mark,
                          uint64_t tag, uint64_t max_bytes, uint64_t max_messages)
 {
+    size_t a_message = sizeof(struct mcore_slot) + sizeof(*send_log->tickets) + sizeof(*send_log->due_ns);
+    if (max_bytes > SIZE_MAX / 4 || max_messages > SIZE_MAX / 4 / a_message)
+        return false;
     size_t slots_off = round_up(sizeof(struct mcore_log), 64);
-    size_t data_off = round_up(slots_off + max_messages * sizeof(struct mcore_slot), 4096);
+    size_t tickets_off = slots_off + max_messages * sizeof(struct mcore_slot);
+    size_t due_off = tickets_off + max_messages * sizeof(*send_log->tickets);
+    size_t data_off = round_up(due_off + (max_messages / MCORE_DUE_BLOCK + 1) * sizeof(*send_log->due_ns), 4096);
     send_log->block_len = data_off + max_bytes;
     send_log->block = mmap(NULL, send_log->block_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (send_log->block == MAP_FAILED)
         send_log->block = NULL;
-    send_log->tickets = calloc(max_messages, sizeof(*send_log->tickets));
-    send_log->due_ns = calloc(max_messages / MCORE_DUE_BLOCK + 1, sizeof(*send_log->due_ns));
     send_log->inbox = joined("_INBOX.", token, token_len, ".", mark, &send_log->inbox_len);
     send_log->id = joined("", token, token_len, "-", mark, &send_log->id_len);
-    if (send_log->block == NULL || send_log->tickets == NULL || send_log->due_ns == NULL || send_log->inbox == NULL ||
-        send_log->id == NULL)
+    if (send_log->block == NULL || send_log->inbox == NULL || send_log->id == NULL)
         return false;
+#ifdef MADV_DONTFORK
+    madvise(send_log->block, send_log->block_len, MADV_DONTFORK); /* a fork neither copies it nor pays for it */
+#endif
     send_log->log = (struct mcore_log *)(void *)send_log->block;
     send_log->slots = (struct mcore_slot *)(void *)(send_log->block + slots_off);
+    send_log->tickets = (struct mcore_ticket **)(void *)(send_log->block + tickets_off);
+    send_log->due_ns = (int64_t *)(void *)(send_log->block + due_off);
     send_log->data = send_log->block + data_off;
     send_log->log->magic = MCORE_LOG_MAGIC;
     send_log->log->format = MCORE_LOG_FORMAT;
@@ -69,8 +76,6 @@ void mcore_send_log_release(struct mcore_send_log *send_log)
     send_log->released.head_slot = send_log->released.sent_slot = send_log->released.tail_slot;
     send_log->log = &send_log->released;
     munmap(send_log->block, send_log->block_len);
-    free(send_log->tickets);
-    free(send_log->due_ns);
     send_log->entries = NULL;
     send_log->written = NULL;
     send_log->block = NULL;
@@ -84,8 +89,6 @@ void mcore_send_log_free(struct mcore_send_log *send_log)
 {
     if (send_log->block != NULL)
         munmap(send_log->block, send_log->block_len);
-    free(send_log->tickets);
-    free(send_log->due_ns);
     free(send_log->inbox);
     free(send_log->id);
 }

@@ -50,6 +50,19 @@ from memphis_sync.errors import (
     UsageError,
 )
 from memphis_sync.headers import Headers
+from memphis_sync.info import (
+    AttachedSchema,
+    ConnectionInfo,
+    GroupInfo,
+    GroupPartitionInfo,
+    Listing,
+    MemberInfo,
+    PartitionInfo,
+    PeekedMessage,
+    PeekedMessages,
+    SchemaSummary,
+    StationInfo,
+)
 from memphis_sync.log_handler import LogHandler
 from memphis_sync.message import Message, Messages
 from memphis_sync.producer import Producer
@@ -64,6 +77,7 @@ for _name in ("asyncio", "nats.aio.client"):
 
 __all__ = [
     "AckTimeoutError",
+    "AttachedSchema",
     "AuthenticationError",
     "BufferFullError",
     "BulkDeadlineError",
@@ -74,6 +88,7 @@ __all__ = [
     "ClosedError",
     "ConfigurationError",
     "ConnectError",
+    "ConnectionInfo",
     "ConnectionLostError",
     "Consumer",
     "DeadLetter",
@@ -84,12 +99,16 @@ __all__ = [
     "Failure",
     "FlushResult",
     "ForkedError",
+    "GroupInfo",
+    "GroupPartitionInfo",
     "HeaderError",
     "Headers",
     "Item",
     "LinkEvent",
+    "Listing",
     "LocalProtocolError",
     "LogHandler",
+    "MemberInfo",
     "Memphis",
     "MemphisConnectError",
     "MemphisError",
@@ -99,7 +118,10 @@ __all__ = [
     "Messages",
     "MultiStationError",
     "OwnThreadError",
+    "PartitionInfo",
     "PayloadTooLargeError",
+    "PeekedMessage",
+    "PeekedMessages",
     "ProduceError",
     "Producer",
     "ProtocolError",
@@ -110,9 +132,11 @@ __all__ = [
     "Retention",
     "RetryPolicy",
     "SchemaError",
+    "SchemaSummary",
     "ServerError",
     "Station",
     "StationGoneError",
+    "StationInfo",
     "StationNotFoundError",
     "Stats",
     "Storage",

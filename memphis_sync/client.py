@@ -18,25 +18,26 @@ from memphis_sync._base.hints import hint_keywords, wrong_keyword
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.joining import ConsumerCache, fetch, join
-from memphis_sync._control.api import DESTROY_S, GONE, Requests
+from memphis_sync._control.api import Requests
+from memphis_sync._inspecting import calls as inspecting
+from memphis_sync._managing import life, schemas, stations
 from memphis_sync._options import arguments as args
-from memphis_sync._options.arguments import check_name, check_retries
-from memphis_sync._options.checks import MAX_BATCH_SIZE, check_int, check_seconds
-from memphis_sync._options.connect import connect_options
+from memphis_sync._options.arguments import check_name
+from memphis_sync._options.checks import MAX_BATCH_SIZE, check_seconds
+from memphis_sync._options.inspecting import ConnectionsArguments, InspectArguments, StationsArguments
 from memphis_sync._options.rows import method_takes, takes
-from memphis_sync._options.schema_source import SchemaArguments, schema_source
+from memphis_sync._options.schema_source import SchemaArguments
 from memphis_sync._options.table import ConnectArguments
 from memphis_sync._producing.cache import Ended, ProducerArguments, ProducerCache, ToOneStation, ToStations, names_of
 from memphis_sync._producing.produce_types import as_produce
 from memphis_sync._producing.rebinding import named, register
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, OnDelivery
-from memphis_sync._protocol.names import internal_name
-from memphis_sync._protocol.requests import SchemaActivate, SchemaAttach, SchemaCreate, SchemaDetach, StationDestroy
-from memphis_sync._session import Session, SessionPerProcess, greenlets, shutdown, waiting
+from memphis_sync._session import Session, SessionPerProcess
 from memphis_sync.consumer import Consumer
 from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import StationNotFoundError, UsageError
+from memphis_sync.info import ConnectionInfo, Listing, SchemaSummary, StationInfo
 from memphis_sync.message import Messages
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
@@ -89,12 +90,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         """
         if self._sessions is not None:
             raise UsageError(f"{self!r} was connected before; create another one with memphis_sync.connect()")
-        greenlets.prepare()
-        options = connect_options(given)
-        waiting.forbid_on_own_thread("connect()")
-        sessions = SessionPerProcess(options, self._forget_station)
-        sessions.open()
-        self._sessions = sessions
+        self._sessions = life.opened(given, self._forget_station)
 
     def is_connected(self) -> bool:
         """
@@ -121,18 +117,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         Warns:
             UndeliveredWarning: Messages were not confirmed in time; the text and ``count`` say how many.
         """
-        check_seconds("timeout_s", timeout_s)
-        session = self._own_session()
-        if session is None or session.is_closed:
-            return
-        try:
-            session.close(timeout_s)
-        finally:
-            self._producers.clear()
-            self._consumers.clear()
-            if session.left:
-                where = f"when {session.label!r} was closed"
-                shutdown.warn_undelivered(session.left, where, stacklevel=3, kept=session.kept)
+        life.close(self, check_seconds("timeout_s", timeout_s))
 
     @property
     def connection_id(self) -> str:
@@ -206,13 +191,13 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         Creates a station. One that exists already is fine, and keeps its settings.
 
         Raises:
+            StationNotFoundError: With *create_station* False: it does not exist.
             ServerError: The broker refused, or reported success without creating the station.
 
         Source: protocol reference 3.2, 4.2.
         """
         given = given.checked()
-        request, retries = args.station_request(given), given.timeout_retries
-        self._requests.run(lambda: self._requests.create_station(request, retries), retries, "station()")
+        stations.create(self, given)
         return Station(self, given.name)
 
     def destroy_station(self, name: str, timeout_retries: int = 5) -> None:
@@ -220,10 +205,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         Destroys a station with its messages, producers and consumers, also when it has lost its streams; one that does
         not exist is fine. The same as ``destroy()`` of a Station.
         """
-        name, retries = check_name("name", "Station", name), check_retries("timeout_retries", timeout_retries)
-        request, about = StationDestroy(name), f"station {name!r}"
-        self._requests.call("destroy()", request, per_try_s=DESTROY_S, retries=retries, about=about, fine=GONE)
-        self._forget_station(internal_name(name))
+        stations.destroy(self, name, timeout_retries)
 
     def dls(self, station_name: str) -> DeadLetters:
         """The dead letters of an existing station; the same as ``dls`` of a Station. Sends no request."""
@@ -341,6 +323,33 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         """
         return fetch(self, given)
 
+    @method_takes(StationsArguments)
+    def stations(self, given: StationsArguments) -> Listing[StationInfo]:
+        """
+        All stations by name, as they are now: ``[each.name for each in memphis.stations() if each.messages]``.
+
+        It costs one request for 256 partitions, and one for 500 stations on the broker of memphis-sync.
+
+        Raises:
+            ServerError: The user is not allowed to list them.
+        """
+        return inspecting.stations(self, given)
+
+    @method_takes(ConnectionsArguments)
+    def connections(self, given: ConnectionsArguments) -> Listing[ConnectionInfo]:
+        """
+        The clients that have registered a producer or consumer, as they are now. It costs one request for 500 of these.
+
+        Raises:
+            ServerError: The broker is a Memphis broker, which tells it in its REST API only (``code`` 503).
+        """
+        return inspecting.connections(self, given)
+
+    @method_takes(InspectArguments)
+    def schemas(self, given: InspectArguments) -> Listing[SchemaSummary]:
+        """All schemas by name, with the stations of each. It costs one request for 500. Raises as connections()."""
+        return inspecting.schemas(self, given)
+
     @method_takes(SchemaArguments)
     def create_schema(self, given: SchemaArguments) -> None:
         """
@@ -350,10 +359,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         Raises:
             ConfigurationError: Also when the file cannot be read, or the source is larger than the broker accepts.
         """
-        given = given.checked()
-        name, kind, message, retries = given.schema_name, given.schema_type, given.message_name, given.timeout_retries
-        request = SchemaCreate(name, kind, schema_content=schema_source(given), message_struct_name=message or "")
-        self._requests.run(lambda: self._requests.create_schema(request, retries), retries, "create_schema()")
+        schemas.create(self, given.checked())
 
     def activate_schema_version(self, schema_name: str, version: Optional[int] = None, timeout_retries: int = 5) -> int:
         """
@@ -370,11 +376,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         Raises:
             ServerError: The schema or version does not exist, or the broker is a Memphis broker (``code`` 503).
         """
-        name = check_name("schema_name", "Schema", schema_name)
-        number = 0 if version is None else check_int("version", version, 1, 2**31 - 1)
-        retries = check_retries("timeout_retries", timeout_retries)
-        request, about = SchemaActivate(name, number), f"schema {name!r}"
-        return self._requests.call("activate_schema_version()", request, retries=retries, about=about).version
+        return schemas.activate(self, schema_name, version, timeout_retries)
 
     def enforce_schema(self, name: str, station_name: str, timeout_retries: int = 5) -> None:
         """
@@ -383,11 +385,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         Raises:
             StationNotFoundError, ServerError: The station or schema does not exist, or the broker refused.
         """
-        schema = check_name("name", "Schema", name)
-        station = check_name("station_name", "Station", station_name)
-        retries = check_retries("timeout_retries", timeout_retries)
-        about = f"schema {schema!r} on station {station!r}"
-        self._requests.call("enforce_schema()", SchemaAttach(schema, station), retries=retries, about=about)
+        schemas.enforce(self, name, station_name, timeout_retries)
 
     def attach_schema(self, name: str, station_name: str) -> None:
         """The old name of enforce_schema()."""
@@ -395,9 +393,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
 
     def detach_schema(self, station_name: str, timeout_retries: int = 5) -> None:
         """Makes a station accept any message again. Raises as enforce_schema()."""
-        station = check_name("station_name", "Station", station_name)
-        retries = check_retries("timeout_retries", timeout_retries)
-        self._requests.call("detach_schema()", SchemaDetach(station), retries=retries, about=f"station {station!r}")
+        schemas.detach(self, station_name, timeout_retries)
 
     # ---- for the package's own use ----------------------------------------------------------------------------------
 

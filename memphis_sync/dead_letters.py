@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Optional, TypeVar, Union
 
 from memphis_sync._base.hints import hint_keywords
@@ -24,6 +24,7 @@ from memphis_sync._protocol.dead_letters import (
     DeadLetterResend,
     DeadLetterRow,
 )
+from memphis_sync._protocol.stored import time_of
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.headers import is_own
 
@@ -38,7 +39,6 @@ PAGE_SIZE = 100  # rows of a reply, with payloads; the broker sends fewer when t
 BARE_PAGE_SIZE = 1000  # without payloads
 _IDS_AT_ONCE = 10_000  # ids in a request, which must stay below max_payload
 _MAX_ID = 2**63 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _Counted = TypeVar("_Counted", DeadLetterResend, DeadLetterDrop)
 
@@ -231,7 +231,7 @@ class DeadLetters(NotCopied, NotAwaited):
             producer=row.producer,
             groups=row.groups,
             reason=row.error,
-            time=_EPOCH + timedelta(microseconds=row.time_ns // 1000),
+            time=time_of(row.time_ns),
             size=row.size,
             data=payload,
             headers={name: value for name, value in read_headers(block).items() if not is_own(name)},

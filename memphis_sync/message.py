@@ -10,7 +10,7 @@ account before the stream and a random token at the end on servers that have a d
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Optional, TypedDict, cast
@@ -24,8 +24,9 @@ from memphis_sync._control.dead_letters import tell
 from memphis_sync._core import RawMessage, parse_headers
 from memphis_sync._options.checks import MAX_TIME_MS, check_int, check_seconds, check_str
 from memphis_sync._protocol.dead_letters import DeadLetterReport, NackedDeadLetter
-from memphis_sync._protocol.json_text import NotJsonError, read_json
+from memphis_sync._protocol.json_text import json_or_text
 from memphis_sync._protocol.names import split_stream
+from memphis_sync._protocol.stored import time_of
 from memphis_sync._schema.live import decoded
 from memphis_sync._session import waiting
 from memphis_sync.errors import ConnectionLostError, HeaderError, MemphisError, StationNotFoundError, UsageError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 log = Log("memphis_sync.consume")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _ACK, NAK, _TERM, _WORKING = b"+ACK", b"-NAK", b"+TERM", b"+WPI"
 _NO_RESPONDERS = 503
 DEAD_LETTER_S = 20.0  # as for a creation: enough for a restart of the broker
@@ -389,7 +389,7 @@ class Messages(NotAwaited, list[Message]):
                 "sequence": message.sequence,
                 "time": message.timesent,
                 "headers": readable_headers(message) or {},
-                "data": _readable(message.payload),
+                "data": json_or_text(message.payload),
             }
             for message in self
         ]
@@ -405,22 +405,6 @@ def readable_headers(message: Message) -> Optional[dict[str, str]]:
         return message.headers
     except HeaderError:
         return None
-
-
-def _readable(payload: bytes) -> object:
-    try:
-        text = payload.decode()
-    except UnicodeDecodeError:
-        return payload
-    try:
-        return read_json(text)
-    except NotJsonError:
-        return text
-
-
-def time_of(time_ns: int) -> datetime:
-    """Nanoseconds since 1970 as a time, UTC, to the microsecond."""
-    return _EPOCH + timedelta(microseconds=time_ns // 1000)
 
 
 def delay_ns(delay: Optional[float], delay_ms: Optional[int]) -> int:

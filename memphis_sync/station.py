@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Optional
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._inspecting import calls as inspecting
+from memphis_sync._options.inspecting import InspectArguments, PeekArguments
+from memphis_sync._options.rows import method_takes
 from memphis_sync._protocol.names import internal_name
 from memphis_sync.dead_letters import DeadLetters
+from memphis_sync.info import PeekedMessages, StationInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,6 +46,48 @@ class Station(NotCopied, NotAwaited, InNotebook):
     def dls(self) -> DeadLetters:
         """The station's dead letters, to list, resend or drop them."""
         return DeadLetters(self._client, self.name)
+
+    @method_takes(InspectArguments)
+    def info(self, given: InspectArguments) -> StationInfo:
+        """
+        The station as it is now: partitions, messages, limits, schema, and each consumer group with its lag.
+
+            for group in station.info().groups or ():
+                print(group.name, group.lag, group.unacknowledged)
+
+        It costs two requests a partition, side by side, and one more.
+
+        Raises:
+            ConfigurationError: *timeout_s* is out of range.
+            StationNotFoundError: The station does not exist any more.
+            ServerError: The broker refused.
+            DeadlineError, ConnectionLostError: Not everything was answered in time.
+            ClosedError, OwnThreadError: As other requests of the client.
+        """
+        return inspecting.station_info(self._client, self.name, given)
+
+    @method_takes(PeekArguments)
+    def peek(self, given: PeekArguments) -> PeekedMessages:
+        """
+        Looks at messages without consuming them: by default the newest. No group gets or loses any, no delivery is
+        used up, and nothing is left behind on the broker.
+
+            for message in station.peek(10):
+                print(message.partition, message.sequence, message.time, message.data)
+
+        It costs one request a message, 64 at once, and one a partition; *from_time* about 20 more a partition.
+
+        Returns:
+            At most *limit* messages, oldest first by the time they were stored.
+
+        Raises:
+            ConfigurationError: An argument is not allowed, or the station has no such partition.
+            StationNotFoundError: The station does not exist any more.
+            ServerError: The broker refused.
+            DeadlineError, ConnectionLostError: Not everything was answered in time.
+            ClosedError, OwnThreadError: As other requests of the client.
+        """
+        return inspecting.peek(self._client, self.name, given)
 
     def destroy(self, timeout_retries: int = 5) -> None:
         """

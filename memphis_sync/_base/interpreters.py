@@ -41,17 +41,28 @@ def is_main() -> bool:
 
 def check_threads() -> None:
     """
-    Refuses an interpreter that starts no threads for a client.
+    Refuses an interpreter that says before the first thread that it starts none for a client.
 
     Raises:
-        ConfigurationError: It is a subinterpreter without daemon threads, or, up to Python 3.11, without any.
+        ConfigurationError: It allows no daemon threads.
     """
-    if is_main():
-        return
-    try:
-        if is_isolated():
-            raise RuntimeError("daemon threads are disabled in it")
-        _thread.start_new_thread(int, ())
-    except RuntimeError as exc:
-        text = f"a client needs daemon threads, which this subinterpreter does not allow ({exc}); {INSTEAD}"
-        raise ConfigurationError(text) from exc
+    if is_isolated():
+        raise _refused("daemon threads are disabled in it")
+
+
+def check_refusal(exc: RuntimeError) -> None:
+    """
+    Tells by the error of a thread's start that the interpreter starts none, which up to Python 3.11 nothing else tells
+    without a library that is loaded for it, and which each fork would then pay for.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
+    if "subinterpreter" in str(exc):
+        raise _refused(exc) from exc
+
+
+def _refused(reason: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"a client needs daemon threads, which this subinterpreter does not allow ({reason}); {INSTEAD}"
+    )

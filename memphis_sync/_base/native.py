@@ -50,7 +50,11 @@ def new_socket(family: int = -1, kind: int = -1, protocol: int = -1, fileno: Opt
 
 def getaddrinfo(host: str, port: int, *, type: int, flags: int = 0) -> list[Any]:  # noqa: A002  as in socket
     """As socket.getaddrinfo()."""
-    found: list[Any] = _original("socket", "getaddrinfo")(host, port, type=type, flags=flags)
+    ask = _original("socket", "getaddrinfo")
+    is_own = getattr(ask, "__globals__", None) is vars(sys.modules["socket"])
+    # For a str the interpreter loads its tables of characters, megabytes that each fork would pay for.
+    name = host.encode() if is_own and host.isascii() else host
+    found: list[Any] = ask(name, port, type=type, flags=flags)
     return found
 
 

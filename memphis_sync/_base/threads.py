@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 from memphis_sync._base import native, waits
-from memphis_sync._base.interpreters import is_main
+from memphis_sync._base.interpreters import check_refusal, is_main
 from memphis_sync.errors import OwnThreadError, UsageError
 
 # Accepts a call to be made soon on a thread that nobody waits for; False when that thread has ended.
@@ -120,6 +120,7 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
 
     Raises:
         UsageError: The interpreter is ending, or the system gives no more threads.
+        ConfigurationError: It is a subinterpreter that starts none.
     """
     kind = threading.Thread if waits.greenlets is None else NativeThread
     thread = kind(target=work, args=args, name=name, daemon=True)
@@ -130,6 +131,7 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
         interrupt = exc.__context__
         if interrupt is not None and not isinstance(interrupt, Exception):
             raise interrupt from None
+        check_refusal(exc)
         try:
             spare = _parked.popleft()
         except IndexError:

@@ -125,6 +125,7 @@ class StationArguments(Arguments):
         partitions_number: 1 to 10000; 0 means 1, as in memphis.py.
         dls_station: A station that gets a copy of each dead letter; "" for none.
         timeout_retries: How often a request without a reply is repeated, 0 to 1000; each waits up to 20 s.
+        create_station: Create it if it does not exist; False makes that an error.
     """
 
     name: str = option(name_of("Station"))
@@ -140,6 +141,8 @@ class StationArguments(Arguments):
     partitions_number: int = option(int_in(0, MAX_PARTITIONS), default=1)
     dls_station: str = option(name_of("Station", empty_ok=True), default="")
     timeout_retries: int = option(check_retries, default=5)
+    _: KW_ONLY
+    create_station: bool = option(check_bool, default=True)
 
 
 def station_request(given: StationArguments) -> StationCreate:

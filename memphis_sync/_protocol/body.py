@@ -210,6 +210,19 @@ class StoredReply(Reply):
         return cls(f"{NOT_NOW}: it answered {body[:_SHOWN_BYTES]!r}")
 
 
+class JsonReply(Reply):
+    """The reply to a request of our own broker's: JSON and nothing else, with the error alone when there is one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The reply."""
+        return {"error": self.error} if self.error else super().to_json()
+
+    @classmethod
+    def from_text(cls, body: bytes) -> Self:
+        """A reply that is no JSON object is none."""
+        raise unreadable(body, "it is not a JSON object")
+
+
 R = TypeVar("R", bound=Reply)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from memphis_sync._protocol.body import BASE64, Body, Codec, PlainReply, R, Reply, Request, StoredReply, key, unreadable
+from memphis_sync._protocol.body import BASE64, Body, Codec, JsonReply, PlainReply, R, Request, StoredReply, key
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -216,21 +216,8 @@ def _rows(value: Any) -> tuple[DeadLetterRow, ...]:
     return rows
 
 
-class DeadLetterReply(Reply):
-    """What the requests are answered with: JSON and nothing else, with the error alone when there is one."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The reply."""
-        return {"error": self.error} if self.error else super().to_json()
-
-    @classmethod
-    def from_text(cls, body: bytes) -> Self:
-        """A reply that is no JSON object is none."""
-        raise unreadable(body, "it is not a JSON object")
-
-
 @dataclass(frozen=True)
-class DeadLetterListReply(DeadLetterReply):
+class DeadLetterListReply(JsonReply):
     """
     A page.
 
@@ -245,7 +232,7 @@ class DeadLetterListReply(DeadLetterReply):
 
 
 @dataclass(frozen=True)
-class DeadLetterDataReply(DeadLetterReply):
+class DeadLetterDataReply(JsonReply):
     """
     A piece of header block and payload.
 
@@ -259,7 +246,7 @@ class DeadLetterDataReply(DeadLetterReply):
 
 
 @dataclass(frozen=True)
-class DeadLetterCountReply(DeadLetterReply):
+class DeadLetterCountReply(JsonReply):
     """
     How many dead letters of a page were sent or dropped, or how many messages a group is owed.
 

@@ -92,6 +92,18 @@ def read_json(text: str) -> Any:
         raise NotJsonError(str(exc)) from exc
 
 
+def json_or_text(payload: bytes) -> object:
+    """A payload as people read it: a JSON value; if it is not JSON, text; if it is not UTF-8, bytes."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return payload
+    try:
+        return read_json(text)
+    except NotJsonError:
+        return text
+
+
 def remedy(value: Any) -> str:
     """What to write instead of a value of a type that JSON has no form for; "" when only its author knows."""
     if _is_numpy(value):

@@ -60,7 +60,7 @@ def test_an_example_runs(
         consumer.stop_consume(0)
 
     given = {"memphis_sync": memphis_sync, "memphis": memphis, "consumer": consumer, "handle": handle}
-    given["logging"] = logging
+    given.update(logging=logging, station=memphis.station(station_name))
     code = code.replace("memphis://user:password@host", broker.url)
     if "https://gateway:4444" in code:
         code = code.replace("https://gateway:4444", request.getfixturevalue("gateway").url)

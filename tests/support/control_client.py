@@ -24,7 +24,7 @@ from memphis_sync._protocol.requests import (
     StationDestroy,
 )
 from memphis_sync.broker import BrokerProcess
-from memphis_sync.broker.storage.connections import open_connection_ids
+from memphis_sync.broker.storage.connections import open_connections
 
 T = TypeVar("T")
 
@@ -180,7 +180,7 @@ class ControlClient:
     def wait_until_gone(self, connection_id: str) -> None:
         """Waits until the server has noticed that a connection was closed."""
         deadline = time.monotonic() + 10
-        while connection_id in (self.run(open_connection_ids(self.connection)) or ()):
+        while connection_id in (self.run(open_connections(self.connection)) or ()):
             assert time.monotonic() < deadline, f"{connection_id} is still connected"
 
     def publish(self, subject: str, body: bytes) -> dict[str, Any]:

@@ -17,25 +17,32 @@ from typing import TYPE_CHECKING, Optional, Union
 import memphis_sync
 from memphis_sync import (
     BulkResult,
+    ConnectionInfo,
     Consumer,
     DeadLetter,
     DeadLetters,
     Deliveries,
     Delivery,
     FlushResult,
+    GroupInfo,
     Headers,
     Item,
     LinkEvent,
+    Listing,
     Memphis,
     MemphisError,
     Message,
     Messages,
+    PeekedMessage,
+    PeekedMessages,
     Producer,
     PubAck,
     ResentMessage,
     Retention,
     RetryPolicy,
+    SchemaSummary,
     Station,
+    StationInfo,
     Stats,
     Storage,
 )
@@ -95,6 +102,26 @@ def stations(client: Memphis) -> None:
     client.detach_schema("orders")
     client.destroy_station("orders")
     station.destroy()
+
+
+def looking(client: Memphis, station: Station) -> None:
+    assert_type(client.station("orders", create_station=False), Station)
+    assert_type(client.stations(), Listing[StationInfo])
+    for each in client.stations(with_groups=True, timeout_s=1):
+        assert_type(each, StationInfo)
+    info = station.info(timeout_s=1)
+    assert_type(info, StationInfo)
+    assert_type(info.groups, Optional[tuple[GroupInfo, ...]])
+    assert_type(info.last_time, Optional[dt.datetime])
+    assert_type(info.messages, int)
+    peeked = station.peek(10, partition=1, from_time=dt.datetime.now(dt.timezone.utc), max_bytes=1000)
+    assert_type(peeked, PeekedMessages)
+    for message in station.peek(from_sequence=1):
+        assert_type(message, PeekedMessage)
+        assert_type(message.data, bytes)
+    assert_type(peeked.to_dicts()[0]["data"], object)
+    assert_type(client.connections("orders"), Listing[ConnectionInfo])
+    assert_type(client.schemas(), Listing[SchemaSummary])
 
 
 def on_delivery(delivery: Delivery) -> None:

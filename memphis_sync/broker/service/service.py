@@ -22,6 +22,7 @@ from memphis_sync.broker.service.connection import ServiceConnection
 from memphis_sync.broker.service.consumers import Consumers
 from memphis_sync.broker.service.dead_letter_ingest import DeadLetterIngest
 from memphis_sync.broker.service.dead_letters import DeadLetters
+from memphis_sync.broker.service.inspection import Inspection
 from memphis_sync.broker.service.notifications import Notifications
 from memphis_sync.broker.service.part import Shared
 from memphis_sync.broker.service.producers import Producers
@@ -96,7 +97,7 @@ class Service:
         self._recovery = Recovery(shared, stations, consumers)
         await self._restore()
         await self._recovery.start()
-        for part in (*served, self._ingest, Notifications()):
+        for part in (*served, Inspection(shared), self._ingest, Notifications()):
             await self._router.listen(self._connection, part.routes)
         await self._connection.flush()
         for upkeep in (Expiry(self._connection, shared.state).run(), self._recovery.run()):

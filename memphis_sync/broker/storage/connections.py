@@ -28,14 +28,14 @@ _FIRST_S = 2.0  # for the first server to answer
 _QUIET_S = 0.1  # after an answer, until no other server of a cluster is expected any more
 
 
-async def open_connection_ids(connection: Client) -> Optional[set[str]]:
+async def open_connections(connection: Client) -> Optional[dict[str, str]]:
     """
-    The ids of all open connections: what stands before ``::`` in their names, or the whole name.
+    Where each open connection comes from, by its id: what stands before ``::`` in its name, or the whole name.
 
     Returns:
-        None when the server does not list them.
+        ``host:port`` of each; None when the server does not list them.
     """
-    found: set[str] = set()
+    found: dict[str, str] = {}
     offset, more, alone = 0, True, not connection.discovered_servers
     while more:
         answers = await _ask(connection, offset, alone=alone)
@@ -46,7 +46,9 @@ async def open_connection_ids(connection: Client) -> Optional[set[str]]:
         for answer in answers:
             data = answer.get("data") or {}
             for client in data.get("connections") or []:
-                found.add(str(client.get("name", "")).partition("::")[0])
+                host, port = str(client.get("ip", "")), client.get("port", 0)
+                address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                found[str(client.get("name", "")).partition("::")[0]] = address if host else ""
             more = more or offset + _PAGE < int(data.get("total", 0))
         offset += _PAGE
     return found
@@ -54,7 +56,7 @@ async def open_connection_ids(connection: Client) -> Optional[set[str]]:
 
 async def open_connection_keys(connection: Client) -> Optional[set[str]]:
     """The same as key tokens."""
-    connected = await open_connection_ids(connection)
+    connected = await open_connections(connection)
     return None if connected is None else {connection_key(connection_id) for connection_id in connected}
 
 

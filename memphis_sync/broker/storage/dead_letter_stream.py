@@ -32,7 +32,8 @@ from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from nats.js.errors import APIError
 
-from memphis_sync.broker.storage.jetstream_api import JetStreamApi, StoredMessage
+from memphis_sync._protocol.stored import StoredMessage
+from memphis_sync.broker.storage.jetstream_api import JetStreamApi
 from memphis_sync.broker.storage.tables import WRONG_LAST_SEQUENCE, ConflictError, key_of
 
 STREAM = "memphis_dead_letters"

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import calendar
 import json
-import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, NoRespondersError, TimeoutError as NatsTimeoutError
 from nats.js.errors import APIError
 
+from memphis_sync._protocol.stored import NO_MESSAGE, StoredMessage, stored_message
+
 TIMEOUT_S = 10.0  # half of what the official clients wait for a creation
-_NS_PER_S = 1_000_000_000
 _PARALLEL = 32  # requests at once by one JetStreamApi: a station may have thousands of partitions
 
 CONSUMER_NOT_FOUND = 10014
-_NO_MESSAGE = (10037, 10043)  # not found; the sequence is beyond what the stream has
 STREAM_NOT_FOUND = 10059
 STREAM_EXISTS = 10058  # with another configuration
 REPLICAS_WITHOUT_CLUSTER = 10074
@@ -44,21 +41,6 @@ class JetStreamError(Exception):
 def is_no_room(exc: BaseException) -> bool:
     """Whether JetStream refused to store something because a limit is reached."""
     return isinstance(exc, (JetStreamError, APIError)) and exc.err_code in NO_ROOM
-
-
-class StoredMessage(NamedTuple):
-    """
-    A message as a stream keeps it.
-
-    Attributes:
-        block: Its header block; b"" without headers.
-        time_ns: When it was stored; nanoseconds since 1970.
-    """
-
-    sequence: int
-    block: bytes
-    payload: bytes
-    time_ns: int
 
 
 class JetStreamApi:
@@ -128,12 +110,10 @@ class JetStreamApi:
 
     async def message(self, stream: str, **which: Any) -> Optional[StoredMessage]:
         """One message, by ``seq`` or ``last_by_subj``; None when it, or its stream, does not exist."""
-        reply = await self._found((*_NO_MESSAGE, STREAM_NOT_FOUND), f"STREAM.MSG.GET.{stream}", which)
+        reply = await self._found((*NO_MESSAGE, STREAM_NOT_FOUND), f"STREAM.MSG.GET.{stream}", which)
         if reply is None:
             return None
-        message = reply["message"]
-        block, payload = (base64.b64decode(message.get(part) or "") for part in ("hdrs", "data"))
-        return StoredMessage(message["seq"], block, payload, nanoseconds(message["time"]))
+        return stored_message(reply)
 
     async def _found(
         self, otherwise: tuple[int, ...], operation: str, body: Optional[Mapping[str, Any]] = None
@@ -170,10 +150,3 @@ async def in_steps(do: Callable[[_A], Awaitable[_B]], items: Sequence[_A], at_on
 def first_error(results: Iterable[object]) -> Optional[BaseException]:
     """The first exception among the results of a ``gather(return_exceptions=True)``; None when all went well."""
     return next((result for result in results if isinstance(result, BaseException)), None)
-
-
-def nanoseconds(text: str) -> int:
-    """JetStream's time, RFC 3339 in UTC with up to nine digits, as nanoseconds since 1970."""
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-    return seconds * _NS_PER_S + int(fraction.ljust(9, "0")[:9])

@@ -15,7 +15,7 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from memphis_sync.broker.storage.connections import open_connection_ids
+from memphis_sync.broker.storage.connections import open_connections
 from memphis_sync.broker.storage.tables import Row
 
 _UNKNOWN_S = 10.0  # a lease this old is dead if the server does not say who is connected
@@ -55,7 +55,7 @@ class Leases:
         age = self._age(key, row.revision, time.monotonic())
         if age < _FRESH_S:
             return False
-        connected = await open_connection_ids(self._connection)
+        connected = await open_connections(self._connection)
         if connected is None:
             return age > _UNKNOWN_S
         return row.value.get("owner") not in connected or age > _STUCK_S

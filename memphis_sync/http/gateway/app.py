@@ -31,6 +31,7 @@ from .errors import Problem, answer, message, problem_of, refused
 from .produce import Produce
 from .sessions import Sessions
 from .settings import GatewaySettings
+from .streaming import Streaming
 from .tokens import Tokens
 
 log = logging.getLogger("memphis_sync.gateway")
@@ -68,7 +69,9 @@ class Lifespan:
 def routes(sessions: Sessions, settings: GatewaySettings) -> list[BaseRoute]:
     """All routes; each part of the gateway adds its own here."""
     auth, produce = Auth(sessions, settings), Produce(sessions, settings)
+    streaming = Streaming(sessions, settings)
     return [
+        Route("/stations/{station}/produce/stream", streaming.produce, methods=["POST"]),
         Route("/stations/{station}/produce/single", produce.single, methods=["POST"]),
         Route("/auth/authenticate", auth.authenticate, methods=["POST"]),
         Route("/auth/refreshtoken", auth.refresh, methods=["POST"]),

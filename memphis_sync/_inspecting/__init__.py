@@ -1,0 +1,1 @@
+"""Looking at what a broker holds: stations, groups, members, schemas, and messages without consuming them."""

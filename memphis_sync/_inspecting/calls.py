@@ -1,0 +1,51 @@
+"""The public calls that look at something: arguments checked, then asked on the client's loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memphis_sync._inspecting import peek as peeking, registry, stations as of_stations
+from memphis_sync._inspecting.asking import run
+from memphis_sync.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from memphis_sync._options.inspecting import (
+        ConnectionsArguments,
+        InspectArguments,
+        PeekArguments,
+        StationsArguments,
+    )
+    from memphis_sync.client import Memphis
+    from memphis_sync.info import ConnectionInfo, Listing, PeekedMessages, SchemaSummary, StationInfo
+
+
+def stations(client: Memphis, given: StationsArguments) -> Listing[StationInfo]:
+    """All stations."""
+    given = given.checked()
+    groups = given.with_groups
+    return run(client, "stations()", given.timeout_s, lambda asking: of_stations.stations(asking, with_groups=groups))
+
+
+def station_info(client: Memphis, name: str, given: InspectArguments) -> StationInfo:
+    """One station with its groups."""
+    return run(client, "info()", given.checked().timeout_s, lambda asking: of_stations.station(asking, name))
+
+
+def peek(client: Memphis, name: str, given: PeekArguments) -> PeekedMessages:
+    """Messages of a station, without consuming them."""
+    given = given.checked()
+    if given.from_sequence is not None and given.from_time is not None:
+        raise ConfigurationError("from_sequence and from_time are both given; give one, or neither for the newest")
+    return run(client, "peek()", given.timeout_s, lambda asking: peeking.peek(asking, name, given))
+
+
+def schemas(client: Memphis, given: InspectArguments) -> Listing[SchemaSummary]:
+    """All schemas."""
+    return run(client, "schemas()", given.checked().timeout_s, registry.schemas)
+
+
+def connections(client: Memphis, given: ConnectionsArguments) -> Listing[ConnectionInfo]:
+    """The clients with producers and consumers."""
+    given = given.checked()
+    name = given.station_name
+    return run(client, "connections()", given.timeout_s, lambda asking: registry.connections(asking, name))
