@@ -28,6 +28,7 @@ from memphis_sync.types import VERSION
 from . import monitoring
 from .auth import Auth
 from .errors import Problem, answer, message, problem_of, refused
+from .explicit_acks import ExplicitAcks
 from .produce import Produce
 from .sessions import Sessions
 from .settings import GatewaySettings
@@ -69,8 +70,11 @@ class Lifespan:
 def routes(sessions: Sessions, settings: GatewaySettings) -> list[BaseRoute]:
     """All routes; each part of the gateway adds its own here."""
     auth, produce = Auth(sessions, settings), Produce(sessions, settings)
-    streaming = Streaming(sessions, settings)
+    streaming, acks = Streaming(sessions, settings), ExplicitAcks(sessions, settings)
     return [
+        Route("/stations/{station}/consume", acks.consume, methods=["POST"]),
+        Route("/stations/{station}/ack", acks.ack, methods=["POST"]),
+        Route("/stations/{station}/nack", acks.nack, methods=["POST"]),
         Route("/stations/{station}/produce/stream", streaming.produce, methods=["POST"]),
         Route("/stations/{station}/produce/single", produce.single, methods=["POST"]),
         Route("/auth/authenticate", auth.authenticate, methods=["POST"]),

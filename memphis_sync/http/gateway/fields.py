@@ -48,6 +48,15 @@ class Fields:
             raise FieldsError(f"{name} is not valid Unicode") from None
         return value
 
+    def texts(self, name: str) -> list[str]:
+        """Some texts: a list of them in JSON, or one; none when it is absent or null."""
+        value = self._found.get(name)
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            return list(value)
+        if isinstance(value, list):
+            raise FieldsError(f"{name} must be a list of strings")
+        return [self.text(name)] if value is not None else []
+
     def number(self, name: str) -> Optional[int]:
         """A whole number; None when it is absent or null."""
         value = self._found.get(name)

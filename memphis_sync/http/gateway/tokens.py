@@ -9,10 +9,11 @@ is taken away once its last token has expired; a file is read again when it has 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 import secrets
 import time
-from typing import Any, Literal, NamedTuple, Optional
+from typing import Any, Callable, Literal, NamedTuple, Optional
 
 import jwt
 
@@ -24,8 +25,14 @@ log = logging.getLogger("memphis_sync.gateway")
 
 Kind = Literal["access", "refresh"]
 ALGORITHM = "HS256"
+SIGNATURE_BYTES = 16
 _LOOK_S = 1.0  # how often the file of keys is looked at
 _KEPT = 10_000  # tokens whose signature is not computed again
+
+
+def _signature(key: bytes, purpose: bytes, data: bytes) -> bytes:
+    own_key = hmac.digest(key, b"memphis-sync " + purpose, "sha256")  # no JWT is signed with it
+    return hmac.digest(own_key, data, "sha256")[:SIGNATURE_BYTES]
 
 
 class Claims(NamedTuple):
@@ -86,6 +93,19 @@ class Tokens:
                 self._kept.clear()
             self._kept[token] = claims
         return claims if claims.kind == kind and claims.expires > time.time() else None
+
+    def signer(self, purpose: bytes) -> Callable[[bytes], bytes]:
+        """Signs data that is not a JWT, with 16 bytes; for another purpose they are others. For any thread."""
+        self._read_again()
+        key = next(iter(self._keys.values()))
+        return lambda data: _signature(key, purpose, data)
+
+    def signed(self, purpose: bytes, data: bytes) -> Optional[bytes]:
+        """What is behind its signature; None when that does not fit."""
+        self._read_again()
+        mark, rest = data[:SIGNATURE_BYTES], data[SIGNATURE_BYTES:]
+        fits = any(hmac.compare_digest(mark, _signature(key, purpose, rest)) for key in self._keys.values())
+        return rest if fits else None
 
     def _decode(self, token: str) -> Optional[Claims]:
         try:
