@@ -166,8 +166,10 @@ class _Attempts:
                 raise Failed(str(exc), outcome="unknown", is_late=exc.is_late) from exc
             self._wait(str(exc), None)
             return None
-        if answer.status == 401 and self._refusals < 2:
+        if answer.status == 401:
             self._refusals += 1
+            if self._refusals > 2:
+                raise AuthenticationError("the gateway refused three tokens one after the other, two of them just made")
             self._refused = token
             return None
         verdict = _verdict(answer, gateway)
