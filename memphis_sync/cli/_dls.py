@@ -11,6 +11,7 @@ import click
 
 from ._app import Settings, need_output
 from ._streams import forget_stdout, json_line
+from ._table import one_line
 
 if TYPE_CHECKING:
     from memphis_sync import DeadLetter
@@ -99,12 +100,7 @@ def _line(letter: DeadLetter) -> bytes:
         letter.size,
         letter.reason,
     )
-    return ("\t".join(_one_line(str(column)) for column in columns) + os.linesep).encode("utf-8", "replace")
-
-
-def _one_line(text: str) -> str:
-    """Text from others as one column: a line end, a TAB or a terminal's escape sequence is shown, not obeyed."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return ("\t".join(one_line(str(column)) for column in columns) + os.linesep).encode("utf-8", "replace")
 
 
 def _json_line(letter: DeadLetter) -> bytes:
