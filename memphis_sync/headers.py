@@ -29,10 +29,11 @@ class Headers(MutableMapping[str, str]):
     The client changes neither, so one object may be used for many messages and by many threads.
     """
 
-    __slots__ = ("_items",)
+    __slots__ = ("_items", "_lines")
 
     def __init__(self, items: Optional[Mapping[str, str]] = None) -> None:
         self._items: dict[str, str] = {}
+        self._lines: dict[str, bytes] = {}  # as they are sent: encoded once, however many messages have them
         for key, value in (items or {}).items():
             self.add(key, value)
 
@@ -52,8 +53,9 @@ class Headers(MutableMapping[str, str]):
         Raises:
             HeaderError: The name is reserved, or the name or the value cannot be encoded.
         """
-        _encode(key, value)
+        line = _encode(key, value)
         self._items[key] = value
+        self._lines[key] = line
 
     def __setitem__(self, key: str, value: str) -> None:
         self.add(key, value)
@@ -63,6 +65,7 @@ class Headers(MutableMapping[str, str]):
 
     def __delitem__(self, key: str) -> None:
         del self._items[key]
+        del self._lines[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
@@ -89,6 +92,8 @@ def encode_user_headers(headers: Union[Mapping[str, str], Headers, None]) -> byt
     """
     if headers is None:
         return b""
+    if type(headers) is Headers:
+        return b"".join(list(headers._lines.values()))  # another thread may add one meanwhile
     if not isinstance(headers, Mapping):
         raise HeaderError(f"headers are of type {type(headers).__name__}; they must be a dict or a Headers")
     return b"".join([_encode(key, value) for key, value in headers.items()])

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Optional
+from typing import NoReturn, Optional
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
@@ -27,6 +27,7 @@ from memphis_sync.types import VERSION
 
 from . import monitoring
 from .auth import Auth
+from .consume import Consume
 from .errors import Problem, answer, message, problem_of, refused
 from .explicit_acks import ExplicitAcks
 from .produce import Produce
@@ -59,7 +60,7 @@ class Lifespan:
     @contextlib.asynccontextmanager
     async def __call__(self, app: Starlette) -> AsyncIterator[None]:
         """Opens what needs the event loop, and ends it."""
-        self.sessions = Sessions(self.settings, self.tokens)
+        self.sessions = app.state.sessions = Sessions(self.settings, self.tokens)
         app.router.routes.extend(routes(self.sessions, self.settings))
         try:
             yield
@@ -69,14 +70,19 @@ class Lifespan:
 
 def routes(sessions: Sessions, settings: GatewaySettings) -> list[BaseRoute]:
     """All routes; each part of the gateway adds its own here."""
-    auth, produce = Auth(sessions, settings), Produce(sessions, settings)
-    streaming, acks = Streaming(sessions, settings), ExplicitAcks(sessions, settings)
+    auth = Auth(sessions, settings)
+    produce = Produce(sessions, settings)
+    consume = Consume(sessions, settings)
+    streaming = Streaming(sessions, settings)
+    acks = ExplicitAcks(sessions, settings)
     return [
         Route("/stations/{station}/consume", acks.consume, methods=["POST"]),
         Route("/stations/{station}/ack", acks.ack, methods=["POST"]),
         Route("/stations/{station}/nack", acks.nack, methods=["POST"]),
         Route("/stations/{station}/produce/stream", streaming.produce, methods=["POST"]),
         Route("/stations/{station}/produce/single", produce.single, methods=["POST"]),
+        Route("/stations/{station}/produce/batch", produce.batch, methods=["POST"]),
+        Route("/stations/{station}/consume/batch", consume.batch, methods=["POST"]),
         Route("/auth/authenticate", auth.authenticate, methods=["POST"]),
         Route("/auth/refreshtoken", auth.refresh, methods=["POST"]),
         Route("/auth/logout", auth.logout, methods=["POST"]),
@@ -91,7 +97,16 @@ def create_app(settings: GatewaySettings) -> Starlette:
     Raises:
         ConfigurationError: The file of keys cannot be read.
     """
-    return Starlette(lifespan=Lifespan(settings), middleware=[Middleware(Frame, settings=settings)])
+    return Starlette(
+        lifespan=Lifespan(settings),
+        middleware=[Middleware(Frame, settings=settings)],
+        exception_handlers={HTTPException: _to_the_frame},
+    )
+
+
+def _to_the_frame(_: Request, exc: Exception) -> NoReturn:
+    """Starlette would answer with a text."""
+    raise exc
 
 
 class Frame:

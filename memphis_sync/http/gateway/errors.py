@@ -30,7 +30,7 @@ from memphis_sync.errors import (
 )
 
 RETRY_AFTER_S = 1  # a client is back within a second of its broker
-_AGAIN = {"retry-after": str(RETRY_AFTER_S)}
+AGAIN = {"retry-after": str(RETRY_AFTER_S)}
 
 
 class Problem(Exception):  # noqa: N818  it is an answer, raised from wherever it is found
@@ -112,12 +112,12 @@ def problem_of(error: MemphisError) -> Problem:
     status = status_of(error)
     if status == 401:
         return unauthorized()
-    return Problem(status, {**details_of(error), "success": False}, _AGAIN if status == 503 else None)
+    return Problem(status, {**details_of(error), "success": False}, AGAIN if status == 503 else None)
 
 
 def busy(error: str) -> Problem:
     """The answer when the gateway has no room for a request; nothing was done."""
-    return refused(503, error, _AGAIN)
+    return refused(503, error, AGAIN)
 
 
 def as_json(body: Any) -> bytes:

@@ -12,6 +12,8 @@ from typing import Optional
 
 from starlette.requests import Request
 
+from memphis_sync import Headers
+
 OWN_PREFIX = "memphis-"
 IDS = ("idempotency-key", "msg-id")
 _NEVER = frozenset(
@@ -44,13 +46,18 @@ def canonical(name: str) -> Optional[str]:
     return "-".join(part[:1].upper() + part[1:] for part in name.split("-"))
 
 
-def message_headers(request: Request) -> dict[str, str]:
-    """The headers of a request that its message gets."""
+def message_headers(request: Request) -> Headers:
+    """
+    The headers of a request that its messages get.
+
+    Raises:
+        HeaderError: A name is one of the broker's own.
+    """
     raw = request.scope["headers"]
     # What the header Connection names is about the connection, too: RFC 9110, 7.6.1.
     named = [value for name, value in raw if name == b"connection"]
     hop = {part.strip().lower() for value in named for part in value.decode("latin-1").split(",")}
-    found: dict[str, str] = {}
+    found = Headers()
     for name_bytes, value_bytes in raw:
         name = name_bytes.decode("latin-1")
         shown = canonical(name)

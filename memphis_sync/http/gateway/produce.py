@@ -7,23 +7,34 @@ take, whether to wait for it, the partition, and the message's id.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 import memphis_sync
-from memphis_sync.errors import ClosedError, StationNotFoundError
+from memphis_sync.errors import ClosedError, MemphisError, StationNotFoundError
 
 from .bodies import content_type, read, unsupported
-from .errors import answer, refused
+from .errors import AGAIN, Problem, answer, as_json, details_of, refused, status_of
 from .headers import IDS, message_headers
+from .json_array import NotAnArrayError, elements
 from .sessions import Sessions, UserSession
 from .settings import GatewaySettings
 
-DEFAULT_TIMEOUT_MS = 15_000  # as a message's of the client
+Result = Union[memphis_sync.PubAck, MemphisError, None]
+
+_BOOLS = ("false", "true")
+GONE = (StationNotFoundError, ClosedError)  # the next request registers its producer, or consumer, again
+MOST_ELEMENTS = 50_000  # of a batch: half a second of work for the event loop, in turns
+TURN = 1000
+# A message that may be stored matters most to its sender, then one that may be sent again, then one that may not.
+_WORST_FIRST = (504, 503, 500)
 MAX_TIMEOUT_MS = 3_600_000
 SINGLE_TYPES = "text, JSON, XML, protobuf, a form, or application/octet-stream"
 _ACCEPTED = frozenset(
@@ -45,27 +56,38 @@ class ProduceOptions:
     What a request says about how to produce.
 
     Attributes:
-        timeout_s: How long the broker may take.
+        timeout_s: How long the request may take; None: as long as a message of the client, from when it is sent.
         waits: Whether the answer waits for the broker.
         message_id: The message's id; None: the client makes one.
         key: A partition key.
         number: A partition; -1 for none.
     """
 
-    timeout_s: float
+    timeout_s: Optional[float]
     waits: bool
     message_id: Optional[str]
     key: Optional[str]
     number: int
 
-    def arguments(self, began_at: float, message_id: Optional[str]) -> dict[str, Any]:
-        """The arguments of produce(); *began_at* is when the request's time began, on the monotonic clock."""
-        return {
-            "ack_wait_sec": max(self.timeout_s - (time.monotonic() - began_at), 0.001),
-            "msg_id": message_id,
-            "producer_partition_key": self.key,
-            "producer_partition_number": self.number,
-        }
+    def arguments(self, began_at: Optional[float], message_id: Optional[str]) -> dict[str, Any]:
+        """
+        The arguments of produce().
+
+        Args:
+            began_at: When the request's time began, on the monotonic clock; None: with each message.
+            message_id: The message's own.
+        """
+        found: dict[str, Any] = {}
+        if self.timeout_s is not None:
+            spent_s = 0.0 if began_at is None else time.monotonic() - began_at
+            found["ack_wait_sec"] = max(self.timeout_s - spent_s, 0.001)
+        if message_id is not None:
+            found["msg_id"] = message_id
+        if self.key is not None:
+            found["producer_partition_key"] = self.key
+        if self.number != -1:
+            found["producer_partition_number"] = self.number
+        return found
 
 
 def option(request: Request, name: str) -> Optional[str]:
@@ -94,11 +116,12 @@ def produce_options(request: Request) -> ProduceOptions:
     ack = option(request, "ack")
     if ack not in (None, "all", "none"):
         raise refused(400, f"ack is {ack[:40]!r}; it must be 'all' (wait until it is stored) or 'none'")
+    timeout_ms = number_option(request, "timeout_ms", 0, 1, MAX_TIMEOUT_MS)
     ids = {value for name in IDS for value in request.headers.getlist(name)}
     if len(ids) > 1:
         raise refused(400, "Idempotency-Key and Msg-Id are the same thing; give one of them, once")
     return ProduceOptions(
-        timeout_s=number_option(request, "timeout_ms", DEFAULT_TIMEOUT_MS, 1, MAX_TIMEOUT_MS) / 1000,
+        timeout_s=timeout_ms / 1000 if timeout_ms else None,
         waits=ack != "none",
         message_id=ids.pop() if ids else None,
         key=option(request, "partition_key"),
@@ -109,11 +132,6 @@ def produce_options(request: Request) -> ProduceOptions:
 def takes_single(kind: str) -> bool:
     """Whether produce/single stores bodies of a content type."""
     return kind in _ACCEPTED or "text" in kind or kind.endswith(("+json", "+xml")) or kind.startswith("multipart/")
-
-
-async def ready_producer(session: UserSession, station: str) -> memphis_sync.Producer:
-    """The producer of a station; an earlier one whose station was destroyed is not used again."""
-    return await session.producer(station)
 
 
 class Produce:
@@ -128,22 +146,137 @@ class Produce:
         session = await self._sessions.of(request)
         if not takes_single(content_type(request)):
             raise unsupported(request, SINGLE_TYPES)
-        options = produce_options(request)
+        options, headers = produce_options(request), message_headers(request)
         body = await read(request, self._settings)
-        producer = await session.producer(request.path_params["station"])
-        try:
+        async with ready(session, request) as producer:
             delivery = producer.produce(
-                body,
-                headers=message_headers(request),
-                nonblocking=True,
-                **options.arguments(began_at, options.message_id),
+                body, headers=headers, nonblocking=True, **options.arguments(began_at, options.message_id)
             )
             if not options.waits:
                 return answer({"acknowledged": False, "error": None, "success": True}, 202)
             return answer({"error": None, "success": True, **stored(await delivery)})
-        except (StationNotFoundError, ClosedError):
-            session.forget_producer(producer)
-            raise
+
+    async def batch(self, request: Request) -> Response:
+        """POST /stations/{station}/produce/batch: each element of a JSON array is a message, as it was sent."""
+        began_at = time.monotonic()
+        session = await self._sessions.of(request)
+        kind = content_type(request)
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise unsupported(request, "JSON")
+        options, headers = produce_options(request), message_headers(request)
+        messages = await self._elements(await read(request, self._settings))
+        if not messages:
+            return answer({"error": None, "errors": [], "fail": 0, "results": [], "sent": 0, "success": True})
+        producer = await session.producer(request.path_params["station"])
+        results = await produce_each(producer, messages, headers, options, began_at)
+        for result in results:
+            if isinstance(result, GONE):
+                session.forget_producer(producer)
+        return _batch_answer(results, options)
+
+    async def _elements(self, body: bytes) -> list[bytes]:
+        """All of them, before the first one is sent."""
+        found = []
+        try:
+            for element in elements(body):
+                found.append(element)
+                if len(found) > MOST_ELEMENTS:
+                    raise refused(413, f"a batch may have {MOST_ELEMENTS} messages; send the others in the next one")
+                if not len(found) % TURN:
+                    await asyncio.sleep(0)  # other requests go on
+        except NotAnArrayError as exc:
+            raise refused(400, f"the body is not a JSON array: {exc}; nothing was stored") from None
+        return found
+
+
+@contextlib.asynccontextmanager
+async def ready(session: UserSession, request: Request) -> AsyncIterator[memphis_sync.Producer]:
+    """The producer of a request's station; one whose station was destroyed is not used again."""
+    producer = await session.producer(request.path_params["station"])
+    try:
+        yield producer
+    except GONE:
+        session.forget_producer(producer)
+        raise
+
+
+async def produce_each(
+    producer: memphis_sync.Producer,
+    messages: list[bytes],
+    headers: memphis_sync.Headers,
+    options: ProduceOptions,
+    began_at: float,
+) -> list[Result]:
+    """
+    Produces messages, and waits for the outcome of each unless the request says not to.
+
+    Returns:
+        For each its PubAck, None when nobody waits for it, or the error.
+    """
+    given = options.arguments(began_at, None)
+    found: list[Union[memphis_sync.Delivery, MemphisError]] = []
+    for index, message in enumerate(messages):
+        if options.message_id is not None:
+            given["msg_id"] = f"{options.message_id}-{index}"
+        try:
+            found.append(producer.produce(message, headers=headers, nonblocking=True, **given))
+        except MemphisError as exc:
+            found.append(exc)
+        if not (index + 1) % TURN:
+            await asyncio.sleep(0)
+    if not options.waits:
+        return [each if isinstance(each, MemphisError) else None for each in found]
+    # Backwards: when the last one is known, most others are, and reading those is cheaper than being woken for each.
+    for delivery in reversed(found):
+        if not isinstance(delivery, MemphisError) and not delivery.done():
+            with contextlib.suppress(MemphisError):  # it is read below
+                await delivery
+    return [each if isinstance(each, MemphisError) else outcome_of(each) for each in found]
+
+
+def outcome_of(delivery: memphis_sync.Delivery) -> Union[memphis_sync.PubAck, MemphisError]:
+    """What became of a message whose outcome is known."""
+    try:
+        return delivery.result(0)
+    except MemphisError as exc:
+        return exc
+
+
+def _batch_answer(results: list[Result], options: ProduceOptions) -> Response:
+    """How many were stored, and what became of each; the status is that of the worst."""
+    failed = [(index, each) for index, each in enumerate(results) if isinstance(each, MemphisError)]
+    body: dict[str, Any] = {
+        "error": None,
+        "errors": [{"index": index, **details_of(error)} for index, error in failed],
+        "fail": len(failed),
+        "sent": len(results) - len(failed),
+        "success": not failed,
+    }
+    if not options.waits:
+        body["acknowledged"] = False
+    if not failed:
+        status = 200 if options.waits else 202
+        return Response(as_json(body)[:-1] + _results(results), status, None, "application/json")
+    statuses = {status_of(error) for _, error in failed}
+    status = next((each for each in _WORST_FIRST if each in statuses), max(statuses))
+    error = f"{len(failed)} of {len(results)} messages are not known to be stored; errors has each"
+    rows = [stored(each) if isinstance(each, memphis_sync.PubAck) else None for each in results]
+    raise Problem(status, {**body, "error": error, "results": rows}, AGAIN if status == 503 else None)
+
+
+def _results(results: list[Result]) -> bytes:
+    """
+    The end of an answer about messages that are all stored: what stored() says of each.
+
+    It is put together by hand, since that of a thousand messages would take as long as sending them. The names of
+    streams have letters, digits and ``_-#$`` only.
+    """
+    rows = (
+        f'{{"duplicate":{_BOOLS[each.duplicate]},"partition":{each.partition},"seq":{each.sequence},"stream":"{each.stream}"}}'
+        for each in results
+        if isinstance(each, memphis_sync.PubAck)
+    )
+    return f',"results":[{",".join(rows)}]}}'.encode("ascii")
 
 
 def stored(ack: memphis_sync.PubAck) -> dict[str, Any]:

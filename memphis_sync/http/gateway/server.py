@@ -21,6 +21,7 @@ from typing import Any, Optional
 
 import h11
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import create_app
@@ -54,15 +55,15 @@ def run(settings: GatewaySettings) -> int:
         )
         return 1
     with contextlib.closing(listener):
-        server = Server(uvicorn_config(settings), settings, listener)
+        server = Server(settings, listener)
         server.run(sockets=[listener])
     return server.exit_code
 
 
-def uvicorn_config(settings: GatewaySettings) -> uvicorn.Config:
+def uvicorn_config(app: Starlette, settings: GatewaySettings) -> uvicorn.Config:
     """How uvicorn serves a gateway."""
     return uvicorn.Config(
-        create_app(settings),
+        app,
         http=limited(settings),
         ws="none",
         lifespan="on",
@@ -86,7 +87,8 @@ def _listen(settings: GatewaySettings) -> socket.socket:
         inherited.setblocking(False)
         return inherited
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+    # With its protocol named, or asyncio would not turn off the delay of small packets.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
@@ -101,8 +103,9 @@ def _listen(settings: GatewaySettings) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn that says when it listens, and ends with the exit code of the signal."""
 
-    def __init__(self, config: uvicorn.Config, settings: GatewaySettings, listener: socket.socket) -> None:
-        super().__init__(config)
+    def __init__(self, settings: GatewaySettings, listener: socket.socket) -> None:
+        self._app = create_app(settings)
+        super().__init__(uvicorn_config(self._app, settings))
         self._settings, self._listener = settings, listener
         self.exit_code = 0
 
@@ -116,6 +119,11 @@ class Server(uvicorn.Server):
             line = json.dumps({"url": url, "host": self._settings.host, "port": port, "pid": os.getpid()})
             _write_whole(self._settings.ready_file, f"{line}\n")
         log.info("%s serves %s", url, self._settings.url.partition("?")[0])
+
+    async def shutdown(self, sockets: Optional[list[socket.socket]] = None) -> None:
+        """Has what waits for messages answer with what it has, and waits for all requests under way."""
+        self._app.state.sessions.is_ending = True
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -242,6 +242,7 @@ class Sessions:
     def __init__(self, settings: GatewaySettings, tokens: Tokens) -> None:
         self.settings = settings
         self.tokens = tokens
+        self.is_ending = False  # what waits for messages stops waiting
         self._by_id: OrderedDict[str, UserSession] = OrderedDict()
         self._users: dict[tuple[int, str], User] = {}
         self._control = ThreadPoolExecutor(CONTROL_THREADS, "memphis-gateway")

@@ -184,7 +184,7 @@ class Stream(Response):
         self,
         producer: memphis_sync.Producer,
         options: ProduceOptions,
-        headers: dict[str, str],
+        headers: memphis_sync.Headers,
         limit: int,
         *,
         is_json: bool,
@@ -272,13 +272,7 @@ class Stream(Response):
         while True:
             try:
                 delivery = self._producer.produce(
-                    body,
-                    options.timeout_s,
-                    self._message_headers,
-                    nonblocking=True,
-                    msg_id=message_id,
-                    producer_partition_key=options.key,
-                    producer_partition_number=options.number,
+                    body, headers=self._message_headers, nonblocking=True, **options.arguments(None, message_id)
                 )
             except BufferFullError:
                 await self._hand_over()

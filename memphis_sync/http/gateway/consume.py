@@ -1,0 +1,186 @@
+"""
+``/stations/{station}/consume/batch``: messages of a group, acknowledged before they are answered.
+
+At most once, as in Memphis' own gateway: who loses the answer loses its messages. So they are acknowledged at the last
+moment, and given back to the group when nobody waits for the answer any more; a gateway that ends in between has not
+acknowledged, and the group gets them again. Who must not lose any consumes with acknowledgements of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+import memphis_sync
+from memphis_sync.errors import ConnectionLostError, HeaderError, MemphisError
+
+from .errors import answer, details_of, problem_of, refused
+from .fields import Fields, FieldsError, read_fields
+from .produce import GONE
+from .sessions import ACK_TIME_MS, GROUP_SUFFIX, MAX_DELIVERIES, NAME, Sessions
+from .settings import GatewaySettings
+
+Encoding = Literal["auto", "text", "base64"]
+
+DEFAULT_SIZE, MOST = 10, 5000
+DEFAULT_WAIT_MS, LEAST_WAIT_MS, MOST_WAIT_MS = 5000, 100, 600_000
+SLICE_S = 1.0  # how soon one learns that nobody waits any more, or that the gateway ends
+HOLD_S = ACK_TIME_MS / 1000 / 2  # an unfinished batch waits no longer for more: its messages' ack time runs
+# Messages may have megabytes: an answer ends early at about this size, and the first few say how large they are.
+MOST_BYTES, FIRST = 32 * 1024 * 1024, 16
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """
+    What a request asks for.
+
+    Attributes:
+        name: The consumer.
+        group: The group, as it is called at the broker.
+        size: How many messages at most.
+        wait_s: How long to wait for them.
+        encoding: How a payload is written: as text, as base64, or what fits.
+    """
+
+    name: str
+    group: str
+    size: int
+    wait_s: float
+    encoding: Encoding
+
+
+def wanted(fields: Fields) -> Wanted:
+    """
+    What a request asks for.
+
+    Raises:
+        FieldsError: A field has another type.
+        Problem: 400, a value is not allowed.
+    """
+    name, group = fields.text("consumer_name"), fields.text("consumer_group")
+    size = fields.number("batch_size") or DEFAULT_SIZE
+    wait_ms = fields.number("batch_max_wait_time_ms") or DEFAULT_WAIT_MS
+    encoding = fields.text("encoding") or "auto"
+    if not name:
+        raise refused(400, "Consumer name is required")
+    if not 1 <= size <= MOST:
+        raise refused(400, f"Batch size can not be greater than {MOST} or less than 1")
+    if wait_ms > MOST_WAIT_MS:
+        raise refused(400, f"batch_max_wait_time_ms is {wait_ms}; it must be {MOST_WAIT_MS} or less")
+    if encoding not in ("auto", "text", "base64"):
+        raise refused(400, f"encoding is {encoding[:40]!r}; it must be auto, text or base64")
+    return Wanted(
+        name,
+        f"{group}{GROUP_SUFFIX}" if group else NAME,
+        size,
+        max(wait_ms, LEAST_WAIT_MS) / 1000,
+        cast("Encoding", encoding),
+    )
+
+
+class Consume:
+    """The route that consumes."""
+
+    def __init__(self, sessions: Sessions, settings: GatewaySettings) -> None:
+        self._sessions, self._settings = sessions, settings
+
+    async def batch(self, request: Request) -> Response:
+        """POST /stations/{station}/consume/batch: up to so many messages, waited for, as a JSON array."""
+        session = await self._sessions.of(request)
+        try:
+            asked = wanted(await read_fields(request, self._settings))
+        except FieldsError as exc:
+            raise refused(400, f"Invalid request body: {exc}") from None
+        try:
+            consumer = await session.consumer(
+                request.path_params["station"],
+                asked.name,
+                asked.group,
+                max_msg_deliveries=MAX_DELIVERIES,
+                max_ack_time_ms=ACK_TIME_MS,
+            )
+            try:
+                messages = await self._fetch(consumer, asked, request)
+            except GONE:
+                session.forget_consumer(consumer)
+                raise
+        except MemphisError as exc:
+            problem = problem_of(exc)
+            if problem.status == 500:  # the broker has refused, and Memphis' own gateway says 400 then
+                raise refused(400, details_of(exc)["error"]) from exc
+            raise
+        rows = [as_row(message, asked.encoding) for message in messages]
+        if await request.is_disconnected():
+            give_back(messages)
+            raise ClientDisconnect
+        for message in messages:
+            with contextlib.suppress(ConnectionLostError):  # the group gets it again, which is better than never
+                message.ack()
+        return answer(rows)
+
+    async def _fetch(
+        self, consumer: memphis_sync.Consumer, asked: Wanted, request: Request
+    ) -> list[memphis_sync.Message]:
+        """Messages of all partitions, until there are enough or the time is over."""
+        found: list[memphis_sync.Message] = []
+        room = MOST_BYTES
+        deadline = time.monotonic() + asked.wait_s
+        left_s = asked.wait_s
+        while left_s > 0 and len(found) < asked.size and room > 0 and not self._sessions.is_ending:
+            count = min(asked.size - len(found), _portion(found, room))
+            try:
+                new = await self._sessions.wait(consumer.fetch, count, timeout_s=min(left_s, SLICE_S))
+            except MemphisError:
+                if found:
+                    break  # the next request hears of it
+                raise
+            if new and not found:
+                deadline = min(deadline, time.monotonic() + HOLD_S)
+            found += new
+            room -= sum(map(len, new))
+            left_s = deadline - time.monotonic()
+            if await request.is_disconnected():
+                give_back(found)
+                raise ClientDisconnect
+        return found
+
+
+def _portion(found: list[memphis_sync.Message], room: int) -> int:
+    """How many messages to ask for next, so that they are not many more bytes than there is room for."""
+    if not found:
+        return FIRST
+    average = sum(map(len, found)) // len(found)
+    return max(1, room // (average + 1))
+
+
+def give_back(messages: Sequence[memphis_sync.Message]) -> None:
+    """Has the group get messages again, at once."""
+    for message in messages:
+        with contextlib.suppress(MemphisError):  # it gets them again after their ack time
+            message.nack()
+
+
+def as_row(message: memphis_sync.Message, encoding: Encoding) -> dict[str, Any]:
+    """
+    A message as it is answered: ``message`` and ``headers``, as in Memphis' own gateway, and ``encoding`` if it is
+    base64.
+    """
+    try:
+        headers = message.headers
+    except HeaderError:  # any program may have sent it
+        headers = {}
+    data = bytes(message.data)
+    if encoding != "base64":
+        try:
+            return {"headers": headers, "message": data.decode(errors="strict" if encoding == "auto" else "replace")}
+        except UnicodeDecodeError:
+            pass
+    return {"encoding": "base64", "headers": headers, "message": base64.b64encode(data).decode("ascii")}
