@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Callable, Optional
 
 from memphis_sync._base import native, waits
@@ -143,6 +143,22 @@ def start_thread(name: str, work: Callable[..., object], *args: object) -> threa
         spare.start()
         _parked.append(spare)
     return thread
+
+
+def join(threads: Iterable[threading.Thread], deadline: float) -> list[threading.Thread]:
+    """
+    Waits for the ends of threads, but not of the calling one, until *deadline* on the monotonic clock.
+
+    Returns:
+        Those that still run.
+    """
+    others = [thread for thread in threads if thread.ident != native.get_ident()]
+    for thread in others:
+        left_s = deadline - time.monotonic()
+        thread.join(waits.slice_s(left_s))
+        while thread.is_alive() and (left_s := deadline - time.monotonic()) > 0:
+            thread.join(waits.slice_s(left_s))
+    return [thread for thread in others if thread.is_alive()]
 
 
 def silence_daemons(kind: type[BaseException]) -> None:

@@ -4,10 +4,14 @@ How the calling thread waits, and who the caller is: the one place that decides.
 A thread waits on one of the interpreter's own locks. Under gevent that would hold up all greenlets of the thread, so a
 greenlet looks, lets the others run, and looks again (``_session.greenlets``). Which of the two a process needs is
 decided once, by its first connect().
+
+A wait of the main thread is cut into slices. Python runs signal handlers on that thread alone, and a signal that comes
+in the moment before a wait begins, or that the system gives to another thread, does not end the wait.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Optional, Protocol
 
@@ -15,6 +19,10 @@ from memphis_sync._base import native
 
 if TYPE_CHECKING:
     import selectors
+
+
+SLICE_S = 0.2
+"""How long a wait of the main thread may be at once, so that Ctrl-C is served within 0.3 s."""
 
 
 class Acquirable(Protocol):
@@ -58,14 +66,23 @@ greenlets: Optional[Greenlets] = None
 
 def acquire(lock: Acquirable, timeout: float = -1) -> bool:
     """``lock.acquire(timeout=timeout)``, while other greenlets run. Who releases it calls ring()."""
-    if greenlets is None or not greenlets.is_greenlet():
-        return lock.acquire(timeout=timeout)
     until = float("inf") if timeout < 0 else time.monotonic() + timeout
+    if greenlets is None or not greenlets.is_greenlet():
+        while not lock.acquire(timeout=slice_s(until - time.monotonic())):
+            if time.monotonic() >= until:
+                return False
+        return True
     while not lock.acquire(blocking=False):
         if time.monotonic() >= until:
             return False
         greenlets.pause(until)
     return True
+
+
+def slice_s(left_s: float) -> float:
+    """How much of the time that is left the calling thread may wait at once, in seconds."""
+    longest_s = SLICE_S if native.get_ident() == threading.main_thread().ident else threading.TIMEOUT_MAX
+    return min(max(left_s, 0.0), longest_s)
 
 
 def ring() -> None:
@@ -76,10 +93,13 @@ def ring() -> None:
 
 def sleep(seconds: float) -> None:
     """Waits for so long."""
-    if greenlets is None or not greenlets.is_greenlet():
-        native.sleep(seconds)
-    else:
+    if greenlets is not None and greenlets.is_greenlet():
         greenlets.sleep(seconds)
+        return
+    until = time.monotonic() + seconds
+    while seconds > 0:
+        native.sleep(slice_s(seconds))
+        seconds = until - time.monotonic()
 
 
 def selector() -> selectors.BaseSelector:

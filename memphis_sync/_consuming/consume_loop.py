@@ -11,7 +11,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from memphis_sync._base import primitives
+from memphis_sync._base import primitives, threads
 from memphis_sync._base.interactive import is_interactive
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Latch
@@ -130,10 +130,7 @@ class Consuming:
         """Waits for the threads unless it is one of them that asks. False: one was still running at the limit."""
         if any(thread.ident == primitives.current_thread_id() for thread in self._threads):
             return True
-        deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not threads.join(self._threads, time.monotonic() + timeout_s)
 
     def is_over(self) -> bool:
         """Whether nothing more is to be handed out."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Optional
 
 from memphis_sync._base import native, waits
 from memphis_sync._base.logs import Log, show_error
-from memphis_sync._base.threads import Latch, start_thread
+from memphis_sync._base.threads import Latch, join, start_thread
 from memphis_sync._core import fork_generation
 from memphis_sync._options.table import ConnectOptions
 from memphis_sync.types import LinkEvent
@@ -180,8 +180,8 @@ class Callbacks:
         self._wake_up()
         if thread is None or thread.ident == native.get_ident():
             return
-        thread.join(timeout_s if self._source is None else 0.0)  # retire() has waited already
-        if thread.is_alive():
+        left_s = timeout_s if self._source is None else 0.0  # retire() has waited already
+        if join([thread], time.monotonic() + left_s):
             logger.warning("%s did not stop within %.1f s", thread.name, timeout_s)
         else:
             self._run_jobs()  # what came while it ended

@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._base.logs import Log
-from memphis_sync._base.native import RLock, get_ident
-from memphis_sync._base.threads import Change, Event, own_thread, start_thread
+from memphis_sync._base.native import RLock
+from memphis_sync._base.threads import Change, Event, join, own_thread, start_thread
 from memphis_sync._core import ReceiveBuffer, Ticket, encode_sub, watch_forks
 from memphis_sync._core._codes import LinkEnd
 from memphis_sync._data.callbacks import Callbacks
@@ -140,13 +140,11 @@ class DataLink:
             self.file.leave(self.core.stats()["abandoned"])
         until = time.monotonic() + JOIN_S if last is None else last
         self.callbacks.retire(max(0.0, (reports_until or until) - time.monotonic()))
-        for thread in self._threads:
-            if thread.ident != get_ident():
-                thread.join(max(0.0, until - time.monotonic()))
-                if thread.is_alive():
-                    logger.warning("%s did not stop in time", thread.name)
+        running = join(self._threads, until)
+        for thread in running:
+            logger.warning("%s did not stop in time", thread.name)
         log_unseen(self.core, self._label)
-        if not any(thread.is_alive() and thread.ident != get_ident() for thread in self._threads):
+        if not running:
             self.core.release()  # else when the last ticket of it is gone, which may be long
         return left
 

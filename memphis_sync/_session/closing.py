@@ -14,8 +14,8 @@ import time
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from memphis_sync._base import primitives
 from memphis_sync._base.logs import Log
+from memphis_sync._base.threads import join
 from memphis_sync._data.ending import end_steps
 from memphis_sync._session import shutdown
 from memphis_sync.errors import ForkedError, MemphisError
@@ -107,11 +107,3 @@ def close_steps(
     join(session._registrations, last)  # what it waits for has ended
     shutdown.unregister(session)
     session.is_closed = True
-
-
-def join(threads: list[primitives.Thread], deadline: float) -> list[primitives.Thread]:
-    """Waits for threads, but not for the calling one; gives those that still run."""
-    others = [thread for thread in threads if thread.ident != primitives.current_thread_id()]
-    for thread in others:
-        thread.join(max(deadline - time.monotonic(), 0.0))
-    return [thread for thread in others if thread.is_alive()]

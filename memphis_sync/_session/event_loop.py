@@ -18,7 +18,7 @@ from typing import Any, Callable, Generic, Optional, TypeVar
 
 from memphis_sync._base import native, primitives, waits
 from memphis_sync._base.logs import Log
-from memphis_sync._base.threads import Sink, own_thread
+from memphis_sync._base.threads import Sink, join, own_thread
 from memphis_sync._session import fork, waiting
 from memphis_sync.errors import ClosedError, DeadlineError
 
@@ -269,7 +269,7 @@ class LoopThread:
             self._is_stopping = True
             with contextlib.suppress(RuntimeError):  # it has closed between the two lines
                 self._loop.call_soon_threadsafe(self._end)
-            thread.join(max(0.0, deadline - time.monotonic()))
+            join([thread], deadline)
         if thread is None or thread.is_alive():
             log.error("thread %s did not end within %.1f s", self.name, timeout_s)
             return False

@@ -19,7 +19,7 @@ from memphis_sync._base import primitives
 from memphis_sync._base.interactive import is_interactive
 from memphis_sync._base.interpreters import check_threads
 from memphis_sync._base.logs import ERROR, INFO, Log
-from memphis_sync._base.threads import Section, handing_over
+from memphis_sync._base.threads import Section, handing_over, join
 from memphis_sync._base.uwsgi import check_uwsgi
 from memphis_sync._control import ControlLink
 from memphis_sync._control.api import Requests
@@ -29,7 +29,7 @@ from memphis_sync._data import Callbacks, Change, DataLink, LinkName, Outages
 from memphis_sync._options.table import ConnectOptions
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import fork, shutdown, waiting
-from memphis_sync._session.closing import close_steps, join
+from memphis_sync._session.closing import close_steps
 from memphis_sync._session.event_loop import LoopThread
 from memphis_sync._session.opening import open_control
 from memphis_sync._session.recovery import recover

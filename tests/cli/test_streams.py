@@ -165,8 +165,19 @@ def demo_streams(client: ControlClient) -> list[str]:
     return [name for name in client.jetstream("STREAM.NAMES")["streams"] or () if name.startswith("demo-")]
 
 
+def interrupt(pid: int) -> None:
+    """Ctrl-C."""
+    os.killpg(pid, signal.SIGINT)
+
+
+def interrupt_beside_the_main_thread(pid: int) -> None:
+    """A thread that wakes nobody gets the signal, as when it comes just before the main thread begins to wait."""
+    os.kill(max(int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()), signal.SIGINT)
+
+
+@pytest.mark.parametrize("send", [interrupt, interrupt_beside_the_main_thread])
 def test_ctrl_c_ends_a_demo_at_once_when_its_broker_ends_with_it(
-    start: Any, fresh_broker: Any, until: Any, demo_lines: str
+    start: Any, fresh_broker: Any, until: Any, demo_lines: str, send: Callable[[int], None]
 ) -> None:
     """As on a terminal, where both get the Ctrl-C: nobody waits for acknowledgements that cannot come."""
     own = fresh_broker()
@@ -179,7 +190,7 @@ def test_ctrl_c_ends_a_demo_at_once_when_its_broker_ends_with_it(
 
         until(messages)
     own.kill()
-    os.killpg(child.pid, signal.SIGINT)
+    send(child.pid)
     out, err = child.communicate(timeout=12)  # waiting for acknowledgements takes 15 s
     assert (child.returncode, out) == (130, b""), err
     assert b"Traceback" not in err
