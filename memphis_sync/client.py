@@ -331,7 +331,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         It costs one request for 256 partitions, and one for 500 stations on the broker of memphis-sync.
 
         Raises:
-            ServerError: The user is not allowed to list them.
+            ServerError: The user is not allowed to list them (``code`` 403).
         """
         return inspecting.stations(self, given)
 

@@ -155,8 +155,8 @@ class StationInfo(InNotebook):
         created: When its first partition was created, UTC.
         schema: The attached schema; None without one, and when it is among *unknown*.
         groups: The consumer groups by name; None when they were not asked for, and when they are among *unknown*.
-        unknown: What this broker does not tell, and why: names of attributes above with a sentence. Empty on the broker
-            of memphis-sync; a Memphis broker does not tell ``schema``.
+        unknown: What this broker does not tell, and why: names of attributes above with a sentence. A Memphis broker
+            does not tell ``schema``; ``groups`` is here when the user is not allowed to list them.
     """
 
     name: str

@@ -60,7 +60,7 @@ class Station(NotCopied, NotAwaited, InNotebook):
         Raises:
             ConfigurationError: *timeout_s* is out of range.
             StationNotFoundError: The station does not exist any more.
-            ServerError: The broker refused.
+            ServerError: The broker refused; with ``code`` 403 because of what the user is allowed.
             DeadlineError, ConnectionLostError: Not everything was answered in time.
             ClosedError, OwnThreadError: As other requests of the client.
         """
@@ -83,7 +83,7 @@ class Station(NotCopied, NotAwaited, InNotebook):
         Raises:
             ConfigurationError: An argument is not allowed, or the station has no such partition.
             StationNotFoundError: The station does not exist any more.
-            ServerError: The broker refused.
+            ServerError: The broker refused; with ``code`` 403 because of what the user is allowed.
             DeadlineError, ConnectionLostError: Not everything was answered in time.
             ClosedError, OwnThreadError: As other requests of the client.
         """

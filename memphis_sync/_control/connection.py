@@ -81,6 +81,7 @@ class ControlLink:
         self._flushes: set[asyncio.Future[None]] = set()  # kept here, or the loop would forget running tasks
         self._is_closing = False
         self._giving_up: Optional[asyncio.Future[None]] = None
+        self._complained: Optional[asyncio.Future[str]] = None
 
     @property
     def address(self) -> str:
@@ -200,6 +201,8 @@ class ControlLink:
                 # A refused publish or subscribe; the link itself is up.
                 log.warning("%r: %s said: %s", self._options.name, self.address, exc.text, extra=self._extra(exc))
                 state.error(exc.text)
+                if self._complained is not None and not self._complained.done():
+                    self._complained.set_result(exc.text)
             else:
                 self._reason = lost_reason(exc)  # the disconnected callback comes next and writes the one line
             return
@@ -317,6 +320,12 @@ class ControlLink:
             text = str(error.get("description", ""))
             kind = StationNotFoundError if err_code in (_STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND) else ServerError
             raise kind(f"{call}: {text} ({err_code})", code=code, err_code=err_code, description=text)
+
+    def next_complaint(self) -> asyncio.Future[str]:
+        """What the server says when it next refuses an operation: what was refused has no answer."""
+        if self._complained is None or self._complained.done():
+            self._complained = asyncio.get_running_loop().create_future()
+        return self._complained
 
     async def publish(self, subject: str, body: bytes, timeout_s: float) -> None:
         """Publishes without a reply, and waits until the server has read it (PING, PONG)."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from memphis_sync.client import Memphis
 
 _AT_ONCE = 64  # questions on their way at the same time
+_ALL_THE_SAME_S = 1.0
+NOT_ALLOWED = 403
 T = TypeVar("T")
 
 
@@ -50,9 +52,15 @@ class Asking:
         return left_s
 
     async def js(self, call: str, body: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        """JetStream's answer; see ControlLink.js_api()."""
+        """
+        JetStream's answer; see ControlLink.js_api().
+
+        Raises:
+            ServerError: Also when the user is not allowed to ask this (code 403).
+        """
         async with self._slots:
-            return await self._session.control.js_api(call, body, self._left_s)
+            work = self._session.control.js_api(call, body, self._left_s)
+            return await self._unless_refused(work, f"$JS.API.{call}")
 
     async def js_or_none(self, call: str) -> Optional[dict[str, Any]]:
         """The same; None when there is no such stream."""
@@ -82,11 +90,38 @@ class Asking:
             raise ServerError(request.INSTEAD, code=NO_RESPONDERS)
         found: list[Any] = []
         while True:
-            page = await self._session.requests.ask(request, about=about, timeout_s=self._left_s)
+            work = self._session.requests.ask(request, about=about, timeout_s=self._left_s)
+            page = await self._unless_refused(work, request.SUBJECT)
             found += page.rows
             if not page.after:
                 return found
             request = dataclasses.replace(request, after=page.after)
+
+    async def _unless_refused(self, work: Coroutine[Any, Any, T], subject: str) -> T:
+        """
+        What *work* returns. A server does not answer what a user may not ask, but complains on the connection: with the
+        subject, or in the words of a Memphis broker, without it.
+        """
+        asking = asyncio.ensure_future(work)
+        try:
+            while True:
+                complaint = self._session.control.next_complaint()
+                both: set[asyncio.Future[Any]] = {asking, complaint}
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                if asking.done():
+                    return asking.result()
+                text = complaint.result()
+                if f'"{subject}"' in text or ('"' not in text and not await _is_done(asking)):
+                    raise ServerError(
+                        f"the user is not allowed to ask {subject}: {text}", code=NOT_ALLOWED, description=text
+                    )
+        finally:
+            asking.cancel()
+
+
+async def _is_done(asking: asyncio.Future[Any]) -> bool:
+    """Whether there is an answer all the same: the complaint was about something else."""
+    return bool((await asyncio.wait({asking}, timeout=_ALL_THE_SAME_S))[0])
 
 
 def run(client: Memphis, what: str, timeout_s: float, work: Callable[[Asking], Coroutine[Any, Any, T]]) -> T:

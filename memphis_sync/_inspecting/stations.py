@@ -11,19 +11,21 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
-from memphis_sync._inspecting.asking import Asking
+from memphis_sync._inspecting.asking import NOT_ALLOWED, Asking
 from memphis_sync._protocol.inspection import StationList, StationRow
 from memphis_sync._protocol.names import external_name, internal_name, publish_subject, split_stream, stream_name
 from memphis_sync._protocol.stored import time_or_none
-from memphis_sync.errors import LocalProtocolError, StationNotFoundError
+from memphis_sync.errors import LocalProtocolError, ServerError, StationNotFoundError
 from memphis_sync.info import AttachedSchema, GroupInfo, GroupPartitionInfo, Listing, PartitionInfo, StationInfo
 from memphis_sync.types import Retention, Storage
 
 _NS_PER_S, _NS_PER_MS = 1_000_000_000, 1_000_000
 _INTERNAL = re.compile(r"[a-z0-9]([a-z0-9_#-]*[a-z0-9])?\Z")
 
+# The groups of a station; None when they are not asked for, or why they are not known.
+Groups = Union[tuple[GroupInfo, ...], None, str]
 Streams = dict[int, dict[str, Any]]  # what JetStream says of a station's streams, by partition
 
 
@@ -36,7 +38,7 @@ async def stations(asking: Asking, *, with_groups: bool) -> Listing[StationInfo]
         if place is not None and (rows is None or external_name(place[0]) in rows):
             found[place[0]][place[1]] = info
     names = sorted(found)
-    groups: Sequence[Optional[tuple[GroupInfo, ...]]] = [None] * len(names)
+    groups: Sequence[Groups] = [None] * len(names)
     if with_groups:
         groups = await asyncio.gather(*(_groups(asking, name, found[name]) for name in names))
     return Listing(_station(name, found[name], rows, of) for name, of in zip(names, groups))
@@ -101,13 +103,15 @@ def _station(
     internal: str,
     streams: Streams,
     rows: Optional[dict[str, StationRow]],
-    groups: Optional[tuple[GroupInfo, ...]],
+    groups: Groups,
 ) -> StationInfo:
     name = external_name(internal)
     config = next(iter(streams.values()))["config"]
     row, unknown = (rows or {}).get(name), {}
     if rows is None:
         unknown["schema"] = StationList.INSTEAD
+    if isinstance(groups, str):
+        unknown["groups"] = groups
     retention, value = _retention(config)
     return StationInfo(
         name=name,
@@ -119,7 +123,7 @@ def _station(
         idempotency_window_ms=int(config.get("duplicate_window", 0)) // _NS_PER_MS,
         created=min((t for info in streams.values() if (t := time_or_none(info.get("created")))), default=None),
         schema=AttachedSchema(row.schema_name, row.schema_version) if row and row.schema_name else None,
-        groups=groups,
+        groups=None if isinstance(groups, str) else groups,
         unknown=unknown,
     )
 
@@ -146,12 +150,18 @@ def _partition(number: int, state: dict[str, Any]) -> PartitionInfo:
     )
 
 
-async def _groups(asking: Asking, internal: str, streams: Iterable[int]) -> tuple[GroupInfo, ...]:
+async def _groups(asking: Asking, internal: str, streams: Iterable[int]) -> Groups:
     """The consumer groups of a station, by name: the durables that read its messages."""
     numbers = sorted(streams)
     calls = (asking.pages(f"CONSUMER.LIST.{stream_name(internal, number)}", "consumers") for number in numbers)
+    try:
+        lists = await asyncio.gather(*calls)
+    except ServerError as exc:
+        if exc.code != NOT_ALLOWED:
+            raise
+        return str(exc)
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for number, infos in zip(numbers, await asyncio.gather(*calls)):
+    for number, infos in zip(numbers, lists):
         for info in infos:
             config = info["config"]
             if config.get("durable_name") and config.get("filter_subject") == publish_subject(internal, number):

@@ -1,0 +1,90 @@
+"""Looking at stations as a user with few rights, as the roles of a Memphis broker: it is said what is forbidden."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fix_proxy import AsMemphis
+
+import memphis_sync
+from memphis_sync import ServerError
+from memphis_sync.broker import BrokerOptions, BrokerProcess
+from memphis_sync.broker.server.nats_server import NatsServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memphis_sync import Memphis
+
+PASSWORD = "few-rights"
+# Of a user who may read station "st": what protocol reference 1.9 lists, as far as it matters here.
+ALLOWED = (
+    *("$JS.API.CONSUMER.LIST.st$1.>", "$JS.API.STREAM.MSG.GET.st$1.>", "$JS.API.STREAM.INFO.st$1"),
+    *("$JS.API.STREAM.NAMES", "$JS.API.INFO", "$memphis_sync_station_list"),
+)
+MEMPHIS_SAYS = b"Permissions Violation - cant access the requested station, please contact your Memphis administrator"
+
+
+class LimitedServer(NatsServer):
+    """Its user "limited" has few rights."""
+
+    def _authorization(self) -> list[str]:
+        subjects = ", ".join(f'"{subject}"' for subject in ALLOWED)
+        rights = f'permissions: {{ publish: [{subjects}], subscribe: ["_INBOX.>"] }}'
+        return [line.replace('{ user: "limited', f'{{ {rights}, user: "limited') for line in super()._authorization()]
+
+
+class MemphisWords(AsMemphis):
+    """In front of a server: it passes for a Memphis broker, also by what it says of a right that is missing."""
+
+    def _forward(self, pair: Any, sink: Any, data: bytes) -> None:
+        if data.startswith(b"-ERR 'Permissions Violation"):
+            _, rest = data.split(b"\r\n", 1)
+            data = b"-ERR '%s'\r\n%s" % (MEMPHIS_SAYS, rest)
+        super()._forward(pair, sink, data)
+
+
+@pytest.fixture
+def server(tmp_path: Path, until: Any) -> Iterator[NatsServer]:
+    """A nats-server with a control plane, and station "st" with three messages and a group."""
+    server = LimitedServer(BrokerOptions(port=0, users={"limited": PASSWORD}), tmp_path / "nats")
+    server.prepare()
+    server.spawn()
+    until(server.is_up)
+    url = f"nats://root:memphis@127.0.0.1:{server.port}"
+    try:
+        with BrokerProcess(BrokerOptions(nats=url), timeout_s=30) as broker, memphis_sync.connect(broker.url) as root:
+            for number in range(3):
+                root.produce("st", "p", b"%d" % number)
+            root.consumer("st", "c", "g")
+            yield server
+    finally:
+        server.stop()
+
+
+def connected(port: int) -> Memphis:
+    return memphis_sync.connect("127.0.0.1", "limited", password=PASSWORD, port=port)
+
+
+@pytest.mark.parametrize("words", ["of nats-server", "of Memphis"])
+def test_what_is_forbidden_is_said_at_once(server: NatsServer, words: str, request: pytest.FixtureRequest) -> None:
+    port = server.port
+    if words == "of Memphis":
+        proxy = MemphisWords(("127.0.0.1", server.port))
+        request.addfinalizer(proxy.close)
+        port = proxy.port
+    with connected(port) as client:
+        station = client.station("st", create_station=False, timeout_retries=0)
+        start = time.monotonic()
+        with pytest.raises(ServerError, match=r"not allowed to ask \$JS\.API\.STREAM\.LIST") as caught:
+            client.stations(timeout_s=60)
+        assert caught.value.code == 403
+        with pytest.raises(ServerError, match=r"not allowed to ask \$JS\.API\.STREAM\.MSG\.GET"):
+            station.peek(timeout_s=60)
+        info = station.info(timeout_s=60)
+        assert (info.messages, info.groups) == (3, None)
+        assert "not allowed to ask $JS.API.CONSUMER.LIST.st$1" in info.unknown["groups"]
+        assert time.monotonic() - start < 30, "it did not wait for answers that never come"
