@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 from memphis_sync._inspecting.asking import NOT_ALLOWED, Asking
@@ -150,9 +150,9 @@ def _partition(number: int, state: dict[str, Any]) -> PartitionInfo:
     )
 
 
-async def _groups(asking: Asking, internal: str, streams: Iterable[int]) -> Groups:
+async def _groups(asking: Asking, internal: str, streams: Streams) -> Groups:
     """The consumer groups of a station, by name: the durables that read its messages."""
-    numbers = sorted(streams)
+    numbers = [number for number, info in sorted(streams.items()) if info["state"].get("consumer_count", 1)]
     calls = (asking.pages(f"CONSUMER.LIST.{stream_name(internal, number)}", "consumers") for number in numbers)
     try:
         lists = await asyncio.gather(*calls)

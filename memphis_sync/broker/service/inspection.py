@@ -23,11 +23,10 @@ from memphis_sync._protocol.names import lower_name
 from memphis_sync.broker.service.part import READY, Part, Shared, settings_of
 from memphis_sync.broker.service.routing import Routes
 from memphis_sync.broker.storage.connections import open_connections
-from memphis_sync.broker.storage.jetstream_api import in_steps
-from memphis_sync.broker.storage.tables import Row, Table, key_of, name_of
+from memphis_sync.broker.storage.row_cache import RowCache
+from memphis_sync.broker.storage.tables import Row, key_of, name_of
 
 _ROWS = 500  # of a page
-_AT_ONCE = 64
 _TEXT = 256  # characters that are shown of what clients choose freely
 _ROW = TypeVar("_ROW", bound=Body)
 
@@ -42,55 +41,49 @@ class Inspection(Part):
             MemberList: self.members,
             SchemaList: self.schemas,
         }
+        state = shared.state
+        self._stations, self._schemas = RowCache(state.stations), RowCache(state.schemas)
+        self._producers, self._members = RowCache(state.producers), RowCache(state.members)
 
     async def stations(self, request: StationList) -> StationPage:
         """A page of the stations, or one station."""
         self._check_user(request.username)
-        pattern = key_of(lower_name("Station", request.station_name)) if request.station_name else ">"
-        keys = _after(await self._state.stations.keys(pattern), request.after)
-        rows = await self._rows(self._state.stations, keys)
-        ready = {key: row for key, row in rows.items() if row.value["status"] == READY}
-        names = sorted({row.value["schema"]["name"] for row in ready.values() if row.value.get("schema")})
-        found = await in_steps(self._state.schemas.get, [key_of(name) for name in names], _AT_ONCE)
-        active = {name: row.value["active"] for name, row in zip(names, found) if row is not None}
-        shown = [(key, _station(row, active)) for key, row in ready.items()]
-        return StationPage(*self._page(shown, keys))
+        if request.station_name:
+            key = key_of(lower_name("Station", request.station_name))
+            found = await self._state.stations.get(key)
+            rows = {} if found is None else {key: found}
+        else:
+            rows = await self._stations.rows()
+        keys = _after(rows, request.after)
+        ready = {key: rows[key] for key in keys if rows[key].value["status"] == READY}
+        has_schemas = any(row.value.get("schema") for row in ready.values())
+        schemas = await self._schemas.rows() if has_schemas else {}
+        return StationPage(*self._page([(key, _station(row, schemas)) for key, row in ready.items()], keys))
 
     async def members(self, request: MemberList) -> MemberPage:
         """A page of producers and consumers; the keys of the consumers come after those of the producers."""
         self._check_user(request.username)
         name = request.station_name
-        pattern = f"{key_of(lower_name('Station', name))}.>" if name else ">"
-        tables = (self._state.producers, self._state.members)
-        every = [f"{n} {key}" for n, table in enumerate(tables) for key in await table.keys(pattern)]
-        keys = _after(every, request.after)
+        start = f"{key_of(lower_name('Station', name))}." if name else ""
+        tables = [await table.rows() for table in (self._producers, self._members)]
+        rows = {f"{n} {key}": row for n, of in enumerate(tables) for key, row in of.items() if key.startswith(start)}
+        keys = _after(rows, request.after)
         addresses = await open_connections(self._connection)
-
-        async def read(key: str) -> Optional[Row]:
-            return await tables[int(key[0])].get(key[2:])
-
-        rows = zip(keys, await in_steps(read, keys, _AT_ONCE))
-        shown = [(key, _member(key, row.value, addresses)) for key, row in rows if row is not None]
-        return MemberPage(*self._page(shown, keys))
+        return MemberPage(*self._page([(key, _member(key, rows[key].value, addresses)) for key in keys], keys))
 
     async def schemas(self, request: SchemaList) -> SchemaPage:
         """A page of the schemas, with the stations of each."""
         self._check_user(request.username)
-        keys = _after(await self._state.schemas.keys(">"), request.after)
-        rows = await self._rows(self._state.schemas, keys)
+        rows = await self._schemas.rows()
+        keys = _after(rows, request.after)
         stations: dict[str, list[str]] = {}
-        for key, row in (await self._state.stations.rows(">")).items():
+        for key, row in (await self._stations.rows()).items():
             if row.value["status"] == READY and row.value.get("schema"):
                 stations.setdefault(row.value["schema"]["name"], []).append(name_of(key))
-        shown = [(key, _schema(name_of(key), row, stations)) for key, row in rows.items()]
-        return SchemaPage(*self._page(shown, keys))
+        return SchemaPage(*self._page([(key, _schema(name_of(key), rows[key], stations)) for key in keys], keys))
 
     def _check_user(self, name: str) -> None:
         self._require_user(name, f"User {name} does not exist")
-
-    async def _rows(self, table: Table, keys: Sequence[str]) -> dict[str, Row]:
-        found = await in_steps(table.get, keys, _AT_ONCE)
-        return {key: row for key, row in zip(keys, found) if row is not None}
 
     def _page(self, shown: Iterable[tuple[str, _ROW]], keys: Sequence[str]) -> tuple[tuple[_ROW, ...], str]:
         """As many rows as a reply has room for, and the key that the next page begins after."""
@@ -105,13 +98,14 @@ class Inspection(Part):
         return tuple(found), (keys[-1] if len(keys) == _ROWS else "")
 
 
-def _after(keys: Sequence[str], after: str) -> list[str]:
+def _after(keys: Iterable[str], after: str) -> list[str]:
     return [key for key in keys if key > after][:_ROWS]
 
 
-def _station(row: Row, active: dict[str, int]) -> StationRow:
+def _station(row: Row, schemas: dict[str, Row]) -> StationRow:
     settings, schema = settings_of(row), (row.value.get("schema") or {}).get("name", "")
-    return StationRow(settings.name, settings.partitions_number, schema, active.get(schema, 0))
+    active = schemas[key_of(schema)].value["active"] if key_of(schema) in schemas else 0
+    return StationRow(settings.name, settings.partitions_number, schema, active)
 
 
 def _schema(name: str, row: Row, stations: dict[str, list[str]]) -> SchemaRow:

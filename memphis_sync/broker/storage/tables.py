@@ -26,6 +26,7 @@ from nats.js.errors import (
     BucketNotFoundError,
     KeyNotFoundError,
     KeyWrongLastSequenceError,
+    NotFoundError,
 )
 from nats.js.kv import KeyValue
 
@@ -151,9 +152,24 @@ class Table:
 
     async def keys(self, pattern: str) -> list[str]:
         """The keys that match, ``*`` and ``>`` standing for tokens, in alphabetical order."""
+        return (await self.keys_and_last(pattern))[0]
+
+    async def keys_and_last(self, pattern: str = ">") -> tuple[list[str], int]:
+        """The same, and the revision of what was written last."""
         prefix = f"$KV.{self._name}."
         info = await self._js.stream_info(f"KV_{self._name}", subjects_filter=prefix + pattern)
-        return sorted(subject[len(prefix) :] for subject in info.state.subjects or {})
+        keys = sorted(subject[len(prefix) :] for subject in info.state.subjects or {})
+        return keys, info.state.last_seq
+
+    async def at(self, revision: int) -> Optional[tuple[str, Optional[Row]]]:
+        """The key and row that have this revision, the row None where it was deleted; None when both are gone."""
+        try:
+            entry = await self._js.get_msg(f"KV_{self._name}", seq=revision)
+        except NotFoundError:
+            return None
+        is_deleted = "KV-Operation" in (entry.headers or {})
+        key = str(entry.subject)[len(f"$KV.{self._name}.") :]
+        return key, None if is_deleted else Row(json.loads(entry.data or b"{}"), revision)
 
 
 class State(NamedTuple):
