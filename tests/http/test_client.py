@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import pickle
 import socket
@@ -225,6 +226,54 @@ def test_of_many_messages_each_failure_is_named(client: HttpClient, memphis: Any
         client.produce_many(station_name, rows, concurrency=1)
     assert isinstance(caught.value, SchemaError)
     assert caught.value.result is not None
+
+
+def test_messages_that_go_together_are_stored_as_they_are_and_in_their_order(
+    client: HttpClient, memphis: Any, station_name: str
+) -> None:
+    """What would not come out of a line as it went in goes alone."""
+    odd = [
+        b"a\nb",
+        b"",
+        b" \t",
+        b"end\r",
+        b"\r",
+        "\u2028",
+        b"\xff\xfe",
+        {"text": "line\nend"},
+        [1.0, 2**60],
+        b"x" * 200_000,
+    ]
+    rows = [each for number in range(100) for each in (f"{number}", *odd[number % 10 : number % 10 + 1])]
+    result = client.produce_many(station_name, rows, concurrency=1)
+    assert (result.delivered, result.duplicates, result.failed) == (200, 0, ())
+    written = [json.dumps(each) if isinstance(each, (dict, list)) else each for each in rows]
+    expected = [each.encode() if isinstance(each, str) else each for each in written]
+    assert [bytes(each.data) for each in stored(memphis, station_name)] == expected
+
+
+@pytest.mark.parametrize("bytes_that_pass", [0, 2000, 30_000])
+def test_many_messages_whose_answer_is_cut_are_stored_once(
+    gateway: Any, proxy_to: Any, memphis: Any, station_name: str, bytes_that_pass: int
+) -> None:
+    proxy = proxy_to(gateway.host, gateway.port)
+    with memphis_sync.http.connect(f"http://127.0.0.1:{proxy.port}", **LOGIN) as client:
+        proxy.cut_after(bytes_that_pass, to_server=False)
+        result = client.produce_many(station_name, (str(number) for number in range(2000)))
+        assert (result.delivered, result.failed) == (2000, ())
+        assert result.duplicates > 0
+    assert sorted(int(each.data) for each in stored(memphis, station_name)) == list(range(2000))
+
+
+def test_many_requests_take_the_time_that_there_is(fresh_gateway: Any, broker: Any, station_name: str) -> None:
+    gateway = fresh_gateway(broker.url)
+    with memphis_sync.http.connect(gateway.url, **LOGIN) as client:
+        gateway.program.close()
+        with pytest.raises(memphis_sync.DeadlineError) as caught:
+            client.produce_many(station_name, (str(number) for number in range(700)), timeout_s=0.5)
+    result = caught.value.result  # type: ignore[attr-defined]
+    assert result.delivered == 0
+    assert {each.error.outcome for each in result.failed} == {"not_sent"}
 
 
 def test_what_the_iterable_raises_comes_after_what_was_sent(

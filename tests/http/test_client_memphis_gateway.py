@@ -305,6 +305,66 @@ def test_many_messages_are_accepted_and_not_counted_as_delivered(client: Any, me
     assert sorted(int(each.data) for each in memphis_gateway.messages("orders")) == list(range(100))
 
 
+def test_objects_that_come_out_as_they_went_in_go_together(client: Any, memphis_gateway: Any) -> None:
+    rows = [{"id": number, "price": 1.5, "text": "<&>\u2028ü"} for number in range(1200)]
+    result = client.produce_many("orders", rows)
+    assert result.accepted == 1200
+    assert memphis_gateway.paths().count("/stations/orders/produce/batch") == 3
+    found = sorted((json.loads(each.data) for each in memphis_gateway.messages("orders")), key=lambda each: each["id"])
+    assert found == rows
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(
+            {"n": 2**53 + 1},
+            {"n": 1.0},
+            {"n": [-(2**60)]},
+            {"n": {"m": 1e300}},
+            {"a": "\ud800"},
+            ["a"],
+            "text",
+            b"\xff",
+        ),
+        *(b'{"a": 1}', b'{"b":1,"a":2}', b'{"a":1,"a":2}', b'{"a":"<"}', b'{"a":1.50}', b'{"a":1', b'[{"a":1}]', b"7"),
+    ],
+    ids=repr,
+)
+def test_what_would_be_changed_goes_alone(client: Any, memphis_gateway: Any, row: Any) -> None:
+    result = client.produce_many("orders", [row, row], concurrency=1)
+    assert result.accepted == 2
+    assert memphis_gateway.paths()[1:] == 2 * ["/stations/orders/produce/single"]
+    data = json.dumps(row) if isinstance(row, (dict, list)) else row
+    expected = data.encode() if isinstance(data, str) else data
+    assert [each.data for each in memphis_gateway.messages("orders")] == [expected, expected]
+
+
+def test_bytes_that_are_written_as_the_gateway_writes_them_go_together(client: Any, memphis_gateway: Any) -> None:
+    rows = [b'{"a":%d,"b":"\\u003c"}' % number for number in range(10)]
+    client.produce_many("orders", rows)
+    assert memphis_gateway.paths()[1:] == ["/stations/orders/produce/batch"]
+    assert [each.data for each in memphis_gateway.messages("orders")] == rows
+
+
+def test_of_objects_that_failed_together_nobody_knows(client: Any, memphis_gateway: Any) -> None:
+    memphis_gateway.schemas.add("orders")
+    rows = [{"id": 0}, {"bad": 1}, {"id": 2}]
+    result = client.produce_many("orders", rows, on_error="collect")
+    assert (result.accepted, [each.index for each in result.failed]) == (0, [0, 1, 2])
+    assert {each.error.outcome for each in result.failed} == {"unknown"}
+    assert "together with 2 others" in str(result.failed[0].error)
+    assert len(memphis_gateway.messages("orders")) == 1
+
+
+@pytest.mark.parametrize("fault", ["lose", "reset"])
+def test_objects_without_an_answer_are_not_sent_again(client: Any, memphis_gateway: Any, fault: str) -> None:
+    memphis_gateway.faults.append(fault)
+    result = client.produce_many("orders", [{"id": number} for number in range(10)], on_error="collect")
+    assert {each.error.outcome for each in result.failed} == {"unknown"}
+    assert memphis_gateway.paths().count("/stations/orders/produce/batch") == 1
+
+
 def test_of_many_messages_those_without_an_answer_are_named(client: Any, memphis_gateway: Any) -> None:
     memphis_gateway.faults += ["lose", (200, JSON, b'{"error":null,"success":true}'), (500, TEXT, b"no")]
     result = client.produce_many("orders", [b"0", b"1", b"2", b"3"], on_error="collect", concurrency=1)

@@ -250,20 +250,22 @@ def answer_of(reply: Reply, station: str, used_id: Optional[str], ack_wait_s: fl
     answer = reply.answer
     said = object_of(answer)
     if answer.status in (200, 202) and said.get("success") is True:
-        sequence = as_int(said.get("seq"))
-        if not reply.gateway.is_own or sequence is None:
-            return GatewayAnswer(station, is_stored=False, message_id=used_id)
-        stream = said.get("stream")
-        return GatewayAnswer(
-            station,
-            is_stored=True,
-            message_id=used_id,
-            sequence=sequence,
-            duplicate=said.get("duplicate") is True,
-            stream=stream if isinstance(stream, str) else None,
-            partition=as_int(said.get("partition")),
-        )
+        return read_result(said if reply.gateway.is_own else {}, station, used_id)
     raise error_of(reply, station, used_id, ack_wait_s)
+
+
+def read_result(said: Mapping[str, Any], station: str, used_id: Optional[str]) -> GatewayAnswer:
+    """What a success says of one message; stored is what has a sequence number."""
+    sequence, stream = as_int(said.get("seq")), said.get("stream")
+    return GatewayAnswer(
+        station,
+        is_stored=sequence is not None,
+        message_id=used_id,
+        sequence=sequence,
+        duplicate=said.get("duplicate") is True,
+        stream=stream if isinstance(stream, str) else None,
+        partition=as_int(said.get("partition")),
+    )
 
 
 def error_of(
