@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from memphis_sync.errors import MemphisError
+from memphis_sync.errors import ClosedError, MemphisError
 from memphis_sync.types import VERSION
 
 from . import monitoring
@@ -43,6 +43,7 @@ API = frozenset({"auth", "monitoring", "stations"})  # paths in any case, with o
 _CORS = [(b"access-control-allow-origin", b"*"), (b"vary", b"Origin")]
 # What a client can rely on beyond Memphis' own gateway, which has no such header; memphis_sync.http reads it.
 IDENTITY = (b"memphis-gateway", f"memphis-sync/{VERSION}; idempotency-key, logout, produce-stream".encode("ascii"))
+_CLOSE = {"connection": "close"}
 METHODS = "GET,POST,HEAD,PUT,DELETE,PATCH"
 DRAIN_S = 5.0  # an answer before the end of a body waits for that as long, so that the client sees it
 DRAIN_BYTES = 16 * 1024 * 1024
@@ -128,6 +129,8 @@ class Frame:
         except asyncio.CancelledError:
             raise
         except Exception as exc:
+            if isinstance(exc, ClosedError):
+                scope["app"].state.sessions.renew(scope)
             if request.status is None:
                 await request.answer(_problem(exc, scope))
             else:  # the end of the connection is all that can be said
@@ -139,9 +142,15 @@ class Frame:
                 request.log()
 
     async def _serve(self, request: Exchange, scope: Scope) -> None:
-        # The protocol counts what is incomplete only, so headers that come at once pass it.
-        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self._settings.header_limit:
-            raise refused(431, "Request Header Fields Too Large", {"connection": "close"})
+        size, names = 0, set()
+        for name, value in scope["headers"]:
+            size += len(name) + len(value) + 4
+            names.add(name)
+        if size > self._settings.header_limit:  # the protocol counts incomplete ones only: these came at once
+            raise refused(431, "Request Header Fields Too Large", _CLOSE)
+        if b"transfer-encoding" in names and b"content-length" in names:
+            # A proxy in front may have believed the other one: what follows was smuggled past it. RFC 9112, 6.1.
+            raise refused(400, "Content-Length and Transfer-Encoding exclude each other", _CLOSE)
         if scope["method"] == "OPTIONS":
             await request.preflight()
             return

@@ -113,6 +113,9 @@ def _from_form(body: bytes) -> dict[str, Any]:
 
 
 async def _from_multipart(request: Request, body: bytes) -> dict[str, Any]:
+    if not body.rstrip().endswith(b"--"):
+        raise FieldsError("it is not valid multipart: its end is missing")
+
     async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 

@@ -120,6 +120,8 @@ def produce_options(request: Request) -> ProduceOptions:
     ids = {value for name in IDS for value in request.headers.getlist(name)}
     if len(ids) > 1:
         raise refused(400, "Idempotency-Key and Msg-Id are the same thing; give one of them, once")
+    if "" in ids:
+        raise refused(400, "Idempotency-Key is empty; leave it out, or give an id")
     return ProduceOptions(
         timeout_s=timeout_ms / 1000 if timeout_ms else None,
         waits=ack != "none",

@@ -378,6 +378,11 @@ class Sessions:
             user.pins -= 1
             user.used_at = time.monotonic()
 
+    def renew(self, scope: Any) -> None:
+        """A client of a request has ended for good: the next request opens another one."""
+        for user in scope.get("state", {}).get(PINS, ()):
+            self._close(user)
+
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     async def _tidy(self) -> None:

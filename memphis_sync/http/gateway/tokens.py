@@ -114,7 +114,7 @@ class Tokens:
                 return None
             found = jwt.decode(token, key, [ALGORITHM], options={"require": ["exp", "jti", "typ"]})
             return Claims(found["jti"], found["typ"], float(found["exp"]), int(found.get("turn", 0)))
-        except (jwt.InvalidTokenError, TypeError, ValueError):
+        except (jwt.InvalidTokenError, TypeError, ValueError, RecursionError):
             return None
 
     def _set(self, keys: tuple[str, ...]) -> None:
@@ -126,17 +126,13 @@ class Tokens:
         now = time.monotonic()
         if self._file is None or (self._stamp is not None and now - self._looked_at < _LOOK_S):
             return
-        self._looked_at = now
+        self._looked_at, earlier = now, self._stamp
         try:
             stat = self._file.stat()
-            stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-            if stamp == self._stamp:
-                return
-            keys = keys_of(self._file)
+            self._stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if self._stamp != earlier:
+                self._set(keys_of(self._file))
         except (OSError, ConfigurationError) as exc:
-            if self._stamp is None:
+            if earlier is None:
                 raise
             log.error("the keys stay as they are: %s", exc)  # noqa: TRY400  the text says it all
-            return
-        self._stamp = stamp
-        self._set(keys)
