@@ -7,6 +7,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+PAGES = "memphis_sync/http/console/[st]*/*"  # templates and static files
+
 
 def main(sdist: Path, wheel: Path) -> int:
     """Prints each thing that is missing or too much; returns the exit code."""
@@ -19,7 +21,7 @@ def main(sdist: Path, wheel: Path) -> int:
         for name in (
             *(
                 path.as_posix()
-                for pattern in ("csrc/*.[ch]", "memphis_sync/**/*.py*", "docs/**/*.md")
+                for pattern in ("csrc/*.[ch]", "memphis_sync/**/*.py*", "docs/**/*.md", "docs/images/*", PAGES)
                 for path in Path().glob(pattern)
             ),
             "LICENSE",
@@ -39,7 +41,11 @@ def main(sdist: Path, wheel: Path) -> int:
     ]
     wrong += [
         f"{wheel.name} lacks {name}"
-        for name in ("memphis_sync/py.typed", "memphis_sync/cli/__main__.py")
+        for name in (
+            "memphis_sync/py.typed",
+            "memphis_sync/cli/__main__.py",
+            *(path.as_posix() for path in Path().glob(PAGES) if path.is_file()),
+        )
         if name not in packed
     ]
     wrong += [

@@ -110,6 +110,7 @@ class DeadLetters(NotCopied, NotAwaited):
         ids: Optional[Ids] = None,
         after_id: int = 0,
         limit: int = DEFAULT_LIMIT,
+        with_data: bool = True,
     ) -> list[DeadLetter]:
         """
         Dead letters with headers and payloads, ascending by id.
@@ -119,6 +120,7 @@ class DeadLetters(NotCopied, NotAwaited):
             ids: Only these, ids or DeadLetter objects; those that do not exist are left out.
             after_id: Only those with a larger id, 0 or more. The last id of a list continues after that list.
             limit: How many to return at most, 1 to 1000000.
+            with_data: Whether to read headers and payloads; without them both are empty, and a list costs little.
 
         Raises:
             ConfigurationError: An argument is not allowed; nothing was sent.
@@ -129,7 +131,7 @@ class DeadLetters(NotCopied, NotAwaited):
         """
         limit = check_int("limit", limit, 1, MAX_LIMIT)
         found: list[DeadLetter] = []
-        for letter in self._read(type, ids, after_id, limit):
+        for letter in self._read(type, ids, after_id, limit, with_data=with_data):
             found.append(letter)
             if len(found) == limit:
                 break

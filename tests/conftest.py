@@ -20,8 +20,10 @@ settings.load_profile("busy")
 pytest_plugins = [
     "fix_backend",
     "fix_broker",
+    "fix_browser",
     "fix_door",
     "fix_gateway",
+    "fix_console",  # after the module that it imports
     "fix_memphis_gateway",
     "fix_memphis_js",
     "fix_memphis_py",

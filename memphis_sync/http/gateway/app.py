@@ -63,6 +63,10 @@ class Lifespan:
         """Opens what needs the event loop, and ends it."""
         self.sessions = app.state.sessions = Sessions(self.settings, self.tokens)
         app.router.routes.extend(routes(self.sessions, self.settings))
+        if self.settings.console:
+            from memphis_sync.http import console  # noqa: PLC0415  without it, nothing of it is loaded
+
+            app.router.routes.extend(console.routes(self.sessions))
         try:
             yield
         finally:

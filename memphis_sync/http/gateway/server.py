@@ -121,8 +121,11 @@ class Server(uvicorn.Server):
         log.info("%s serves %s", url, self._settings.url.partition("?")[0])
 
     async def shutdown(self, sockets: Optional[list[socket.socket]] = None) -> None:
-        """Has what waits for messages answer with what it has, and waits for all requests under way."""
-        self._app.state.sessions.is_ending = True
+        """Has what waits for messages answer with what it has, lets go of open pages, and waits for all requests."""
+        sessions = self._app.state.sessions
+        sessions.is_ending = True
+        for end in sessions.at_end:
+            end()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -243,6 +243,7 @@ class Sessions:
         self.settings = settings
         self.tokens = tokens
         self.is_ending = False  # what waits for messages stops waiting
+        self.at_end: list[Callable[[], object]] = []  # called when the end begins: pages that are open let go
         self._by_id: OrderedDict[str, UserSession] = OrderedDict()
         self._users: dict[tuple[int, str], User] = {}
         self._control = ThreadPoolExecutor(CONTROL_THREADS, "memphis-gateway")

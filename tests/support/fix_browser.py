@@ -1,0 +1,84 @@
+"""
+Debian's Chromium, without a window. Its tests carry the mark ``browser``; a machine without it leaves them out, and the
+last lines of the run say how many. ``.ci/run`` installs it where it can.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+MARK = "browser"
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_DRIVER = "chromedriver"
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def _found(names: tuple[str, ...]) -> Optional[str]:
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def missing() -> Optional[str]:
+    """What this machine lacks; None when all is there."""
+    if _found(_BROWSERS) is None:
+        return "Chromium"
+    return None if _found((_DRIVER,)) else _DRIVER
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves these tests out where there is no browser, and says so (pytest_terminal_summary)."""
+    if missing() is None:
+        return
+    left_out = [item for item in items if item.get_closest_marker(MARK)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+    config.stash[LEFT_OUT] = len(left_out)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """One line that says what was not run."""
+    count = config.stash.get(LEFT_OUT, 0)
+    if count:
+        terminalreporter.write_line(
+            f"NOT RUN: {count} tests of the console in a browser; there is no {missing()} on this machine", yellow=True
+        )
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One Chromium for all tests: its start costs seconds."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = _found(_BROWSERS)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    folder: Path = tmp_path_factory.mktemp("chromium")
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # CI is root, and its kernel may have no namespaces for it
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder}",
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service(_found((_DRIVER,))))
+    driver.set_page_load_timeout(120)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Any]:
+    """The same without cookies, and with nothing in its log that a page did not write."""
+    chromium.delete_all_cookies()
+    chromium.get_log("browser")
+    yield chromium
+    chromium.get("about:blank")  # no page of a gateway that ends
