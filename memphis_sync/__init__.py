@@ -67,7 +67,17 @@ from memphis_sync.log_handler import LogHandler
 from memphis_sync.message import Message, Messages
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
-from memphis_sync.types import VERSION, FlushResult, LinkEvent, PubAck, Retention, RetryPolicy, Stats, Storage
+from memphis_sync.types import (
+    VERSION,
+    FlushResult,
+    LinkEvent,
+    PubAck,
+    Retention,
+    RetryPolicy,
+    SchemaInfo,
+    Stats,
+    Storage,
+)
 
 __version__ = VERSION
 
@@ -132,6 +142,7 @@ __all__ = [
     "Retention",
     "RetryPolicy",
     "SchemaError",
+    "SchemaInfo",
     "SchemaSummary",
     "ServerError",
     "Station",

@@ -21,10 +21,9 @@ from memphis_sync._consuming.joining import ConsumerCache, fetch, join
 from memphis_sync._control.api import Requests
 from memphis_sync._inspecting import calls as inspecting
 from memphis_sync._managing import life, schemas, stations
-from memphis_sync._options import arguments as args
+from memphis_sync._options import arguments as args, inspecting as looks
 from memphis_sync._options.arguments import check_name
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_seconds
-from memphis_sync._options.inspecting import ConnectionsArguments, InspectArguments, StationsArguments
 from memphis_sync._options.rows import method_takes, takes
 from memphis_sync._options.schema_source import SchemaArguments
 from memphis_sync._options.table import ConnectArguments
@@ -41,7 +40,7 @@ from memphis_sync.info import ConnectionInfo, Listing, SchemaSummary, StationInf
 from memphis_sync.message import Messages
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
-from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks, Stats
+from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks, SchemaInfo, Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -323,8 +322,8 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         """
         return fetch(self, given)
 
-    @method_takes(StationsArguments)
-    def stations(self, given: StationsArguments) -> Listing[StationInfo]:
+    @method_takes(looks.StationsArguments)
+    def stations(self, given: looks.StationsArguments) -> Listing[StationInfo]:
         """
         All stations by name, as they are now: ``[each.name for each in memphis.stations() if each.messages]``.
 
@@ -335,8 +334,8 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         """
         return inspecting.stations(self, given)
 
-    @method_takes(ConnectionsArguments)
-    def connections(self, given: ConnectionsArguments) -> Listing[ConnectionInfo]:
+    @method_takes(looks.ConnectionsArguments)
+    def connections(self, given: looks.ConnectionsArguments) -> Listing[ConnectionInfo]:
         """
         The clients that have registered a producer or consumer, as they are now. It costs one request for 500 of these.
 
@@ -345,10 +344,15 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         """
         return inspecting.connections(self, given)
 
-    @method_takes(InspectArguments)
-    def schemas(self, given: InspectArguments) -> Listing[SchemaSummary]:
+    @method_takes(looks.InspectArguments)
+    def schemas(self, given: looks.InspectArguments) -> Listing[SchemaSummary]:
         """All schemas by name, with the stations of each. It costs one request for 500. Raises as connections()."""
         return inspecting.schemas(self, given)
+
+    @method_takes(looks.SchemaVersionArguments)
+    def schema(self, given: looks.SchemaVersionArguments) -> SchemaInfo:
+        """One version of a schema with its source. Raises as connections(), and when it does not exist."""
+        return inspecting.schema(self, given)
 
     @method_takes(SchemaArguments)
     def create_schema(self, given: SchemaArguments) -> None:

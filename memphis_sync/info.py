@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Optional, TypedDict, TypeVar
+from typing import Any, Optional, TypedDict, TypeVar
 
 from memphis_sync._base.in_notebook import ROWS, InNotebook, table, value_of
 from memphis_sync._base.refusals import NotAwaited
 from memphis_sync._protocol.json_text import json_or_text
+from memphis_sync._schema.live import json_of
 from memphis_sync.types import Retention, Storage
 
 _T = TypeVar("_T")
@@ -259,6 +260,15 @@ class PeekedMessage(InNotebook):
     data: bytes = b""
 
     _listed = ("partition", "sequence", "time", "producer", "headers", "data")
+
+    def json(self) -> Any:
+        """
+        The payload as a JSON value, whatever the station's schema.
+
+        Raises:
+            SchemaError: It is not JSON: RFC 8259, so without NaN.
+        """
+        return json_of(self.data)
 
     def __repr__(self) -> str:
         return f"<PeekedMessage {self.station}[{self.partition}] seq={self.sequence} {self.size} bytes>"

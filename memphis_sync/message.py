@@ -13,7 +13,7 @@ import time
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Optional, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, TypedDict, cast
 
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.in_notebook import ROWS, InNotebook, table, value_of
@@ -27,7 +27,7 @@ from memphis_sync._protocol.dead_letters import DeadLetterReport, NackedDeadLett
 from memphis_sync._protocol.json_text import json_or_text
 from memphis_sync._protocol.names import split_stream
 from memphis_sync._protocol.stored import time_of
-from memphis_sync._schema.live import decoded
+from memphis_sync._schema.live import decoded, json_of
 from memphis_sync._session import waiting
 from memphis_sync.errors import ConnectionLostError, HeaderError, MemphisError, StationNotFoundError, UsageError
 from memphis_sync.headers import is_own
@@ -116,6 +116,15 @@ class Message(NotCopied, InNotebook, RawMessage):
             SchemaError: The payload does not match the schema, or the schema cannot be used here.
         """
         return decoded(self.owner.view.live.codec, self.payload, as_dict=as_dict)
+
+    def json(self) -> Any:
+        """
+        The payload as a JSON value, whatever the station's schema.
+
+        Raises:
+            SchemaError: It is not JSON: RFC 8259, so without NaN.
+        """
+        return json_of(self.payload)
 
     def get_headers(self) -> Optional[dict[str, str]]:
         """

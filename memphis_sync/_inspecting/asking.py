@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
 from memphis_sync._control.api import NO_RESPONDERS
+from memphis_sync._protocol.body import R, Request
 from memphis_sync._protocol.inspection import PageRequest
 from memphis_sync.errors import DeadlineError, MemphisError, RemoteProtocolError, ServerError, StationNotFoundError
 
@@ -79,19 +80,23 @@ class Asking:
             if not page or len(found) >= int(reply.get("total", 0)):
                 return found
 
-    async def ours(self, request: PageRequest[Any], about: str) -> list[Any]:
+    async def ours(self, request: Request[R], about: str) -> R:
         """
-        The rows of our broker's answer, page by page.
+        Our broker's answer.
 
         Raises:
             ServerError: This is a Memphis broker (code 503): the text has what it offers instead.
         """
         if self.is_memphis:
             raise ServerError(request.INSTEAD, code=NO_RESPONDERS)
+        work = self._session.requests.ask(request, about=about, timeout_s=self._left_s)
+        return await self._unless_refused(work, request.SUBJECT)
+
+    async def rows(self, request: PageRequest[Any], about: str) -> list[Any]:
+        """The rows of our broker's answer, page by page. Raises as ours()."""
         found: list[Any] = []
         while True:
-            work = self._session.requests.ask(request, about=about, timeout_s=self._left_s)
-            page = await self._unless_refused(work, request.SUBJECT)
+            page = await self.ours(request, about)
             found += page.rows
             if not page.after:
                 return found

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
         ConnectionsArguments,
         InspectArguments,
         PeekArguments,
+        SchemaVersionArguments,
         StationsArguments,
     )
     from memphis_sync.client import Memphis
     from memphis_sync.info import ConnectionInfo, Listing, PeekedMessages, SchemaSummary, StationInfo
+    from memphis_sync.types import SchemaInfo
 
 
 def stations(client: Memphis, given: StationsArguments) -> Listing[StationInfo]:
@@ -42,6 +44,13 @@ def peek(client: Memphis, name: str, given: PeekArguments) -> PeekedMessages:
 def schemas(client: Memphis, given: InspectArguments) -> Listing[SchemaSummary]:
     """All schemas."""
     return run(client, "schemas()", given.checked().timeout_s, registry.schemas)
+
+
+def schema(client: Memphis, given: SchemaVersionArguments) -> SchemaInfo:
+    """A version of a schema."""
+    given = given.checked()
+    name, version = given.schema_name, given.version or 0
+    return run(client, "schema()", given.timeout_s, lambda asking: registry.schema(asking, name, version))
 
 
 def connections(client: Memphis, given: ConnectionsArguments) -> Listing[ConnectionInfo]:

@@ -5,22 +5,34 @@ from __future__ import annotations
 from collections import defaultdict
 
 from memphis_sync._inspecting.asking import Asking
-from memphis_sync._protocol.inspection import MemberList, MemberRow, SchemaList
+from memphis_sync._protocol.inspection import MemberList, MemberRow, SchemaList, SchemaSource
 from memphis_sync._protocol.stored import time_of
 from memphis_sync.info import ConnectionInfo, Listing, MemberInfo, SchemaSummary
+from memphis_sync.types import SchemaInfo
 
 _NS_PER_MS = 1_000_000
 
 
 async def schemas(asking: Asking) -> Listing[SchemaSummary]:
     """All schemas by name."""
-    rows = await asking.ours(SchemaList(), "the list of schemas")
+    rows = await asking.rows(SchemaList(), "the list of schemas")
     return Listing(SchemaSummary(row.name, row.type, row.versions, row.active, row.stations) for row in rows)
+
+
+async def schema(asking: Asking, name: str, version: int) -> SchemaInfo:
+    """
+    A version of a schema, 0 for the active one.
+
+    Raises:
+        ServerError: There is none.
+    """
+    found = (await asking.ours(SchemaSource(name, version), f"schema {name!r}")).update
+    return SchemaInfo(found.name, found.type, found.version, found.content, found.descriptor, found.message_struct_name)
 
 
 async def connections(asking: Asking, station_name: str) -> Listing[ConnectionInfo]:
     """The clients with producers and consumers, of one station or of all, by user name and id."""
-    rows = await asking.ours(MemberList(station_name=station_name), "the list of connections")
+    rows = await asking.rows(MemberList(station_name=station_name), "the list of connections")
     by_client: dict[tuple[str, str], list[MemberRow]] = defaultdict(list)
     for row in rows:
         by_client[row.username, row.connection_id].append(row)

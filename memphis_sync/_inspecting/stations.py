@@ -61,7 +61,7 @@ async def station_rows(asking: Asking, name: str = "") -> Optional[dict[str, Sta
     """What our broker knows of the stations, or of one, by name; None of a Memphis broker."""
     if asking.is_memphis:
         return None
-    return {row.name: row for row in await asking.ours(StationList(station_name=name), "the list of stations")}
+    return {row.name: row for row in await asking.rows(StationList(station_name=name), "the list of stations")}
 
 
 async def streams_of(asking: Asking, name: str, rows: Optional[dict[str, StationRow]]) -> Streams:

@@ -81,6 +81,23 @@ class ConnectionsArguments(Arguments):
 
 
 @arguments
+class SchemaVersionArguments(Arguments):
+    """
+    The parameters of Memphis.schema().
+
+    Args:
+        schema_name: Of the schema.
+        version: Its number, from 1; None for the active one.
+        timeout_s: For all of it, in seconds, above 0.
+    """
+
+    schema_name: str = option(name_of("Schema"))
+    version: Optional[int] = option(_none_or_int(1, 2**31 - 1), default=None)
+    _: KW_ONLY
+    timeout_s: float = option(check_limit_s, default=INSPECT_S)
+
+
+@arguments
 class PeekArguments(Arguments):
     """
     The parameters of Station.peek().

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memphis_sync._protocol.body import Body, Codec, JsonReply, R, Request, key
+from memphis_sync._protocol.requests import SCHEMA_UPDATE, SchemaUpdate
 
 KINDS = ("producer", "consumer")
 
@@ -174,3 +175,34 @@ class SchemaList(PageRequest[SchemaPage]):
     SUBJECT = "$memphis_sync_schema_list"
     STRUCT = "listSchemasRequest"
     INSTEAD = "a Memphis broker lists schemas in its REST API and its web console only (GET /api/schemas/getAllSchemas)"
+
+
+@dataclass(frozen=True)
+class SchemaSourceReply(JsonReply):
+    """
+    A version of a schema.
+
+    Attributes:
+        update: As producers and consumers get it.
+    """
+
+    update: SchemaUpdate = key(SCHEMA_UPDATE, SchemaUpdate, key="schema")
+    error: str = key("string")
+
+
+@dataclass(frozen=True)
+class SchemaSource(Request[SchemaSourceReply]):
+    """
+    A version of a schema with its source.
+
+    Attributes:
+        version: Its number; 0 for the active one.
+    """
+
+    SUBJECT = "$memphis_sync_schema_source"
+    STRUCT = "schemaSourceRequest"
+    INSTEAD = SchemaList.INSTEAD
+
+    name: str = key("string")
+    version: int = key("int", key="version_number")
+    username: str = key("string")

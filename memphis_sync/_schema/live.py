@@ -14,7 +14,7 @@ from typing import Any, Optional
 from memphis_sync._base import primitives
 from memphis_sync._base.logs import Log
 from memphis_sync._core import fork_generation
-from memphis_sync._protocol.json_text import PLAIN, JsonWriter
+from memphis_sync._protocol.json_text import PLAIN, JsonWriter, NotJsonError, read_json
 from memphis_sync._schema import Schema, compile_schema
 from memphis_sync.errors import SchemaError
 from memphis_sync.types import SchemaInfo
@@ -25,6 +25,22 @@ log = Log("memphis_sync.schema")
 def decoded(codec: Optional[StationCodec], payload: bytes, *, as_dict: bool) -> Any:
     """A consumed payload decoded by the station's schema; a bytearray when there is no schema."""
     return bytearray(payload) if codec is None else codec.decode(payload, as_dict=as_dict)
+
+
+def json_of(payload: bytes) -> Any:
+    """
+    A payload as a JSON value, whatever the station's schema.
+
+    Raises:
+        SchemaError: It is not JSON.
+    """
+    try:
+        return read_json(payload.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        reason = f"it is not UTF-8 text ({exc.reason} at byte {exc.start})"
+    except NotJsonError as exc:
+        reason = exc.reason
+    raise SchemaError(f"the payload is not JSON: {reason}", reason=reason)
 
 
 class StationCodec:

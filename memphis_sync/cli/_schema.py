@@ -1,7 +1,9 @@
-"""``memphis-sync schema``: create and activate schemas, attach them to stations and detach them."""
+"""``memphis-sync schema``: list, create and activate schemas, attach them to stations and detach them."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Optional
 
@@ -9,7 +11,9 @@ import click
 
 from memphis_sync.errors import MemphisError
 
-from ._app import InputFile, Settings, need_input
+from ._app import InputFile, Settings, need_input, need_output
+from ._streams import write_result
+from ._table import write_table
 
 if TYPE_CHECKING:
     from memphis_sync import Memphis
@@ -63,6 +67,34 @@ def create(
         version = _activated(settings, client, name, kind) if activate else None
     text = f"schema {name} is stored" if version is None else f"schema {name}: version {version} is active"
     settings.report(text, schema=name, type=kind, active_version=version)
+
+
+@command.command(name="ls")
+@click.pass_obj
+def list_(settings: Settings) -> None:
+    """Write a line for each schema: columns separated by TAB in a pipe, or with --json an object."""
+    need_output()
+    with settings.connect("schema") as client:
+        found = client.schemas()
+    if settings.json:
+        for each in found:
+            write_result(json.dumps(dataclasses.asdict(each)))
+        return
+    headings = ("SCHEMA", "TYPE", "VERSIONS", "ACTIVE", "STATIONS")
+    rows = [(each.name, each.type, each.versions, each.active_version, ",".join(each.stations)) for each in found]
+    write_table(headings, rows)
+
+
+@command.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@click.pass_obj
+def show(settings: Settings, name: str, version: Optional[int]) -> None:
+    """Write the source of VERSION of schema NAME, by default of the active one; with --json all that there is."""
+    need_output()
+    with settings.connect("schema") as client:
+        found = client.schema(name, version)
+    write_result(json.dumps(dataclasses.asdict(found)) if settings.json else found.content)
 
 
 @command.command()

@@ -131,6 +131,22 @@ def test_what_is_refused(run: Run, args: list[str], code: int, said: str) -> Non
     assert "Traceback" not in err
 
 
+def test_schemas(run: Run, memphis: Any, orders: Station) -> None:
+    name = f"s-{orders.internal_name.partition('#')[0]}"
+    memphis.create_schema(name, "json", schema_content='{"title": "first"}')
+    memphis.create_schema(name, "json", schema_content='{"title": "second"}')
+    memphis.enforce_schema(name, orders.name)
+    assert line_of(name, run("schema", "ls")[1]) == [name, "json", "2", "1", orders.name]
+    rows = [json.loads(line) for line in run("--json", "schema", "ls")[1].splitlines()]
+    assert {"name": name, "type": "json", "versions": 2, "active_version": 1, "stations": [orders.name]} in rows
+    assert run("schema", "show", name) == (0, '{"title": "first"}\n', "")
+    assert run("schema", "show", name, "2")[1] == '{"title": "second"}\n'
+    assert json.loads(run("--json", "schema", "show", name)[1])["version"] == 1
+    code, out, err = run("schema", "show", name, "3")
+    assert (code, out) == (1, "")
+    assert f"Schema {name} has no version 3; it has 1 to 2" in err
+
+
 def test_from_and_since_together_are_refused(run: Run, orders: Station) -> None:
     code, _, err = run("peek", orders.name, "--from", "1", "--since", "1h")
     assert code == 2

@@ -130,6 +130,11 @@ def test_a_schema_is_told_with_its_active_version(memphis: Memphis, three: Stati
     assert (attached.name, attached.version) == (schema, 2)
     (found,) = (each for each in memphis.schemas() if each.name == schema)
     assert (found.type, found.versions, found.active_version, found.stations) == ("json", 2, 2, (three.name,))
+    assert (memphis.schema(schema).version, memphis.schema(schema).content) == (2, '{"type": "object"}')
+    assert (memphis.schema(schema, 1).content, memphis.schema(schema, 1).type) == ("{}", "json")
+    for name, version in ((schema, 3), (f"{schema}-other", None)):
+        with pytest.raises(ServerError, match=r"has no version 3|does not exist"):
+            memphis.schema(name, version)
     memphis.detach_schema(three.name)
     assert three.info().schema is None
 
@@ -159,6 +164,7 @@ def test_peek_shows_the_newest_oldest_first(three: Station) -> None:
     assert abs(datetime.now(timezone.utc) - message.time) < timedelta(minutes=10)
     assert pickle.loads(pickle.dumps(message)) == message
     assert "29" not in repr(message)
+    assert message.json() == {"n": 29}
 
 
 def test_peek_from_a_sequence_and_from_a_time(three: Station) -> None:

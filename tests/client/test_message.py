@@ -9,7 +9,15 @@ from datetime import datetime, timezone
 
 import pytest
 
-from memphis_sync import ClosedError, ConfigurationError, Headers, Messages, StationNotFoundError, UsageError
+from memphis_sync import (
+    ClosedError,
+    ConfigurationError,
+    Headers,
+    Messages,
+    SchemaError,
+    StationNotFoundError,
+    UsageError,
+)
 from memphis_sync.message import Metadata, parse_ack_subject
 
 
@@ -37,6 +45,17 @@ def test_content(one):
     assert message.get_data_deserialized() == bytearray(b"\x00\xffbytes")
     assert len(message) == 7
     assert bool(one(b"")), "an empty message is a message"
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [(b"[", "Expecting value"), (b"NaN", "NaN"), (b"\xff{}", "not UTF-8 text"), (b"", "Expecting value")],
+)
+def test_json_reads_a_payload_whatever_the_schema(one, payload, why):
+    assert one({"a": [1, None]}).json() == {"a": [1, None]}
+    with pytest.raises(SchemaError, match="the payload is not JSON") as caught:
+        one(payload).json()
+    assert why in caught.value.reason
 
 
 def test_headers(one):

@@ -40,6 +40,7 @@ from memphis_sync import (
     ResentMessage,
     Retention,
     RetryPolicy,
+    SchemaInfo,
     SchemaSummary,
     Station,
     StationInfo,
@@ -122,6 +123,7 @@ def looking(client: Memphis, station: Station) -> None:
     assert_type(peeked.to_dicts()[0]["data"], object)
     assert_type(client.connections("orders"), Listing[ConnectionInfo])
     assert_type(client.schemas(), Listing[SchemaSummary])
+    assert_type(client.schema("order", 2), SchemaInfo)
 
 
 def on_delivery(delivery: Delivery) -> None:
@@ -236,6 +238,7 @@ def handle(messages: list[Message], error: Optional[MemphisError], context: dict
 def reading(message: Message) -> None:
     assert_type(message.data, bytes)
     assert_type(message.get_data(), bytearray)
+    print(message.json()["id"])
     assert_type(message.get_data_deserialized(as_dict=True), object)
     assert_type(message.headers, dict[str, str])
     assert_type(message.get_headers(), Optional[dict[str, str]])

@@ -15,15 +15,19 @@ from memphis_sync._protocol.inspection import (
     SchemaList,
     SchemaPage,
     SchemaRow,
+    SchemaSource,
+    SchemaSourceReply,
     StationList,
     StationPage,
     StationRow,
 )
 from memphis_sync._protocol.names import lower_name
+from memphis_sync.broker.request_error import RequestError
 from memphis_sync.broker.service.part import READY, Part, Shared, settings_of
 from memphis_sync.broker.service.routing import Routes
 from memphis_sync.broker.storage.connections import open_connections
 from memphis_sync.broker.storage.row_cache import RowCache
+from memphis_sync.broker.storage.schemas import version_of
 from memphis_sync.broker.storage.tables import Row, key_of, name_of
 
 _ROWS = 500  # of a page
@@ -40,6 +44,7 @@ class Inspection(Part):
             StationList: self.stations,
             MemberList: self.members,
             SchemaList: self.schemas,
+            SchemaSource: self.schema_source,
         }
         state = shared.state
         self._stations, self._schemas = RowCache(state.stations), RowCache(state.schemas)
@@ -81,6 +86,18 @@ class Inspection(Part):
             if row.value["status"] == READY and row.value.get("schema"):
                 stations.setdefault(row.value["schema"]["name"], []).append(name_of(key))
         return SchemaPage(*self._page([(key, _schema(name_of(key), rows[key], stations)) for key in keys], keys))
+
+    async def schema_source(self, request: SchemaSource) -> SchemaSourceReply:
+        """A version of a schema with its source."""
+        self._check_user(request.username)
+        name = lower_name("Schema", request.name)
+        row = await self._state.schemas.get(key_of(name))
+        if row is None:
+            raise RequestError(f"Schema {name} does not exist")
+        number, count = request.version or row.value["active"], len(row.value["versions"])
+        if not 1 <= number <= count:
+            raise RequestError(f"Schema {name} has no version {number}; it has 1 to {count}")
+        return SchemaSourceReply(await version_of(self._state, name, row, number))
 
     def _check_user(self, name: str) -> None:
         self._require_user(name, f"User {name} does not exist")

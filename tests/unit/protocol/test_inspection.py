@@ -15,11 +15,14 @@ from memphis_sync._protocol.inspection import (
     SchemaList,
     SchemaPage,
     SchemaRow,
+    SchemaSource,
+    SchemaSourceReply,
     StationList,
     StationPage,
     StationRow,
 )
 from memphis_sync._protocol.json_text import json_or_text
+from memphis_sync._protocol.requests import SchemaUpdate
 from memphis_sync._protocol.stored import nanoseconds, stored_message, time_of, time_or_none
 from memphis_sync.errors import RemoteProtocolError
 
@@ -32,6 +35,8 @@ from memphis_sync.errors import RemoteProtocolError
         SchemaList(),
         StationPage((StationRow("a.b", 3, "s", 2), StationRow("c", 1)), "c"),
         MemberPage((MemberRow("consumer", "a.b", "c", "g", "id", "root", "python", "app", 5, True, "[::1]:1"),)),
+        SchemaSource("s", 3, "root"),
+        SchemaSourceReply(SchemaUpdate("s", 3, "", "{}", "", "json")),
         SchemaPage((SchemaRow("s", "json", 1, 2, ("a", "b")), SchemaRow("t", "avro", 1, 1))),
     ],
 )
