@@ -3,13 +3,6 @@
  */
 #include "core_internal.h"
 
-void mcore_outbox_set_max_payload(struct mcore_outbox *outbox, size_t max_payload)
-{
-    pthread_mutex_lock(&outbox->lock);
-    __atomic_store_n(&outbox->stats.max_payload, max_payload, __ATOMIC_RELAXED); /* appends read it without the lock */
-    pthread_mutex_unlock(&outbox->lock);
-}
-
 struct mcore_sizes mcore_outbox_sizes(const struct mcore_outbox *outbox, const struct mcore_route *const *routes,
                                       size_t count, const struct mcore_message *message)
 {

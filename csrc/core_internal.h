@@ -324,6 +324,8 @@ void mcore_send_log_advance_deadline(struct mcore_send_log *send_log, uint64_t s
 /* The stream that stores a frame: its subject's first token. */
 const uint8_t *mcore_send_log_stream(const struct mcore_send_log *send_log, const struct mcore_slot *entry,
                                      size_t *len);
+/* What the broker's limit counts of a frame: header block and payload. */
+size_t mcore_send_log_message_size(const struct mcore_send_log *send_log, const struct mcore_slot *entry);
 bool mcore_send_log_has_run(const struct mcore_send_log *send_log, uint64_t window);
 long mcore_send_log_run_take(struct mcore_send_log *send_log, uint64_t window, size_t max_bytes,
                              struct mcore_stats *stats, const uint8_t **data, size_t *len);

@@ -207,7 +207,10 @@ void mcore_outbox_recovered(struct mcore_outbox *outbox, uint64_t *left, uint64_
 /* A number for a producer's own backlog, or MCORE_E_MEMORY. */
 long mcore_outbox_owner_new(struct mcore_outbox *outbox);
 
-/* The largest message with its header block that the server takes; at first any. */
+/*
+ * The largest message with its header block that the server takes; at first any. Called before each attach. What waits and
+ * is larger ends here: MCORE_UNSENT, or MCORE_UNKNOWN when it was sent before, with a text that says both sizes.
+ */
 void mcore_outbox_set_max_payload(struct mcore_outbox *outbox, size_t max_payload);
 
 struct mcore_sizes mcore_outbox_sizes(const struct mcore_outbox *outbox, const struct mcore_route *const *routes,

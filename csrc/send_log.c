@@ -266,6 +266,13 @@ const uint8_t *mcore_send_log_stream(const struct mcore_send_log *send_log, cons
     return subject;
 }
 
+size_t mcore_send_log_message_size(const struct mcore_send_log *send_log, const struct mcore_slot *entry)
+{
+    const uint8_t *frame = send_log->data + entry->pos % send_log->log->max_bytes;
+    const uint8_t *line_end = memchr(frame, '\n', entry->len);
+    return line_end == NULL ? entry->len : (size_t)(frame + entry->len - 2 - (line_end + 1));
+}
+
 /* ---- the sender's side -------------------------------------------------------------------------------------------- */
 
 bool mcore_send_log_has_run(const struct mcore_send_log *send_log, uint64_t window)

@@ -2,6 +2,7 @@
  * How messages end: by an answer, by the lack of one, by their deadline, or because the client ends. What follows from
  * that is in settle.c.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,6 +63,40 @@ int mcore_outbox_settle(struct mcore_outbox *outbox, uint64_t slot, int outcome,
     int settled = settle_locked(outbox, slot, &verdict);
     mcore_outbox_unlock(outbox);
     return settled;
+}
+
+/* ---- the broker's limit -------------------------------------------------------------------------------------------- */
+
+/* Ends a message that the broker would end the connection for, again and again. */
+static void refuse_size_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t slot, size_t most)
+{
+    const struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
+    if (entry->len <= most || (entry->state != MCORE_SLOT_QUEUED && entry->state != MCORE_SLOT_PAUSED))
+        return;
+    size_t size = mcore_send_log_message_size(lane, entry);
+    if (size <= most)
+        return;
+    char text[128];
+    int len = snprintf(text, sizeof(text), "it has %zu bytes with its headers, and the broker now accepts at most %zu",
+                       size, most);
+    bool was_sent = (entry->flags & (MCORE_FLAG_WRITTEN | MCORE_FLAG_UNSURE)) != 0;
+    const struct mcore_verdict verdict = {.outcome = was_sent ? MCORE_UNKNOWN : MCORE_UNSENT,
+                                          .text = text,
+                                          .text_len = (size_t)len};
+    settle_locked(outbox, slot | lane->tag, &verdict);
+}
+
+void mcore_outbox_set_max_payload(struct mcore_outbox *outbox, size_t max_payload)
+{
+    pthread_mutex_lock(&outbox->lock);
+    __atomic_store_n(&outbox->stats.max_payload, max_payload, __ATOMIC_RELAXED); /* appends read it without the lock */
+    for (int i = 0; i < MCORE_LANES; i++) {
+        struct mcore_send_log *lane = &outbox->lanes[i];
+        uint64_t tail = lane->log->tail_slot;
+        for (uint64_t slot = lane->log->head_slot; slot < tail; slot++)
+            refuse_size_locked(outbox, lane, slot, max_payload);
+    }
+    mcore_outbox_unlock(outbox);
 }
 
 /* ---- nobody listens ----------------------------------------------------------------------------------------------- */

@@ -56,16 +56,22 @@ def pub_ack(ticket: Ticket) -> PubAck:
 
 def reason_of(ticket: Ticket) -> MemphisError:
     """Why a message is unsent: the error of its producer's registration, or of the message itself."""
-    reason = target_of(ticket).reason
-    assert reason is not None, "it is unsent"
-    return _rebuild(*reason)
+    target = target_of(ticket)
+    if target.reason is not None:
+        return _rebuild(*target.reason)
+    text = f"the message was never sent to {_where(target)}: {ticket.failure[-1]}"
+    return ProduceError(text, message_id=ticket.message_id)
+
+
+def _where(target: Target) -> str:
+    station, partition = target.station, target.partition
+    return f"station {station!r}" if partition == 0 else f"station {station!r}, partition {partition}"
 
 
 def error_of(ticket: Ticket) -> Union[ProduceError, SchemaError]:
     """The error that a settled message ended with."""
     target = target_of(ticket)
-    station, partition = target.station, target.partition
-    where = f"station {station!r}" if partition == 0 else f"station {station!r}, partition {partition}"
+    where = _where(target)
     message_id: Optional[str] = ticket.message_id
     outcome = ticket.outcome
     was_written, code, err_code, text = ticket.failure
@@ -101,6 +107,8 @@ def error_of(ticket: Ticket) -> Union[ProduceError, SchemaError]:
             "does not answer"
             if code == _NO_RESPONDERS_CODE
             else f"refused the message ({_unescaped(text)}; code {code}, err_code {err_code})"
+            if code
+            else f"cannot get the message again ({text})"
         )
         return ProduceError(
             f"{where} {what}, but the message had been sent before, and that was not answered: {fate}",
