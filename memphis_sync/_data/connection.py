@@ -20,6 +20,7 @@ from memphis_sync._base.threads import Change, Event, join, own_thread, start_th
 from memphis_sync._core import ReceiveBuffer, Ticket, encode_sub, watch_forks
 from memphis_sync._core._codes import LinkEnd
 from memphis_sync._data.callbacks import Callbacks
+from memphis_sync._data.ending import let_go
 from memphis_sync._data.link_log import log_unseen, lost_reason
 from memphis_sync._data.outages import LinkState, Outages
 from memphis_sync._data.outbox_file import FileOutbox, new_link
@@ -133,11 +134,7 @@ class DataLink:
             self._phase = phase
             self._phase_changed.notify()
         self._wake.set()
-        self.core.close()
-        left: int = self.core.abandon()
-        self.core.stop()
-        if self.file is not None:
-            self.file.leave(self.core.stats()["abandoned"])
+        left = let_go(self)
         until = time.monotonic() + JOIN_S if last is None else last
         self.callbacks.retire(max(0.0, (reports_until or until) - time.monotonic()))
         running = join(self._threads, until)

@@ -16,6 +16,19 @@ log = Log("memphis_sync.link")
 LAST_ROUND_TRIP_S = 0.05  # what is allowed for the acks of messages, however short the time is
 
 
+def let_go(link: DataLink) -> int:
+    """
+    Takes and sends nothing more, and leaves the outbox's file to whoever opens it next. Waits for nothing, and can be
+    repeated. Gives how many messages it has given up.
+    """
+    link.core.close()
+    left: int = link.core.abandon()
+    link.core.stop()
+    if link.file is not None:
+        link.file.leave(link.core.stats()["abandoned"])
+    return left
+
+
 def end_steps(link: DataLink, deadline: float, acks_until: float, last: float, reports_until: float) -> Iterator[None]:
     """
     Takes no messages any more, sends what is queued, waits for its acks, then ends connection and threads. What is left

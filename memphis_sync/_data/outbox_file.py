@@ -23,7 +23,16 @@ from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Event
 from memphis_sync._core import Link
 from memphis_sync._core.outbox_file import OutboxFile, adopt, outbox_file_size, recovered, sync_file, use_file
-from memphis_sync._data.outbox_path import boot, create, lock_earlier, refuse, remove_unfinished, sync_directory, unlock
+from memphis_sync._data.outbox_path import (
+    boot,
+    create,
+    lock_earlier,
+    refuse,
+    release,
+    remove_unfinished,
+    sync_directory,
+    unlock,
+)
 from memphis_sync.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -208,6 +217,7 @@ class FileOutbox:
             self.sync()
         if _opened.get(self.path) == os.getpid():
             del _opened[self.path]
+        release(self._fd)  # the core closes it with its last thread, or when a traceback lets go of it
         self._has_left = True
 
     def kept_text(self) -> str:

@@ -96,8 +96,13 @@ def remove_unfinished(path: str) -> None:
 
 def unlock(fd: int) -> None:
     """Closes a locked file; what was read of it may live on, and would keep the lock."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
+    release(fd)
     os.close(fd)
+
+
+def release(fd: int) -> None:
+    """Lets others lock a file that stays open."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def lock(path: str) -> Optional[int]:

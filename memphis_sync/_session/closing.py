@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import join
-from memphis_sync._data.ending import end_steps
+from memphis_sync._data.ending import end_steps, let_go
 from memphis_sync._session import shutdown
 from memphis_sync.errors import ForkedError, MemphisError
 
@@ -107,3 +107,9 @@ def close_steps(
     join(session._registrations, last)  # what it waits for has ended
     shutdown.unregister(session)
     session.is_closed = True
+
+
+def leave_file(session: Session) -> None:
+    """A close() that did not come to its end leaves the outbox file to the next client all the same."""
+    if not session.is_closed and session._data is not None and session._data.file is not None:
+        let_go(session._data)

@@ -29,7 +29,7 @@ from memphis_sync._data import Callbacks, Change, DataLink, LinkName, Outages
 from memphis_sync._options.table import ConnectOptions
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import fork, shutdown, waiting
-from memphis_sync._session.closing import close_steps
+from memphis_sync._session.closing import close_steps, leave_file
 from memphis_sync._session.event_loop import LoopThread
 from memphis_sync._session.opening import open_control
 from memphis_sync._session.recovery import recover
@@ -380,10 +380,13 @@ class Session:
             if self.is_closed:
                 return self.left
             try:
-                self._close_steps(deadline)
-            except BaseException:
-                self._close_steps(time.monotonic())  # Ctrl-C while draining: end at once, but in order
-                raise
+                try:
+                    self._close_steps(deadline)
+                except BaseException:
+                    self._close_steps(time.monotonic())  # Ctrl-C while draining: end at once, but in order
+                    raise
+            finally:
+                leave_file(self)  # a second Ctrl-C, whose traceback may keep the client for as long as it likes
             return self.left
 
     def _close_steps(self, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""A broker that comes back with a smaller limit: what waits and is too large for it ends in words, and all else goes on."""
+"""A broker comes back with a smaller limit: what waits and is too large for it ends in words, and all else goes on."""
 
 from __future__ import annotations
 
