@@ -10,6 +10,6 @@ Nothing here is needed by the rest of the package, and each part imports its lib
 
 from __future__ import annotations
 
-from memphis_sync.http.client import GatewayAnswer, HttpBulkResult, HttpClient, HttpMessage, connect
+from memphis_sync.http.client import GatewayAnswer, HttpBulkResult, HttpClient, HttpMessage, HttpMessages, connect
 
-__all__ = ["GatewayAnswer", "HttpBulkResult", "HttpClient", "HttpMessage", "connect"]
+__all__ = ["GatewayAnswer", "HttpBulkResult", "HttpClient", "HttpMessage", "HttpMessages", "connect"]

@@ -132,7 +132,7 @@ def test_a_gateway_that_was_restarted_is_logged_in_at_again(
         client.produce(station_name, b"0")
         first.stop()
         with ThreadPoolExecutor(4) as pool:
-            waiting = [pool.submit(client.produce, station_name, b"%d" % number, ack_wait_sec=60) for number in (1, 2)]
+            waiting = [pool.submit(client.produce, station_name, b"%d" % number, ack_wait_sec=120) for number in (1, 2)]
             fresh_gateway(broker.url, "--port", str(first.port))
             assert all(each.result().is_stored for each in waiting)
     assert sorted(each.data for each in stored(memphis, station_name)) == [b"0", b"1", b"2"]
@@ -289,6 +289,96 @@ def test_what_the_iterable_raises_comes_after_what_was_sent(
     assert len(stored(memphis, station_name)) == 2
 
 
+@pytest.mark.parametrize("auto_ack", [False, True])
+def test_messages_are_fetched_as_they_are(client: HttpClient, memphis: Any, station_name: str, auto_ack: bool) -> None:
+    memphis.station(station_name, partitions_number=2)
+    sent = [b"\xff\x00", "grün".encode(), b"", "\ufffd".encode()]
+    for number, data in enumerate(sent):
+        memphis.produce(station_name, "p", data, headers={"A": f"{number}ü"}, producer_partition_number=1 + number % 2)
+    found: list[Any] = []
+    while len(found) < 4:
+        new = client.fetch_messages(station_name, "reader", batch_max_time_to_wait_ms=2000, auto_ack=auto_ack)
+        new.ack() if not auto_ack else None
+        found += new
+    assert sorted((each.headers["A"], each.data) for each in found) == [
+        (f"{number}ü", data) for number, data in enumerate(sent)
+    ]
+    assert {each.station for each in found} == {station_name}
+    assert not any(each.may_be_damaged for each in found)
+    assert all(each.is_answered for each in found)
+    assert client.fetch_messages(station_name, "reader", batch_max_time_to_wait_ms=100, auto_ack=auto_ack) == []
+    if not auto_ack:
+        assert {(each.partition, each.sequence, each.delivered) for each in found} == {
+            (partition, sequence, 1) for partition in (1, 2) for sequence in (1, 2)
+        }
+        age = dt.datetime.now(dt.timezone.utc) - found[0].timesent
+        assert dt.timedelta(0) <= age < dt.timedelta(minutes=5)
+
+
+def fetch(client: HttpClient, station: str, **options: Any) -> Any:
+    """The one message that comes next."""
+    (message,) = client.fetch_messages(station, "reader", batch_max_time_to_wait_ms=60_000, **options)
+    return message
+
+
+def test_a_message_comes_again_until_it_is_acknowledged(client: HttpClient, station_name: str) -> None:
+    client.produce(station_name, b"x", headers={"a": "b"})
+    with fetch(client, station_name, max_msg_deliveries=5) as message:
+        message.nack()
+    with pytest.raises(KeyError), fetch(client, station_name, max_msg_deliveries=5) as message:
+        raise KeyError
+    with fetch(client, station_name, max_msg_deliveries=5) as message:
+        message.delay(delay_ms=1)
+    with fetch(client, station_name, max_msg_deliveries=5) as message:
+        assert (message.delivered, message.headers["A"], message.is_answered) == (4, "b", False)
+        assert repr(message) == f"<HttpMessage {station_name}[1] seq=1 1 bytes>"
+        assert message._delivery.token not in repr(message) + message._repr_html_()
+    assert message.is_answered
+    with pytest.raises(memphis_sync.UsageError, match="called before"):
+        message.ack()
+    assert client.fetch_messages(station_name, "reader", max_msg_deliveries=5, batch_max_time_to_wait_ms=100) == []
+
+
+def test_a_message_that_cannot_be_handled_is_a_dead_letter(
+    client: HttpClient, memphis: Any, station_name: str, until: Any
+) -> None:
+    client.produce(station_name, b"x")
+    fetch(client, station_name).dead_letter("no such customer")
+    (letter,) = until(lambda: list(memphis.dls(station_name)))
+    assert letter.data == b"x"
+    assert "no such customer" in letter.reason
+
+
+def test_an_answer_to_an_ack_that_is_lost_is_asked_for_again(gateway: Any, proxy_to: Any, station_name: str) -> None:
+    proxy = proxy_to(gateway.host, gateway.port)
+    with memphis_sync.http.connect(f"http://127.0.0.1:{proxy.port}", **LOGIN) as client:
+        client.produce_many(station_name, ["a", "b"])
+        messages = client.fetch_messages(station_name, "reader", batch_max_time_to_wait_ms=60_000)
+        proxy.cut_after(0, to_server=False)
+        messages.ack(timeout_s=60)
+        messages.ack()
+        assert client.fetch_messages(station_name, "reader", batch_max_time_to_wait_ms=100) == []
+
+
+def test_an_answer_to_a_fetch_that_is_lost_loses_nothing(gateway: Any, proxy_to: Any, station_name: str) -> None:
+    proxy = proxy_to(gateway.host, gateway.port)
+    with memphis_sync.http.connect(f"http://127.0.0.1:{proxy.port}", **LOGIN) as client:
+        client.produce(station_name, b"x")
+        proxy.cut_after(0, to_server=False)
+        with pytest.raises(memphis_sync.ConnectionLostError, match="delivered again"):
+            fetch(client, station_name, max_ack_time_ms=1000, max_msg_deliveries=5)
+        assert fetch(client, station_name, max_ack_time_ms=1000, max_msg_deliveries=5).data == b"x"
+
+
+def test_an_ack_that_comes_too_late_says_so(client: HttpClient, station_name: str, until: Any) -> None:
+    client.produce(station_name, b"x")
+    message = fetch(client, station_name, max_ack_time_ms=100, max_msg_deliveries=10)
+    until(lambda: client.fetch_messages(station_name, "reader", max_ack_time_ms=100, max_msg_deliveries=10))
+    with pytest.raises(memphis_sync.ServerError, match="delivered again") as caught:
+        message.ack()
+    assert caught.value.code == 410
+
+
 def test_a_wrong_password_is_told_at_once_and_not_shown(gateway: Any) -> None:
     with pytest.raises(AuthenticationError, match="user 'root' cannot log in") as caught:
         memphis_sync.http.connect(gateway.url, username="root", password="canary")
@@ -418,6 +508,10 @@ def test_a_bad_argument_of_produce_is_named(client: HttpClient, arguments: dict[
         (lambda client: client.fetch_messages("s", "c", batch_max_time_to_wait_ms=-1), "batch_max_time_to_wait_ms"),
         (lambda client: client.fetch_messages("s", "c", partitions_number=0), "partitions_number"),
         (lambda client: client.fetch_messages("s", "c", timeout_s="1"), "timeout_s"),
+        (lambda client: client.fetch_messages("s", "c", max_ack_time_ms=99), "max_ack_time_ms"),
+        (lambda client: client.fetch_messages("s", "c", max_msg_deliveries=11), "max_msg_deliveries"),
+        (lambda client: client.fetch_messages("s", "c", auto_ack="yes"), "auto_ack"),
+        (lambda client: client.fetch_messages("s", "c", auto_ack=True, max_ack_time_ms=500), "auto_ack"),
     ],
 )
 def test_another_bad_argument_is_named(client: HttpClient, call: Any, why: str) -> None:

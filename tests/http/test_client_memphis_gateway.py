@@ -375,23 +375,31 @@ def test_of_many_messages_those_without_an_answer_are_named(client: Any, memphis
 # ---- fetching -------------------------------------------------------------------------------------------------------
 
 
+def test_who_does_not_say_that_messages_may_be_lost_gets_none(client: Any, memphis_gateway: Any) -> None:
+    with pytest.raises(ConfigurationError, match="pass auto_ack=True"):
+        client.fetch_messages("orders", "reader")
+    assert memphis_gateway.paths() == ["/auth/authenticate"]
+
+
 def test_messages_are_fetched_as_text(client: Any) -> None:
     for message in (b"first", "grün", b"\xff\x00"):
         client.produce("orders", message, headers={"x-a": "b"})
-    found = client.fetch_messages("orders", "reader")
+    found = client.fetch_messages("orders", "reader", auto_ack=True)
     assert [(each.data, each.may_be_damaged) for each in found] == [
         (b"first", False),
         ("grün".encode(), False),
         ("\ufffd\x00".encode(), True),
     ]
     assert {each.headers["X-A"] for each in found} == {"b"}
+    with pytest.raises(UsageError, match="the gateway has acknowledged it"):
+        found[0].ack()
     assert (found[0].station, found[0].sequence, found[0].timesent) == ("orders", None, None)
-    assert client.fetch_messages("orders", "reader", batch_max_time_to_wait_ms=100) == []
+    assert client.fetch_messages("orders", "reader", auto_ack=True, batch_max_time_to_wait_ms=100) == []
 
 
 def test_the_group_is_the_consumers_name_unless_it_is_given(client: Any, memphis_gateway: Any) -> None:
-    client.fetch_messages("orders", "Reader", batch_size=7, batch_max_time_to_wait_ms=200)
-    client.fetch_messages("orders", "other", "billing")
+    client.fetch_messages("orders", "Reader", auto_ack=True, batch_size=7, batch_max_time_to_wait_ms=200)
+    client.fetch_messages("orders", "other", "billing", auto_ack=True)
     first, second = (json.loads(each.body) for each in memphis_gateway.seen[1:])
     assert first == {
         "consumer_name": "reader",
@@ -404,22 +412,22 @@ def test_the_group_is_the_consumers_name_unless_it_is_given(client: Any, memphis
 
 def test_a_consumer_keeps_its_group(client: Any) -> None:
     """The gateway would go on with the first one, silently."""
-    client.fetch_messages("orders", "reader", "billing")
+    client.fetch_messages("orders", "reader", "billing", auto_ack=True)
     with pytest.raises(UsageError, match="'billing'"):
-        client.fetch_messages("orders", "reader", "audit")
-    client.fetch_messages("orders", "reader", "billing")
+        client.fetch_messages("orders", "reader", "audit", auto_ack=True)
+    client.fetch_messages("orders", "reader", "billing", auto_ack=True)
 
 
 def test_each_partition_is_asked_before_a_station_counts_as_empty(client: Any, memphis_gateway: Any) -> None:
     memphis_gateway.partitions = 3
     client.produce("orders", b"only one")
-    client.fetch_messages("orders", "reader")
-    assert client.fetch_messages("orders", "reader", partitions_number=3) == []
+    client.fetch_messages("orders", "reader", auto_ack=True)
+    assert client.fetch_messages("orders", "reader", auto_ack=True, partitions_number=3) == []
     asked = [json.loads(each.body) for each in memphis_gateway.seen if each.path.endswith("consume/batch")]
     assert [each["batch_max_wait_time_ms"] for each in asked] == [1000, 333, 333, 333]
     for number in range(3):
         client.produce("orders", b"%d" % number)
-    found = [client.fetch_messages("orders", "reader", partitions_number=3) for _ in range(3)]
+    found = [client.fetch_messages("orders", "reader", auto_ack=True, partitions_number=3) for _ in range(3)]
     assert sorted(message.data for batch in found for message in batch) == [b"0", b"1", b"2"]
 
 
@@ -427,16 +435,16 @@ def test_an_answer_that_is_lost_takes_its_messages_along_and_says_so(client: Any
     client.produce("orders", b"x")
     memphis_gateway.faults.append("lose")
     with pytest.raises(ConnectionLostError, match="acknowledged, and lost"):
-        client.fetch_messages("orders", "reader")
+        client.fetch_messages("orders", "reader", auto_ack=True)
     assert memphis_gateway.paths().count("/stations/orders/consume/batch") == 1
-    assert client.fetch_messages("orders", "reader") == []
+    assert client.fetch_messages("orders", "reader", auto_ack=True) == []
 
 
 def test_an_answer_that_is_late_is_a_deadline(client: Any, memphis_gateway: Any) -> None:
     go_on = threading.Event()
     memphis_gateway.before_answer = lambda _path: go_on.wait(60)
     with pytest.raises(DeadlineError) as caught:
-        client.fetch_messages("orders", "reader", timeout_s=0.3)
+        client.fetch_messages("orders", "reader", auto_ack=True, timeout_s=0.3)
     go_on.set()
     assert caught.value.timeout_s == 0.3
 
@@ -457,7 +465,7 @@ def test_an_answer_that_holds_no_messages_is_an_error(
 ) -> None:
     memphis_gateway.faults.append(fault)
     with pytest.raises(kind):
-        client.fetch_messages("orders", "reader")
+        client.fetch_messages("orders", "reader", auto_ack=True)
 
 
 def test_the_limits_of_repeating_are_within_what_a_station_remembers() -> None:

@@ -9,6 +9,7 @@ docs/how-to/http-client.md. httpx is imported with the first client.
 from __future__ import annotations
 
 from memphis_sync.http.client.client import HttpClient, connect
-from memphis_sync.http.client.results import GatewayAnswer, HttpBulkResult, HttpMessage
+from memphis_sync.http.client.message import HttpMessage, HttpMessages
+from memphis_sync.http.client.results import GatewayAnswer, HttpBulkResult
 
-__all__ = ["GatewayAnswer", "HttpBulkResult", "HttpClient", "HttpMessage", "connect"]
+__all__ = ["GatewayAnswer", "HttpBulkResult", "HttpClient", "HttpMessage", "HttpMessages", "connect"]

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Callable, Literal, Optional, Union
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._options.arguments import MAX_PARTITIONS, check_name
-from memphis_sync._options.checks import MAX_BATCH_SIZE, MAX_TIME_MS, check_int, check_seconds
+from memphis_sync._options.arguments import MAX_DELIVERIES, MAX_PARTITIONS, check_name
+from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_int, check_seconds
 from memphis_sync._options.rows import takes
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync.bulk import Item, check_iterable
 from memphis_sync.errors import ClosedError, ConfigurationError
 from memphis_sync.http.client.calling import Caller
 from memphis_sync.http.client.fetching import DEFAULT_WAIT_MS, LEAST_WAIT_MS, Fetch, FirstUse, fetch
+from memphis_sync.http.client.message import HttpMessages
 from memphis_sync.http.client.producing import outgoing, produce
-from memphis_sync.http.client.results import GatewayAnswer, HttpBulkResult, HttpMessage
+from memphis_sync.http.client.results import GatewayAnswer, HttpBulkResult
 from memphis_sync.http.client.sending import ACK_WAIT_S, Sending
 from memphis_sync.http.client.settings import HttpArguments, HttpSettings, http_settings
 from memphis_sync.types import MessageBody
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LOG_OUT_S = 2.0
+ACK_MS, DELIVERIES = 30_000, 2  # as consumer()
+MAX_WAIT_MS, MAX_ACK_MS = 60_000, 43_200_000  # of the gateway
 MAX_CONCURRENCY = 256
 
 
@@ -180,34 +183,45 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
         consumer_group: str = "",
         batch_size: int = 10,
         batch_max_time_to_wait_ms: int = DEFAULT_WAIT_MS,
+        max_ack_time_ms: int = ACK_MS,
+        max_msg_deliveries: int = DELIVERIES,
         *,
+        auto_ack: bool = False,
         partitions_number: int = 1,
         timeout_s: Optional[float] = None,
-    ) -> list[HttpMessage]:
+    ) -> HttpMessages:
         """
-        Fetches messages. The gateway acknowledges them before they arrive here: a program that dies, or an answer that
-        is lost, takes them along. For at-least-once use memphis_sync.connect().
+        Fetches messages. Acknowledge each with ack() within *max_ack_time_ms*, or it is delivered again.
+
+        Memphis' own gateway cannot do that: it acknowledges messages before they arrive here, so a program that dies,
+        or an answer that is lost, takes them along. With *auto_ack* the program says that this is all right.
 
         Args:
             station_name: The station; one that does not exist is created, with the broker's defaults.
             consumer_name: The consumer. Memphis' own gateway keeps group and wait of its first use, and mixes up
                 requests for one consumer that come at once: there use one from one thread at a time.
-            consumer_group: The members of a group share its messages; by default the consumer's name. At the broker it
-                is called ``<group>-rest-gateway``.
+            consumer_group: The members of a group share its messages; by default the consumer's name. With *auto_ack*
+                it is called ``<group>-rest-gateway`` at the broker.
             batch_size: How many messages at most, 1 to 5000.
-            batch_max_time_to_wait_ms: How long the gateway waits for them, at least 100. Memphis' own waits that long
-                unless the batch is full.
+            batch_max_time_to_wait_ms: How long the gateway waits for a first message, 100 to 60000; with *auto_ack* for
+                a full batch.
+            max_ack_time_ms: How long a message may be unacknowledged before it is delivered again, 100 to 43200000. Not
+                with *auto_ack*.
+            max_msg_deliveries: How often a message is delivered before it is a dead letter, 1 to 10. Not with
+                *auto_ack*.
+            auto_ack: True: the gateway acknowledges, at most once. Needed at Memphis' own gateway.
             partitions_number: How many partitions the station has. Memphis' own gateway asks one in each request, so
                 there up to as many requests are sent, with a part of the wait each, until one is not empty.
             timeout_s: Limit for the whole call, in seconds, above 0; None: the wait and 15 s.
 
         Returns:
-            The messages; an empty list when there were none in time.
+            The messages; an empty list when there were none in time. Its ack() acknowledges all in one request.
 
         Raises:
-            ConfigurationError: A bad argument; nothing was sent.
+            ConfigurationError: A bad argument, or one that this gateway has nothing for; nothing was sent.
             UsageError: Memphis' own gateway, and the consumer was used with another group before.
-            DeadlineError, ConnectionLostError: There was no answer; what it held is lost, if the text says so.
+            DeadlineError, ConnectionLostError: There was no answer; what it held is delivered again, or with *auto_ack*
+                lost; the text says so.
             StationNotFoundError, ServerError: The gateway or the broker refused.
             RemoteProtocolError: The answer is not one of a gateway.
             AuthenticationError, ConnectError, ClosedError: As produce().
@@ -215,7 +229,13 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
         station = check_name("station_name", "Station", station_name)
         consumer = check_name("consumer_name", "Consumer", consumer_name)
         group = check_name("consumer_group", "Consumer", consumer_group) if consumer_group != "" else consumer
-        wait_ms = check_int("batch_max_time_to_wait_ms", batch_max_time_to_wait_ms, 0, MAX_TIME_MS)
+        wait_ms = check_int("batch_max_time_to_wait_ms", batch_max_time_to_wait_ms, 0, MAX_WAIT_MS)
+        ack_ms = check_int("max_ack_time_ms", max_ack_time_ms, 100, MAX_ACK_MS)
+        deliveries = check_int("max_msg_deliveries", max_msg_deliveries, 1, MAX_DELIVERIES)
+        if check_bool("auto_ack", auto_ack) and (ack_ms, deliveries) != (ACK_MS, DELIVERIES):
+            raise ConfigurationError(
+                "max_ack_time_ms and max_msg_deliveries mean nothing with auto_ack=True; leave them out"
+            )
         if timeout_s is not None:
             check_seconds("timeout_s", timeout_s, allow_zero=False)
         given = Fetch(
@@ -224,10 +244,13 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
             group,
             check_int("batch_size", batch_size, 1, MAX_BATCH_SIZE),
             max(wait_ms, LEAST_WAIT_MS),
+            ack_ms,
+            deliveries,
+            auto_ack,
             check_int("partitions_number", partitions_number, 1, MAX_PARTITIONS),
             timeout_s,
         )
-        return fetch(self._caller(), self._first_uses, given)
+        return fetch(self._caller, self._first_uses, given)
 
     def close(self) -> None:
         """

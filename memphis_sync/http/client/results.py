@@ -1,9 +1,8 @@
-"""What the calls of a client over HTTP return: no more than a gateway knows."""
+"""What producing over HTTP returns: no more than a gateway knows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Optional
 
 from memphis_sync._base.in_notebook import InNotebook
@@ -46,28 +45,3 @@ class HttpBulkResult(BulkResult):
     """
 
     accepted: int = 0
-
-
-@dataclass(frozen=True)
-class HttpMessage(InNotebook):
-    """
-    A message as a gateway hands it out. The gateway has acknowledged it: it is not delivered again.
-
-    Attributes:
-        station: Name of the station, lower case.
-        data: The payload.
-        headers: Those of the producing program. A gateway writes the names as HTTP does: ``X-My-Header``.
-        may_be_damaged: True: Memphis' own gateway has replaced bytes of the payload that are not UTF-8, or the payload
-            held U+FFFD itself, which nobody can tell. Always False with the gateway of memphis-sync.
-        sequence: Number in its partition, from 1; None when the gateway does not say.
-        partition: Number of the partition; None when the gateway does not say.
-        timesent: When the broker stored it, UTC; None when the gateway does not say.
-    """
-
-    station: str
-    data: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-    may_be_damaged: bool = False
-    sequence: Optional[int] = None
-    partition: Optional[int] = None
-    timesent: Optional[datetime] = None

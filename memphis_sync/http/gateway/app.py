@@ -42,7 +42,10 @@ access_log = logging.getLogger("memphis_sync.gateway.access")
 API = frozenset({"auth", "monitoring", "stations"})  # paths in any case, with or without a slash at the end
 _CORS = [(b"access-control-allow-origin", b"*"), (b"vary", b"Origin")]
 # What a client can rely on beyond Memphis' own gateway, which has no such header; memphis_sync.http reads it.
-IDENTITY = (b"memphis-gateway", f"memphis-sync/{VERSION}; idempotency-key, logout, produce-stream".encode("ascii"))
+IDENTITY = (
+    b"memphis-gateway",
+    f"memphis-sync/{VERSION}; idempotency-key, logout, produce-stream, explicit-acks".encode("ascii"),
+)
 _CLOSE = {"connection": "close"}
 METHODS = "GET,POST,HEAD,PUT,DELETE,PATCH"
 DRAIN_S = 5.0  # an answer before the end of a body waits for that as long, so that the client sees it
