@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import Any, Final, Optional, Union
 
 from memphis_sync._inspecting.asking import NOT_ALLOWED, Asking
 from memphis_sync._protocol.inspection import StationList, StationRow
@@ -26,6 +26,7 @@ _INTERNAL = re.compile(r"[a-z0-9]([a-z0-9_#-]*[a-z0-9])?\Z")
 
 # The groups of a station; None when they are not asked for, or why they are not known.
 Groups = Union[tuple[GroupInfo, ...], None, str]
+_GONE: Final = "the station was destroyed"
 Streams = dict[int, dict[str, Any]]  # what JetStream says of a station's streams, by partition
 
 
@@ -35,13 +36,14 @@ async def stations(asking: Asking, *, with_groups: bool) -> Listing[StationInfo]
     found: dict[str, Streams] = defaultdict(dict)
     for info in infos:
         place = _place(info)
-        if place is not None and (rows is None or external_name(place[0]) in rows):
+        if place is not None and (rows is None or _is_of(rows.get(external_name(place[0])), place[1])):
             found[place[0]][place[1]] = info
     names = sorted(found)
     groups: Sequence[Groups] = [None] * len(names)
     if with_groups:
-        groups = await asyncio.gather(*(_groups(asking, name, found[name]) for name in names))
-    return Listing(_station(name, found[name], rows, of) for name, of in zip(names, groups))
+        groups = await asyncio.gather(*(_groups_if_there(asking, name, found[name]) for name in names))
+    told = (_station(name, found[name], rows, of) for name, of in zip(names, groups) if of is not _GONE)
+    return Listing(sorted(told, key=lambda station: station.name))
 
 
 async def station(asking: Asking, name: str) -> StationInfo:
@@ -99,6 +101,11 @@ def _place(info: dict[str, Any]) -> Optional[tuple[str, int]]:
     return _split(name) if config.get("subjects") == [f"{name}.>"] else None
 
 
+def _is_of(row: Optional[StationRow], partition: int) -> bool:
+    """Whether our broker has a station with this partition; another program's stream may have such a name, too."""
+    return row is not None and 1 <= partition <= row.partitions
+
+
 def _station(
     internal: str,
     streams: Streams,
@@ -148,6 +155,14 @@ def _partition(number: int, state: dict[str, Any]) -> PartitionInfo:
         first_time=time_or_none(state.get("first_ts")) if messages else None,
         last_time=time_or_none(state.get("last_ts")) if messages else None,
     )
+
+
+async def _groups_if_there(asking: Asking, internal: str, streams: Streams) -> Groups:
+    """The same as _groups(); _GONE when the station was destroyed meanwhile."""
+    try:
+        return await _groups(asking, internal, streams)
+    except StationNotFoundError:
+        return _GONE
 
 
 async def _groups(asking: Asking, internal: str, streams: Streams) -> Groups:

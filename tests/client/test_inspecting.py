@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,40 @@ def test_streams_that_are_no_station_are_not_listed(memphis: Memphis, control: C
     assert three.name in names
     assert foreign not in names
     assert not {name for name in names if "memphis_" in name.lower() or "kv" in name}
+
+
+def test_a_stream_of_the_stations_name_is_no_partition(
+    memphis: Memphis, control: ControlClient, station_name: str
+) -> None:
+    memphis.produce(station_name, "p", b"x")
+    control.jetstream(f"STREAM.CREATE.{station_name}", {"name": station_name, "subjects": [f"{station_name}.>"]})
+    try:
+        (info,) = (station for station in memphis.stations() if station.name == station_name)
+        assert [each.number for each in info.partitions] == [1]
+        assert memphis.station(station_name).info().partitions == info.partitions
+    finally:
+        control.jetstream(f"STREAM.DELETE.{station_name}")
+
+
+def test_threads_look_while_stations_come_and_go(memphis: Memphis, three: Station, in_threads: Any) -> None:
+    """What is destroyed during a look is there or not; the others are told as ever."""
+    is_over = threading.Event()
+
+    def run(number: int) -> None:
+        if number == 0:
+            try:
+                for _ in range(10):
+                    memphis.consumer(f"{three.name}.passing", "c")
+                    memphis.destroy_station(f"{three.name}.passing")
+            finally:
+                is_over.set()
+        while not is_over.is_set():
+            found = {station.name: station.messages for station in memphis.stations(with_groups=True, timeout_s=60)}
+            assert found[three.name] == 30
+            assert three.info(timeout_s=60).messages == 30
+            assert numbers(three.peek(2, timeout_s=60)) == [28, 29]
+
+    in_threads(4, run)
 
 
 def test_a_group_is_told_with_its_lag(memphis: Memphis, three: Station) -> None:
