@@ -8,6 +8,7 @@ Messages that one thread produces to one partition are stored in that order, blo
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -25,7 +26,14 @@ from memphis_sync._protocol.payload import not_utf8
 from memphis_sync._session import waiting
 from memphis_sync.bulk import Bulk, BulkResult, Item, check_iterable
 from memphis_sync.delivery import Deliveries, Delivery
-from memphis_sync.errors import BufferFullError, ConfigurationError, ForkedError, UndeliveredWarning
+from memphis_sync.errors import (
+    BufferFullError,
+    ConfigurationError,
+    ForkedError,
+    MemphisError,
+    UndeliveredWarning,
+)
+from memphis_sync.headers import encode_user_headers
 from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks
 
 if TYPE_CHECKING:
@@ -295,6 +303,40 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
         check_iterable(iterable)
         waiting.forbid_on_own_thread("produce_many()")
         return Bulk(self._rebinding.sender(self), timeout_s, stop_at_failure=on_error == "raise").run(iterable)
+
+    def produce_each(
+        self, messages: Iterable[MessageBody], *, headers: Optional[Mapping[str, str]] = None
+    ) -> list[Union[Pending_co, MemphisError]]:
+        """
+        A non-blocking produce() of each message, for a small part of its cost: where the outcomes of many messages are
+        wanted one by one.
+
+        Args:
+            messages: As for produce(), of any number.
+            headers: Of every message, as for produce().
+
+        Returns:
+            For each message, in order, its Delivery, or the error with which produce() would have refused it. After a
+            BufferFullError no other one was tried: they all have it, and may be passed again later in their order.
+
+        Raises:
+            ConfigurationError, HeaderError: A bad argument; nothing was accepted.
+        """
+        check_iterable(messages)
+        lines = encode_user_headers(headers)
+        turn = self._rebinding.sender(self).round_robins[0]
+        iterator = iter(messages)
+        found: list[Union[Pending_co, MemphisError]] = []
+        while True:
+            rest = turn.take_from(iterator, found, sys.maxsize, lines)
+            if not rest:
+                return found
+            try:
+                found.append(self.produce(rest[0], headers=headers, nonblocking=True))
+            except BufferFullError as exc:  # one behind it might find room, and be stored before it
+                return [*found, exc, *(exc for _ in iterator)]
+            except MemphisError as exc:
+                found.append(exc)
 
     # ---- backlog and end ---------------------------------------------------------------------------------------
 

@@ -317,12 +317,12 @@ class RoundRobin:
         Raises:
             UnicodeEncodeError: The str is no text. Else as Route.send().
         """
-    def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]:
+    def take_from(
+        self, iterator: Iterator[Any], into: list[Any], limit: int, headers: bytes = b""
+    ) -> Optional[tuple[Any, ...]]:
         """
-        As take() without options, for what an iterator yields, until *limit* tickets stand in *into*: None then, ``()`` at
-        the iterator's end, and ``(item,)`` for an item that take() does not take, or refuses with an error: it was not
-        sent. When the iterator raises, *into* holds the tickets of what came before.
-        """
+        As take(), with header lines, for what an iterator yields, until *limit* tickets stand in *into*: None then, ``()``
+        at its end, ``(item,)`` for an item that take() does not take, or refuses with an error: it was not sent."""
 
 @final
 class FanOut:

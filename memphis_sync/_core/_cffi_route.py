@@ -270,7 +270,9 @@ class RoundRobin:
         send = route.send_and_wait if wait else route.send
         return send(message, b"", b"", self._timeout_ns, self._kind)
 
-    def take_from(self, iterator: Iterator[Any], into: list[Any], limit: int) -> Optional[tuple[Any, ...]]:
+    def take_from(
+        self, iterator: Iterator[Any], into: list[Any], limit: int, headers: bytes = b""
+    ) -> Optional[tuple[Any, ...]]:
         while len(into) < limit:
             item: Any = next(iterator, self)
             if item is self:
@@ -278,7 +280,7 @@ class RoundRobin:
             if not self._takes(item):
                 return (item,)
             try:
-                into.append(next(self._cycle).send(item, b"", b"", self._timeout_ns, self._kind))
+                into.append(next(self._cycle).send(item, headers, b"", self._timeout_ns, self._kind))
             except Exception:  # noqa: BLE001  for the caller, who meets it again
                 return (item,)
         return None

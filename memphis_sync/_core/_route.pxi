@@ -196,9 +196,9 @@ cdef class RoundRobin:
         if self._has_option(timeout, headers, msg_id, limit, key, number, callback) or not self._takes(message):
             (<Route>self._routes[0]).link._check()  # which is the way to learn of a fork, as _send() below is
             return None
-        return self._send(message, wait)
+        return self._send(message, wait, b"")
 
-    def take_from(self, iterator, list into not None, Py_ssize_t limit):
+    def take_from(self, iterator, list into not None, Py_ssize_t limit, bytes headers not None=b""):
         while len(into) < limit:
             item = next(iterator, self)
             if item is self:
@@ -206,7 +206,7 @@ cdef class RoundRobin:
             if not self._takes(item):
                 return (item,)
             try:
-                into.append(self._send(item, False))
+                into.append(self._send(item, False, headers))
             except Exception:  # for the caller, who meets it again
                 return (item,)
         return None
@@ -226,8 +226,8 @@ cdef class RoundRobin:
         self._next = place + 1 if place + 1 < len(self._routes) else 0
         return <Route>self._routes[place]
 
-    cdef Ticket _send(self, message, bint wait):
-        return self._route()._send(message, b"", b"", self._timeout_ns, self._kind, None, wait)
+    cdef Ticket _send(self, message, bint wait, bytes headers):
+        return self._route()._send(message, headers, b"", self._timeout_ns, self._kind, None, wait)
 
 
 cdef inline bint is_plain_message(message):

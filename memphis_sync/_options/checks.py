@@ -69,6 +69,8 @@ def is_numpy_bool(value: object) -> bool:
 
 def check_seconds(option: str, value: object, *, allow_zero: bool = True, least: float = 0.0) -> float:
     """A finite, non-negative number of seconds, at most a day."""
+    if type(value) is float and 0.0 < value <= MAX_TIME_MS / 1000 and least <= value:
+        return value  # nearly all of them
     bound = f"a number of seconds {f'from {least:g}' if allow_zero else 'above 0'} to {MAX_TIME_MS // 1000}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ConfigurationError(f"{option} is {_show_no_text(value)}; it must be {bound}")

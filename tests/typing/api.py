@@ -151,6 +151,7 @@ def producing(client: Memphis, is_quick: bool) -> None:
     assert_type(producer.flush().failed, int)
     assert_type(producer.produce_many([b"a", "b", {"c": 1}, Item(b"d", key="k")], on_error="collect"), BulkResult)
     assert_type(producer.produce_many(rows(), timeout_s=5).delivered, int)
+    assert_type(producer.produce_each([b"a", "b", {"c": 1}], headers={"d": "e"}), list[Union[Delivery, MemphisError]])
     producer.destroy()
     with client.producer("orders", "web") as entered:
         assert_type(entered.produce(b"x").sequence, int)

@@ -217,15 +217,19 @@ async def produce_each(
     """
     given = options.arguments(began_at, None)
     found: list[Union[memphis_sync.Delivery, MemphisError]] = []
-    for index, message in enumerate(messages):
-        if options.message_id is not None:
-            given["msg_id"] = f"{options.message_id}-{index}"
-        try:
-            found.append(producer.produce(message, headers=headers, nonblocking=True, **given))
-        except MemphisError as exc:
-            found.append(exc)
-        if not (index + 1) % TURN:
-            await asyncio.sleep(0)
+    for begin in range(0, len(messages), TURN):
+        part = messages[begin : begin + TURN]
+        if not given and options.message_id is None:
+            found += producer.produce_each(part, headers=headers)
+        else:
+            for index, message in enumerate(part, begin):
+                if options.message_id is not None:
+                    given["msg_id"] = f"{options.message_id}-{index}"
+                try:
+                    found.append(producer.produce(message, headers=headers, nonblocking=True, **given))
+                except MemphisError as exc:
+                    found.append(exc)
+        await asyncio.sleep(0)  # other requests go on
     if not options.waits:
         return [each if isinstance(each, MemphisError) else None for each in found]
     # Backwards: when the last one is known, most others are, and reading those is cheaper than being woken for each.

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Callable, Optional, Union
 
 from starlette.requests import Request
@@ -36,7 +36,7 @@ from memphis_sync.errors import (
 )
 
 from .bodies import content_type, unsupported
-from .errors import as_json, details_of, refused, status_of
+from .errors import Problem, as_json, details_of, refused, status_of
 from .headers import message_headers
 from .produce import ProduceOptions, produce_options
 from .sessions import Sessions
@@ -53,7 +53,8 @@ FULL_PAUSE_S = 0.005  # between two looks at a full outbox
 # Of the line alone; any other error is one of the whole stream.
 OF_THE_LINE = (SchemaError, HeaderError, PayloadTooLargeError, ConfigurationError)
 
-Pending = Union[bytes, "tuple[int, memphis_sync.Delivery]"]  # a result, or a line's number and what it will be
+Line = tuple[int, Union[bytes, Problem]]  # its number, and its message or what is wrong with it
+Outcome = Union[memphis_sync.Delivery, MemphisError, Problem]
 
 
 def _refuse_constant(name: str) -> Any:
@@ -67,7 +68,11 @@ _JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=str, parse_f
 def json_fault(line: bytes) -> str:
     """Why a line is not JSON; "" when it is."""
     try:
-        _JSON.decode(line.decode())
+        text = line.decode()
+        with contextlib.suppress(ValueError):  # which decode() puts into words
+            if _JSON.raw_decode(text)[1] == len(text):
+                return ""
+        _JSON.decode(text)
     except UnicodeDecodeError as exc:
         return f"it is not UTF-8 (byte {exc.start})"
     except RecursionError:
@@ -192,15 +197,17 @@ class Stream(Response):
     ) -> None:
         super().__init__(None, 200, {"cache-control": "no-store", "x-accel-buffering": "no"}, "application/x-ndjson")
         del self.headers["content-length"]
-        self._producer, self._options, self._message_headers = producer, options, headers
+        self._producer, self._message_id = producer, options.message_id
+        more = options.arguments(None, None)
+        self._is_plain = not more and self._message_id is None
+        self._arguments: dict[str, Any] = {"headers": headers, "nonblocking": True, **more}
         self._limit, self._is_json = limit, is_json
         self._lines = Lines(limit)
         self._number = 0
-        self._batch: list[Pending] = []
-        self._settling: asyncio.Queue[Optional[list[Pending]]] = asyncio.Queue(BATCHES)
+        self._batch: list[tuple[int, Outcome]] = []
+        self._settling: asyncio.Queue[Optional[list[tuple[int, Outcome]]]] = asyncio.Queue(BATCHES)
         self._spool = Spool()
         self._on_broken = on_broken
-        self.sent = self.failed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads, settles and writes at the same time, until all three are done."""
@@ -229,7 +236,8 @@ class Stream(Response):
                 try:
                     event = await asyncio.wait_for(coming, PAUSE_S)
                 except asyncio.TimeoutError:
-                    self._batch.append(self._failure(408, f"nothing came for {PAUSE_S:g} s; the stream ends here"))
+                    fault = refused(408, f"nothing came for {PAUSE_S:g} s; the stream ends here")
+                    self._batch.append((self._number, fault))
                     return
                 if event["type"] == "http.disconnect":
                     return
@@ -247,42 +255,54 @@ class Stream(Response):
 
     async def _take(self, lines: list[Optional[bytes]]) -> bool:
         """Produces lines; False when the stream has to end."""
-        for line in lines:
-            self._number += 1
-            if line is None:
-                text = f"the line has more than {self._limit} bytes"
-                self._batch.append(self._failure(413, text, outcome="not_sent"))
-                continue
-            body = line[:-1] if line.endswith(b"\r") else line
-            if not body or body.isspace():
-                continue
-            fault = json_fault(body) if self._is_json else ""
-            if fault:
-                self._batch.append(self._failure(400, f"the line is not JSON: {fault}", outcome="not_sent"))
-            elif not await self._produce(body):
+        for begin in range(0, len(lines), BATCH):
+            found: list[Line] = []
+            for line in lines[begin : begin + BATCH]:
+                self._number += 1
+                body = b"" if line is None else line[:-1] if line.endswith(b"\r") else line
+                if line is None:
+                    found.append((self._number, _bad_line(413, f"the line has more than {self._limit} bytes")))
+                elif body and not body.isspace():
+                    fault = json_fault(body) if self._is_json else ""
+                    wrong = _bad_line(400, f"the line is not JSON: {fault}") if fault else None
+                    found.append((self._number, wrong or body))
+            if not await self._accept(found):
                 return False
-            if len(self._batch) >= BATCH:
-                await self._hand_over()
-        await self._hand_over()
         return True
 
-    async def _produce(self, body: bytes) -> bool:
-        options, number = self._options, self._number
-        message_id = None if options.message_id is None else f"{options.message_id}-{number}"
-        while True:
-            try:
-                delivery = self._producer.produce(
-                    body, headers=self._message_headers, nonblocking=True, **options.arguments(None, message_id)
-                )
-            except BufferFullError:
-                await self._hand_over()
-                await asyncio.sleep(FULL_PAUSE_S)
-            except MemphisError as exc:
-                self._batch.append(self._error(exc, number))
-                return isinstance(exc, OF_THE_LINE)
+    async def _accept(self, lines: list[Line]) -> bool:
+        """Produces what is right of some lines, and hands all of them over; waits while the outbox is full."""
+        goes_on = True
+        while lines:
+            outcomes = iter(self._produce([(number, body) for number, body in lines if isinstance(body, bytes)]))
+            for place, (number, body) in enumerate(lines):
+                outcome = next(outcomes) if isinstance(body, bytes) else body
+                if isinstance(outcome, BufferFullError):
+                    await self._hand_over()
+                    await asyncio.sleep(FULL_PAUSE_S)
+                    lines = lines[place:]
+                    break
+                self._batch.append((number, outcome))
+                goes_on = goes_on and (not isinstance(outcome, MemphisError) or isinstance(outcome, OF_THE_LINE))
             else:
-                self._batch.append((number, delivery))
-                return True
+                lines = []
+        await self._hand_over()
+        return goes_on
+
+    def _produce(self, lines: list[tuple[int, bytes]]) -> Sequence[Outcome]:
+        """As Producer.produce_each(), also with options."""
+        if self._is_plain:
+            return self._producer.produce_each([body for _, body in lines], headers=self._arguments["headers"])
+        found: list[Outcome] = []
+        for number, body in lines:
+            message_id = None if self._message_id is None else f"{self._message_id}-{number}"
+            try:
+                found.append(self._producer.produce(body, msg_id=message_id, **self._arguments))
+            except BufferFullError as exc:
+                return found + [exc] * (len(lines) - len(found))
+            except MemphisError as exc:
+                found.append(exc)
+        return found
 
     async def _hand_over(self) -> None:
         if self._batch:
@@ -298,42 +318,43 @@ class Stream(Response):
         finally:
             self._spool.end()
 
-    async def _results(self, batch: list[Pending]) -> bytes:
+    async def _results(self, batch: list[tuple[int, Outcome]]) -> bytes:
         found = []
-        for pending in (batch[-1], *batch):  # the last one first: most often all others are known when it is
-            if not isinstance(pending, bytes) and not pending[1].done():
-                await _known(pending[1])
-        for pending in batch:
-            if isinstance(pending, bytes):
-                found.append(pending)
-                continue
-            number, delivery = pending
+        for _, outcome in (batch[-1], *batch):  # when the last one is known, most others are
+            if isinstance(outcome, memphis_sync.Delivery) and not outcome.done():
+                with contextlib.suppress(MemphisError):  # its result says so
+                    await outcome
+        for number, outcome in batch:
             try:
-                ack = delivery.result(0)
+                if not isinstance(outcome, memphis_sync.Delivery):
+                    raise outcome
+                ack = outcome.result(0)
+            except Problem as exc:
+                found.append(_failure(number, exc.status, exc.body))
             except MemphisError as exc:
-                found.append(self._error(exc, number))
-                continue
-            self.sent += 1
-            found.append(
-                b'{"duplicate":%s,"error":null,"line":%d,"partition":%d,"seq":%d,"success":true}\n'
-                % (b"true" if ack.duplicate else b"false", number, ack.partition, ack.sequence)
-            )
+                if isinstance(exc, (StationNotFoundError, ClosedError)):
+                    self._on_broken()
+                found.append(_failure(number, status_of(exc), {"success": False, **details_of(exc)}))
+            else:
+                found.append(_STORED[ack.duplicate] % (number, ack.partition, ack.sequence))
         return b"".join(found)
 
-    def _error(self, exc: MemphisError, number: int) -> bytes:
-        if isinstance(exc, (StationNotFoundError, ClosedError)):
-            self._on_broken()
-        return self._failure(status_of(exc), number=number, **details_of(exc))
 
-    def _failure(self, status: int, error: str, *, number: Optional[int] = None, **more: Any) -> bytes:
-        self.failed += 1
-        line = self._number if number is None else number
-        return as_json({"error": error, "line": line, "status": status, "success": False, **more}) + b"\n"
+_STORED = {
+    is_duplicate: (
+        b'{"duplicate":%s,"error":null,"line":%%d,"partition":%%d,"seq":%%d,"success":true}\n'
+        % (b"true" if is_duplicate else b"false")
+    )
+    for is_duplicate in (False, True)
+}
 
 
-async def _known(delivery: memphis_sync.Delivery) -> None:
-    with contextlib.suppress(MemphisError):  # its result says so
-        await delivery
+def _bad_line(status: int, error: str) -> Problem:
+    return refused(status, error, outcome="not_sent")
+
+
+def _failure(number: int, status: int, body: dict[str, Any]) -> bytes:
+    return as_json({**body, "line": number, "status": status}) + b"\n"
 
 
 class Streaming:
