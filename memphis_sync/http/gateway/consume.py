@@ -32,6 +32,7 @@ Encoding = Literal["auto", "text", "base64"]
 DEFAULT_SIZE, MOST = 10, 5000
 DEFAULT_WAIT_MS, LEAST_WAIT_MS, MOST_WAIT_MS = 5000, 100, 600_000
 SLICE_S = 1.0  # how soon one learns that nobody waits any more, or that the gateway ends
+LEAST_LIMIT_S = 5.0  # for the registration, however short the wait for messages
 HOLD_S = ACK_TIME_MS / 1000 / 2  # an unfinished batch waits no longer for more: its messages' ack time runs
 # Messages may have megabytes: an answer ends early at about this size, and the first few say how large they are.
 MOST_BYTES, FIRST = 32 * 1024 * 1024, 16
@@ -104,6 +105,7 @@ class Consume:
                 request.path_params["station"],
                 asked.name,
                 asked.group,
+                limit_s=max(asked.wait_s, LEAST_LIMIT_S),
                 max_msg_deliveries=MAX_DELIVERIES,
                 max_ack_time_ms=ACK_TIME_MS,
             )

@@ -150,7 +150,7 @@ class Produce:
             raise unsupported(request, SINGLE_TYPES)
         options, headers = produce_options(request), message_headers(request)
         body = await read(request, self._settings)
-        async with ready(session, request) as producer:
+        async with ready(session, request, options) as producer:
             delivery = producer.produce(
                 body, headers=headers, nonblocking=True, **options.arguments(began_at, options.message_id)
             )
@@ -169,7 +169,7 @@ class Produce:
         messages = await self._elements(await read(request, self._settings))
         if not messages:
             return answer({"error": None, "errors": [], "fail": 0, "results": [], "sent": 0, "success": True})
-        producer = await session.producer(request.path_params["station"])
+        producer = await session.producer(request.path_params["station"], options.timeout_s)
         results = await produce_each(producer, messages, headers, options, began_at)
         for result in results:
             if isinstance(result, GONE):
@@ -192,9 +192,11 @@ class Produce:
 
 
 @contextlib.asynccontextmanager
-async def ready(session: UserSession, request: Request) -> AsyncIterator[memphis_sync.Producer]:
+async def ready(
+    session: UserSession, request: Request, options: ProduceOptions
+) -> AsyncIterator[memphis_sync.Producer]:
     """The producer of a request's station; one whose station was destroyed is not used again."""
-    producer = await session.producer(request.path_params["station"])
+    producer = await session.producer(request.path_params["station"], options.timeout_s)
     try:
         yield producer
     except GONE:

@@ -17,7 +17,6 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Callable, Optional, TypeVar
@@ -29,6 +28,7 @@ from memphis_sync.errors import AuthenticationError, MemphisError
 
 from .errors import busy, unauthorized
 from .settings import GatewaySettings
+from .single_flight import LIMIT_S, SingleFlight
 from .tokens import Claims, Tokens
 
 log = logging.getLogger("memphis_sync.gateway")
@@ -43,6 +43,7 @@ CONTROL_THREADS = 16  # logins and registrations at once
 MAX_KEPT = 1000  # producers and consumers of one user
 TURN_GRACE_S = 10.0  # within this a refresh token may come twice: the answer was lost, or two threads had one idea
 CLOSE_S = 5.0
+RETRIES = 0  # of a registration: who wants it tries again, and it must not hold its thread for minutes
 PINS = "memphis_sync.pins"  # in a request's state: the users whose clients must not be closed under it
 
 T = TypeVar("T")
@@ -69,55 +70,6 @@ class Secret:
         return {"connection_token" if self.is_token else "password": self._text}
 
 
-class Once:
-    """Values by key, each made by one task while all others who want it wait; the least used one makes room."""
-
-    def __init__(self, most: int, end: Callable[[Any], None]) -> None:
-        self._most, self._end = most, end
-        self._made: OrderedDict[Hashable, asyncio.Task[Any]] = OrderedDict()
-
-    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
-        """The value; what its making raises is raised to all who wait, and the next call tries again."""
-        task: Optional[asyncio.Task[T]] = self._made.get(key)
-        if task is None:
-            task = self._made[key] = asyncio.ensure_future(make())
-            task.add_done_callback(partial(self._forget_failed, key))
-            self._make_room()
-        else:
-            self._made.move_to_end(key)
-            if _is_made(task):
-                return task.result()
-        return await asyncio.shield(task)  # one who goes away does not break it off for the others
-
-    def peek(self, key: Hashable) -> Any:
-        """The value; None when there is none yet."""
-        task = self._made.get(key)
-        return task.result() if task is not None and _is_made(task) else None
-
-    def discard(self, key: Hashable, value: object) -> None:
-        """Forgets a value, unless another one is in its place."""
-        task = self._made.get(key)
-        if task is not None and _is_made(task) and task.result() is value:
-            del self._made[key]
-
-    def _forget_failed(self, key: Hashable, task: asyncio.Task[Any]) -> None:
-        if not _is_made(task) and self._made.get(key) is task:
-            del self._made[key]
-
-    def _make_room(self) -> None:
-        for key in list(self._made):
-            if len(self._made) <= self._most:
-                return
-            task = self._made[key]
-            if _is_made(task):
-                del self._made[key]
-                self._end(task.result())
-
-
-def _is_made(task: asyncio.Task[Any]) -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None
-
-
 class User:
     """What all sessions of one user and account share: a client, and what it has registered."""
 
@@ -127,9 +79,9 @@ class User:
         self.pins = 0  # requests under way
         self.used_at = time.monotonic()
         self._sessions = sessions
-        self._client = Once(1, lambda _: None)
-        self.producers = Once(MAX_KEPT, self._end)
-        self.consumers = Once(MAX_KEPT, self._end)
+        self._client = SingleFlight(1, lambda _: None)
+        self.producers = SingleFlight(MAX_KEPT, self._end)
+        self.consumers = SingleFlight(MAX_KEPT, self._end)
 
     async def connected(self) -> memphis_sync.Memphis:
         """The client, connected at its first use."""
@@ -198,21 +150,37 @@ class UserSession:
         """The same for one that waits for messages: these have threads of their own."""
         return await self._sessions.wait(function, *args, **options)
 
-    async def producer(self, station: str) -> memphis_sync.Producer:
-        """The user's producer of a station, registered once. Raises as Memphis.producer()."""
+    async def producer(self, station: str, limit_s: Optional[float] = None) -> memphis_sync.Producer:
+        """
+        The user's producer of a station, registered once.
+
+        Args:
+            station: The station.
+            limit_s: How long its registration may take; None: as long as a message.
+
+        Raises:
+            Problem: 503, it took longer.
+            MemphisError: As Memphis.producer().
+        """
         key = station.lower()
         producers = self.user.producers
         kept: Optional[memphis_sync.Producer] = producers.peek(key)
         if kept is not None:
             return kept
         client = self.client
-        return await producers.get(key, lambda: self.call(client.producer, station, NAME))
+        return await producers.get(
+            key,
+            lambda: self.call(client.producer, station, NAME, timeout_retries=RETRIES),
+            LIMIT_S if limit_s is None else limit_s,
+        )
 
     def forget_producer(self, producer: memphis_sync.Producer) -> None:
         """Makes the next request register again: its station was destroyed, or its client closed."""
         self.user.producers.discard(producer.stations[0], producer)
 
-    async def consumer(self, station: str, name: str, group: str = "", **options: Any) -> memphis_sync.Consumer:
+    async def consumer(
+        self, station: str, name: str, group: str = "", *, limit_s: float = LIMIT_S, **options: Any
+    ) -> memphis_sync.Consumer:
         """
         The user's consumer, registered once for each combination of these arguments.
 
@@ -220,12 +188,13 @@ class UserSession:
             station: The station.
             name: The consumer.
             group: The group, as it is called at the broker.
+            limit_s: How long its registration may take.
             options: More of Memphis.consumer().
         """
         key = (station.lower(), name.lower(), group.lower(), tuple(sorted(options.items())))
-        client = self.client
+        client, options = self.client, {"timeout_retries": RETRIES, **options}
         kept: memphis_sync.Consumer = await self.user.consumers.get(
-            key, lambda: self.call(client.consumer, station, name, group, **options)
+            key, lambda: self.call(client.consumer, station, name, group, **options), limit_s
         )
         return kept
 
@@ -401,8 +370,8 @@ class Sessions:
         if self._users.get(user.key) is user:
             del self._users[user.key]
         client = user.client
-        user._client = Once(1, lambda _: None)
-        user.producers, user.consumers = Once(MAX_KEPT, user._end), Once(MAX_KEPT, user._end)
+        user._client = SingleFlight(1, lambda _: None)
+        user.producers, user.consumers = SingleFlight(MAX_KEPT, user._end), SingleFlight(MAX_KEPT, user._end)
         if client is not None:
             self.in_background(partial(client.close, CLOSE_S))
 
