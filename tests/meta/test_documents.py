@@ -197,4 +197,4 @@ def test_the_layers_are_those_of_the_layer_test() -> None:
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROWS"
     )
-    assert shown == [row - {"", "contrib", "http"} for row in rows]
+    assert shown == [row - {"", "contrib"} for row in rows]

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Optional, Union
 
 import memphis_sync
+import memphis_sync.http
 from memphis_sync import (
     BulkResult,
     ConnectionInfo,
@@ -47,6 +48,7 @@ from memphis_sync import (
     Stats,
     Storage,
 )
+from memphis_sync.http import GatewayAnswer, HttpBulkResult, HttpClient, HttpMessage, HttpMessages
 from memphis_sync.message import Metadata
 from memphis_sync.types import MessageBody, PubAcks
 
@@ -259,6 +261,42 @@ def reading(message: Message) -> None:
     message.delay(delay_ms=100)
     message.in_progress()
     message.dead_letter("no such customer")
+
+
+def over_http() -> None:
+    client = memphis_sync.http.connect("https://gateway:4444", username="root", password="memphis", json_default=str)
+    assert_type(client, HttpClient)
+    with memphis_sync.http.connect(tls=ssl.create_default_context(), timeout_ms=500) as other:
+        assert_type(other, HttpClient)
+    assert_type(client.url, str)
+    assert_type(client.username, str)
+    assert_type(client.confirms_storage, bool)
+    answer = client.produce("orders", {"id": 7}, ack_wait_sec=1, headers={"a": "b"}, msg_id="7")
+    assert_type(answer, GatewayAnswer)
+    assert_type(answer.is_stored, bool)
+    assert_type(answer.sequence, Optional[int])
+    client.produce("orders", b"x", producer_partition_key="a")
+    client.produce("orders", "x", producer_partition_number=1)
+    result = client.produce_many("orders", [b"x", Item("y", headers={"a": "b"})], on_error="collect", concurrency=2)
+    assert_type(result, HttpBulkResult)
+    assert_type(result.accepted, int)
+    assert_type(result.delivered, int)
+    messages = client.fetch_messages("orders", "billing", "group", 100, 500, 10_000, 5, timeout_s=9)
+    assert_type(messages, HttpMessages)
+    messages.ack()
+    for message in client.fetch_messages("orders", "billing", auto_ack=True, partitions_number=3):
+        assert_type(message, HttpMessage)
+        assert_type(message.data, bytes)
+        assert_type(message.headers, dict[str, str])
+        assert_type(message.timesent, Optional[dt.datetime])
+        assert_type(message.may_be_damaged, bool)
+        with message as same:
+            assert_type(same, HttpMessage)
+        message.ack(timeout_s=1)
+        message.nack()
+        message.delay(1.5)
+        message.dead_letter("no such customer")
+    client.close()
 
 
 def failing(error: MemphisError) -> None:

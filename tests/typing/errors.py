@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Optional
 
 import memphis_sync
+import memphis_sync.http
 from memphis_sync import Consumer, Delivery, Item, LinkEvent, Memphis, MemphisError, Message, Producer
 
 
@@ -71,6 +72,16 @@ def producing(client: Memphis, producer: Producer) -> None:
     print(client.producer(["orders", "audit"], "web").produce(b"x").sequence)  # type: ignore[union-attr]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownArgumentType, reportUnknownMemberType]
     one: Producer = client.producer(["orders", "audit"], "web")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     print(one)
+
+
+def over_http(client: memphis_sync.http.HttpClient) -> None:
+    memphis_sync.http.connect("https://gateway", port=4444)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    memphis_sync.http.connect("https://gateway", "root")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    client.produce("orders", "shop", b"x")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    client.produce("orders", 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    client.produce("orders", b"x", nonblocking=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    client.fetch_messages("orders", "billing", auto_ack="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    client.station("orders")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 def waiting(delivery: Delivery) -> None:

@@ -46,6 +46,14 @@ def canonical(name: str) -> Optional[str]:
     return "-".join(part[:1].upper() + part[1:] for part in name.split("-"))
 
 
+def as_text(value: bytes) -> str:
+    """A header's value: UTF-8, and latin-1 when it is not."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def message_headers(request: Request) -> Headers:
     """
     The headers of a request that its messages get.
@@ -63,8 +71,5 @@ def message_headers(request: Request) -> Headers:
         shown = canonical(name)
         if shown is None or shown in found or name in hop:
             continue
-        try:
-            found[shown] = value_bytes.decode()
-        except UnicodeDecodeError:
-            found[shown] = value_bytes.decode("latin-1")
+        found[shown] = as_text(value_bytes)
     return found

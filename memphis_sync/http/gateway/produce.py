@@ -22,7 +22,7 @@ from memphis_sync.errors import ClosedError, MemphisError, StationNotFoundError
 
 from .bodies import content_type, read, unsupported
 from .errors import AGAIN, Problem, answer, as_json, details_of, refused, status_of
-from .headers import IDS, message_headers
+from .headers import IDS, as_text, message_headers
 from .json_array import NotAnArrayError, elements
 from .sessions import Sessions, UserSession
 from .settings import GatewaySettings
@@ -93,7 +93,7 @@ class ProduceOptions:
 def option(request: Request, name: str) -> Optional[str]:
     """``timeout_ms``: the header ``Memphis-Timeout-Ms``, or the parameter of that name; None when neither is there."""
     value = request.headers.get(f"memphis-{name.replace('_', '-')}")
-    return request.query_params.get(name) if value is None else value
+    return request.query_params.get(name) if value is None else as_text(value.encode("latin-1"))
 
 
 def number_option(request: Request, name: str, default: int, least: int, most: int) -> int:
@@ -117,7 +117,7 @@ def produce_options(request: Request) -> ProduceOptions:
     if ack not in (None, "all", "none"):
         raise refused(400, f"ack is {ack[:40]!r}; it must be 'all' (wait until it is stored) or 'none'")
     timeout_ms = number_option(request, "timeout_ms", 0, 1, MAX_TIMEOUT_MS)
-    ids = {value for name in IDS for value in request.headers.getlist(name)}
+    ids = {as_text(value.encode("latin-1")) for name in IDS for value in request.headers.getlist(name)}
     if len(ids) > 1:
         raise refused(400, "Idempotency-Key and Msg-Id are the same thing; give one of them, once")
     if "" in ids:
