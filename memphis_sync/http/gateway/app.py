@@ -25,11 +25,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from memphis_sync.errors import ClosedError, MemphisError
 from memphis_sync.types import VERSION
 
-from . import monitoring
+from . import monitoring, openapi
 from .auth import Auth
 from .consume import Consume
 from .errors import Problem, answer, message, problem_of, refused
 from .explicit_acks import ExplicitAcks
+from .health import Health
+from .metrics import Metrics, MetricsPage
 from .produce import Produce
 from .sessions import Sessions
 from .settings import GatewaySettings
@@ -60,29 +62,32 @@ class Lifespan:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         self.tokens = Tokens(settings)
+        self.metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def __call__(self, app: Starlette) -> AsyncIterator[None]:
         """Opens what needs the event loop, and ends it."""
         self.sessions = app.state.sessions = Sessions(self.settings, self.tokens)
-        app.router.routes.extend(routes(self.sessions, self.settings))
+        app.router.routes.extend(routes(self.sessions, self.settings, self.metrics))
         if self.settings.console:
             from memphis_sync.http import console  # noqa: PLC0415  without it, nothing of it is loaded
 
             app.router.routes.extend(console.routes(self.sessions))
+        self.metrics.know(app.router.routes)
         try:
             yield
         finally:
             await self.sessions.close()
 
 
-def routes(sessions: Sessions, settings: GatewaySettings) -> list[BaseRoute]:
+def routes(sessions: Sessions, settings: GatewaySettings, metrics: Metrics) -> list[BaseRoute]:
     """All routes; each part of the gateway adds its own here."""
     auth = Auth(sessions, settings)
     produce = Produce(sessions, settings)
     consume = Consume(sessions, settings)
     streaming = Streaming(sessions, settings)
     acks = ExplicitAcks(sessions, settings)
+    health = Health(sessions, settings)
     return [
         Route("/stations/{station}/consume", acks.consume, methods=["POST"]),
         Route("/stations/{station}/ack", acks.ack, methods=["POST"]),
@@ -95,6 +100,11 @@ def routes(sessions: Sessions, settings: GatewaySettings) -> list[BaseRoute]:
         Route("/auth/refreshtoken", auth.refresh, methods=["POST"]),
         Route("/auth/logout", auth.logout, methods=["POST"]),
         Route("/monitoring/status", monitoring.status, methods=["GET"]),
+        Route("/healthz", health.live, methods=["GET"]),
+        Route("/readyz", health.ready, methods=["GET"]),
+        Route("/metrics", MetricsPage(metrics, sessions).show, methods=["GET"]),
+        Route("/openapi.json", openapi.document, methods=["GET"]),
+        Route("/openapi", openapi.page, methods=["GET"]),
     ]
 
 
@@ -105,9 +115,10 @@ def create_app(settings: GatewaySettings) -> Starlette:
     Raises:
         ConfigurationError: The file of keys cannot be read.
     """
+    lifespan = Lifespan(settings)
     return Starlette(
-        lifespan=Lifespan(settings),
-        middleware=[Middleware(Frame, settings=settings)],
+        lifespan=lifespan,
+        middleware=[Middleware(Frame, settings=settings, metrics=lifespan.metrics)],
         exception_handlers={HTTPException: _to_the_frame},
     )
 
@@ -120,8 +131,8 @@ def _to_the_frame(_: Request, exc: Exception) -> NoReturn:
 class Frame:
     """Around each request."""
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, settings: GatewaySettings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its path to its line in the log."""
@@ -129,6 +140,7 @@ class Frame:
             await self._app(scope, receive, send)
             return
         request = Exchange(scope, receive, send)
+        self._metrics.begin()
         try:
             await self._serve(request, scope)
         except ClientDisconnect:
@@ -145,6 +157,7 @@ class Frame:
                 raise
         finally:
             Sessions.release(scope)
+            self._metrics.end(scope, request.status or 0, request.spent_s)
             if self._settings.access_log:
                 request.log()
 
@@ -271,10 +284,15 @@ class Exchange:
             left -= len(event.get("body", b""))
         return self._is_read
 
+    @property
+    def spent_s(self) -> float:
+        """How long it has taken so far, in seconds."""
+        return time.monotonic() - self._began_at
+
     def log(self) -> None:
         """One line, without the query and with nothing of the headers: neither may be in a log."""
         scope = self._scope
         path = scope.get("raw_path", b"").decode("ascii", "backslashreplace").partition("?")[0]
-        spent_ms = (time.monotonic() - self._began_at) * 1000
+        spent_ms = self.spent_s * 1000
         client = (scope.get("client") or ("-",))[0]
         access_log.info("%s %.1f ms %s %s %s", self.status or "-", spent_ms, client, scope["method"], path)

@@ -23,6 +23,7 @@ from memphis_sync.errors import ConnectionLostError, HeaderError, MemphisError
 
 from .errors import answer, details_of, problem_of, refused
 from .fields import Fields, FieldsError, read_fields
+from .metrics import count
 from .produce import GONE
 from .sessions import ACK_TIME_MS, GROUP_SUFFIX, MAX_DELIVERIES, NAME, Sessions
 from .settings import GatewaySettings
@@ -119,6 +120,7 @@ class Consume:
             if problem.status == 500:  # the broker has refused, and Memphis' own gateway says 400 then
                 raise refused(400, details_of(exc)["error"]) from exc
             raise
+        count(request.scope, "consumed", len(messages))
         rows = [as_row(message, asked.encoding) for message in messages]
         if await request.is_disconnected():
             give_back(messages)

@@ -34,6 +34,7 @@ from memphis_sync.headers import header_values
 
 from .errors import Problem, answer, as_json, refused, status_of
 from .fields import Fields, FieldsError, read_fields
+from .metrics import count
 from .sessions import Sessions, UserSession
 from .settings import GatewaySettings
 from .tokens import Tokens
@@ -46,6 +47,11 @@ MAX_DELAY_MS = 86_400_000
 MAX_REASON = 1000
 KEPT = 100_000  # answers that are remembered
 PURPOSE = b"delivery"  # a signature is for one use
+SLICE_S = 1.0  # how soon one learns that nobody waits any more
+MOST_BYTES, FIRST = (
+    32 * 1024 * 1024,
+    16,
+)  # an answer has about so many bytes at most; the first few say how large they are
 MARK = 22  # characters at the beginning of a token that hold its signature
 
 
@@ -108,19 +114,41 @@ class ExplicitAcks:
         station = request.path_params["station"]
         consumer = await _consumer(session, station, wanted.name, wanted.group, wanted.ack_ms, wanted.deliveries)
         try:
-            messages = await session.wait(consumer.fetch, wanted.batch_size, timeout_s=wanted.wait_s)
+            messages = await self._fetch(session, consumer, wanted, request)
         except (StationNotFoundError, ClosedError):
             session.forget_consumer(consumer)
             raise
         if messages and await request.is_disconnected():  # nobody would answer them: others get them at once
             await session.call(_give_back, messages)
             raise ClientDisconnect
+        count(request.scope, "consumed", len(messages))
         account, username = session.account_id, session.username
         like = Delivery(
             account, username, station.lower(), wanted.name, wanted.group, wanted.ack_ms, wanted.deliveries, 0, ""
         )
         body = await session.call(_shown, consumer, messages, like, self._sessions.tokens.signer(PURPOSE))
         return Response(body, media_type="application/json")
+
+    @staticmethod
+    async def _fetch(
+        session: UserSession, consumer: memphis_sync.Consumer, wanted: Wanted, request: Request
+    ) -> list[memphis_sync.Message]:
+        """Waits for the first messages, and takes what else is there: as many as memory has room for."""
+        deadline = time.monotonic() + wanted.wait_s
+        messages: list[memphis_sync.Message] = []
+        while not messages:
+            left_s = deadline - time.monotonic()
+            first = min(wanted.batch_size, FIRST)
+            messages += await session.wait(consumer.fetch, first, timeout_s=min(max(left_s, 0.0), SLICE_S))
+            if left_s <= SLICE_S:
+                break
+            if await request.is_disconnected():
+                break
+        room = MOST_BYTES // max(1, *(len(message) for message in messages), MOST_BYTES // MAX_BATCH_SIZE)
+        more = min(wanted.batch_size - len(messages), room)
+        if len(messages) == FIRST and more > 0:
+            messages += await session.wait(consumer.fetch, more, timeout_s=0.0)
+        return messages
 
     # ---- answers ----------------------------------------------------------------------------------------------------
 
@@ -157,6 +185,7 @@ class ExplicitAcks:
                     self._remember(tokens[index], what)
                 else:
                     failed[index] = 409 if isinstance(error, UsageError) else status_of(error), str(error)
+        count(request.scope, "acknowledged" if what == "ack" else "returned", len(tokens) - len(failed))
         return _result(len(tokens), failed)
 
     def _checked(self, session: UserSession, station: str, token: str, what: str) -> Optional[Delivery]:

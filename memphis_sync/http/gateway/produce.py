@@ -24,6 +24,7 @@ from .bodies import content_type, read, unsupported
 from .errors import AGAIN, Problem, answer, as_json, details_of, refused, status_of
 from .headers import IDS, as_text, message_headers
 from .json_array import NotAnArrayError, elements
+from .metrics import count
 from .sessions import Sessions, UserSession
 from .settings import GatewaySettings
 
@@ -156,7 +157,9 @@ class Produce:
             )
             if not options.waits:
                 return answer({"acknowledged": False, "error": None, "success": True}, 202)
-            return answer({"error": None, "success": True, **stored(await delivery)})
+            ack = await delivery
+            count(request.scope, "stored", 1)
+            return answer({"error": None, "success": True, **stored(ack)})
 
     async def batch(self, request: Request) -> Response:
         """POST /stations/{station}/produce/batch: each element of a JSON array is a message, as it was sent."""
@@ -174,6 +177,9 @@ class Produce:
         for result in results:
             if isinstance(result, GONE):
                 session.forget_producer(producer)
+        failed = sum(isinstance(result, MemphisError) for result in results)
+        count(request.scope, "failed", failed)
+        count(request.scope, "stored", len(results) - failed if options.waits else 0)
         return _batch_answer(results, options)
 
     async def _elements(self, body: bytes) -> list[bytes]:

@@ -219,6 +219,14 @@ class Sessions:
         self._waiting = ThreadPoolExecutor(settings.threads, "memphis-gateway-wait")
         self._tidying = asyncio.ensure_future(self._tidy())
 
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def clients(self) -> list[memphis_sync.Memphis]:
+        """Those that are connected; the one that was used last comes last."""
+        users = sorted(self._users.values(), key=lambda user: user.used_at)
+        return [user.client for user in users if user.client is not None]
+
     # ---- threads ----------------------------------------------------------------------------------------------------
 
     async def call(self, function: Callable[..., T], *args: Any, **options: Any) -> T:

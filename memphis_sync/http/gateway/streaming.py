@@ -38,6 +38,7 @@ from memphis_sync.errors import (
 from .bodies import content_type, unsupported
 from .errors import Problem, as_json, details_of, refused, status_of
 from .headers import message_headers
+from .metrics import count
 from .produce import ProduceOptions, produce_options
 from .sessions import Sessions
 from .settings import GatewaySettings
@@ -213,7 +214,7 @@ class Stream(Response):
         """Reads, settles and writes at the same time, until all three are done."""
         first = asyncio.ensure_future(receive())
         await asyncio.sleep(0)  # it has asked for the body: a client may wait for 100 Continue, which comes no later
-        work = [asyncio.ensure_future(self._read(first, receive)), asyncio.ensure_future(self._settle())]
+        work = [asyncio.ensure_future(self._read(first, receive)), asyncio.ensure_future(self._settle(scope))]
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while data := await self._spool.get():
@@ -311,10 +312,14 @@ class Stream(Response):
 
     # ---- the results ------------------------------------------------------------------------------------------------
 
-    async def _settle(self) -> None:
+    async def _settle(self, scope: Scope) -> None:
         try:
             while (batch := await self._settling.get()) is not None:
-                await self._spool.put(await self._results(batch))
+                results = await self._results(batch)
+                stored = results.count(b'"success":true}\n')
+                count(scope, "stored", stored)
+                count(scope, "failed", len(batch) - stored)
+                await self._spool.put(results)
         finally:
             self._spool.end()
 
