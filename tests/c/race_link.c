@@ -1,20 +1,23 @@
 /*
  * Every thread that a link has, at once: appenders of both lanes, sender, reader, a server whose connections end after a
- * random number of frames, waiters, wait sets, reports, and somebody who asks for counts all the time. What it is for is
- * ThreadSanitizer (tests/c/tsan.sh); that each message ends once and the counters add up is checked as well.
+ * random number of frames, waiters, wait sets, reports, somebody who asks for counts all the time, and one who forks. What
+ * it is for is ThreadSanitizer (tests/c/tsan.sh); that each message ends once and the counters add up is checked as well.
+ * The sanitizer looks for races in the parent only: a child checks what it has inherited, and uses an outbox of its own.
  *
  *   race_link [messages of each appender]
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "core_internal.h"
 #include "harness.h"
-#include "memphis_core.h"
 
 #define SECOND INT64_C(1000000000)
 #define MILLISECOND INT64_C(1000000)
@@ -30,6 +33,8 @@ static int has_drained; /* the connector's */
 static uint64_t reports_got;
 static uint64_t reports_wanted;
 static uint64_t connections;
+static int outbox_fd;
+static int forks; /* whose child has found all as it should be */
 
 static uint32_t random_below(uint32_t *seed, uint32_t bound)
 {
@@ -300,19 +305,70 @@ static void *run_asker(void *unused)
     return unused;
 }
 
+/* ---- forks -------------------------------------------------------------------------------------------------------- */
+
+static bool is_mapped(void *base)
+{
+    unsigned char page;
+    return base != NULL && (mincore(base, 1, &page) == 0 || errno != ENOMEM);
+}
+
+/* What is wrong in a child of a fork at any moment; 0: nothing. */
+static int look_around_in_child(uint64_t generation)
+{
+    if (mcore_fork_generation() != generation + 1)
+        return 1;
+    for (int i = 0; i < MCORE_LANES; i++)
+        if (is_mapped(outbox->lanes[i].block))
+            return 2;
+    if (is_mapped(outbox->file))
+        return 3;
+    if (fcntl(outbox_fd, F_GETFD) != -1)
+        return 4;
+    struct mcore_outbox *mine = mcore_outbox_new(BYTES_OF("C"), 64 * 1024, 300, 32);
+    struct mcore_route route = {BYTES_OF("st$1.final"), BYTES_OF("Nats-Msg-Id"), NULL, 0, 0, 1};
+    const struct mcore_route *routes = &route;
+    const struct mcore_message message = {.payload = (const uint8_t *)"x", .payload_len = 1, .timeout_ns = SECOND};
+    if (mine == NULL || mcore_outbox_append(mine, &routes, 1, &message, NULL) != 0 || mcore_outbox_abandon(mine) != 1)
+        return 5;
+    mcore_outbox_free(mine);
+    return 0;
+}
+
+static void *run_forker(void *unused)
+{
+    while (!flag(&is_over)) {
+        uint64_t generation = mcore_fork_generation();
+        pid_t child = fork();
+        if (child == 0) {
+            alarm(60); /* one that hangs is a failure, too */
+            _exit(look_around_in_child(generation));
+        }
+        int status = -1;
+        if (child < 0 || waitpid(child, &status, 0) != child || status != 0) {
+            fprintf(stderr, "child %d ended with status %#x\n", (int)child, (unsigned)status);
+            abort();
+        }
+        forks++;
+        usleep(1000);
+    }
+    return unused;
+}
+
 static void test_all_threads_at_once(void)
 {
     outbox = mcore_outbox_new(BYTES_OF("T"), 64 * 1024, 300, 32);
-    int fd = memfd_create("outbox", MFD_CLOEXEC);
+    int fd = outbox_fd = memfd_create("outbox", MFD_CLOEXEC);
     CHECK(posix_fallocate(fd, 0, (off_t)mcore_outbox_file_size(64 * 1024, 300)) == 0);
     CHECK(mcore_outbox_use_file(outbox, fd, 1, NULL, 0) == MCORE_OK);
     mcore_outbox_set_retry(outbox, 3, 2 * MILLISECOND);
     the_link = mcore_link_new(outbox, 1 << 20, 200 * MILLISECOND, 0);
-    pthread_t appenders[APPENDERS], sender, connector, reporter, asker;
+    pthread_t appenders[APPENDERS], sender, connector, reporter, asker, forker;
     pthread_create(&sender, NULL, run_sender, NULL);
     pthread_create(&connector, NULL, run_connector, NULL);
     pthread_create(&reporter, NULL, run_reports, NULL);
     pthread_create(&asker, NULL, run_asker, NULL);
+    pthread_create(&forker, NULL, run_forker, NULL);
     for (intptr_t i = 0; i < APPENDERS; i++)
         pthread_create(&appenders[i], NULL, run_appender, (void *)i);
     for (int i = 0; i < APPENDERS; i++)
@@ -328,14 +384,16 @@ static void test_all_threads_at_once(void)
     pthread_join(connector, NULL);
     pthread_join(reporter, NULL);
     pthread_join(asker, NULL);
+    pthread_join(forker, NULL);
     struct mcore_stats s;
     mcore_outbox_stats(outbox, &s);
     CHECK(s.accepted == (uint64_t)(APPENDERS * messages));
     CHECK(s.accepted == s.delivered + s.failed && s.delivered > s.accepted / 2);
     CHECK(reports_got == reports_wanted);
-    CHECK(connections > 1 && s.resent > 0);
-    printf("%llu messages over %llu connections, %llu sent again, %llu failed\n", (unsigned long long)s.accepted,
-           (unsigned long long)connections, (unsigned long long)s.resent, (unsigned long long)s.failed);
+    CHECK(connections > 1 && s.resent > 0 && forks > 1);
+    printf("%llu messages over %llu connections, %llu sent again, %llu failed, %d forks\n",
+           (unsigned long long)s.accepted, (unsigned long long)connections, (unsigned long long)s.resent,
+           (unsigned long long)s.failed, forks);
     mcore_link_free(the_link);
     mcore_outbox_free(outbox);
 }
