@@ -55,6 +55,8 @@ def end_steps(link: DataLink, deadline: float, acks_until: float, last: float, r
             number, until = link.core.ping(), max(acks_until, time.monotonic() + LAST_ROUND_TRIP_S)
             yield
             link.core.wait_pong(number, until)
+        let_go(link)  # the threads of all of them end at the same time
+        yield
     except ConnectionLostError:
         log.debug("%r ended without a connection", link._label)
     finally:
