@@ -17,6 +17,8 @@ from hypothesis import settings
 settings.register_profile("busy", deadline=None)  # other programs take the machine's time as well
 settings.load_profile("busy")
 
+MOST_NAMED_BYTES = 20
+
 pytest_plugins = [
     "fix_backend",
     "fix_broker",
@@ -36,6 +38,14 @@ pytest_plugins = [
 
 # Names the process and the test it is in. A segfault leaves no failed test behind, but it leaves this file.
 SENTINEL = Path(__file__).parent.parent / ".pytest_cache" / "running"
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> Optional[str]:
+    """
+    Many bytes don't go into a test's name: processes that share the tests have to find the same names, and what is
+    compressed holds the time.
+    """
+    return argname if isinstance(val, (bytes, bytearray)) and len(val) > MOST_NAMED_BYTES else None
 
 
 def crashed_in() -> Optional[str]:
