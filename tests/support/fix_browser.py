@@ -48,16 +48,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         )
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One Chromium for all tests: its start costs seconds."""
+def start_chromium(profile: Path) -> Any:
+    """A Chromium that selenium drives; *profile* is its folder."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     options.binary_location = _found(_BROWSERS)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    folder: Path = tmp_path_factory.mktemp("chromium")
     for argument in (
         "--headless=new",
         "--no-sandbox",  # CI is root, and its kernel may have no namespaces for it
@@ -66,10 +64,16 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "--disable-background-networking",
         "--no-first-run",
         "--hide-scrollbars",
-        f"--user-data-dir={folder}",
+        f"--user-data-dir={profile}",
     ):
         options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Service(_found((_DRIVER,))))
+    return webdriver.Chrome(options=options, service=Service(_found((_DRIVER,))))
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One Chromium for all tests: its start costs seconds."""
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
     driver.set_page_load_timeout(120)
     yield driver
     driver.quit()

@@ -95,6 +95,7 @@ def overview_values(sample: Sample, rates: Mapping[str, Rates]) -> dict[str, str
     for name, station in sample.stations.items():
         values[f"messages {name}"] = showing.number(station.messages)
         values[f"bytes {name}"] = showing.size(station.bytes)
+        values[f"last {name}"] = showing.moment(station.last_time)
         values[f"rate {name}"] = showing.rate(rates[name].stored) if name in rates else showing.NOT_KNOWN
     return values
 
