@@ -8,10 +8,10 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fix_proxy import AsMemphis
+from fix_proxy import AsMemphis, Proxy
 
 import memphis_sync
-from memphis_sync import ConfigurationError, Retention, ServerError, StationNotFoundError, Storage
+from memphis_sync import ConfigurationError, RemoteProtocolError, Retention, ServerError, StationNotFoundError, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -300,6 +300,58 @@ def test_connections_are_told_with_their_producers_and_consumers(
         del consumer
     until(lambda: [each.is_connected for each in memphis.connections(three.name) if each.consumers] == [False])
     assert memphis.connections("no.such.station") == []
+
+
+# ---- answers that are none ------------------------------------------------------------------------------------------
+
+
+class Garbled(Proxy):
+    """Replaces some bytes of what the server says by as many others."""
+
+    said, instead = b"", b""
+
+    def _forward(self, pair: Any, sink: Any, data: bytes) -> None:
+        super()._forward(pair, sink, data.replace(self.said, self.instead) if self.said else data)
+
+
+@pytest.mark.parametrize(
+    ("said", "instead", "look"),
+    [
+        (b'"messages":', b'"massages":', "info"),
+        (b'"config":{', b'"confug":{', "info"),
+        (b'"first_seq":', b'"first_seq"x', "info"),
+        (b'"storage":"file"', b'"storage":"fire"', "info"),
+        (b'"rows":[{', b'"rows":7{', "info"),
+        (b'"durable_name":"', b'"durable_name":x', "info"),
+        (b'"subject":"', b'"sabject":"', "peek"),
+        (b'"time":"2', b'"time":"x', "peek"),
+        (b'"data":"', b'"data":7', "peek"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_an_error(
+    broker: BrokerProcess, memphis: Memphis, station_name: str, until: Any, said: bytes, instead: bytes, look: str
+) -> None:
+    """A clear one, not one of Python's; the client goes on afterwards."""
+    memphis.consumer(station_name, "c")
+    memphis.produce(station_name, "p", b"x")
+    proxy = Garbled((broker.host, broker.port))
+    try:
+        with memphis_sync.connect(broker.url.replace(str(broker.port), str(proxy.port))) as client:
+            ask = getattr(client.station(station_name), look)
+            proxy.said, proxy.instead = said, instead
+
+            def refused() -> bool:  # what is split between two packets is not found
+                try:
+                    ask(timeout_s=30)
+                except RemoteProtocolError as exc:
+                    return "cannot be read" in str(exc) or "is no JSON object" in str(exc)
+                return False
+
+            until(refused)
+            proxy.said = b""
+            assert ask(timeout_s=30)
+    finally:
+        proxy.close()
 
 
 # ---- a Memphis broker -----------------------------------------------------------------------------------------------
