@@ -7,16 +7,18 @@ The limit holds for what is sent and for what it becomes, so a small body cannot
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import zlib
-from collections.abc import AsyncIterator
-from typing import Callable
+from collections.abc import AsyncIterator, Awaitable
+from typing import Callable, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from .errors import refused
 from .settings import GatewaySettings
 
+T = TypeVar("T")
 MOST_ENCODINGS = 4  # one after the other
 _CLOSE = {"connection": "close"}
 
@@ -74,7 +76,7 @@ async def chunks(request: Request, settings: GatewaySettings) -> AsyncIterator[b
     while True:
         left_s = min(settings.read_timeout_s, deadline - time.monotonic())
         try:
-            event = await asyncio.wait_for(request.receive(), max(left_s, 0.001))
+            event = await within(max(left_s, 0.001), request.receive())
         except asyncio.TimeoutError:
             raise refused(408, "Request Timeout: the body came too slowly", _CLOSE) from None
         if event["type"] == "http.disconnect":
@@ -83,6 +85,20 @@ async def chunks(request: Request, settings: GatewaySettings) -> AsyncIterator[b
             yield event["body"]
         if not event.get("more_body", False):
             return
+
+
+if sys.version_info >= (3, 11):
+
+    async def within(seconds: float, awaitable: Awaitable[T]) -> T:
+        """What is awaited; asyncio.TimeoutError after so many seconds. Without a task, which each part would pay."""
+        async with asyncio.timeout(seconds):
+            return await awaitable
+
+else:
+
+    async def within(seconds: float, awaitable: Awaitable[T]) -> T:
+        """What is awaited; asyncio.TimeoutError after so many seconds."""
+        return await asyncio.wait_for(awaitable, seconds)
 
 
 def decoded(encodings: list[str], body: bytes, limit: int) -> bytes:

@@ -120,9 +120,12 @@ def busy(error: str) -> Problem:
     return refused(503, error, AGAIN)
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+
 def as_json(body: Any) -> bytes:
     """JSON as Memphis' gateway writes it: compact, sorted, and safe inside of a page."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = _encode(body)
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text.encode("utf-8", "replace")

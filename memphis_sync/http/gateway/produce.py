@@ -22,7 +22,7 @@ from memphis_sync.errors import ClosedError, MemphisError, StationNotFoundError
 
 from .bodies import content_type, read, unsupported
 from .errors import AGAIN, Problem, answer, as_json, details_of, refused, status_of
-from .headers import IDS, as_text, message_headers
+from .headers import IDS, OWN_PREFIX, as_text, message_headers
 from .json_array import NotAnArrayError, elements
 from .metrics import count
 from .sessions import Sessions, UserSession
@@ -114,6 +114,8 @@ def produce_options(request: Request) -> ProduceOptions:
     Raises:
         Problem: 400, a value is not allowed, or two of them contradict each other.
     """
+    if not request.scope["query_string"] and not any(map(_is_option, request.scope["headers"])):
+        return _DEFAULTS  # most requests say nothing, and each look at a header costs
     ack = option(request, "ack")
     if ack not in (None, "all", "none"):
         raise refused(400, f"ack is {ack[:40]!r}; it must be 'all' (wait until it is stored) or 'none'")
@@ -130,6 +132,15 @@ def produce_options(request: Request) -> ProduceOptions:
         key=option(request, "partition_key"),
         number=number_option(request, "partition_number", -1, 1, 10_000),
     )
+
+
+_DEFAULTS = ProduceOptions(timeout_s=None, waits=True, message_id=None, key=None, number=-1)
+_IDS = frozenset(name.encode() for name in IDS)
+_OWN = OWN_PREFIX.encode()
+
+
+def _is_option(header: tuple[bytes, bytes]) -> bool:
+    return header[0].startswith(_OWN) or header[0] in _IDS
 
 
 def takes_single(kind: str) -> bool:

@@ -35,7 +35,7 @@ from memphis_sync.errors import (
     StationNotFoundError,
 )
 
-from .bodies import content_type, unsupported
+from .bodies import content_type, unsupported, within
 from .errors import Problem, as_json, details_of, refused, status_of
 from .headers import message_headers
 from .metrics import count
@@ -219,7 +219,7 @@ class Stream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while data := await self._spool.get():
                 event = {"type": "http.response.body", "body": data, "more_body": True}
-                await asyncio.wait_for(send(event), PAUSE_S)
+                await within(PAUSE_S, send(event))
             await send({"type": "http.response.body", "body": b""})
             await asyncio.gather(*work)
         finally:
@@ -235,7 +235,7 @@ class Stream(Response):
             more = True
             while more:
                 try:
-                    event = await asyncio.wait_for(coming, PAUSE_S)
+                    event = await within(PAUSE_S, coming)
                 except asyncio.TimeoutError:
                     fault = refused(408, f"nothing came for {PAUSE_S:g} s; the stream ends here")
                     self._batch.append((self._number, fault))
