@@ -96,6 +96,18 @@ def test_other_clients_are_measured_beside_ours(broker: Any, memphis_py_python: 
         assert all(client in drawn for client in clients)
 
 
+def test_the_gateway_is_measured_beside_an_endpoint_that_does_nothing(broker: Any) -> None:
+    args = ["--pairs", "1", "--requests", "40", "--count", "400", "--batch", "50", "--lines", "1000"]
+    args += ["--connections", "1", "4", "--url", broker.url]
+    done = run_python(BENCH / "http_throughput.py", *args, env=ROOT, timeout_s=100)
+    report = json.loads(done.stdout)
+    assert report["question"] == "http_throughput"
+    assert min(report["single_ratio"], report["batch_ratio"], report["stream"]["msgs_per_s"]) > 0
+    for name in ("nothing", "single", "batch", "lines", "consume"):
+        assert set(report[name]) == {"1", "4"}
+        assert all(run["p99_ms"] >= run["p50_ms"] > 0 and run["msgs_per_s"] > 0 for run in report[name].values())
+
+
 def test_an_idle_client_is_measured() -> None:
     done = run_python(BENCH / "idle_cpu.py", "--seconds", "0.5", "--waiting", env=ROOT, timeout_s=60)
     report = json.loads(done.stdout)
