@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Optional
 
@@ -93,10 +94,10 @@ def _broker_of_environment() -> str:
     return f"memphis://{host}:{environ.get('MEMPHIS_PORT') or 6666}"
 
 
-def _as_options(text: str, names: Any) -> str:
-    """An error of the settings with the options that a user of the command has."""
-    return re.sub(r"\b[a-z]+(_[a-z]+)*\b", lambda found: _option(found[0], names), text, count=1)
-
-
-def _option(name: str, names: Any) -> str:
-    return f"--{name.replace('_', '-')}" if name in names else name
+def _as_options(text: str, names: Collection[str]) -> str:
+    """An error of the settings, with the options as the command has them: at its beginning, and names with a ``_``."""
+    return re.sub(
+        r"^[a-z]+\b|\b[a-z]+(?:_[a-z]+)+\b",
+        lambda found: f"--{found[0].replace('_', '-')}" if found[0] in names else found[0],
+        text,
+    )

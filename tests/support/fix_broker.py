@@ -25,8 +25,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """A test that failed on a broker shows the last that the broker said."""
     report = yield
     if report.failed:
+        from memphis_sync.broker import BrokerProcess
+
         for name, process in getattr(item, "funcargs", {}).items():
-            if hasattr(process, "nats_pid"):
+            if isinstance(process, BrokerProcess):
                 report.sections.append((f"What {name} said last", process.output()[-LAST:]))
     return report
 

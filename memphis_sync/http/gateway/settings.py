@@ -87,7 +87,7 @@ class GatewaySettings:
         for name, least, most in _BOUNDS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-                raise ConfigurationError(f"{name} is {value!r}; it must be {least:g} to {most:g}")
+                raise ConfigurationError(f"{name} is {value!r}; it must be {least} to {most}")
         if not self.host or any(char.isspace() or char in "/@[]" for char in self.host):
             raise ConfigurationError(f"host is {self.host!r}; it must be an IP address or a name, without a port")
         self._check_fd()
