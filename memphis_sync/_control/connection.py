@@ -81,7 +81,7 @@ class ControlLink:
         self._flushes: set[asyncio.Future[None]] = set()  # kept here, or the loop would forget running tasks
         self._is_closing = False
         self._giving_up: Optional[asyncio.Future[None]] = None
-        self._complained: Optional[asyncio.Future[str]] = None
+        self._complained: Optional[asyncio.Future[tuple[str, Any]]] = None
 
     @property
     def address(self) -> str:
@@ -201,8 +201,9 @@ class ControlLink:
                 # A refused publish or subscribe; the link itself is up.
                 log.warning("%r: %s said: %s", self._options.name, self.address, exc.text, extra=self._extra(exc))
                 state.error(exc.text)
-                if self._complained is not None and not self._complained.done():
-                    self._complained.set_result(exc.text)
+                if self._complained is not None:
+                    waited, self._complained = self._complained, asyncio.get_running_loop().create_future()
+                    waited.set_result((exc.text, self._complained))
             else:
                 self._reason = lost_reason(exc)  # the disconnected callback comes next and writes the one line
             return
@@ -321,9 +322,12 @@ class ControlLink:
             kind = StationNotFoundError if err_code in (_STREAM_NOT_FOUND, _CONSUMER_NOT_FOUND) else ServerError
             raise kind(f"{call}: {text} ({err_code})", code=code, err_code=err_code, description=text)
 
-    def next_complaint(self) -> asyncio.Future[str]:
-        """What the server says when it next refuses an operation: what was refused has no answer."""
-        if self._complained is None or self._complained.done():
+    def next_complaint(self) -> asyncio.Future[tuple[str, Any]]:
+        """
+        What the server says when it next refuses an operation, and the future of what it says then: one that comes in
+        the same moment is not missed. What was refused has no answer.
+        """
+        if self._complained is None:
             self._complained = asyncio.get_running_loop().create_future()
         return self._complained
 

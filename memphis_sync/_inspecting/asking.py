@@ -107,15 +107,14 @@ class Asking:
         What *work* returns. A server does not answer what a user may not ask, but complains on the connection: with the
         subject, or in the words of a Memphis broker, without it.
         """
-        asking = asyncio.ensure_future(work)
+        asking, complaint = asyncio.ensure_future(work), self._session.control.next_complaint()
         try:
             while True:
-                complaint = self._session.control.next_complaint()
                 both: set[asyncio.Future[Any]] = {asking, complaint}
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if asking.done():
                     return asking.result()
-                text = complaint.result()
+                text, complaint = complaint.result()
                 if f'"{subject}"' in text or ('"' not in text and not await _is_done(asking)):
                     raise ServerError(
                         f"the user is not allowed to ask {subject}: {text}", code=NOT_ALLOWED, description=text

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_proxy import AsMemphis
+from limited_server import LIMITED, PASSWORD, LimitedServer
 
 import memphis_sync
 from memphis_sync import ServerError
@@ -19,22 +20,7 @@ if TYPE_CHECKING:
 
     from memphis_sync import Memphis
 
-PASSWORD = "few-rights"
-# Of a user who may read station "st": what protocol reference 1.9 lists, as far as it matters here.
-ALLOWED = (
-    *("$JS.API.CONSUMER.LIST.st$1.>", "$JS.API.STREAM.MSG.GET.st$1.>", "$JS.API.STREAM.INFO.st$1"),
-    *("$JS.API.STREAM.NAMES", "$JS.API.INFO", "$memphis_sync_station_list"),
-)
 MEMPHIS_SAYS = b"Permissions Violation - cant access the requested station, please contact your Memphis administrator"
-
-
-class LimitedServer(NatsServer):
-    """Its user "limited" has few rights."""
-
-    def _authorization(self) -> list[str]:
-        subjects = ", ".join(f'"{subject}"' for subject in ALLOWED)
-        rights = f'permissions: {{ publish: [{subjects}], subscribe: ["_INBOX.>"] }}'
-        return [line.replace('{ user: "limited', f'{{ {rights}, user: "limited') for line in super()._authorization()]
 
 
 class MemphisWords(AsMemphis):
@@ -50,7 +36,7 @@ class MemphisWords(AsMemphis):
 @pytest.fixture
 def server(tmp_path: Path, until: Any) -> Iterator[NatsServer]:
     """A nats-server with a control plane, and station "st" with three messages and a group."""
-    server = LimitedServer(BrokerOptions(port=0, users={"limited": PASSWORD}), tmp_path / "nats")
+    server = LimitedServer(BrokerOptions(port=0, users={LIMITED: PASSWORD}), tmp_path / "nats")
     server.prepare()
     server.spawn()
     until(server.is_up)
@@ -66,7 +52,7 @@ def server(tmp_path: Path, until: Any) -> Iterator[NatsServer]:
 
 
 def connected(port: int) -> Memphis:
-    return memphis_sync.connect("127.0.0.1", "limited", password=PASSWORD, port=port)
+    return memphis_sync.connect("127.0.0.1", LIMITED, password=PASSWORD, port=port)
 
 
 @pytest.mark.parametrize("words", ["of nats-server", "of Memphis"])

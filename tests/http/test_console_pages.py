@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from fix_console import ATTACK, SHOWN, Page, Visitor
+from limited_server import LIMITED, PASSWORD, LimitedServer
 
 import memphis_sync
 from memphis_sync import Retention
+from memphis_sync.broker import BrokerOptions, BrokerProcess
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from control_client import ControlClient
 
     from memphis_sync import Memphis
@@ -312,13 +316,13 @@ def test_schemas_are_attached_activated_and_detached(root: Visitor, memphis: Mem
 @pytest.mark.parametrize(
     ("path", "fields", "status"),
     [
-        ("/schemas", {"action": "attach", "schema": "no-such-schema", "station": "no-such-station"}, (404, 500)),
+        ("/schemas", {"action": "attach", "schema": "no-such-schema", "station": "no-such-station"}, (404, 409)),
         ("/schemas", {"action": "attach", "schema": ATTACK, "station": ATTACK}, (400,)),
-        ("/schemas", {"action": "activate", "schema": "no-such-schema", "version": "1"}, (404, 500)),
+        ("/schemas", {"action": "activate", "schema": "no-such-schema", "version": "1"}, (404, 409)),
         ("/schemas", {"action": "activate", "schema": "x", "version": ATTACK}, (400,)),
         ("/schemas", {"action": "activate", "schema": "x", "version": "0"}, (400,)),
         ("/schemas", {"action": "burn"}, (400,)),
-        ("/stations/no-such-station/schema", {"action": "detach"}, (404, 500)),
+        ("/stations/no-such-station/schema", {"action": "detach"}, (404, 409)),
         ("/stations/no-such-station/schema", {}, (400,)),
     ],
 )
@@ -361,3 +365,30 @@ def test_a_page_of_somebody_else_than_root(fresh_broker: Callable[..., Any], fre
     page = visitor.get("/")
     assert "viewer" in page.text.lower()
     assert "There is no station yet." in page.text
+
+
+def test_what_a_user_is_not_allowed_is_said_in_words(
+    tmp_path: Path, until: Callable[..., Any], fresh_gateway: Callable[..., Any]
+) -> None:
+    server = LimitedServer(BrokerOptions(port=0, users={LIMITED: PASSWORD}), tmp_path / "nats")
+    server.prepare()
+    server.spawn()
+    try:
+        until(server.is_up)
+        url = f"nats://root:memphis@127.0.0.1:{server.port}"
+        with BrokerProcess(BrokerOptions(nats=url), timeout_s=30) as broker:
+            with memphis_sync.connect(broker.url) as root:
+                root.produce("st", "p", "hello")
+            visitor = Visitor(fresh_gateway(f"memphis://127.0.0.1:{server.port}"))
+            answer = visitor.log_in(LIMITED, PASSWORD)
+            assert answer.status == 303
+            for path in ("/", "/stations", "/schemas", "/connections", "/stations/st/messages"):
+                page = visitor.get(path)
+                assert (page.status, page.title) == (403, "Refused · Memphis console"), page.text
+                assert "not allowed" in page.note("failed")
+            page = visitor.get("/stations/st")
+            assert (page.status, "Messages 1" in rows(page)) == (200, True)
+            assert "Schemas are not known: " in page.note("warn")
+            assert "Producers and consumers are not known: " in page.text
+    finally:
+        server.stop()

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from memphis_sync.errors import MemphisError, ServerError
+from memphis_sync.errors import MemphisError, ServerError, StationNotFoundError
 from memphis_sync.http.gateway.errors import Problem, status_of
 
 from . import showing
@@ -44,13 +44,13 @@ _TITLES = {
     403: "Refused",
     404: "Not found",
     405: "Not this way",
+    409: "The broker refused",
     413: "Too much at once",
     415: "Not a form",
     429: "Too many attempts",
     503: "The broker cannot be reached",
     504: "The broker did not answer in time",
 }
-_NOT_ALLOWED = ("permission", "not allowed")
 
 
 @dataclass
@@ -261,9 +261,9 @@ class Console:
 
 
 def status_for(error: MemphisError) -> int:
-    """The status of a page about an error: that of the API, but for a user without a permission."""
-    if isinstance(error, ServerError) and any(word in str(error).lower() for word in _NOT_ALLOWED):
-        return 403
+    """The status of a page about an error: that of the API, but for what the broker refused in so many words."""
+    if isinstance(error, ServerError) and not isinstance(error, StationNotFoundError):
+        return error.code if error.code in (403, 503) else 409
     return status_of(error)
 
 

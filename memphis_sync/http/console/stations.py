@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN = 12  # stations on the overview
 MOST_MEMBERS = 1000  # rows of the connections' page
 MOST_COUNTED = 1000  # dead letters
+ONCE = {"timeout_retries": 0}  # a person waits: 20 s and no longer
 
 
 @dataclass(frozen=True)
@@ -191,10 +192,10 @@ async def change_schema(visit: Visit, form: Form) -> Response:
     name = visit.request.path_params["name"].lower()
     action, schema = form.one("action"), form.one("schema")
     if action == "attach":
-        await visit.call(visit.client.enforce_schema, schema, name)
+        await visit.call(visit.client.enforce_schema, schema, name, **ONCE)
         visit.login.notify(f"Messages of {name} must match the schema {schema} now.")
     elif action == "detach":
-        await visit.call(visit.client.detach_schema, name)
+        await visit.call(visit.client.detach_schema, name, **ONCE)
         visit.login.notify(f"{name} accepts every payload now.")
     else:
         raise HTTPException(400, "The form does not say what to do.")
@@ -220,11 +221,11 @@ async def change_schemas(visit: Visit, form: Form) -> Response:
         version = form.one("version")
         if not (version.isascii() and version.isdigit() and len(version) < 10):
             raise HTTPException(400, "The version must be a number from 1.")
-        active = await visit.call(visit.client.activate_schema_version, schema, int(version))
+        active = await visit.call(visit.client.activate_schema_version, schema, int(version), **ONCE)
         visit.login.notify(f"Version {active} of the schema {schema} is active now.")
     elif action == "attach":
         station = form.one("station")
-        await visit.call(visit.client.enforce_schema, schema, station)
+        await visit.call(visit.client.enforce_schema, schema, station, **ONCE)
         visit.login.notify(f"Messages of {station} must match the schema {schema} now.")
     else:
         raise HTTPException(400, "The form does not say what to do.")
