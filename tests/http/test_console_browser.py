@@ -137,6 +137,7 @@ def test_the_pages_fit_a_phone_and_are_used_with_the_keyboard(
     person: Person, memphis: Memphis, station_name: str
 ) -> None:
     memphis.consumer(station_name, "a-consumer-with-a-name-that-is-long", "a-group-with-a-name-that-is-long-as-well")
+    memphis.create_schema(f"a-schema-{'-with-a-name-that-is-long' * 4}", "json", schema_content="{}")
     memphis.produce(station_name, "p", {"key": "v" * 500})
     person.resize(400, 800)
     for path in ("", "/messages", "/messages/1/1", "/dead-letters"):

@@ -101,12 +101,17 @@ class Logins:
         """The login of a cookie, which counts as used now; None when there is none, or it has ended."""
         if not cookie:
             return None
-        self._end_old(self._clock())
+        now = self._clock()
+        self._end_old(now)
         key = _digest(cookie)
         login = self._logins.get(key)
-        if login is not None:
-            login.used = self._clock()
-            self._logins.move_to_end(key)
+        if login is None:
+            return None
+        if now - login.began >= LIFETIME_S:
+            self._end(key)
+            return None
+        login.used = now
+        self._logins.move_to_end(key)
         return login
 
     def end(self, cookie: Optional[str]) -> None:
@@ -123,10 +128,10 @@ class Logins:
         return len(self._logins)
 
     def _end_old(self, now: float) -> None:
-        old = [
-            key for key, login in self._logins.items() if now - login.used >= IDLE_S or now - login.began >= LIFETIME_S
-        ]
-        for key in old:
+        while self._logins:
+            key, login = next(iter(self._logins.items()))
+            if now - login.used < IDLE_S:
+                return
             self._end(key)
 
     def _end(self, key: bytes) -> None:

@@ -24,6 +24,7 @@ MAX_HEX = 8 * 1024  # bytes shown in hexadecimal, where each takes four characte
 MAX_PREVIEW = 160  # characters of a payload in a list
 _HEX_WIDTH = 16
 _DEEPEST = 24  # levels of JSON that get an indentation of their own: it is what takes the space
+_NOT_ASCII = re.compile(r"[^\x20-\x7e]")
 _TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+)', re.DOTALL)
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -59,9 +60,12 @@ def visible(text: object, *, keep: str = "") -> str:
         text: Anything; its ``str()``.
         keep: Characters that stay as they are.
     """
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in str(text)
-    )
+
+    def show(match: re.Match[str]) -> str:
+        char = match[0]
+        return char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
+
+    return _NOT_ASCII.sub(show, str(text))
 
 
 def number(value: float) -> str:
