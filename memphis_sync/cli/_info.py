@@ -83,7 +83,7 @@ def _write(info: StationInfo, connections: Optional[list[ConnectionInfo]], unkno
         ],
     )
     _section(
-        "clients",
+        "producers and consumers",
         ("KIND", "NAME", "GROUP", "CONNECTED", "USER", "ADDRESS"),
         [
             (kind, each.name, each.group, "yes" if client.is_connected else "no", client.username, client.address)
