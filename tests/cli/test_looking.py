@@ -55,6 +55,16 @@ def line_of(name: str, out: str) -> list[str]:
     return line.split("\t")
 
 
+@pytest.mark.parametrize("name", ["ls", "info", "peek"])
+def test_help_has_examples(run: Run, name: str) -> None:
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    examples = out.partition("Examples:\n")[2].splitlines()
+    assert len(examples) >= 2
+    assert all(line.strip().startswith("memphis-sync ") and f" {name}" in line for line in examples)
+    assert f"\n  {name} " in run("--help")[1]
+
+
 def test_ls(run: Run, orders: Station) -> None:
     code, out, err = run("ls")
     assert (code, err) == (0, "")
