@@ -309,7 +309,8 @@ def test_objects_that_come_out_as_they_went_in_go_together(client: Any, memphis_
     rows = [{"id": number, "price": 1.5, "text": "<&>\u2028ü"} for number in range(1200)]
     result = client.produce_many("orders", rows)
     assert result.accepted == 1200
-    assert memphis_gateway.paths().count("/stations/orders/produce/batch") == 3
+    # Three of 500 at most, and more of them where time passes between two rows.
+    assert 3 <= memphis_gateway.paths().count("/stations/orders/produce/batch") < 120
     found = sorted((json.loads(each.data) for each in memphis_gateway.messages("orders")), key=lambda each: each["id"])
     assert found == rows
 
