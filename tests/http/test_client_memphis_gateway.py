@@ -141,6 +141,21 @@ def test_a_pause_may_be_a_date_by_the_gateways_clock(client: Any, memphis_gatewa
     assert client.produce("orders", b"x", ack_wait_sec=60)
 
 
+def test_a_call_that_is_under_way_when_the_client_is_closed_says_so(memphis_gateway: Any, until: Any) -> None:
+    go_on = threading.Event()
+    client = memphis_sync.http.connect(memphis_gateway.url, **LOGIN)
+    memphis_gateway.before_answer = lambda _path: go_on.wait(60)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.produce, "orders", b"x", ack_wait_sec=60)
+        until(lambda: memphis_gateway.paths()[-1].endswith("/single"))
+        client.close()
+        go_on.set()
+        error = waiting.exception(60)
+    assert isinstance(error, ProduceError), error
+    assert error.outcome == "unknown"
+    assert "the client was closed" in str(error)
+
+
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 

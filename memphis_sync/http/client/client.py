@@ -254,8 +254,9 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
 
     def close(self) -> None:
         """
-        Ends the login, where the gateway knows that, and all connections; calls under way on other threads fail. A
-        closed client may be closed again. In a forked child it closes what the child has opened, and nothing else.
+        Ends the login, where the gateway knows that, and all connections. Calls under way on other threads fail, at the
+        latest when their answers come. A closed client may be closed again. In a forked child it closes what the child
+        has opened, and nothing else.
         """
         self._is_closed = True
         caller = self._callers.get(os.getpid())

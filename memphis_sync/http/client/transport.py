@@ -93,7 +93,7 @@ class Transport:
             ) from None
 
     def close(self) -> None:
-        """Ends all connections; requests that are under way get no answer."""
+        """Ends all connections; a request that is under way fails, at the latest when its answer comes."""
         self.is_closed = True
         self._client.close()
 
@@ -139,7 +139,7 @@ class Transport:
         except httpx.TimeoutException as exc:
             raise NoAnswer("it did not answer in time", is_late=True) from exc
         except httpx.RequestError as exc:
-            raise NoAnswer(self._reason(exc)) from exc
+            raise NoAnswer("the client was closed" if self.is_closed else self._reason(exc)) from exc
         except RuntimeError:
             if not self.is_closed:
                 raise
