@@ -31,6 +31,7 @@ from .settings import GatewaySettings
 log = logging.getLogger("memphis_sync.gateway")
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of proxies in front, so that they close first
+JOINED_BYTES = 65536
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -152,6 +153,41 @@ def _write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
+class Joined:
+    """
+    A transport that sends what is written in one turn of the event loop at once: the head of an answer and its body
+    would be two packets otherwise, and two calls of the system.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Keeps it for the end of the turn, unless it is much: nothing gathers here."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > JOINED_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Sends what was written, and closes."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+            self._size = 0
+
+
 def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
     """The protocol of uvicorn with this gateway's limits."""
 
@@ -162,7 +198,7 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             """Refuses one too many; gives the others a time for their first headers."""
-            super().connection_made(transport)
+            super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
             if len(self.connections) > settings.max_connections:
                 self._end(503, f"{settings.max_connections} connections are open already", "Retry-After: 1\r\n")
                 return
