@@ -57,18 +57,6 @@ def test_the_figures_of_a_station_move(root: Visitor, memphis: Memphis, station_
         assert update["problem"] == ""
 
 
-def test_pages_of_one_user_share_what_is_asked_of_the_broker(
-    root: Visitor, memphis: Memphis, station_name: str
-) -> None:
-    memphis.station(station_name)
-    path = f"/console/live?station={station_name}"
-    with opened(root, path) as one, opened(root, path) as other:
-        first, second = updates(one), updates(other)
-        later = [next(first) for _ in range(3)][-1]
-        while (same := next(second)) != later:
-            assert len(same["series"]["in"]) <= len(later["series"]["in"])
-
-
 def test_a_station_that_is_not_there_or_goes_is_said_in_words(
     root: Visitor, memphis: Memphis, station_name: str
 ) -> None:
