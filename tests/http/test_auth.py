@@ -340,3 +340,24 @@ def test_the_oldest_session_makes_room(broker: Any, fresh_gateway: Any, station_
     first, second, third = (gateway.log_in()["jwt"] for _ in range(3))
     assert produce(gateway, station_name, first) == UNAUTHORIZED
     assert [produce(gateway, station_name, token)[0] for token in (second, third)] == [200, 200]
+
+
+def test_a_password_that_was_changed_ends_the_logins_with_the_old_one(
+    fresh_broker: Any, fresh_gateway: Any, station_name: str, until: Any
+) -> None:
+    first = fresh_broker(users={"app": "old-password"})
+    gateway = fresh_gateway(first.url)
+    path = f"/stations/{station_name}/produce/single?timeout_ms=300"
+    old = gateway.log_in("app", "old-password")["jwt"]
+
+    def status(token: str) -> int:
+        return gateway.request("POST", path, b"x", {"Content-Type": "text/plain"}, token=token).status
+
+    assert status(old) == 200
+    first.stop()
+    fresh_broker(users={"app": "new-password"}, port=first.port)
+    until(lambda: status(old) == 401, 60)
+    assert authenticate(gateway, {"username": "app", "password": "old-password"}) == UNAUTHORIZED
+    new = gateway.log_in("app", "new-password")["jwt"]
+    until(lambda: status(new) == 200)
+    assert status(old) == 401

@@ -111,3 +111,12 @@ def test_all_values_of_a_header_are_found_in_their_order() -> None:
     assert header_values(b"") == {}
     with pytest.raises(HeaderError):
         header_values(b"nonsense")
+
+
+def test_headers_are_sent_as_they_are_at_that_time() -> None:
+    """They are encoded once, when they are added, however many messages they are for."""
+    headers = Headers({"a": "1", "b": "ß"})
+    for change in (lambda: headers.add("c", "3"), lambda: headers.pop("a"), lambda: headers.update(b="other", d="")):
+        assert encode_user_headers(headers) == encode_user_headers(dict(headers))
+        change()
+    assert encode_user_headers(headers) == b"b: other\r\nc: 3\r\nd: \r\n"

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ log = logging.getLogger("memphis_sync.gateway")
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of proxies in front, so that they close first
 JOINED_BYTES = 65536
+SPARE_FILES = 200  # connections that are just refused, threads' and loops' own, logs
 _REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -55,10 +57,22 @@ def run(settings: GatewaySettings) -> int:
             f"memphis-sync gateway: --port {settings.port}: cannot listen on {settings.host}: {exc.strerror or exc}\n"
         )
         return 1
+    _allow_files(settings)
     with contextlib.closing(listener):
         server = Server(settings, listener)
         server.run(sockets=[listener])
     return server.exit_code
+
+
+def _allow_files(settings: GatewaySettings) -> None:
+    """Raises this process's limit of open files to what its connections need, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.max_connections + 2 * settings.max_clients + SPARE_FILES
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning("%d open files are allowed; %d are needed for all connections", allowed, needed)
 
 
 def uvicorn_config(app: Starlette, settings: GatewaySettings) -> uvicorn.Config:
