@@ -265,3 +265,23 @@ def test_the_gateway_says_100_continue(talk: Callable[..., Talk]) -> None:
     stream.send(b"1\n")
     stream.send(b"")
     assert [result["line"] for result in stream.rest()] == [1]
+
+
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_an_endless_stream_ends_with_the_gateway_and_says_where(
+    fresh_gateway: Callable[..., Any], broker: Any, memphis: Any, station_name: str, *, is_idle: bool
+) -> None:
+    gateway = fresh_gateway(broker.url, "--end-s", "3000")
+    stream = Talk(gateway, station_name)
+    stream.send(b"1\n2\n3")
+    assert [stream.result(), stream.result()] == [stored(1, 1), stored(2, 2)]
+    gateway.program.terminate()
+    if not is_idle:
+        with contextlib.suppress(OSError):  # it has ended
+            for _ in range(10_000):
+                stream.send(b" ")
+    *_, last = stream.rest()
+    assert (last["line"], last["status"], last["success"]) == (2, 503, False)
+    assert gateway.program.wait(LIMIT_S) == 0
+    stream.close()
+    check_arrived(memphis, station_name, [b"1", b"2"])

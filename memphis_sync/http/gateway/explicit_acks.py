@@ -129,9 +129,8 @@ class ExplicitAcks:
         body = await session.call(_shown, consumer, messages, like, self._sessions.tokens.signer(PURPOSE))
         return Response(body, media_type="application/json")
 
-    @staticmethod
     async def _fetch(
-        session: UserSession, consumer: memphis_sync.Consumer, wanted: Wanted, request: Request
+        self, session: UserSession, consumer: memphis_sync.Consumer, wanted: Wanted, request: Request
     ) -> list[memphis_sync.Message]:
         """Waits for the first messages, and takes what else is there: as many as memory has room for."""
         deadline = time.monotonic() + wanted.wait_s
@@ -142,7 +141,7 @@ class ExplicitAcks:
             messages += await session.wait(consumer.fetch, first, timeout_s=min(max(left_s, 0.0), SLICE_S))
             if left_s <= SLICE_S:
                 break
-            if await request.is_disconnected():
+            if self._sessions.is_ending or await request.is_disconnected():
                 break
         room = MOST_BYTES // max(1, *(len(message) for message in messages), MOST_BYTES // MAX_BATCH_SIZE)
         more = min(wanted.batch_size - len(messages), room)

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Callable, Optional, Union
 
@@ -46,6 +47,7 @@ from .settings import GatewaySettings
 JSON_LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 BATCH = 512  # lines that are settled together: waking the loop costs more than sending
 BATCHES = 16  # that wait for the broker at once
+SLICE_S = 1.0  # how soon a stream on which nothing comes learns that the gateway ends
 PAUSE_S = 300.0  # between two parts of a body, or for a client that does not read
 SPOOL_MEMORY = 1 << 20  # bytes of results in memory; beyond that they wait in a file
 SPOOL_BYTES = 1 << 28  # and there so many, before the body has to wait
@@ -184,6 +186,7 @@ class Stream(Response):
         limit: Largest line in bytes.
         is_json: Whether each line must be JSON.
         on_broken: Called when the producer cannot be used any more.
+        is_ending: Whether the gateway is about to end.
     """
 
     def __init__(
@@ -195,6 +198,7 @@ class Stream(Response):
         *,
         is_json: bool,
         on_broken: Callable[[], object],
+        is_ending: Callable[[], bool],
     ) -> None:
         super().__init__(None, 200, {"cache-control": "no-store", "x-accel-buffering": "no"}, "application/x-ndjson")
         del self.headers["content-length"]
@@ -208,7 +212,7 @@ class Stream(Response):
         self._batch: list[tuple[int, Outcome]] = []
         self._settling: asyncio.Queue[Optional[list[tuple[int, Outcome]]]] = asyncio.Queue(BATCHES)
         self._spool = Spool()
-        self._on_broken = on_broken
+        self._on_broken, self._is_ending = on_broken, is_ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads, settles and writes at the same time, until all three are done."""
@@ -232,17 +236,22 @@ class Stream(Response):
 
     async def _read(self, coming: Awaitable[Message], receive: Receive) -> None:
         try:
-            more = True
+            more, heard_at = True, time.monotonic()
             while more:
-                try:
-                    event = await within(PAUSE_S, coming)
-                except asyncio.TimeoutError:
-                    fault = refused(408, f"nothing came for {PAUSE_S:g} s; the stream ends here")
-                    self._batch.append((self._number, fault))
+                if self._is_ending():
+                    self._stop(503, "the gateway ends; send what is behind this line again, to the next one")
                     return
+                try:
+                    event = await within(SLICE_S, coming)
+                except asyncio.TimeoutError:
+                    if time.monotonic() - heard_at > PAUSE_S:
+                        self._stop(408, f"nothing came for {PAUSE_S:g} s; the stream ends here")
+                        return
+                    coming = receive()
+                    continue
                 if event["type"] == "http.disconnect":
                     return
-                more = event.get("more_body", False)
+                more, heard_at = event.get("more_body", False), time.monotonic()
                 lines = self._lines.feed(event.get("body", b""))
                 if not more:
                     lines += self._lines.end()
@@ -253,6 +262,10 @@ class Stream(Response):
         finally:
             await self._hand_over()
             await self._settling.put(None)
+
+    def _stop(self, status: int, error: str) -> None:
+        """The last result, which has the number of the last line that was read."""
+        self._batch.append((self._number, refused(status, error)))
 
     async def _take(self, lines: list[Optional[bytes]]) -> bool:
         """Produces lines; False when the stream has to end."""
@@ -391,4 +404,5 @@ class Streaming:
             self._settings.body_limit,
             is_json=is_json,
             on_broken=lambda: session.forget_producer(producer),
+            is_ending=lambda: self._sessions.is_ending,
         )
