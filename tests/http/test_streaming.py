@@ -13,6 +13,8 @@ from typing import Any, Callable, Optional
 import pytest
 from programs import check_arrived
 
+from memphis_sync.http.gateway.settings import GatewaySettings
+
 LIMIT_S = 60.0
 LINES = 20_000  # a million by hand: bench/http_throughput.py --lines
 GROWTH_KIB = 100 * 1024
@@ -238,6 +240,18 @@ def test_a_full_outbox_stops_the_reading_and_fails_nothing(
     answer = gateway.post(f"/stations/{station_name}/produce/stream", body, "application/x-ndjson")
     assert answer.body.count(b'"success":true') == 2000
     check_arrived(memphis, station_name, body.split())
+
+
+def test_the_outbox_of_a_user_is_smaller_than_that_of_a_program() -> None:
+    both = "outbox_max_bytes=16777216&outbox_max_messages=65536"
+    for url, client_url in (
+        ("memphis://h:1", f"memphis://h:1/?{both}"),
+        ("memphis://h:1/", f"memphis://h:1/?{both}"),
+        ("memphis://h:1/?wait_s=1", f"memphis://h:1/?wait_s=1&{both}"),
+        ("memphis://h?outbox_max_bytes=65536", "memphis://h/?outbox_max_bytes=65536&outbox_max_messages=65536"),
+    ):
+        assert GatewaySettings(url).client_url == client_url
+    assert "outbox_max_bytes=33554432" in GatewaySettings("memphis://h", body_limit=2**24).client_url
 
 
 def test_a_station_that_is_destroyed_under_a_stream_is_said(

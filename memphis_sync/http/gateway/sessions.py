@@ -97,7 +97,7 @@ class User:
         account, username = self.key
         return await self._sessions.call(
             memphis_sync.connect,
-            self._sessions.settings.url,
+            self._sessions.settings.client_url,
             username=username,
             account_id=account,
             name=NAME,

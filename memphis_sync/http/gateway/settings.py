@@ -14,6 +14,8 @@ from memphis_sync.errors import ConfigurationError
 
 DEFAULT_PORT = 4444  # by convention of Memphis' own gateway
 BODY_LIMIT = 4 * 1024 * 1024  # bytes, as there
+# Of each user; a busy one touches all of it in time. Less than a client's own defaults, and room for four bodies.
+OUTBOX_BYTES, OUTBOX_MESSAGES = 16 * 1024 * 1024, 65_536
 HEADER_LIMIT = 16 * 1024  # bytes; there 4096, of which a token takes a good part
 KEY_BYTES = 32  # the least that HS256 asks for: RFC 7518, 3.2
 ENVIRONMENT_KEYS = "MEMPHIS_SYNC_GATEWAY_JWT_KEYS"
@@ -121,6 +123,15 @@ class GatewaySettings:
                 raise ConfigurationError(f"{name} is {str(path)!r}, which is not a file that can be read")
         if self.ready_file is not None and not self.ready_file.absolute().parent.is_dir():
             raise ConfigurationError(f"ready_file is {str(self.ready_file)!r}; its folder does not exist")
+
+    @property
+    def client_url(self) -> str:
+        """The broker's URL for the clients of users, with the size of their outbox, unless it says that itself."""
+        base, _, query = self.url.partition("?")
+        sizes = {"outbox_max_bytes": max(OUTBOX_BYTES, 2 * self.body_limit), "outbox_max_messages": OUTBOX_MESSAGES}
+        options = [query] if query else []
+        options += [f"{name}={size}" for name, size in sizes.items() if f"{name}=" not in query]
+        return f"{base.rstrip('/')}/?{'&'.join(options)}"
 
     @property
     def scheme(self) -> str:
