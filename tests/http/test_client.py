@@ -508,6 +508,8 @@ def test_a_bad_argument_of_produce_is_named(client: HttpClient, arguments: dict[
         (lambda client: client.fetch_messages("s", "c", batch_max_time_to_wait_ms=-1), "batch_max_time_to_wait_ms"),
         (lambda client: client.fetch_messages("s", "c", partitions_number=0), "partitions_number"),
         (lambda client: client.fetch_messages("s", "c", timeout_s="1"), "timeout_s"),
+        (lambda client: client.fetch_messages("s", "c", timeout_s=1.0), "timeout_s is 1, which is not longer"),
+        (lambda client: client.fetch_messages("s", "c", partitions_number=99, timeout_s=9.9), "the 9900 ms"),
         (lambda client: client.fetch_messages("s", "c", max_ack_time_ms=99), "max_ack_time_ms"),
         (lambda client: client.fetch_messages("s", "c", max_msg_deliveries=11), "max_msg_deliveries"),
         (lambda client: client.fetch_messages("s", "c", auto_ack="yes"), "auto_ack"),

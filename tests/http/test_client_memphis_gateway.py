@@ -243,6 +243,21 @@ def test_a_token_in_its_last_minute_is_renewed_by_one_thread(memphis_gateway: An
     assert len(memphis_gateway.messages("orders")) == 40
 
 
+def test_a_gateway_that_has_no_new_token_now_is_asked_again_later(memphis_gateway: Any) -> None:
+    """The old one is still valid for a while."""
+    memphis_gateway.life_s = 50
+    with memphis_sync.http.connect(memphis_gateway.url, **LOGIN) as client:
+        kept = client._caller().tokens
+        kept._token = kept._token._replace(renew_at=time.monotonic())
+        answer, memphis_gateway.answer = (
+            memphis_gateway.answer,
+            lambda seen: (500, JSON, b'{"message":"Server error"}') if seen.path.startswith("/auth/") else answer(seen),
+        )
+        client.produce("orders", b"0")
+        assert logins(memphis_gateway) == ["/auth/authenticate", "/auth/refreshToken", "/auth/authenticate"]
+        assert len(memphis_gateway.messages("orders")) == 1
+
+
 @pytest.mark.parametrize("skew_s", [-86_400.0, 86_400.0])
 def test_a_clock_that_is_wrong_does_not_matter(memphis_gateway: Any, skew_s: float) -> None:
     memphis_gateway.skew_s = skew_s
@@ -460,7 +475,7 @@ def test_an_answer_that_is_late_is_a_deadline(client: Any, memphis_gateway: Any)
     go_on = threading.Event()
     memphis_gateway.before_answer = lambda _path: go_on.wait(60)
     with pytest.raises(DeadlineError) as caught:
-        client.fetch_messages("orders", "reader", auto_ack=True, timeout_s=0.3)
+        client.fetch_messages("orders", "reader", auto_ack=True, batch_max_time_to_wait_ms=100, timeout_s=0.3)
     go_on.set()
     assert caught.value.timeout_s == 0.3
 

@@ -212,7 +212,7 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
             auto_ack: True: the gateway acknowledges, at most once. Needed at Memphis' own gateway.
             partitions_number: How many partitions the station has. Memphis' own gateway asks one in each request, so
                 there up to as many requests are sent, with a part of the wait each, until one is not empty.
-            timeout_s: Limit for the whole call, in seconds, above 0; None: the wait and 15 s.
+            timeout_s: Limit for the whole call, in seconds, longer than the wait; None: the wait and 15 s.
 
         Returns:
             The messages; an empty list when there were none in time. Its ack() acknowledges all in one request.
@@ -236,8 +236,13 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
             raise ConfigurationError(
                 "max_ack_time_ms and max_msg_deliveries mean nothing with auto_ack=True; leave them out"
             )
-        if timeout_s is not None:
-            check_seconds("timeout_s", timeout_s, allow_zero=False)
+        partitions = check_int("partitions_number", partitions_number, 1, MAX_PARTITIONS)
+        longest_ms = partitions * max(wait_ms // partitions, LEAST_WAIT_MS)
+        if timeout_s is not None and check_seconds("timeout_s", timeout_s, allow_zero=False) * 1000 <= longest_ms:
+            raise ConfigurationError(
+                f"timeout_s is {timeout_s:g}, which is not longer than the {longest_ms} ms that the gateway may wait "
+                "for messages: it would hand them out to nobody; give a longer one, or batch_max_time_to_wait_ms"
+            )
         given = Fetch(
             station,
             consumer,
@@ -247,7 +252,7 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
             ack_ms,
             deliveries,
             auto_ack,
-            check_int("partitions_number", partitions_number, 1, MAX_PARTITIONS),
+            partitions,
             timeout_s,
         )
         return fetch(self._caller, self._first_uses, given)

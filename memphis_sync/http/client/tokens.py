@@ -80,7 +80,9 @@ class Tokens:
             try:
                 if self._token is token:
                     self._renew(token, deadline, may_refresh=True)
-            except Unsent:
+            except AuthenticationError:
+                raise
+            except (Unsent, ConnectError):
                 self._token = token._replace(refresh="", renew_at=min(now + 1.0, token.ends_at))
             finally:
                 self._renewing.release()
