@@ -241,7 +241,7 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
         if timeout_s is not None and check_seconds("timeout_s", timeout_s, allow_zero=False) * 1000 <= longest_ms:
             raise ConfigurationError(
                 f"timeout_s is {timeout_s:g}, which is not longer than the {longest_ms} ms that the gateway may wait "
-                "for messages: it would hand them out to nobody; give a longer one, or batch_max_time_to_wait_ms"
+                "for messages: it would hand them out to nobody; give a longer one, or a shorter wait"
             )
         given = Fetch(
             station,
