@@ -161,6 +161,7 @@ ROWS = [
     Row("no such path", "POST /x", 404, {"error": "Cannot POST /x", "success": False}, was="text"),
     Row("no such path, no token", "GET /x", 404, {"error": "Cannot GET /x", "success": False}, token=None, was="401"),
     Row("no station", "POST /stations//produce/single", 404, "Cannot POST", b"x", TEXT),
+    Row("a slash too much", "GET /healthz/", 404, "Cannot GET /healthz/", token=None),
     Row("less than a path", "POST /stations/*/produce", 404, "Cannot POST", b"x", TEXT),
     Row("more than a path", f"{SINGLE}/x", 404, "Cannot POST", b"x", TEXT),
     Row(

@@ -116,11 +116,13 @@ def create_app(settings: GatewaySettings) -> Starlette:
         ConfigurationError: The file of keys cannot be read.
     """
     lifespan = Lifespan(settings)
-    return Starlette(
+    app = Starlette(
         lifespan=lifespan,
         middleware=[Middleware(Frame, settings=settings, metrics=lifespan.metrics)],
         exception_handlers={HTTPException: _to_the_frame},
     )
+    app.router.redirect_slashes = False  # to wherever the header Host says
+    return app
 
 
 def _to_the_frame(_: Request, exc: Exception) -> NoReturn:
