@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
+from memphis_sync.errors import ConnectionLostError
 from memphis_sync.http.console import live, logins, showing
 from memphis_sync.http.console.live import EventStream, Live, Topic
 from memphis_sync.http.console.logins import IDLE_S, LIFETIME_S, Logins
@@ -246,6 +247,32 @@ def test_a_browser_that_takes_nothing_is_given_up(quick: None, monkeypatch: pyte
                 await asyncio.Event().wait()  # its buffers are full
 
         await asyncio.wait_for(stream({"type": "http"}, receive, send), 30)
+        await until(lambda: not len(hub))
+
+    asyncio.run(look())
+
+
+def test_figures_are_asked_for_again_soon_after_a_failure(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "BUSY_FACTOR", 10**9)
+
+    async def look() -> None:
+        polls: list[int] = []
+
+        async def poll() -> Sample:
+            polls.append(1)
+            await asyncio.sleep(0.001)
+            if len(polls) < 4:
+                raise ConnectionLostError("the broker is away")
+            return Sample(1.0, {})
+
+        hub, login = Live(), SimpleNamespace(who=(1, "root"))
+        reader: Any = hub.updates(login, Topic("", poll, lambda sample, rates: {"n": "1"}), lambda: True)
+        problems = []
+        while not problems or problems[-1]:
+            problems.append(json.loads((await asyncio.wait_for(reader.__anext__(), 30))[6:])["problem"])
+        assert problems[0] == "No newer figures: the broker is away"
+        hub.close()
+        await reader.aclose()
         await until(lambda: not len(hub))
 
     asyncio.run(look())

@@ -79,8 +79,9 @@ class _Poller:
         try:
             while self.readers or time.monotonic() - self._unread_since < LINGER_S:
                 began = time.monotonic()
-                self.publish(*await self._poll())
-                took = time.monotonic() - began
+                values, problem = await self._poll()
+                self.publish(values, problem)
+                took = 0.0 if problem else time.monotonic() - began  # a failure has waited, and cost nobody anything
                 await asyncio.sleep(max(PAUSE_S, BUSY_FACTOR * took))
         finally:
             self._forget()
