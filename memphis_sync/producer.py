@@ -236,9 +236,7 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
         except BufferFullError:
             if nonblocking:
                 raise  # a blocking call waits for space below
-        except ForkedError:
-            if not self._sender.is_inherited:
-                raise
+        except ForkedError:  # which another thread may have mended since
             return self._rebinding.produce(
                 self,
                 message,

@@ -120,17 +120,17 @@ class Rebinding:
         while True:
             registration = self.registration(producer)
             if registration is None:
-                return producer.produce(
+                return producer._sender.send(
                     message,
                     ack_wait_sec,
-                    headers,
-                    None,
                     nonblocking,
+                    headers,
                     msg_id,
                     limit,
                     key,
                     number,
-                    on_delivery=on_delivery,
+                    on_delivery,
+                    producer._room_s,
                 )
             if nonblocking and limit is not None:
                 registration.wait_below(check_int("concurrent_task_limit", limit, 1))
