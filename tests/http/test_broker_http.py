@@ -19,7 +19,7 @@ from programs import Program
 from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess
 from memphis_sync.errors import ConfigurationError
 
-LIMIT_S = 60.0
+LIMIT_S = 90.0
 
 
 def ask(url: str, body: Any = None, *, token: str = "", context: Optional[ssl.SSLContext] = None) -> tuple[int, Any]:

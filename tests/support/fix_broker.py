@@ -53,7 +53,8 @@ def fresh_broker() -> Iterator[Callable[..., BrokerProcess]]:
         options.setdefault("port", 0)
         if "data_dir" not in options:
             options.setdefault("ephemeral", True)
-        started.append(BrokerProcess(BrokerOptions(**options), timeout_s=READY_S))
+        ready_s = READY_S if options.get("http_port") is None else 3 * READY_S  # a gateway starts behind it
+        started.append(BrokerProcess(BrokerOptions(**options), timeout_s=ready_s))
         return started[-1].start()
 
     yield start
