@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import ssl
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -25,15 +27,23 @@ class Done(NamedTuple):
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """Runs a gateway that must not start, in this process: an interpreter takes longer than all that it does."""
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Done]]:
+    """
+    Runs a gateway that must not start, in this process: an interpreter takes longer than all that it does. Logging is
+    afterwards what it was: the command sends it to a stream that ends with the test.
+    """
+    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn")
+    handlers, levels = list(root.handlers), (root.level, uvicorn.level)
 
     def run(*options: Any, env: Optional[dict[str, str]] = None) -> Done:
         for name, value in {"MEMPHIS_URL": "", "MEMPHIS_HOST": "", **(env or {})}.items():
             monkeypatch.setenv(name, value)
         return Done(main(["gateway", *map(str, options)]), capsys.readouterr().err)
 
-    return run
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    uvicorn.setLevel(levels[1])
 
 
 @pytest.mark.parametrize(
