@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import jwt
 import pytest
 from fix_gateway import Gateway
+
+import memphis_sync
 
 UNAUTHORIZED = (401, {"message": "Unauthorized"})
 KEY, OLD_KEY = "k" * 32, "o" * 40
@@ -110,6 +113,23 @@ def test_a_login_that_cannot_be_read_says_so(gateway: Gateway, content_type: str
     status, told = authenticate(gateway, body, content_type)
     assert status == 400
     assert told["message"].startswith("Some of your fields are not valid")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b'{"a":[' + b"{}," * 22_000 + b"{}]}"),
+        ("application/xml", b"<r>" + b"<a/>" * 16_384 + b"</r>"),
+        ("application/x-www-form-urlencoded", b"a=" + b"%41" * 22_000),
+        (MULTIPART, part("a", "x" * 65_536) + b"--b--\r\n"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/auth/authenticate", "/auth/refreshToken"])
+def test_a_login_has_64_kib_at_most(gateway: Gateway, path: str, content_type: str, body: bytes) -> None:
+    for headers, sent in (({}, body), ({"Content-Encoding": "gzip"}, gzip.compress(body))):
+        answer = gateway.request("POST", path, sent, {"Content-Type": content_type, **headers})
+        assert answer.status == 413, answer
+        assert "65536 bytes" in answer.json["error"]
 
 
 def test_who_is_not_accepted(gateway: Gateway) -> None:
@@ -333,6 +353,20 @@ def test_more_users_than_may_be_connected_take_turns(fresh_broker: Any, fresh_ga
     tokens = [gateway.log_in("one", "first")["jwt"], gateway.log_in("two", "second")["jwt"]]
     for token in tokens * 2:
         assert produce(gateway, station_name, token)[0] == 200
+
+
+def test_who_is_not_accepted_takes_nobody_s_connection(
+    fresh_broker: Any, fresh_gateway: Any, station_name: str
+) -> None:
+    broker = fresh_broker(users={"one": "first", "two": "second"})
+    gateway = fresh_gateway(broker.url, "--max-clients", "1")
+    token = gateway.log_in("one", "first")["jwt"]
+    assert produce(gateway, station_name, token)[0] == 200
+    for name in ("two", "nobody"):
+        assert authenticate(gateway, {"username": name, "password": "wrong"}) == UNAUTHORIZED
+    assert produce(gateway, station_name, token)[0] == 200
+    with memphis_sync.connect(broker.url, username="one", password="first") as memphis:
+        assert len(set(connection_ids(memphis, station_name))) == 1
 
 
 def test_the_oldest_session_makes_room(broker: Any, fresh_gateway: Any, station_name: str) -> None:

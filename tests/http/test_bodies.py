@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import select
 import socket
+import time
 import zlib
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -50,6 +52,22 @@ def test_a_body_is_decoded(encodings: list[str], body: bytes) -> None:
     assert decoded(encodings, body, LIMIT) == TEXT
 
 
+def test_a_body_of_many_streams_in_many_pieces_is_decoded() -> None:
+    parts = [random.Random(seed).randbytes(70_000) for seed in range(8)] + [b"", b"x"] * 40
+    assert decoded(["gzip"], b"".join(map(gzip.compress, parts)), LIMIT) == b"".join(parts)
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+def test_streams_without_end_cost_no_more_than_their_bytes(name: str) -> None:
+    empty = {"gzip": gzip.compress(b""), "deflate": zlib.compress(b"")}[name]
+    began = time.process_time()
+    with pytest.raises(Problem) as caught:
+        decoded([name], empty * (LIMIT // len(empty)), LIMIT)
+    assert caught.value.status == 400
+    assert "more than 1000" in caught.value.body["error"]
+    assert time.process_time() - began < 5  # half a minute and more when each end copies the rest
+
+
 @pytest.mark.parametrize("name", ["gzip", "deflate", "br"])
 def test_an_empty_message_is_decoded(name: str) -> None:
     packed = {"gzip": gzip.compress(b""), "deflate": zlib.compress(b""), "br": brotli.compress(b"")}[name]
@@ -74,6 +92,8 @@ def test_an_empty_message_is_decoded(name: str) -> None:
         (["zstd"], TEXT, 415),
         (["gzip, x"], TEXT, 415),
         (["gzip," * 5], TEXT, 415),
+        (["gzip"], gzip.compress(b"") * 1001, 400),
+        (["gzip"], gzip.compress(b"")[:-1], 400),
         (["gzip"], gzip.compress(b"\0" * (LIMIT + 1)), 413),
         (["gzip"], gzip.compress(b"\0" * LIMIT) + gzip.compress(b"\0"), 413),
         (["deflate"], zlib.compress(b"\0" * (100 * LIMIT)), 413),

@@ -32,7 +32,7 @@ def routes(sessions: Sessions) -> list[BaseRoute]:
     console = Console(sessions)
     sessions.at_end.append(console.close)
     return [
-        Route("/", ProtectedResponses(Route("/", _to_overview)), methods=["GET"]),
+        *(Route(path, ProtectedResponses(Route(path, _to_overview)), methods=["GET"]) for path in ("/", PREFIX)),
         Mount(PREFIX, app=_application(console)),
     ]
 
@@ -44,7 +44,7 @@ async def _to_overview(request: Request) -> Response:
 def _application(console: Console) -> Starlette:
     entrance, page, change = Entrance(console), console.page, console.change
     one = "/stations/{name}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/login", entrance.show, methods=["GET"]),
             Route("/login", entrance.log_in, methods=["POST"]),
@@ -67,3 +67,5 @@ def _application(console: Console) -> Starlette:
         middleware=[Middleware(ProtectedResponses)],
         exception_handlers={HTTPException: console.not_a_page, Exception: console.broken},
     )
+    app.router.redirect_slashes = False  # it would send the browser to whatever host the request has named
+    return app

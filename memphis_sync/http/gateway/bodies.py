@@ -11,7 +11,7 @@ import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable
-from typing import Callable, TypeVar
+from typing import Callable, Optional, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -20,6 +20,10 @@ from .settings import GatewaySettings
 
 T = TypeVar("T")
 MOST_ENCODINGS = 4  # one after the other
+# Of one body, as pigz and bgzip write them. What is behind a stream's end is copied: with many in one piece, again and
+# again the whole rest of the body.
+MOST_STREAMS = 1000
+PIECE = 64 * 1024
 _CLOSE = {"connection": "close"}
 
 
@@ -35,21 +39,27 @@ def unsupported(request: Request, allowed: str) -> Exception:
     return refused(415, f"{what}; it must be {allowed}")
 
 
-async def read(request: Request, settings: GatewaySettings) -> bytes:
+async def read(request: Request, settings: GatewaySettings, limit: Optional[int] = None) -> bytes:
     """
     The whole body, decoded.
+
+    Args:
+        request: The request.
+        settings: The gateway's.
+        limit: Its largest size in bytes, when that is less than of any body.
 
     Raises:
         Problem: 413, larger than the limit; 408, too slow; 400, broken; 415, an unknown encoding.
     """
-    check_length(request, settings.body_limit)
+    limit = settings.body_limit if limit is None else min(limit, settings.body_limit)
+    check_length(request, limit)
     parts, size = [], 0
     async for part in chunks(request, settings):
         size += len(part)
-        if size > settings.body_limit:
-            raise too_large(settings.body_limit)
+        if size > limit:
+            raise too_large(limit)
         parts.append(part)
-    return decoded(request.headers.getlist("content-encoding"), b"".join(parts), settings.body_limit)
+    return decoded(request.headers.getlist("content-encoding"), b"".join(parts), limit)
 
 
 def check_length(request: Request, limit: int) -> None:
@@ -129,22 +139,26 @@ def decoded(encodings: list[str], body: bytes, limit: int) -> bytes:
 
 def _inflate(body: bytes, limit: int, name: str, window: int) -> bytes:
     """One or several streams of zlib, gzip or neither, one after the other."""
-    parts, size = [], 0
-    while True:
+    parts, size, at = [], 0, 0
+    for _ in range(MOST_STREAMS):
         stream = zlib.decompressobj(window)
-        try:
-            part = stream.decompress(body, limit + 1 - size)
-        except zlib.error as exc:
-            raise broken(name) from exc
-        size += len(part)
-        if size > limit or stream.unconsumed_tail:
-            raise too_large(limit)
-        if not stream.eof:
-            raise broken(name)
-        parts.append(part)
-        body = stream.unused_data
-        if not body:
+        while not stream.eof:
+            piece = body[at : at + PIECE]
+            try:
+                part = stream.decompress(piece, limit + 1 - size)
+            except zlib.error as exc:
+                raise broken(name) from exc
+            at += len(piece)
+            size += len(part)
+            if size > limit or stream.unconsumed_tail:
+                raise too_large(limit)
+            if not piece:
+                raise broken(name)
+            parts.append(part)
+        at -= len(stream.unused_data)
+        if at == len(body):
             return b"".join(parts)
+    raise refused(400, f"the body has more than {MOST_STREAMS} {name} streams, one after the other; nothing was stored")
 
 
 def _gunzip(body: bytes, limit: int, name: str) -> bytes:

@@ -33,7 +33,7 @@ from memphis_sync.errors import (
 from memphis_sync.headers import header_values
 
 from .errors import Problem, answer, as_json, refused, status_of
-from .fields import Fields, FieldsError, read_fields
+from .fields import MOST_BYTES as MOST_BYTES_OF_FIELDS, Fields, FieldsError, read_fields
 from .metrics import count
 from .sessions import Sessions, UserSession
 from .settings import GatewaySettings
@@ -161,7 +161,7 @@ class ExplicitAcks:
 
     async def _answer(self, request: Request, how: Callable[[Fields], tuple[str, Act]]) -> Response:
         session = await self._sessions.of(request)
-        fields = await _fields(request, self._settings)
+        fields = await _fields(request, self._settings, self._settings.body_limit)
         try:
             what, act = how(fields)
             tokens = _tokens(fields)
@@ -293,9 +293,9 @@ def opened(tokens: Tokens, token: str) -> Optional[Delivery]:
 # ---- what is asked for ----------------------------------------------------------------------------------------------
 
 
-async def _fields(request: Request, settings: GatewaySettings) -> Fields:
+async def _fields(request: Request, settings: GatewaySettings, most_json: int = MOST_BYTES_OF_FIELDS) -> Fields:
     try:
-        return await read_fields(request, settings)
+        return await read_fields(request, settings, most_json)
     except FieldsError as exc:
         raise refused(400, f"Invalid request body: {exc}") from None
 

@@ -15,6 +15,8 @@ from starlette.requests import Request
 from .bodies import content_type, read
 from .settings import GatewaySettings
 
+# Anybody may send a login, and reading a form holds up the event loop: with 4 MiB, for seconds.
+MOST_BYTES = 64 * 1024
 MOST_FIELDS = 64
 MOST_DEPTH = 4  # of XML
 
@@ -73,17 +75,23 @@ class Fields:
         return value
 
 
-async def read_fields(request: Request, settings: GatewaySettings) -> Fields:
+async def read_fields(request: Request, settings: GatewaySettings, most_json: int = MOST_BYTES) -> Fields:
     """
     Reads a body as fields.
+
+    Args:
+        request: The request.
+        settings: The gateway's.
+        most_json: Largest body of JSON, in bytes; of the other kinds it is MOST_BYTES.
 
     Raises:
         FieldsError: Its content type is not one of the four, or it is not what that says.
         Problem: As read().
     """
     kind = content_type(request)
-    body = await read(request, settings)
-    if kind == "application/json" or kind.endswith("+json"):
+    is_json = kind == "application/json" or kind.endswith("+json")
+    body = await read(request, settings, most_json if is_json else MOST_BYTES)
+    if is_json:
         return Fields(_from_json(body), is_typed=True)
     if kind == "application/x-www-form-urlencoded":
         return Fields(_from_form(body), is_typed=False)

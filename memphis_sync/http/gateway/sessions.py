@@ -26,7 +26,7 @@ from starlette.requests import Request
 import memphis_sync
 from memphis_sync.errors import AuthenticationError, MemphisError
 
-from .errors import busy, unauthorized
+from .errors import Problem, busy, unauthorized
 from .settings import GatewaySettings
 from .single_flight import LIMIT_S, SingleFlight
 from .tokens import Claims, Tokens
@@ -275,10 +275,8 @@ class Sessions:
         if known is not None and known.secret.matches(secret):
             await known.connected()
             return known
-        if known is None:
-            self._check_room()
         user = User(self, key, secret)
-        await user.connected()
+        await user.connected()  # until the broker accepts it, nobody makes room for it
         other = self._users.get(key)
         if other is not None and other.secret.matches(secret):  # two logins at once
             self._close(user)
@@ -287,6 +285,11 @@ class Sessions:
             for session in [each for each in self._by_id.values() if each.user is other]:
                 self.revoke(session)
             self._close(other)
+        try:
+            self._check_room()
+        except Problem:
+            self._close(user)
+            raise
         self._users[key] = user
         return user
 
