@@ -33,7 +33,8 @@ def main(argv: Optional[list[str]] = None) -> int:
         import click  # noqa: F401  imported here, so that a missing package is one sentence
         import rich  # noqa: F401
     except ImportError as exc:
-        tell(f"memphis-sync needs the extra 'cli': pip install 'memphis-sync[cli]' ({exc})")
+        extra = "gateway" if "gateway" in args else "cli"  # which includes the other
+        tell(f"memphis-sync needs the extra {extra!r}: pip install 'memphis-sync[{extra}]' ({exc})")
         return 2
     from ._app import run
 

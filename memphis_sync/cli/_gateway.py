@@ -19,7 +19,15 @@ from ._app import Settings
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(name="gateway")
+@click.command(
+    name="gateway",
+    epilog="""\b
+Examples:
+  memphis-sync gateway --url memphis://broker:6666
+  memphis-sync gateway --url memphis+tls://broker:6666 --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+  MEMPHIS_SYNC_GATEWAY_JWT_KEYS=$(openssl rand -hex 32) memphis-sync gateway --url memphis://broker:6666
+""",
+)
 @click.option(
     "--url", help="The broker, memphis://host:port; without it the command's --url, MEMPHIS_URL or MEMPHIS_HOST."
 )
@@ -54,7 +62,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.pass_obj
 def command(settings: Settings, /, url: Optional[str], **given: Any) -> int:
     """
-    Serve Memphis' REST protocol.
+    Serve Memphis' REST protocol, and a console in a browser, in front of a broker.
+
+    It has no user of its own: each client logs in as a user of the broker.
 
     Keys of tokens: MEMPHIS_SYNC_GATEWAY_JWT_KEYS, or --jwt-keys-file; without them each start makes its own.
     """

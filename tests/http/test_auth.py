@@ -132,6 +132,13 @@ def test_a_login_has_64_kib_at_most(gateway: Gateway, path: str, content_type: s
         assert "65536 bytes" in answer.json["error"]
 
 
+@pytest.mark.parametrize("body", ['{"username": "root", "password": "memphis"}', " {}"])
+def test_json_that_is_sent_as_a_form_is_told_its_content_type(gateway: Gateway, body: str) -> None:
+    status, told = authenticate(gateway, body, "application/x-www-form-urlencoded")
+    assert status == 400
+    assert told["message"].endswith("send Content-Type: application/json")
+
+
 def test_who_is_not_accepted(gateway: Gateway) -> None:
     assert authenticate(gateway, {}) == (400, {"message": [{"field": "Username", "reason": "required"}]})
     assert authenticate(gateway, {"username": "root"}) == UNAUTHORIZED

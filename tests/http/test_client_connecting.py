@@ -100,7 +100,7 @@ def test_a_brokers_url_names_the_other_connect_and_the_reverse() -> None:
     [
         ({"username": "root"}, "neither is given"),
         ({"username": "root", "password": "a", "connection_token": "b"}, "both are given"),
-        ({"password": "canary"}, "username is missing"),
+        ({"password": "canary"}, "username is missing; .* or https://user:password@gateway:4444 as host"),
         ({"username": "a$b", "password": "canary"}, "username"),
         ({"username": "root", "password": 7}, "password is of type int"),
         ({"username": "root", "password": "canary", "timeout_ms": 0}, "timeout_ms"),
@@ -167,6 +167,11 @@ def test_a_proxy_of_the_environment_is_used(
     with memphis_sync.http.connect("http://gateway.example:4444", **LOGIN) as client:
         client.produce("orders", b"x")
     assert {each.target.partition(".example")[0] for each in memphis_gateway.seen} == {"http://gateway"}
+
+
+def test_a_port_where_nothing_listens_is_told_in_words(refused_address: Any) -> None:
+    with pytest.raises(ConnectError, match="connection refused: nothing listens on that port"):
+        memphis_sync.http.connect("http://{}:{}".format(*refused_address), **LOGIN)
 
 
 @pytest.mark.parametrize("names", ["127.0.0.1", "example.org,127.0.0.1", "*"])

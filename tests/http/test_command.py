@@ -153,8 +153,11 @@ def test_it_starts_with_the_keys_of_the_environment_and_says_where_it_is(broker:
     assert KEY not in gateway.output()
 
 
-def test_without_its_extra_it_says_what_is_missing() -> None:
-    hide = "import sys; sys.modules['uvicorn'] = None; from memphis_sync.cli import main; sys.exit(main(sys.argv[1:]))"
+@pytest.mark.parametrize("missing", ["uvicorn", "click"])
+def test_without_its_extra_it_says_what_is_missing(missing: str) -> None:
+    hide = (
+        f"import sys; sys.modules['{missing}'] = None; from memphis_sync.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     done = run_python("-c", hide, "gateway", "--url", "memphis://127.0.0.1", check=False)
     assert done.returncode == 2
     assert b"needs the extra 'gateway': pip install 'memphis-sync[gateway]'" in done.stderr

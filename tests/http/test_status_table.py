@@ -123,7 +123,7 @@ ROWS = [
     Row("consume, a bad name", CONSUME, 400, "consumer_name is 'a b'", {**NONE, "consumer_name": "a b"}),
     Row("consume, waiting too long", CONSUME, 400, "batch_max_wait_time_ms", {**NONE, "batch_max_wait_time_ms": 10**9}),
     Row("batch, not JSON", BATCH, 400, "the body is not a JSON array", b"[", JSON, was="500"),
-    Row("batch of an object", BATCH, 400, "the body is not a JSON array", b"{}", JSON, was="500"),
+    Row("batch of an object", BATCH, 400, "the body is not a JSON array; nothing", b"{}", JSON, was="500"),
     Row("a $memphis header", SINGLE, 400, "header '$memphis_x'", b"x", {**TEXT, "$memphis_x": "1"}, was="500"),
     Row(
         "broken gzip", SINGLE, 400, "the body is not valid gzip", b"x", {**TEXT, "Content-Encoding": "gzip"}, was="200"

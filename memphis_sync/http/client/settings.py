@@ -123,7 +123,12 @@ def http_settings(given: HttpArguments, environ: Optional[Mapping[str, str]] = N
                     f"{name} is given without host; give both, or neither and set {_URL} (the two are never mixed)"
                 )
     address = parse_address(check_str("host", host, empty_ok=False))
-    username = check_username("username", given.username if given.username is not None else address.username)
+    user = given.username if given.username is not None else address.username
+    if user is None:
+        raise ConfigurationError(
+            "username is missing; give username=..., or https://user:password@gateway:4444 as host"
+        )
+    username = check_username("username", user)
     password, token = given.password, given.connection_token
     if not password and not token:
         password = address.password or ""

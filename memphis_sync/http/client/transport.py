@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from memphis_sync._options.tls import tls_reason
@@ -147,20 +147,20 @@ class Transport:
         return Answer(response.status_code, response.headers, b"".join(parts))
 
     def _reason(self, exc: Exception) -> str:
-        cause = _tls_error(exc)
-        if cause is not None:
-            return tls_reason(cause).replace("the broker", "the gateway")
+        for cause in _causes(exc):
+            if isinstance(cause, ssl.SSLError):  # OpenSSL's own error
+                return tls_reason(cause).replace("the broker", "the gateway")
+            if isinstance(cause, ConnectionRefusedError):
+                return "connection refused: nothing listens on that port"
         name = type(exc).__name__
         return f"{exc} ({name})" if str(exc) else name
 
 
-def _tls_error(exc: BaseException) -> Optional[ssl.SSLError]:
-    """OpenSSL's own error behind one of httpx."""
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """An error of httpx, and those that are behind it."""
     seen: set[int] = set()
     at: Optional[BaseException] = exc
     while at is not None and id(at) not in seen:
-        if isinstance(at, ssl.SSLError):
-            return at
         seen.add(id(at))
+        yield at
         at = at.__cause__ or at.__context__
-    return None

@@ -81,6 +81,7 @@ STATUS: tuple[tuple[type[MemphisError], Optional[int]], ...] = (
     (ProduceError, None),
     (MemphisError, 500),
 )
+_BREAKS_SCHEMA = "Schema validation has failed: "  # what clients of Memphis' gateway look for
 OUTCOMES = {"not_sent": 503, "rejected": 500, "unknown": 504}
 
 
@@ -94,7 +95,7 @@ def details_of(error: MemphisError) -> dict[str, Any]:
     """What an answer says of an error: its text, and whether its message may be stored."""
     if isinstance(error, SchemaError):
         return {
-            "error": f"Schema validation has failed: {error}",
+            "error": str(error) if str(error).startswith(_BREAKS_SCHEMA) else f"{_BREAKS_SCHEMA}{error}",
             "outcome": error.outcome,
             "path": error.path,
             "reason": error.reason,

@@ -113,6 +113,8 @@ def _from_json(body: bytes) -> dict[str, Any]:
 
 
 def _from_form(body: bytes) -> dict[str, Any]:
+    if body.lstrip()[:1] == b"{":  # no field is called so; curl -d says that whatever it sends is a form
+        raise FieldsError("it looks like JSON, and its content type says a form; send Content-Type: application/json")
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError as exc:

@@ -16,7 +16,7 @@ _BLANK = re.compile(r"[ \t\n\r]*")
 
 
 class NotAnArrayError(ValueError):
-    """The text is not a JSON array; the text of the error says where."""
+    """The text is not a JSON array; the text of the error is empty, or a colon and where."""
 
 
 def _refuse(name: str) -> NoReturn:
@@ -37,14 +37,14 @@ def elements(body: bytes) -> Iterator[bytes]:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise NotAnArrayError(f"it is not UTF-8 (byte {exc.start})") from exc
+        raise NotAnArrayError(f": it is not UTF-8 (byte {exc.start})") from exc
     blank, scan = _BLANK.match, _DECODER.raw_decode
     is_ascii = len(text) == len(body)  # characters are bytes then
     at = _end(blank(text, 0))
     if text[at : at + 1] != "[":
         if text[at:].rstrip(" \t\n\r") == "null":
             return
-        raise NotAnArrayError("it is not a JSON array")
+        raise NotAnArrayError
     at = _end(blank(text, at + 1))
     closing = text[at : at + 1] == "]"
     while not closing:
@@ -52,17 +52,17 @@ def elements(body: bytes) -> Iterator[bytes]:
             _, end = scan(text, at)
         except (ValueError, RecursionError) as exc:
             why = "it is nested too deeply" if isinstance(exc, RecursionError) else "no JSON value begins there"
-            raise NotAnArrayError(f"character {at}: {why}") from exc
+            raise NotAnArrayError(f": character {at}: {why}") from exc
         yield body[at:end] if is_ascii else text[at:end].encode()
         if text[end : end + 1] != ",":
             end = _end(blank(text, end))
             closing = text[end : end + 1] == "]"
             if not closing and text[end : end + 1] != ",":
-                raise NotAnArrayError(f"character {end}: neither ',' nor ']'")
+                raise NotAnArrayError(f": character {end}: neither ',' nor ']'")
         at = end if closing else _end(blank(text, end + 1))
     rest = _end(blank(text, at + 1))
     if rest != len(text):
-        raise NotAnArrayError(f"character {rest}: more than the array")
+        raise NotAnArrayError(f": character {rest}: more than the array")
 
 
 def _end(match: re.Match[str] | None) -> int:

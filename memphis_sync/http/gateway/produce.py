@@ -204,7 +204,7 @@ class Produce:
                 if not len(found) % TURN:
                     await asyncio.sleep(0)  # other requests go on
         except NotAnArrayError as exc:
-            raise refused(400, f"the body is not a JSON array: {exc}; nothing was stored") from None
+            raise refused(400, f"the body is not a JSON array{exc}; nothing was stored") from None
         return found
 
 
