@@ -112,9 +112,14 @@ def app(ctx: click.Context, url: Optional[str], as_json: bool, quiet: bool, verb
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     if sys.stderr is not None:
         logging.basicConfig(level=level, format="%(levelname)-7s %(name)s  %(message)s", stream=sys.stderr)
-    if url is not None and _has_password(url) and not quiet:
-        tell("warning: every user of this machine can read the password in --url; set MEMPHIS_URL instead")
     ctx.obj = Settings(url, as_json, quiet)
+    warn_of_password(url, ctx.obj)
+
+
+def warn_of_password(url: Optional[str], settings: Settings) -> None:
+    """Says so when --url holds a password, which the process list shows."""
+    if url is not None and _has_password(url) and not settings.quiet:
+        tell("warning: every user of this machine can read the password in --url; set MEMPHIS_URL instead")
 
 
 def _has_password(url: str) -> bool:

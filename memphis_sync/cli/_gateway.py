@@ -14,7 +14,7 @@ import click
 
 from memphis_sync.errors import ConfigurationError
 
-from ._app import Settings
+from ._app import Settings, warn_of_password
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -75,6 +75,7 @@ def command(settings: Settings, /, url: Optional[str], **given: Any) -> int:
         raise click.UsageError(
             f"memphis-sync gateway needs the extra 'gateway': pip install 'memphis-sync[gateway]' ({exc})"
         ) from exc
+    warn_of_password(url, settings)
     options = {name: value for name, value in given.items() if value is not None}
     try:
         checked = GatewaySettings(url or settings.url or _broker_of_environment(), jwt_keys=_keys(options), **options)

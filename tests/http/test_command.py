@@ -66,7 +66,7 @@ def test_a_wrong_option_is_named(run: Any, options: tuple[str, ...], said: str) 
     given = options if "--url" in options else ("--url", "memphis://root:secret@127.0.0.1", *options)
     done = run(*given)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {said}"), done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {said}"), done.stderr
     assert "secret" not in done.stderr
 
 
@@ -151,6 +151,13 @@ def test_it_starts_with_the_keys_of_the_environment_and_says_where_it_is(broker:
     gateway = fresh_gateway(broker.url, env={"MEMPHIS_SYNC_GATEWAY_JWT_KEYS": KEY})
     assert f"{gateway.url} serves memphis://127.0.0.1:{broker.port}" in gateway.output()
     assert KEY not in gateway.output()
+
+
+def test_a_password_in_its_url_is_warned_of_and_not_shown(run: Callable[..., Done]) -> None:
+    done = run("--url", "memphis://root:canary@127.0.0.1", "--port", "70000")
+    assert "can read the password in --url" in done.stderr
+    assert "canary" not in done.stderr
+    assert "can read" not in run("--url", "memphis://127.0.0.1", "--port", "70000").stderr
 
 
 @pytest.mark.parametrize("missing", ["uvicorn", "click"])
