@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,9 @@ import pytest
 from fix_gateway import Gateway
 
 import memphis_sync
+from memphis_sync.http.gateway.sessions import Sessions
+from memphis_sync.http.gateway.settings import GatewaySettings
+from memphis_sync.http.gateway.tokens import Tokens
 
 UNAUTHORIZED = (401, {"message": "Unauthorized"})
 KEY, OLD_KEY = "k" * 32, "o" * 40
@@ -374,6 +379,24 @@ def test_who_is_not_accepted_takes_nobody_s_connection(
     assert produce(gateway, station_name, token)[0] == 200
     with memphis_sync.connect(broker.url, username="one", password="first") as memphis:
         assert len(set(connection_ids(memphis, station_name))) == 1
+
+
+def test_logins_that_take_long_keep_nobody_else_waiting() -> None:
+    async def run(silent: socket.socket) -> int:
+        settings = GatewaySettings(url=f"memphis://127.0.0.1:{silent.getsockname()[1]}")
+        sessions = Sessions(settings, Tokens(settings))
+        logins = [asyncio.ensure_future(sessions.open(1, f"user-{number}", "password")) for number in range(64)]
+        for _ in range(10):  # all of them go as far as they can
+            await asyncio.sleep(0)
+        await sessions.call(int)
+        ended = sum(login.done() for login in logins)
+        silent.close()  # so that the others end soon
+        await sessions.close()
+        await asyncio.gather(*logins, return_exceptions=True)
+        return ended
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a broker that says nothing
+        assert asyncio.run(run(silent)) <= 16
 
 
 def test_the_oldest_session_makes_room(broker: Any, fresh_gateway: Any, station_name: str) -> None:

@@ -39,7 +39,7 @@ GROUP_SUFFIX = "-rest-gateway"
 # as in Memphis' own, it would not.
 MAX_DELIVERIES = 10
 ACK_TIME_MS = 30_000
-CONTROL_THREADS = 16  # logins and registrations at once
+CONTROL_THREADS = 16  # registrations at once, and logins
 MAX_KEPT = 1000  # producers and consumers of one user
 TURN_GRACE_S = 10.0  # within this a refresh token may come twice: the answer was lost, or two threads had one idea
 CLOSE_S = 5.0
@@ -95,8 +95,7 @@ class User:
 
     async def _connect(self) -> memphis_sync.Memphis:
         account, username = self.key
-        return await self._sessions.call(
-            memphis_sync.connect,
+        return await self._sessions.connect(
             self._sessions.settings.client_url,
             username=username,
             account_id=account,
@@ -217,6 +216,8 @@ class Sessions:
         self._users: dict[tuple[int, str], User] = {}
         self._control = ThreadPoolExecutor(CONTROL_THREADS, "memphis-gateway")
         self._waiting = ThreadPoolExecutor(settings.threads, "memphis-gateway-wait")
+        # Logins, which anybody may send, keep nobody who is logged in from a thread.
+        self._connecting = ThreadPoolExecutor(CONTROL_THREADS, "memphis-gateway-connect")
         self._tidying = asyncio.ensure_future(self._tidy())
 
     def __len__(self) -> int:
@@ -236,6 +237,11 @@ class Sessions:
     async def wait(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         """The same for one that waits for messages: these have threads of their own."""
         return await asyncio.get_running_loop().run_in_executor(self._waiting, partial(function, *args, **options))
+
+    async def connect(self, url: str, **options: Any) -> memphis_sync.Memphis:
+        """The same as memphis_sync.connect()."""
+        make = partial(memphis_sync.connect, url, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._connecting, make)
 
     def in_background(self, function: Callable[[], object]) -> None:
         """Runs a call that nobody waits for; what it raises is logged."""
@@ -392,6 +398,7 @@ class Sessions:
         for user in list(self._users.values()):
             self._close(user)
         loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, partial(self._connecting.shutdown, cancel_futures=True))
         await loop.run_in_executor(None, self._control.shutdown)
         await loop.run_in_executor(None, self._waiting.shutdown)
 
