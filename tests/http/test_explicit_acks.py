@@ -79,6 +79,20 @@ def test_an_acknowledged_message_is_done_and_another_one_comes_again(
     assert consume(gateway, station_name, batch_max_wait_time_ms=0) == []
 
 
+def test_an_answered_message_stays_answered_however_its_token_is_spelled(
+    gateway: Any, memphis: Any, station_name: str
+) -> None:
+    memphis.producer(station_name, "p").produce_many([b"x"] * 8)
+    found = tokens(consume_all(gateway, station_name, 8))["tokens"]
+    spelled = [token.replace("-", "+").replace("_", "/") for token in found]
+    assert spelled != found
+    assert gateway.post(f"/stations/{station_name}/ack", {"tokens": found}).status == 200
+    for token, same in zip(spelled, found):
+        for other in (token, f"{same}=", f"{same}\n", f" {same}"):
+            answer = gateway.post(f"/stations/{station_name}/nack", {"token": other})
+            assert answer.status == (409 if other == same else 400), (other, answer)
+
+
 def test_a_message_comes_later_or_becomes_a_dead_letter(gateway: Any, memphis: Any, station_name: str) -> None:
     station = memphis.station(station_name)
     memphis.producer(station_name, "p").produce_many([b"1", b"2"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from memphis_sync.errors import (
 )
 from memphis_sync.headers import header_values
 
-from .errors import Problem, answer, as_json, refused, status_of
+from .errors import Problem, answer, as_json_array, refused, status_of
 from .fields import MOST_BYTES as MOST_BYTES_OF_FIELDS, Fields, FieldsError, read_fields
 from .metrics import count
 from .sessions import Sessions, UserSession
@@ -52,6 +53,7 @@ MOST_BYTES, FIRST = (
     32 * 1024 * 1024,
     16,
 )  # an answer has about so many bytes at most; the first few say how large they are
+_ALPHABET = re.compile("[A-Za-z0-9_-]+")
 MARK = 22  # characters at the beginning of a token that hold its signature
 
 
@@ -232,7 +234,7 @@ def _shown(
         delivery = like._replace(until_ms=until_ms, receipt=consumer.receipt(message))
         token = sealed(sign, delivery)
         shown.append({**shown_message(message), "ack_until_ms": until_ms, "token": token})
-    return as_json({"error": None, "messages": shown, "success": True})
+    return b'{"error":null,"messages":%s,"success":true}' % as_json_array(shown)
 
 
 def _each(consumer: memphis_sync.Consumer, act: Act, receipts: list[str]) -> list[Optional[MemphisError]]:
@@ -282,9 +284,11 @@ def sealed(sign: Callable[[bytes], bytes], delivery: Delivery) -> str:
 
 def opened(tokens: Tokens, token: str) -> Optional[Delivery]:
     """What a token says; None unless it is ours."""
+    if not _ALPHABET.fullmatch(token):  # one spelling each: how it was answered is kept under its own
+        return None
     try:
-        raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), b"-_", validate=True)
-    except (UnicodeEncodeError, binascii.Error, ValueError):
+        raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    except binascii.Error:
         return None
     body = tokens.signed(PURPOSE, raw)
     return None if body is None else Delivery(*json.loads(body))
