@@ -80,9 +80,8 @@ static void refuse_size_locked(struct mcore_outbox *outbox, struct mcore_send_lo
     int len = snprintf(text, sizeof(text), "it has %zu bytes with its headers, and the broker now accepts at most %zu",
                        size, most);
     bool was_sent = (entry->flags & (MCORE_FLAG_WRITTEN | MCORE_FLAG_UNSURE)) != 0;
-    const struct mcore_verdict verdict = {.outcome = was_sent ? MCORE_UNKNOWN : MCORE_UNSENT,
-                                          .text = text,
-                                          .text_len = (size_t)len};
+    const struct mcore_verdict verdict = {
+        .outcome = was_sent ? MCORE_UNKNOWN : MCORE_UNSENT, .text = text, .text_len = (size_t)len};
     settle_locked(outbox, slot | lane->tag, &verdict);
 }
 

@@ -22,9 +22,10 @@ url = direct.replace(str(port), str(proxy.port))
 with listen_at(0) as unused:
     away = direct.replace(str(port), str(unused.getsockname()[1]))
 
-client = memphis_sync.connect(url)
-idle = memphis_sync.connect(url)  # with one connection only: its second one is opened below
-small = memphis_sync.connect(url, outbox_max_messages=8)
+patience = {"ping_interval_s": 600}  # nothing passes for long, and no connection is to be given up for that
+client = memphis_sync.connect(url, **patience)
+idle = memphis_sync.connect(url, **patience)  # with one connection only: its second one is opened below
+small = memphis_sync.connect(url, outbox_max_messages=8, **patience)
 producer = client.producer(station, "p")
 doomed = client.producer(station, "doomed")
 patient = small.producer(station, "patient", block_on_full_s=60)
