@@ -13,6 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from .bodies import content_type, read
+from .json_array import beside
 from .settings import GatewaySettings
 
 # Anybody may send a login, and reading a form holds up the event loop: with 4 MiB, for seconds.
@@ -92,7 +93,7 @@ async def read_fields(request: Request, settings: GatewaySettings, most_json: in
     is_json = kind == "application/json" or kind.endswith("+json")
     body = await read(request, settings, most_json if is_json else MOST_BYTES)
     if is_json:
-        return Fields(_from_json(body), is_typed=True)
+        return Fields(await beside(len(body), _from_json, body), is_typed=True)
     if kind == "application/x-www-form-urlencoded":
         return Fields(_from_form(body), is_typed=False)
     if kind == "multipart/form-data":

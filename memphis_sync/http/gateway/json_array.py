@@ -3,15 +3,25 @@ The elements of a JSON array, each as the bytes that were sent.
 
 They are never encoded again: integers of any size, the order of keys, keys that come twice, blanks and escapes stay as
 they are. The scanner is the standard library's, which says where each value ends.
+
+It lets nobody in while it is inside of a value, and a value may be the whole body. A large body is scanned in a thread,
+with hooks in Python, at each of which others have their turn, and without the garbage collector, which would look at
+the million lists of such a value again and again, while all wait.
 """
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import re
+import threading
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, Callable, NoReturn, TypeVar
 
+T = TypeVar("T")
+
+LARGE = 65536  # bytes, from which on a body is not scanned on the event loop
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
@@ -25,6 +35,52 @@ def _refuse(name: str) -> NoReturn:
 
 # Numbers are not computed: an integer of a million digits would take a minute.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse)
+# Functions in Python, where another thread may go on; only where a value ends is asked for.
+_PATIENT = json.JSONDecoder(
+    parse_int=lambda _: None, parse_float=lambda _: None, parse_constant=_refuse, object_pairs_hook=lambda _: None
+)
+
+
+def scanner(size: int) -> json.JSONDecoder:
+    """What checks a text of so many bytes, and says where its values end; the values are not for use."""
+    return _DECODER if size <= LARGE else _PATIENT
+
+
+async def beside(size: int, function: Callable[..., T], *args: Any) -> T:
+    """Calls what reads JSON of so many bytes: at once when these are few, else in a thread."""
+    if size <= LARGE:
+        return function(*args)
+
+    def patiently() -> T:
+        with _uncollected:
+            return function(*args)
+
+    return await asyncio.get_running_loop().run_in_executor(None, patiently)
+
+
+class _Uncollected:
+    """Without the garbage collector while anybody is inside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._was_on = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._was_on:
+                gc.enable()
+
+
+_uncollected = _Uncollected()
 
 
 def elements(body: bytes) -> Iterator[bytes]:
@@ -38,7 +94,7 @@ def elements(body: bytes) -> Iterator[bytes]:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise NotAnArrayError(f": it is not UTF-8 (byte {exc.start})") from exc
-    blank, scan = _BLANK.match, _DECODER.raw_decode
+    blank, scan = _BLANK.match, scanner(len(body)).raw_decode
     is_ascii = len(text) == len(body)  # characters are bytes then
     at = _end(blank(text, 0))
     if text[at : at + 1] != "[":

@@ -23,7 +23,7 @@ from memphis_sync.errors import ClosedError, MemphisError, StationNotFoundError
 from .bodies import content_type, read, unsupported
 from .errors import AGAIN, Problem, answer, as_json, details_of, refused, status_of
 from .headers import IDS, OWN_PREFIX, as_text, message_headers
-from .json_array import NotAnArrayError, elements
+from .json_array import NotAnArrayError, beside, elements
 from .metrics import count
 from .sessions import Sessions, UserSession
 from .settings import GatewaySettings
@@ -32,7 +32,7 @@ Result = Union[memphis_sync.PubAck, MemphisError, None]
 
 _BOOLS = ("false", "true")
 GONE = (StationNotFoundError, ClosedError)  # the next request registers its producer, or consumer, again
-MOST_ELEMENTS = 50_000  # of a batch: half a second of work for the event loop, in turns
+MOST_ELEMENTS = 50_000  # of a batch
 TURN = 1000
 # A message that may be stored matters most to its sender, then one that may be sent again, then one that may not.
 _WORST_FIRST = (504, 503, 500)
@@ -180,7 +180,8 @@ class Produce:
         if kind != "application/json" and not kind.endswith("+json"):
             raise unsupported(request, "JSON")
         options, headers = produce_options(request), message_headers(request)
-        messages = await self._elements(await read(request, self._settings))
+        body = await read(request, self._settings)
+        messages = await beside(len(body), _elements, body)
         if not messages:
             return answer({"error": None, "errors": [], "fail": 0, "results": [], "sent": 0, "success": True})
         producer = await session.producer(request.path_params["station"], options.timeout_s)
@@ -193,19 +194,18 @@ class Produce:
         count(request.scope, "stored", len(results) - failed if options.waits else 0)
         return _batch_answer(results, options)
 
-    async def _elements(self, body: bytes) -> list[bytes]:
-        """All of them, before the first one is sent."""
-        found = []
-        try:
-            for element in elements(body):
-                found.append(element)
-                if len(found) > MOST_ELEMENTS:
-                    raise refused(413, f"a batch may have {MOST_ELEMENTS} messages; send the others in the next one")
-                if not len(found) % TURN:
-                    await asyncio.sleep(0)  # other requests go on
-        except NotAnArrayError as exc:
-            raise refused(400, f"the body is not a JSON array{exc}; nothing was stored") from None
-        return found
+
+def _elements(body: bytes) -> list[bytes]:
+    """All of them, before the first one is sent."""
+    found = []
+    try:
+        for element in elements(body):
+            found.append(element)
+            if len(found) > MOST_ELEMENTS:
+                raise refused(413, f"a batch may have {MOST_ELEMENTS} messages; send the others in the next one")
+    except NotAnArrayError as exc:
+        raise refused(400, f"the body is not a JSON array{exc}; nothing was stored") from None
+    return found
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import tempfile
 import time
 from collections.abc import Awaitable, Sequence
@@ -39,6 +38,7 @@ from memphis_sync.errors import (
 from .bodies import content_type, unsupported, within
 from .errors import Problem, as_json, details_of, refused, status_of
 from .headers import message_headers
+from .json_array import beside, scanner
 from .metrics import count
 from .produce import ProduceOptions, produce_options
 from .sessions import Sessions
@@ -60,22 +60,14 @@ Line = tuple[int, Union[bytes, Problem]]  # its number, and its message or what 
 Outcome = Union[memphis_sync.Delivery, MemphisError, Problem]
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-# It only checks: numbers stay the text that they are.
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=str, parse_float=str)
-
-
 def json_fault(line: bytes) -> str:
     """Why a line is not JSON; "" when it is."""
     try:
         text = line.decode()
         with contextlib.suppress(ValueError):  # which decode() puts into words
-            if _JSON.raw_decode(text)[1] == len(text):
+            if scanner(len(line)).raw_decode(text)[1] == len(text):
                 return ""
-        _JSON.decode(text)
+        scanner(len(line)).decode(text)
     except UnicodeDecodeError as exc:
         return f"it is not UTF-8 (byte {exc.start})"
     except RecursionError:
@@ -277,11 +269,12 @@ class Stream(Response):
                 if line is None:
                     found.append((self._number, _bad_line(413, f"the line has more than {self._limit} bytes")))
                 elif body and not body.isspace():
-                    fault = json_fault(body) if self._is_json else ""
+                    fault = await beside(len(body), json_fault, body) if self._is_json else ""
                     wrong = _bad_line(400, f"the line is not JSON: {fault}") if fault else None
                     found.append((self._number, wrong or body))
             if not await self._accept(found):
                 return False
+            await asyncio.sleep(0)  # other requests go on, also when no line was a message
         return True
 
     async def _accept(self, lines: list[Line]) -> bool:
