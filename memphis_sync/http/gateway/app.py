@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from memphis_sync.errors import ClosedError, MemphisError
 from memphis_sync.types import VERSION
 
-from . import monitoring, openapi
+from . import monitoring, openapi, room
 from .auth import Auth
 from .consume import Consume
 from .errors import Problem, answer, message, problem_of, refused
@@ -52,6 +52,7 @@ _CLOSE = {"connection": "close"}
 METHODS = "GET,POST,HEAD,PUT,DELETE,PATCH"
 DRAIN_S = 5.0  # an answer before the end of a body waits for that as long, so that the client sees it
 DRAIN_BYTES = 16 * 1024 * 1024
+PART_BYTES = 65536  # of an answer, written at once
 
 
 class Lifespan:
@@ -159,6 +160,7 @@ class Frame:
                 raise
         finally:
             Sessions.release(scope)
+            room.release(scope)
             self._metrics.end(scope, request.status or 0, request.spent_s)
             if self._settings.access_log:
                 request.log()
@@ -242,6 +244,12 @@ class Exchange:
             if not any(name == b"content-security-policy" for name, _ in headers):  # a page is for this origin alone
                 headers += _CORS
             event = {**event, "headers": headers}
+        body = event.get("body", b"")
+        for begin in range(0, len(body) - PART_BYTES, PART_BYTES):  # the server waits in between, and keeps no copy
+            part = body[begin : begin + PART_BYTES]
+            await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        if len(body) > PART_BYTES:
+            event = {**event, "body": body[(len(body) - 1) // PART_BYTES * PART_BYTES :]}
         await self._send(event)
 
     async def preflight(self) -> None:

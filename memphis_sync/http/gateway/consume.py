@@ -11,8 +11,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -21,10 +21,11 @@ from starlette.responses import Response
 import memphis_sync
 from memphis_sync.errors import ConnectionLostError, HeaderError, MemphisError
 
-from .errors import as_json_array, details_of, problem_of, refused
+from .errors import as_json, details_of, problem_of, refused
 from .fields import Fields, FieldsError, read_fields
 from .metrics import count
 from .produce import GONE
+from .room import Rows, give_back
 from .sessions import ACK_TIME_MS, GROUP_SUFFIX, MAX_DELIVERIES, NAME, Sessions
 from .settings import GatewaySettings
 
@@ -35,8 +36,6 @@ DEFAULT_WAIT_MS, LEAST_WAIT_MS, MOST_WAIT_MS = 5000, 100, 600_000
 SLICE_S = 1.0  # how soon one learns that nobody waits any more, or that the gateway ends
 LEAST_LIMIT_S = 5.0  # for the registration, however short the wait for messages
 HOLD_S = ACK_TIME_MS / 1000 / 2  # an unfinished batch waits no longer for more: its messages' ack time runs
-# Messages may have megabytes: an answer ends early at about this size, and the first few say how large they are.
-MOST_BYTES, FIRST = 32 * 1024 * 1024, 16
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,9 @@ class Consume:
                 max_msg_deliveries=MAX_DELIVERIES,
                 max_ack_time_ms=ACK_TIME_MS,
             )
+            rows = Rows(session, request.scope, partial(_shown, asked.encoding))
             try:
-                messages = await self._fetch(consumer, asked, request)
+                await self._fetch(rows, consumer, asked, request)
             except GONE:
                 session.forget_consumer(consumer)
                 raise
@@ -120,8 +120,9 @@ class Consume:
             if problem.status == 500:  # the broker has refused, and Memphis' own gateway says 400 then
                 raise refused(400, details_of(exc)["error"]) from exc
             raise
+        messages = rows.messages
         count(request.scope, "consumed", len(messages))
-        body = await session.call(_shown, messages, asked.encoding)
+        body = b"[%s]" % rows.joined()
         if await request.is_disconnected():
             give_back(messages)
             raise ClientDisconnect
@@ -130,51 +131,30 @@ class Consume:
                 message.ack()
         return Response(body, media_type="application/json")
 
-    async def _fetch(
-        self, consumer: memphis_sync.Consumer, asked: Wanted, request: Request
-    ) -> list[memphis_sync.Message]:
+    async def _fetch(self, rows: Rows, consumer: memphis_sync.Consumer, asked: Wanted, request: Request) -> None:
         """Messages of all partitions, until there are enough or the time is over."""
-        found: list[memphis_sync.Message] = []
-        room = MOST_BYTES
+        found = rows.messages
         deadline = time.monotonic() + asked.wait_s
         left_s = asked.wait_s
-        while left_s > 0 and len(found) < asked.size and room > 0 and not self._sessions.is_ending:
-            count = min(asked.size - len(found), _portion(found, room))
+        while left_s > 0 and not self._sessions.is_ending and (most := await rows.portion(asked.size - len(found))):
             try:
-                new = await self._sessions.wait(consumer.fetch, count, timeout_s=min(left_s, SLICE_S))
+                new = await self._sessions.wait(consumer.fetch, most, timeout_s=min(left_s, SLICE_S))
             except MemphisError:
                 if found:
                     break  # the next request hears of it
                 raise
-            if new and not found:
-                deadline = min(deadline, time.monotonic() + HOLD_S)
-            found += new
-            room -= sum(map(len, new))
+            if new:
+                if not found:
+                    deadline = min(deadline, time.monotonic() + HOLD_S)
+                await rows.add(new)
             left_s = deadline - time.monotonic()
             if await request.is_disconnected():
                 give_back(found)
                 raise ClientDisconnect
-        return found
 
 
-def _portion(found: list[memphis_sync.Message], room: int) -> int:
-    """How many messages to ask for next, so that they are not many more bytes than there is room for."""
-    if not found:
-        return FIRST
-    average = sum(map(len, found)) // len(found)
-    return max(1, room // (average + 1))
-
-
-def _shown(messages: list[memphis_sync.Message], encoding: Encoding) -> bytes:
-    """The answer, made in a thread: 32 MiB would hold up the loop for seconds."""
-    return as_json_array(as_row(message, encoding) for message in messages)
-
-
-def give_back(messages: Sequence[memphis_sync.Message]) -> None:
-    """Has the group get messages again, at once."""
-    for message in messages:
-        with contextlib.suppress(MemphisError):  # it gets them again after their ack time
-            message.nack()
+def _shown(encoding: Encoding, messages: list[memphis_sync.Message]) -> list[bytes]:
+    return [as_json(as_row(message, encoding)) for message in messages]
 
 
 def as_row(message: memphis_sync.Message, encoding: Encoding) -> dict[str, Any]:

@@ -8,7 +8,7 @@ for a token that is not accepted. ``outcome`` is there when a message was involv
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from starlette.responses import Response
@@ -130,11 +130,6 @@ def as_json(body: Any) -> bytes:
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text.encode("utf-8", "replace")
-
-
-def as_json_array(rows: Iterable[Any]) -> bytes:
-    """The same of a list, row by row: in a thread, others have their turn in between."""
-    return b"[%s]" % b",".join(map(as_json, rows))
 
 
 def answer(body: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> Response:

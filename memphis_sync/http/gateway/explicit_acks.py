@@ -16,6 +16,7 @@ import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, NamedTuple, Optional
 
 from starlette.requests import ClientDisconnect, Request
@@ -33,9 +34,10 @@ from memphis_sync.errors import (
 )
 from memphis_sync.headers import header_values
 
-from .errors import Problem, answer, as_json_array, refused, status_of
+from .errors import Problem, answer, as_json, refused, status_of
 from .fields import MOST_BYTES as MOST_BYTES_OF_FIELDS, Fields, FieldsError, read_fields
 from .metrics import count
+from .room import Rows, give_back
 from .sessions import Sessions, UserSession
 from .settings import GatewaySettings
 from .tokens import Tokens
@@ -49,10 +51,6 @@ MAX_REASON = 1000
 KEPT = 100_000  # answers that are remembered
 PURPOSE = b"delivery"  # a signature is for one use
 SLICE_S = 1.0  # how soon one learns that nobody waits any more
-MOST_BYTES, FIRST = (
-    32 * 1024 * 1024,
-    16,
-)  # an answer has about so many bytes at most; the first few say how large they are
 _ALPHABET = re.compile("[A-Za-z0-9_-]+")
 MARK = 22  # characters at the beginning of a token that hold its signature
 
@@ -115,41 +113,42 @@ class ExplicitAcks:
         wanted = _wanted(await _fields(request, self._settings))
         station = request.path_params["station"]
         consumer = await _consumer(session, station, wanted.name, wanted.group, wanted.ack_ms, wanted.deliveries)
-        try:
-            messages = await self._fetch(session, consumer, wanted, request)
-        except (StationNotFoundError, ClosedError):
-            session.forget_consumer(consumer)
-            raise
-        if messages and await request.is_disconnected():  # nobody would answer them: others get them at once
-            await session.call(_give_back, messages)
-            raise ClientDisconnect
-        count(request.scope, "consumed", len(messages))
         account, username = session.account_id, session.username
         like = Delivery(
             account, username, station.lower(), wanted.name, wanted.group, wanted.ack_ms, wanted.deliveries, 0, ""
         )
-        body = await session.call(_shown, consumer, messages, like, self._sessions.tokens.signer(PURPOSE))
+        rows = Rows(session, request.scope, partial(_shown, consumer, like, self._sessions.tokens.signer(PURPOSE)))
+        try:
+            await self._fetch(session, rows, consumer, wanted, request)
+        except (StationNotFoundError, ClosedError):
+            session.forget_consumer(consumer)
+            raise
+        if rows.messages and await request.is_disconnected():  # nobody would answer them: others get them at once
+            await session.call(give_back, rows.messages)
+            raise ClientDisconnect
+        count(request.scope, "consumed", len(rows.messages))
+        body = b'{"error":null,"messages":[%s],"success":true}' % rows.joined()
         return Response(body, media_type="application/json")
 
     async def _fetch(
-        self, session: UserSession, consumer: memphis_sync.Consumer, wanted: Wanted, request: Request
-    ) -> list[memphis_sync.Message]:
-        """Waits for the first messages, and takes what else is there: as many as memory has room for."""
+        self, session: UserSession, rows: Rows, consumer: memphis_sync.Consumer, wanted: Wanted, request: Request
+    ) -> None:
+        """Waits for a first message, and takes what else is there and memory has room for."""
         deadline = time.monotonic() + wanted.wait_s
-        messages: list[memphis_sync.Message] = []
-        while not messages:
+        found = rows.messages
+        while most := await rows.portion(wanted.batch_size - len(found)):
             left_s = deadline - time.monotonic()
-            first = min(wanted.batch_size, FIRST)
-            messages += await session.wait(consumer.fetch, first, timeout_s=min(max(left_s, 0.0), SLICE_S))
-            if left_s <= SLICE_S:
+            try:
+                wait_s = 0.0 if found else min(max(left_s, 0.0), SLICE_S)
+                new = await session.wait(consumer.fetch, most, timeout_s=wait_s)
+            except MemphisError:
+                if found:
+                    break  # the next request hears of it
+                raise
+            if new:
+                await rows.add(new)
+            elif found or left_s <= SLICE_S or self._sessions.is_ending or await request.is_disconnected():
                 break
-            if self._sessions.is_ending or await request.is_disconnected():
-                break
-        room = MOST_BYTES // max(1, *(len(message) for message in messages), MOST_BYTES // MAX_BATCH_SIZE)
-        more = min(wanted.batch_size - len(messages), room)
-        if len(messages) == FIRST and more > 0:
-            messages += await session.wait(consumer.fetch, more, timeout_s=0.0)
-        return messages
 
     # ---- answers ----------------------------------------------------------------------------------------------------
 
@@ -225,16 +224,16 @@ class ExplicitAcks:
 
 
 def _shown(
-    consumer: memphis_sync.Consumer, messages: list[Any], like: Delivery, sign: Callable[[bytes], bytes]
-) -> bytes:
-    """The answer, made in a thread: five thousand messages would hold up the loop."""
+    consumer: memphis_sync.Consumer, like: Delivery, sign: Callable[[bytes], bytes], messages: list[Any]
+) -> list[bytes]:
+    """Rows of the answer, made in a thread: five thousand messages would hold up the loop."""
     shown = []
     for message in messages:
         until_ms = int(time.time() * 1000 - message.age_ns / 1e6) + like.ack_ms
         delivery = like._replace(until_ms=until_ms, receipt=consumer.receipt(message))
         token = sealed(sign, delivery)
-        shown.append({**shown_message(message), "ack_until_ms": until_ms, "token": token})
-    return b'{"error":null,"messages":%s,"success":true}' % as_json_array(shown)
+        shown.append(as_json({**shown_message(message), "ack_until_ms": until_ms, "token": token}))
+    return shown
 
 
 def _each(consumer: memphis_sync.Consumer, act: Act, receipts: list[str]) -> list[Optional[MemphisError]]:
@@ -260,11 +259,6 @@ def _result(count: int, failed: dict[int, tuple[int, str]]) -> Response:
     status, text = failed[min(failed)]
     body = {"error": text, "errors": errors, "fail": len(errors), "sent": count - len(errors), "success": False}
     return answer(body, status)
-
-
-def _give_back(messages: list[Any]) -> None:
-    for message in messages:
-        message.nack()
 
 
 async def _consumer(

@@ -2,7 +2,8 @@
 The gateway as a process: uvicorn with limits that it lacks, and its end.
 
 A connection that says nothing, says it too slowly or says nonsense gets an answer in JSON and is closed; one more than
-there may be, too. SIGTERM and Ctrl-C let the requests under way end.
+there may be, too. One whose client stops reading an answer is cut off. SIGTERM and Ctrl-C let
+the requests under way end.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .app import create_app
 from .errors import as_json
 from .settings import GatewaySettings
+from .streaming import OWN_PACE
 
 log = logging.getLogger("memphis_sync.gateway")
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of proxies in front, so that they close first
 JOINED_BYTES = 65536
+ACKED = slice(120, 128)  # tcpi_bytes_acked in Linux's struct tcp_info
 SPARE_FILES = 200  # connections that are just refused, threads' and loops' own, logs
 _REASONS = {
     400: "Bad Request",
@@ -202,6 +205,15 @@ class Joined:
             self._size = 0
 
 
+def _progress(transport: asyncio.Transport) -> tuple[int, bytes]:
+    """What changes when the other side takes something: what is still here, and where the system tells it, its acks."""
+    acked = b""
+    with contextlib.suppress(OSError):  # of a socket that is closed
+        if sys.platform == "linux":
+            acked = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKED.stop)
+    return transport.get_write_buffer_size(), acked[ACKED]
+
+
 def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
     """The protocol of uvicorn with this gateway's limits."""
 
@@ -209,6 +221,7 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
         """One connection."""
 
         _waiting: Optional[asyncio.TimerHandle] = None  # for the rest of a request's headers
+        _watching: Optional[asyncio.TimerHandle] = None  # whether an answer is read
 
         def connection_made(self, transport: Any) -> None:
             """Refuses one too many; gives the others a time for their first headers."""
@@ -219,9 +232,20 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
             self._wait()
 
         def connection_lost(self, exc: Optional[Exception]) -> None:
-            """Its timer goes with it."""
+            """Its timers go with it."""
             self._stop_waiting()
+            self._stop_watching()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            """What was written waits for the client: watches whether it reads."""
+            super().pause_writing()
+            self._watch(_progress(self.transport), self.loop.time())
+
+        def resume_writing(self) -> None:
+            """It has read."""
+            self._stop_watching()
+            super().resume_writing()
 
         def data_received(self, data: bytes) -> None:
             """Watches how long headers take."""
@@ -247,6 +271,21 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
             if self._waiting is not None:
                 self._waiting.cancel()
                 self._waiting = None
+
+        def _watch(self, before: object, since: float) -> None:
+            now, progress = self.loop.time(), _progress(self.transport)
+            has_own_pace = self.scope is not None and OWN_PACE in self.scope and not self.transport.is_closing()
+            if progress != before or has_own_pace:
+                since = now
+            if now - since >= settings.write_timeout_s:
+                self.transport.abort()
+                return
+            self._watching = self.loop.call_later(settings.write_timeout_s / 10, self._watch, progress, since)
+
+        def _stop_watching(self) -> None:
+            if self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
 
         def _end(self, status: int, error: str, more: str = "") -> None:
             """An answer that is written past the state of HTTP, and the end of the connection."""

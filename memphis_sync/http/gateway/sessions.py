@@ -27,6 +27,7 @@ import memphis_sync
 from memphis_sync.errors import AuthenticationError, MemphisError
 
 from .errors import Problem, busy, unauthorized
+from .room import Room
 from .settings import GatewaySettings
 from .single_flight import LIMIT_S, SingleFlight
 from .tokens import Claims, Tokens
@@ -134,6 +135,11 @@ class UserSession:
         self._sessions = sessions
 
     @property
+    def room(self) -> Room:
+        """For answers with messages."""
+        return self._sessions.room
+
+    @property
     def client(self) -> memphis_sync.Memphis:
         """The user's client. Its calls that block belong into ``call()``."""
         client = self.user.client
@@ -212,6 +218,7 @@ class Sessions:
         self.tokens = tokens
         self.is_ending = False  # what waits for messages stops waiting
         self.at_end: list[Callable[[], object]] = []  # called when the end begins: pages that are open let go
+        self.room = Room()  # for answers with messages
         self._by_id: OrderedDict[str, UserSession] = OrderedDict()
         self._users: dict[tuple[int, str], User] = {}
         self._control = ThreadPoolExecutor(CONTROL_THREADS, "memphis-gateway")

@@ -71,6 +71,7 @@ class GatewaySettings:
     header_limit: int = HEADER_LIMIT
     read_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    write_timeout_s: float = 30.0
     max_connections: int = 1000
     max_clients: int = 256
     max_sessions: int = 100_000
@@ -147,6 +148,7 @@ _BOUNDS = (
     ("header_limit", 1024, 65536),
     ("read_timeout_s", 0.01, 3600),
     ("body_timeout_s", 0.01, 86400),
+    ("write_timeout_s", 0.01, 86400),
     ("max_connections", 1, 1_000_000),
     ("max_clients", 1, 100_000),
     ("max_sessions", 1, 10_000_000),

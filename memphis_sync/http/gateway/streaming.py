@@ -49,6 +49,7 @@ BATCH = 512  # lines that are settled together: waking the loop costs more than 
 BATCHES = 16  # that wait for the broker at once
 SLICE_S = 1.0  # how soon a stream on which nothing comes learns that the gateway ends
 PAUSE_S = 300.0  # between two parts of a body, or for a client that does not read
+OWN_PACE = "memphis_sync.own_pace"  # in a request's scope: its client may read later, as PAUSE_S says
 SPOOL_MEMORY = 1 << 20  # bytes of results in memory; beyond that they wait in a file
 SPOOL_BYTES = 1 << 28  # and there so many, before the body has to wait
 SEND_BYTES = 1 << 16
@@ -208,6 +209,7 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reads, settles and writes at the same time, until all three are done."""
+        scope[OWN_PACE] = True
         first = asyncio.ensure_future(receive())
         await asyncio.sleep(0)  # it has asked for the body: a client may wait for 100 Continue, which comes no later
         work = [asyncio.ensure_future(self._read(first, receive)), asyncio.ensure_future(self._settle(scope))]
