@@ -417,3 +417,92 @@ def test_a_second_request_is_not_smuggled_in_the_first(
         assert (status, told["success"]) == (400, False)
         assert raw.is_closed()
     assert list(memphis.consumer(station_name, "reader").read_all()) == []
+
+
+def _lines(text: bytes, lf_at: int) -> bytes:
+    """A head whose line *lf_at* ends with LF alone."""
+    lines = text.split(b"\r\n")
+    return b"".join(line + (b"\n" if at == lf_at else b"\r\n") for at, line in enumerate(lines[:-1])) + lines[-1]
+
+
+_FOLDED = {
+    "folded with a blank": ("X-A: 1\r\n 2", "each must be on one line"),
+    "folded with a tab": ("X-A: 1\r\n\t2", "each must be on one line"),
+    "a folded length": ("Content-Length:\r\n 5", "each must be on one line"),
+    "folded, a line of blanks": ("X-A: 1\r\n   ", "each must be on one line"),
+}
+
+
+@pytest.mark.parametrize("way", ["at once", "in pieces", "behind another request"])
+@pytest.mark.parametrize(
+    "kind", ["first line", "second line", "last line", "empty line", "all lines", "a large body", *_FOLDED]
+)
+def test_heads_with_two_readings_are_400(gateway: Any, memphis: Any, station_name: str, kind: str, way: str) -> None:
+    memphis.station(station_name)
+    body = b"inside" * (4_000 if kind == "a large body" else 1)
+    more, told = _FOLDED.get(kind, ("X-A: 1", "it must be CR LF"))
+    data = head(gateway, station_name, f"Content-Length: {len(body)}", more)
+    count = data.count(b"\r\n")
+    places = {"first line": 0, "second line": 1, "last line": count - 2, "empty line": count - 1, "a large body": 1}
+    if kind == "all lines":
+        data = data.replace(b"\r\n", b"\n")
+    elif kind in places:
+        data = _lines(data, places[kind])
+    first = head(gateway, station_name, "Content-Length: 2") + b"\n\n" if way == "behind another request" else b""
+    with Raw(gateway) as raw:
+        if way == "in pieces":
+            raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for at in range(0, len(data), 3):
+                raw.send(data[at : at + 3])
+        else:
+            raw.send(first + data + body)
+        answers = raw.socket.makefile("rb").read().split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == ([b"200"] if first else []) + [b"400"]
+    headers, _, text = answers[-1].partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close" in headers
+    assert told in json.loads(text)["error"]
+    stored = [message.data for message in memphis.consumer(station_name, "reader").read_all()]
+    assert stored == ([b"\n\n"] if first else [])
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"1;" + b"x" * 50_000 + b"\r\na\r\n0\r\n\r\n", "extensions"),
+        (b"1;" + b"x" * 5_000 + b"\r\na\r\n0\r\n\r\n", "extensions"),
+        ((b"1;" + b"x" * 100 + b"\r\na\r\n") * 100 + b"0\r\n\r\n", "extensions"),
+        (b"1\r\na\r\n0;" + b"x" * 5_000 + b"\r\n\r\n", "extensions"),
+        (b"1\r\na\r\n0\r\n\n", "CR LF"),
+        (b"1\r\na\r\n0\r\nX: y\n\r\n", "CR LF"),
+        (b"1\r\na\r\n0\r\nX: y\r\n z\r\n\r\n", "one line"),
+    ],
+)
+def test_chunks_with_two_readings_are_400(
+    gateway: Any, memphis: Any, station_name: str, body: bytes, told: str
+) -> None:
+    memphis.station(station_name)
+    with Raw(gateway) as raw:
+        raw.send(head(gateway, station_name, "Transfer-Encoding: chunked") + body)
+        status, answer = raw.answer()
+        assert (status, answer["success"]) == (400, False)
+        assert told in answer["error"] or answer["error"] == "Invalid HTTP request received."  # as it came in parts
+        assert raw.is_closed()
+    assert list(memphis.consumer(station_name, "reader").read_all()) == []
+
+
+def test_bodies_may_hold_what_heads_must_not(gateway: Any, memphis: Any, station_name: str) -> None:
+    station = memphis.station(station_name)
+    odd = b"GET / HTTP/1.1\nHost: x\n folded\n\n\r\n\n"
+    signed = b"%x;chunk-signature=" % len(odd) + b"f" * 64 + b"\r\n" + odd + b"\r\n0\r\nX-Trailer: y\r\n\r\n"
+    with Raw(gateway) as raw:
+        raw.send(
+            head(gateway, station_name, f"Content-Length: {len(odd)}")
+            + odd
+            + head(gateway, station_name, "Transfer-Encoding: chunked")
+            + signed
+            + head(gateway, station_name, f"Content-Length: {len(odd)}", "Connection: close")
+            + odd
+        )
+        reader = raw.socket.makefile("rb")
+        assert reader.read().count(b"HTTP/1.1 200") == 3
+    assert [message.data for message in memphis.consumer(station.name, "reader").read_all()] == [odd] * 3

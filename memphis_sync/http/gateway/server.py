@@ -28,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import create_app
 from .errors import as_json
+from .framing import TOLD, StrictBuffer
 from .settings import GatewaySettings
 from .streaming import OWN_PACE
 
@@ -226,6 +227,7 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             """Refuses one too many; gives the others a time for their first headers."""
             super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
+            self.conn._receive_buffer = StrictBuffer()  # noqa: SLF001 - h11 has no option for it
             if len(self.connections) > settings.max_connections:
                 self._end(503, f"{settings.max_connections} connections are open already", "Retry-After: 1\r\n")
                 return
@@ -258,8 +260,14 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             """The answer to what is not HTTP, or to too many headers."""
-            status = 431 if len(self.conn.trailing_data[0]) > settings.header_limit else 400
-            self._end(status, _REASONS[status] if status == 431 else msg)
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer, begun or whole, is out already
+                self.transport.close()
+                return
+            fault = sys.exc_info()[1]  # the parser's, which is being handled, and shows bytes of the request
+            if self.conn.our_state is h11.IDLE and getattr(fault, "error_status_hint", 400) == 431:
+                self._end(431, _REASONS[431])
+            else:
+                self._end(400, str(fault) if str(fault) in TOLD else msg)
 
         def _wait(self) -> None:
             if self._waiting is None:
