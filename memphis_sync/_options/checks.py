@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import math
 import numbers
 import operator
@@ -28,6 +29,9 @@ MAX_RETRY_PAUSE_MS = 60_000
 
 MAX_BATCH_SIZE = 5000  # the limit of every Memphis SDK
 MAX_TIME_MS = 24 * 3600 * 1000
+# A login is one line, of 4096 bytes at most with a server's defaults; it holds the name twice. As JSON writes them.
+MAX_USERNAME_BYTES = 256
+MAX_SECRET_BYTES = 1024
 FSYNC = ("none", "second", "produce")
 _NAME_RE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?\Z")
 
@@ -220,7 +224,15 @@ def check_secret(option: str, value: object) -> str:
     """A str that no error may show."""
     if not isinstance(value, str):
         raise ConfigurationError(f"{option} is of type {type(value).__name__}; it must be a str")
+    _check_bytes(option, value, MAX_SECRET_BYTES)
     return value
+
+
+def _check_bytes(option: str, value: str, most: int) -> None:
+    """A server closes the connection of a login that is too long for one line, and says nothing that helps."""
+    size = len(json.dumps(value)) - 2
+    if size > most:
+        raise ConfigurationError(f"{option} takes {size} bytes of a login, which is JSON; it must take {most} or less")
 
 
 def check_enum(option: str, value: object, kind: type[E]) -> E:
@@ -253,6 +265,7 @@ def check_username(option: str, value: object) -> str:
     if value is None:
         raise ConfigurationError("username is missing; give username=..., or memphis://user:password@host:port as host")
     username = check_str(option, value, empty_ok=False)
+    _check_bytes(option, username, MAX_USERNAME_BYTES)
     if any(c.isspace() or ord(c) < 32 or ord(c) == 127 for c in username) or "$" in username or "::" in username:
         raise ConfigurationError(
             f"{option} is {show(username)}; it must hold no blank, no control character, no '$' "

@@ -70,8 +70,13 @@ def test_an_unknown_host():
 
 @pytest.mark.parametrize(
     "given",
-    [{"username": "root", "password": "canary-wrong"}, {"username": "nobody", "password": "canary-wrong"}],
-    ids=["password", "user"],
+    [
+        {"username": "root", "password": "canary-wrong"},
+        {"username": "nobody", "password": "canary-wrong"},
+        {"username": "u" * 256, "password": "canary" + "p" * 1018},
+        {"username": "\u00fc" * 42, "password": "canary" + "\u00fc" * 169},
+    ],
+    ids=["password", "user", "the longest", "the longest with escapes"],
 )
 def test_wrong_credentials(broker, given):
     text = refused(AuthenticationError, 1.5, "127.0.0.1", port=broker.port, **given)

@@ -103,6 +103,7 @@ def test_a_brokers_url_names_the_other_connect_and_the_reverse() -> None:
         ({"password": "canary"}, "username is missing; .* or https://user:password@gateway:4444 as host"),
         ({"username": "a$b", "password": "canary"}, "username"),
         ({"username": "root", "password": 7}, "password is of type int"),
+        ({"username": "root", "password": "canary" * 200}, "password takes 1200 bytes"),
         ({"username": "root", "password": "canary", "timeout_ms": 0}, "timeout_ms"),
         ({"username": "root", "password": "canary", "account_id": "canary"}, "account_id"),
         ({"username": "root", "password": "canary", "ca_file": "/no/such"}, "ca_file is '/no/such'"),
@@ -115,6 +116,12 @@ def test_a_brokers_url_names_the_other_connect_and_the_reverse() -> None:
 def test_a_bad_argument_is_named_and_no_secret_is_shown(arguments: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why) as caught:
         memphis_sync.http.connect("https://gateway:4444", **arguments)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_password_in_the_address_has_the_same_limit() -> None:
+    with pytest.raises(ConfigurationError, match="password takes 1200 bytes") as caught:
+        memphis_sync.http.connect(f"http://root:{'canary' * 200}@127.0.0.1:1")
     assert "canary" not in str(caught.value)
 
 

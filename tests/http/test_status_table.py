@@ -106,6 +106,14 @@ ROWS = [
     Row("login, not JSON", LOGIN, 400, "Some of your fields are not valid", b"{", JSON, token=None),
     Row("login, account in words", LOGIN, 400, "Some of your", {**OK, "account_id": "1"}, token=None),
     Row("login without a name", LOGIN, 400, {"message": [{"field": "Username", "reason": "required"}]}, {}, token=None),
+    *(
+        Row(f"login, a long {field}", LOGIN, 400, f"Some of your fields are not valid: {field} takes", sent, token=None)
+        for field, sent in {
+            "username": {**OK, "username": "u" * 60_000},
+            "password": {**OK, "password": "p" * 1025},
+            "connection_token": {"username": "root", "connection_token": "t" * 60_000},
+        }.items()
+    ),
     Row("refresh, not JSON", REFRESH, 400, "Some of your fields are not valid", b"{", JSON, token=None, was="500"),
     Row("consume, not JSON", CONSUME, 400, "Invalid request body", b"{", JSON),
     Row("consume, text", CONSUME, 400, "Invalid request body", b"{}", TEXT),

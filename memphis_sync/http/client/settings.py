@@ -131,7 +131,7 @@ def http_settings(given: HttpArguments, environ: Optional[Mapping[str, str]] = N
     username = check_username("username", user)
     password, token = given.password, given.connection_token
     if not password and not token:
-        password = address.password or ""
+        password = check_secret("password", address.password or "")
     if bool(password) == bool(token):
         given_what = "both are" if password else "neither is"
         raise ConfigurationError(f"{given_what} given: connection_token and password; exactly one must be")

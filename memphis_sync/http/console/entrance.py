@@ -53,7 +53,10 @@ class Entrance:
         username = username.strip()
         account = account.strip() or "1"
         given = {"username": username[:_MOST_CHARACTERS], "account": account[:20]}
-        if not username or len(username) > _MOST_CHARACTERS or not password:
+        if len(username) > _MOST_CHARACTERS:
+            text = f"The name has {len(username)} characters; that of a user of the broker has {_MOST_CHARACTERS} at most."
+            return self._form(request, 400, text, **given)
+        if not username or not password:
             return self._form(
                 request, 400, "Both are needed: the name of a user of the broker, and its password.", **given
             )
