@@ -200,7 +200,7 @@ class Requests:
             StationNotFoundError: It does not.
         """
         if not await self._has_stream(internal_name(name)):
-            raise StationNotFoundError(f"there is no station {name!r}; station() creates one")
+            raise StationNotFoundError(f"there is no station {name!r}; the first message to it creates it")
 
     async def _has_stream(self, internal: str) -> bool:
         # The first partition, then the only stream of a station from before partitions.

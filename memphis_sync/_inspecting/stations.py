@@ -82,7 +82,7 @@ async def streams_of(asking: Asking, name: str, rows: Optional[dict[str, Station
     calls = (asking.js_or_none(f"STREAM.INFO.{stream_name(internal, number)}") for number in numbers)
     found = {number: info for number, info in zip(numbers, await asyncio.gather(*calls)) if info and _place(info)}
     if not found:
-        raise StationNotFoundError(f"there is no station {name!r}; station() creates one")
+        raise StationNotFoundError(f"there is no station {name!r}; the first message to it creates it")
     return found
 
 

@@ -27,6 +27,16 @@ from memphis_sync.broker.server.supervisor import run
 from memphis_sync.errors import ConfigurationError
 
 _PREFIX = "MEMPHIS_SYNC_BROKER_"
+_CALLED = {
+    **{name: f"--{name.replace('_', '-')}" for name in BrokerOptions.__dataclass_fields__},
+    "data_dir": "--data",
+    "http_port": "--http",
+    "users": "--user or --users-file",
+    "root_password": f"{_PREFIX}ROOT_PASSWORD",
+    "token": f"{_PREFIX}TOKEN",
+}
+# Words like "port" are names only where a sentence is about them.
+_NAME = re.compile(r"""'[^']*'|"[^"]*"|^[a-z]+\b|\b[a-z]+(?:_[a-z]+)+\b|(?<= and )[a-z]+(?= are | is |:|$)""")
 _EPILOG = f"""environment:
   {_PREFIX}ROOT_PASSWORD    password of the user root (default: {DEFAULT_ROOT_PASSWORD})
   {_PREFIX}PASSWORD_<NAME>  password of --user NAME; letters in upper case, anything but letters and digits as _
@@ -109,6 +119,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _as_options(text: str) -> str:
+    """An error of BrokerOptions, with what the command line and the environment call them; quoted values stay."""
+    return _NAME.sub(lambda found: _CALLED.get(found[0], found[0]), text)
+
+
 def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.broker") -> int:
     """
     Reads command line and environment, and runs the broker.
@@ -131,6 +146,10 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             "every user of this machine can read the credentials in --nats; set %sNATS instead", _PREFIX
         )
     try:
+        users = _users(arguments.user, arguments.users_file)
+    except ConfigurationError as exc:
+        parser.error(str(exc))
+    try:
         options = BrokerOptions(
             host=arguments.host,
             port=arguments.port,
@@ -138,7 +157,7 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             ephemeral=arguments.ephemeral,
             nats=os.environ.get(f"{_PREFIX}NATS") if arguments.nats is None else arguments.nats,
             root_password=os.environ.get(f"{_PREFIX}ROOT_PASSWORD", DEFAULT_ROOT_PASSWORD),
-            users=_users(arguments.user, arguments.users_file),
+            users=users,
             token=os.environ.get(f"{_PREFIX}TOKEN"),
             ready_file=arguments.ready_file,
             max_payload=arguments.max_payload,
@@ -151,7 +170,7 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             http_port=arguments.http,
         )
     except ConfigurationError as exc:
-        parser.error(str(exc))
+        parser.error(_as_options(str(exc)))
     return run(options)
 
 

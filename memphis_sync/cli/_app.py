@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from memphis_sync import __version__
-from memphis_sync.errors import ConfigurationError, ConnectError, MemphisError
+from memphis_sync.errors import ConfigurationError, ConnectError, MemphisError, StationNotFoundError
 
 from ._streams import flush_stdout, forget_stdout, tell, write_result
 
@@ -150,13 +150,15 @@ def run(args: list[str]) -> int:
         return _failed(exc, USAGE)
     except ConnectError as exc:
         return _failed(exc, NO_CONNECTION)
+    except StationNotFoundError as exc:
+        return _failed(f"{exc} ('memphis-sync ls' shows all stations, 'memphis-sync pub STATION' sends a message)", FAILED)
     except (MemphisError, OSError) as exc:
         with contextlib.suppress(OSError):  # stdout may be what failed, and that error is shown here
             flush_stdout()
         return _failed(exc, FAILED)
 
 
-def _failed(exc: Exception, code: int) -> int:
+def _failed(exc: object, code: int) -> int:
     tell(f"error: {exc}")
     return code
 

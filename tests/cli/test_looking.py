@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from memphis_sync import Station
 
 Run = Callable[..., "tuple[int, str, str]"]
+NO_STATION = (
+    "there is no station 'no.such.station'; the first message to it creates it "
+    "('memphis-sync ls' shows all stations, 'memphis-sync pub STATION' sends a message)"
+)
 
 
 @pytest.fixture
@@ -124,8 +128,8 @@ def test_peek_writes_payloads_byte_for_byte(memphis_sync: Any, orders: Station) 
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (["info", "no.such.station"], 1, "there is no station 'no.such.station'"),
-        (["peek", "no.such.station"], 1, "there is no station 'no.such.station'"),
+        (["info", "no.such.station"], 1, NO_STATION),
+        (["peek", "no.such.station"], 1, NO_STATION),
         (["info", "no blanks"], 2, "name is 'no blanks'"),
         (["info"], 2, "STATION"),
         (["peek", "orders", "--count", "0"], 2, "count"),

@@ -142,7 +142,7 @@ def test_a_broker_with_tls_has_a_gateway_with_tls(authority: Any, broker_with: A
 def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(BrokerError, match=f"http_port is {port}, which cannot be used: Address already in use"):
+        with pytest.raises(BrokerError, match=f"port {port} for HTTP cannot be used: Address already in use"):
             BrokerProcess(BrokerOptions(port=0, ephemeral=True, http_port=port), timeout_s=LIMIT_S).start()
 
 
@@ -163,7 +163,5 @@ def test_bad_ports_and_a_missing_extra_are_refused_before_anything_starts(tmp_pa
     )
     program = Program(["-c", hidden], tmp_path)
     assert program.wait() == 2
-    assert (
-        "http_port is 0, and a gateway needs the extra 'gateway', of which uvicorn is not installed" in program.stderr
-    )
+    assert "--http is 0, and a gateway needs the extra 'gateway', of which uvicorn is not installed" in program.stderr
     assert "pip install 'memphis-sync[gateway]'" in program.stderr

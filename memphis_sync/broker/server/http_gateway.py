@@ -213,7 +213,7 @@ def _listen(host: str, port: int) -> socket.socket:
             dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as exc:
-        raise BrokerError(f"http_port is {port}, which cannot be used: {exc.strerror or exc}") from exc
+        raise BrokerError(f"port {port} for HTTP cannot be used: {exc.strerror or exc}") from exc
 
 
 def _environment() -> dict[str, str]:
