@@ -367,6 +367,21 @@ def test_more_connections_than_there_may_be(hasty: Any, until: Any) -> None:
     until(goes_on)
 
 
+def test_a_station_of_one_partition_takes_any_number(gateway: Any, memphis: Any, station_name: str) -> None:
+    memphis.station(station_name)
+    path = f"/stations/{station_name}/produce/single"
+    assert gateway.post(path, b"x", "text/plain", {"Memphis-Partition-Number": "99"}).json["partition"] == 1
+    assert memphis.produce(station_name, "p", b"x", producer_partition_number=99).partition == 1
+
+
+def test_an_id_that_comes_again_with_another_body_is_a_duplicate(gateway: Any, memphis: Any, station_name: str) -> None:
+    memphis.station(station_name)
+    path = f"/stations/{station_name}/produce/single"
+    answers = [gateway.post(path, body, "text/plain", {"Idempotency-Key": "k"}).json for body in (b"one", b"two")]
+    assert [answer["duplicate"] for answer in answers] == [False, True]
+    assert [message.data for message in memphis.consumer(station_name, "reader").read_all()] == [b"one"]
+
+
 # ---- what is not HTTP, and what smuggles ----------------------------------------------------------------------------
 
 

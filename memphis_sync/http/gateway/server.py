@@ -227,7 +227,7 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
         def connection_made(self, transport: Any) -> None:
             """Refuses one too many; gives the others a time for their first headers."""
             super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
-            self.conn._receive_buffer = StrictBuffer()  # noqa: SLF001 - h11 has no option for it
+            self.conn._receive_buffer = StrictBuffer()  # h11 has no option for it
             if len(self.connections) > settings.max_connections:
                 self._end(503, f"{settings.max_connections} connections are open already", "Retry-After: 1\r\n")
                 return
