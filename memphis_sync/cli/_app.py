@@ -151,7 +151,8 @@ def run(args: list[str]) -> int:
     except ConnectError as exc:
         return _failed(exc, NO_CONNECTION)
     except StationNotFoundError as exc:
-        return _failed(f"{exc} ('memphis-sync ls' shows all stations, 'memphis-sync pub STATION' sends a message)", FAILED)
+        hint = "'memphis-sync ls' shows all stations, 'memphis-sync pub STATION' sends a message"
+        return _failed(f"{exc} ({hint})", FAILED)
     except (MemphisError, OSError) as exc:
         with contextlib.suppress(OSError):  # stdout may be what failed, and that error is shown here
             flush_stdout()

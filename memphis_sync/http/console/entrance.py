@@ -54,7 +54,7 @@ class Entrance:
         account = account.strip() or "1"
         given = {"username": username[:_MOST_CHARACTERS], "account": account[:20]}
         if len(username) > _MOST_CHARACTERS:
-            text = f"The name has {len(username)} characters; that of a user of the broker has {_MOST_CHARACTERS} at most."
+            text = f"The name has {len(username)} characters; that of a broker's user has {_MOST_CHARACTERS} at most."
             return self._form(request, 400, text, **given)
         if not username or not password:
             return self._form(
