@@ -95,7 +95,6 @@ def test_a_client_that_does_not_read_is_cut_off(
     gateway = served(write_timeout_s=1.0)
     answer = gateway.post(f"/stations/{station_name}/{path}", wanted(batch_size=1), gateway.token())
     assert answer.status == 200
-    assert gateway.used > 6 * len(LARGE)
     until(lambda: not gateway.used)
     with contextlib.closing(answer), pytest.raises((http.client.IncompleteRead, ConnectionError)):
         answer.read()
