@@ -157,9 +157,14 @@ logging.info("hello")
 """
 
 
+def said_beside_the_wait(stderr: bytes) -> list[bytes]:
+    """The lines of a program, without the one that a busy machine brings: its end waits for what is queued."""
+    return [line for line in stderr.splitlines() if b"to give up" not in line]
+
+
 def test_a_program_that_logs_one_line_and_ends_sends_it(run_python, broker, memphis, station_name) -> None:
     done = run_python("-W", "error", "-c", DICT_CONFIG, station_name, broker.url, timeout_s=60)
-    assert done.stderr == b""
+    assert said_beside_the_wait(done.stderr) == []
     assert [json.loads(record)["message"] for record in records(memphis, station_name)] == ["hello"]
 
 
@@ -174,7 +179,7 @@ def test_errors_of_the_client_are_still_seen_where_it_is_the_only_handler(run_py
     script = DICT_CONFIG + "logging.getLogger('memphis_sync.produce').error('seen')"
     done = run_python("-c", script, station_name, broker.url, timeout_s=60)
     # A busy machine may take its time at the end, and then the client says so.
-    assert [line for line in done.stderr.splitlines() if b"to give up" not in line] == [b"memphis_sync: seen"]
+    assert said_beside_the_wait(done.stderr) == [b"memphis_sync: seen"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
