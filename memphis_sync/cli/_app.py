@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Optional
+from typing import IO, TYPE_CHECKING, Any, Callable, Optional, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from memphis_sync import Memphis
 
 FAILED, USAGE, NO_CONNECTION, NOT_STORED, INTERRUPTED = 1, 2, 3, 4, 130
+ENDS = {"line": b"\n", "nul": b"\0", "none": b""}  # what may stand after a payload that is written
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 COMMANDS = (
     "broker",
     "demo",
@@ -180,6 +182,11 @@ class InputFile(click.File):
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> IO[bytes]:
         """Opens the file."""
         return need_input() if value == "-" else super().convert(value, param, ctx)
+
+
+def split_option(text: str) -> Callable[[Decorated], Decorated]:
+    """``--split`` of a command that writes payloads: a name of ENDS, whose bytes follow each of them."""
+    return click.option("--split", type=click.Choice(sorted(ENDS)), default="line", show_default=True, help=text)
 
 
 def need_output() -> None:

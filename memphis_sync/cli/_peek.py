@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from ._app import Settings, need_output
+from ._app import ENDS, Settings, need_output, split_option
 from ._streams import json_line
 from ._table import Size, one_line, write_table
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _HEADINGS = ("PART", "SEQ", "TIME", "SIZE", "PAYLOAD", "HEADERS", "PRODUCER")
 _AGO = re.compile(r"(\d+)([smhd])\Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_ENDS = {"line": b"\n", "nul": b"\0", "none": b""}
 
 
 def _time(_: click.Context, __: click.Parameter, value: Optional[str]) -> Optional[datetime]:
@@ -53,13 +52,7 @@ Examples:
     "--since", metavar="TIME", callback=_time, help="Begin at this time (ISO 8601), or so long ago: 90s, 15m, 2h, 1d."
 )
 @click.option("--raw", is_flag=True, help="Only the payloads, byte for byte.")
-@click.option(
-    "--split",
-    type=click.Choice(sorted(_ENDS)),
-    default="line",
-    show_default=True,
-    help="With --raw: what to write after each payload; none: nothing.",
-)
+@split_option("With --raw: what to write after each payload; none: nothing.")
 @click.pass_obj
 def command(
     settings: Settings,
@@ -83,7 +76,7 @@ def command(
             count, partition=partition, from_sequence=sequence, from_time=since
         )
     if settings.json or raw:
-        after = _ENDS[split]
+        after = ENDS[split]
         out = sys.stdout.buffer
         out.write(b"".join(_json_line(each) if settings.json else each.data + after for each in found))
         out.flush()

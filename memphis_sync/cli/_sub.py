@@ -15,7 +15,7 @@ import click
 
 from memphis_sync.errors import MemphisError
 
-from ._app import Settings, need_output
+from ._app import ENDS, Settings, need_output, split_option
 from ._streams import forget_stdout, json_line
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _BATCH = 500
 _WAIT_MS = 1000  # how long a fetch waits
 _MOMENT_S = 0.05
-_ENDS = {"line": b"\n", "nul": b"\0", "none": b""}
 
 
 @click.command(name="sub")
@@ -34,13 +33,7 @@ _ENDS = {"line": b"\n", "nul": b"\0", "none": b""}
 @click.option("--group", help="Consumer group, which continues where it stopped; by default a temporary one.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many.")
 @click.option("--end", is_flag=True, help="Stop after the last message that STATION holds.")
-@click.option(
-    "--split",
-    type=click.Choice(sorted(_ENDS)),
-    default="line",
-    show_default=True,
-    help="What to write after each message; none: nothing.",
-)
+@split_option("What to write after each message; none: nothing.")
 @click.option("--create", is_flag=True, help="Create STATION if it does not exist; by default that is an error.")
 @click.option("--no-ack", is_flag=True, help="Do not acknowledge: the messages are delivered again.")
 @click.pass_obj
@@ -60,7 +53,7 @@ def command(
     with settings.connect("sub") as client:
         consumer = client.consumer(station, name, batch_max_time_to_wait_ms=_WAIT_MS, create_station=create)
         try:
-            _copy(settings, consumer, count, end=end, after=_ENDS[split], ack=not no_ack)
+            _copy(settings, consumer, count, end=end, after=ENDS[split], ack=not no_ack)
         except BrokenPipeError:  # the reader has closed it; what was not written stays unacknowledged
             forget_stdout()
         finally:
