@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from fix_process import said_beside_the_wait
 
 import memphis_sync
 
@@ -155,11 +156,6 @@ logging.config.dictConfig({
 })
 logging.info("hello")
 """
-
-
-def said_beside_the_wait(stderr: bytes) -> list[bytes]:
-    """The lines of a program, without the one that a busy machine brings: its end waits for what is queued."""
-    return [line for line in stderr.splitlines() if b"to give up" not in line]
 
 
 def test_a_program_that_logs_one_line_and_ends_sends_it(run_python, broker, memphis, station_name) -> None:

@@ -62,6 +62,11 @@ def run_python(
     return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
+def said_beside_the_wait(stderr: bytes) -> list[bytes]:
+    """The lines of a program, without the one that a busy machine brings: its end waits for what is queued."""
+    return [line for line in stderr.splitlines() if b"to give up" not in line]
+
+
 def _name(command: Sequence[str]) -> str:
     return " ".join(part if len(part) < 80 else "..." for part in command)
 
