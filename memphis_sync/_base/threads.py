@@ -154,8 +154,6 @@ def join(threads: Iterable[threading.Thread], deadline: float) -> list[threading
     """
     others = [thread for thread in threads if thread.ident != native.get_ident()]
     for thread in others:
-        left_s = deadline - time.monotonic()
-        thread.join(waits.slice_s(left_s))
         while thread.is_alive() and (left_s := deadline - time.monotonic()) > 0:
             thread.join(waits.slice_s(left_s))
     return [thread for thread in others if thread.is_alive()]

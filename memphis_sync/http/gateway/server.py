@@ -2,8 +2,8 @@
 The gateway as a process: uvicorn with limits that it lacks, and its end.
 
 A connection that says nothing, says it too slowly or says nonsense gets an answer in JSON and is closed; one more than
-there may be, too. One whose client stops reading an answer is cut off. SIGTERM and Ctrl-C let
-the requests under way end.
+there may be, too. One whose client stops reading an answer is cut off. SIGTERM and Ctrl-C let the requests under way
+end.
 """
 
 from __future__ import annotations
