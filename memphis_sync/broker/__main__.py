@@ -42,6 +42,7 @@ _EPILOG = f"""environment:
   {_PREFIX}PASSWORD_<NAME>  password of --user NAME; letters in upper case, anything but letters and digits as _
   {_PREFIX}TOKEN            a connection token: clients then need it instead of passwords
   {_PREFIX}NATS             the same as --nats, for a URL with credentials
+  GOGC, GOMEMLIMIT          when nats-server collects garbage (default: 400 percent, at most 3/4 of the memory)
 """
 
 

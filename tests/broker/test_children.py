@@ -14,6 +14,7 @@ from control_client import ControlClient
 from memphis_sync.broker import BrokerProcess
 from memphis_sync.broker.request_error import RequestError
 from memphis_sync.broker.server import nats_server
+from memphis_sync.broker.server.go_runtime import usable_memory_bytes
 from memphis_sync.broker.service import protoc
 from memphis_sync.broker.service.schema_sources import compiled
 
@@ -114,6 +115,34 @@ def test_nats_server_has_no_secrets_and_works_in_its_data_folder(
     assert b"-pw" not in environment + command_line(broker.nats_pid).encode()
     assert b"GOMAXPROCS=2" in environment
     assert Path(f"/proc/{broker.nats_pid}/cwd").resolve() == broker.data_dir
+
+
+@pytest.mark.parametrize("given", [{}, {"GOGC": "150"}, {"GOMEMLIMIT": "1GiB"}], ids=["defaults", "gogc", "limit"])
+def test_nats_server_collects_garbage_less_often_within_the_memory(
+    fresh_broker: StartBroker, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    for name in ("GOGC", "GOMEMLIMIT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    environment = Path(f"/proc/{fresh_broker().nats_pid}/environ").read_text().split("\0")
+    memory_bytes = usable_memory_bytes()
+    assert memory_bytes is not None
+    expected = {"GOGC": "400", "GOMEMLIMIT": f"{memory_bytes * 3 // 4}B", **given}
+    assert {f"{name}={value}" for name, value in expected.items()} <= set(environment)
+
+
+@pytest.mark.parametrize(
+    ("texts", "limit_bytes"),
+    [(["max\n"], None), (["1073741824\n"], 2**30), (["9223372036854771712\n"], None), (["", "2097152"], 2**21)],
+    ids=["v2_without_a_limit", "v2", "v1_without_a_limit", "v1"],
+)
+def test_the_memory_is_what_the_container_may_use(tmp_path: Path, texts: list[str], limit_bytes: Optional[int]) -> None:
+    files = tuple(tmp_path / str(at) for at in range(len(texts)))
+    for file, text in zip(files, texts):
+        file.write_text(text)
+    machine_bytes = usable_memory_bytes(())
+    assert usable_memory_bytes((*files, tmp_path / "missing")) == (limit_bytes or machine_bytes)
 
 
 def test_a_nats_server_in_the_working_directory_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

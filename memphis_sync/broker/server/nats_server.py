@@ -31,6 +31,7 @@ from typing import IO, Any, Optional
 from memphis_sync.broker.options import ROOT, BrokerError, BrokerOptions
 from memphis_sync.broker.server.child_output import ChildOutput
 from memphis_sync.broker.server.disk import DiskWatch
+from memphis_sync.broker.server.go_runtime import go_settings
 from memphis_sync.broker.server.processes import die_with_parent, end, is_running, wait_for_end
 
 log = logging.getLogger("memphis_sync.broker")
@@ -289,7 +290,7 @@ class NatsServer:
 
 def _environment() -> dict[str, str]:
     """The environment of nats-server: paths, and the settings of Go's runtime."""
-    return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("GO")}
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | go_settings(os.environ)
 
 
 def _quote(text: str) -> str:
