@@ -270,14 +270,10 @@ class Requests:
         internal = internal_name(station)
         entry = await self._session.stations.acquire(internal)
         try:
-            seen = entry.schema_updates
+            before = self._session.stations.heard(entry)
             about = f"producer {name!r} of station {station!r}"
             reply = await self._register(ProducerCreate(name, station), about, retries)
-            await self._session.stations.learn(
-                internal, entry, seen, reply.schema_update, reply.functions, reply.station_version
-            )
-            entry.live.schemaverse_to_dls = reply.schemaverse_to_dls
-            self._session.stations.send_notification = reply.send_notification
+            self._session.stations.learn(internal, entry, before, reply)
         except BaseException:
             await self._session.stations.release(internal)
             raise
@@ -316,10 +312,10 @@ class Requests:
             request = await self._with_known_start(request)
         entry = await self._session.stations.acquire(internal)
         try:
-            seen = entry.schema_updates
+            before = self._session.stations.heard(entry)
             about = f"consumer {request.name!r} of station {station!r}"
             reply = await self._register(request, about, retries)
-            await self._session.stations.learn(internal, entry, seen, reply.schema_update, entry.functions.copy(), 0)
+            self._session.stations.learn(internal, entry, before, reply)
             view = StationView(station, internal, tuple(reply.partitions or ()), entry.functions, entry.live)
             if request.last_messages > 0 and len(view.partitions) == 1:
                 await self._complete_durable(view, request)

@@ -10,22 +10,30 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import start_thread
 from memphis_sync._control import ControlLink, Subscription
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.json_text import PLAIN, JsonWriter
-from memphis_sync._protocol.requests import SchemaUpdate
+from memphis_sync._protocol.requests import ConsumerReply, ProducerReply, SchemaUpdate
 from memphis_sync._schema.live import StationCodec
 from memphis_sync.errors import MemphisError
 from memphis_sync.types import SchemaInfo, StationLive
 
 log = Log("memphis_sync.control")
 
-FUNCTIONS_SINCE_VERSION = 2  # of a station; older ones have no functions to announce
 _SCHEMA_INIT, _SCHEMA_DROP = 1, 2
+
+
+class Heard(NamedTuple):
+    """How many updates of each kind have come by push: a reply that was asked for before is older than any of them."""
+
+    schema: int = 0
+    functions: int = 0
+    dead_letters: int = 0
+    notifications: int = 0
 
 
 class StationEntry:
@@ -35,10 +43,11 @@ class StationEntry:
         self.live = StationLive()
         self.functions: dict[int, int] = {}
         self.references = 0
-        self.schema_updates = 0  # how many came by push: a reply that was asked for before is older than any of them
-        self.subscribed: Optional[asyncio.Future[None]] = None
+        self.schema_updates = 0
+        self.functions_updates = 0
+        self.dead_letter_updates = 0
+        self.subscribed: Optional[asyncio.Future[Any]] = None
         self.subscriptions: list[Subscription] = []
-        self.hears_functions = False
 
 
 class StationRegistry:
@@ -58,6 +67,7 @@ class StationRegistry:
         self._on_removed = on_removed
         self._json_writer = json_writer
         self._entries: dict[str, StationEntry] = {}
+        self._notification_updates = 0
         self.send_notification = False
 
     async def start(self) -> None:
@@ -65,14 +75,17 @@ class StationRegistry:
         await self._control.subscribe(subjects.CLIENT_UPDATES, self._on_client_update)
 
     async def acquire(self, internal: str) -> StationEntry:
-        """The entry of a station, with one reference more; its schema updates are heard before this returns."""
+        """The entry of a station, with one reference more; its updates are heard before this returns."""
         entry = self._entries.get(internal)
         if entry is None:
             entry = self._entries[internal] = StationEntry()
-            entry.subscribed = asyncio.ensure_future(
+            entry.subscribed = asyncio.gather(
                 self._subscribe(
                     entry, subjects.schema_updates(internal), lambda body: self._on_schema(internal, entry, body)
-                )
+                ),
+                self._subscribe(
+                    entry, subjects.functions_updates(internal), lambda body: self._on_functions(entry, body)
+                ),
             )
         entry.references += 1
         if entry.subscribed is not None:
@@ -94,24 +107,28 @@ class StationRegistry:
             except Exception as exc:  # noqa: BLE001  the connection may be gone, and with it the subscription
                 log.debug("unsubscribing from %s: %r", subscription.subject, exc)
 
-    async def learn(
-        self,
-        internal: str,
-        entry: StationEntry,
-        seen: int,
-        schema: SchemaUpdate,
-        functions: Mapping[int, int],
-        version: int,
+    def heard(self, entry: StationEntry) -> Heard:
+        """What has been heard so far; ask before a request, for learn()."""
+        return Heard(
+            entry.schema_updates, entry.functions_updates, entry.dead_letter_updates, self._notification_updates
+        )
+
+    def learn(
+        self, internal: str, entry: StationEntry, before: Heard, reply: Union[ProducerReply, ConsumerReply]
     ) -> None:
-        """Takes over what a creation reply says; *seen* is ``entry.schema_updates`` from before the request."""
-        if entry.schema_updates == seen:
-            self._set_schema(internal, entry, schema_info(schema))
-        replace_functions(entry.functions, functions)
-        if version >= FUNCTIONS_SINCE_VERSION and not entry.hears_functions:
-            entry.hears_functions = True
-            await self._subscribe(
-                entry, subjects.functions_updates(internal), lambda body: self._on_functions(entry, body)
-            )
+        """Takes over what a creation reply says; *before* is heard() from before the request."""
+        now = self.heard(entry)
+        if now.schema == before.schema:
+            self._set_schema(internal, entry, schema_info(reply.schema_update))
+        if not isinstance(reply, ProducerReply):
+            return
+        if now.functions == before.functions:
+            replace_functions(entry.functions, reply.functions)
+        # A Memphis broker announces the setting from before the change, so there its reply is the better word.
+        if now.dead_letters == before.dead_letters or self._control.is_memphis:
+            entry.live.schemaverse_to_dls = reply.schemaverse_to_dls
+        if now.notifications == before.notifications:
+            self.send_notification = reply.send_notification
 
     async def _subscribe(self, entry: StationEntry, subject: str, handler: Callable[[bytes], None]) -> None:
         try:
@@ -144,18 +161,22 @@ class StationRegistry:
     @staticmethod
     def _on_functions(entry: StationEntry, body: bytes) -> None:
         functions = _json_object(body).get("functions") or {}
-        replace_functions(entry.functions, {int(partition): int(number) for partition, number in functions.items()})
+        new = {int(partition): int(number) for partition, number in functions.items()}
+        entry.functions_updates += 1
+        replace_functions(entry.functions, new)
 
     def _on_client_update(self, body: bytes) -> None:
         update = _json_object(body)
         kind, internal, value = update.get("type"), str(update.get("station_name") or ""), update.get("update")
         if kind == "send_notification":
+            self._notification_updates += 1
             self.send_notification = value is True
         elif kind == "schemaverse_to_dls":
-            # A Memphis broker sends the setting from before the change; nothing here depends on it until a message
-            # fails its schema, and each new producer learns the truth from its creation reply.
+            # Nothing depends on it until a message fails its schema; where a broker announces the wrong value, each new
+            # producer learns the truth from its creation reply.
             entry = self._entries.get(internal)
             if entry is not None:
+                entry.dead_letter_updates += 1
                 entry.live.schemaverse_to_dls = value is True
         elif kind == "remove_station":
             self._on_removed(internal)

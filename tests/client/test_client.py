@@ -378,13 +378,10 @@ def test_functions_are_followed(memphis, station_name, until, control):
     (view,) = producer._views
     assert view.functions == {}
 
-    def follows(body: bytes, functions: dict[int, int]) -> bool:
-        # Again and again: the client subscribes once the broker has said that it has functions.
-        control.tell(subjects.functions_updates(station_name), body)
-        return view.functions == functions
-
-    until(lambda: follows(b'{"functions": {"1": 17}}', {1: 17}))
-    until(lambda: follows(b'{"functions": {}}', {}))
+    control.tell(subjects.functions_updates(station_name), b'{"functions": {"1": 17}}')
+    until(lambda: view.functions == {1: 17})
+    control.tell(subjects.functions_updates(station_name), b'{"functions": {}}')
+    until(lambda: view.functions == {})
 
 
 def test_subscriptions_end_with_the_last_producer(memphis, station_name):

@@ -43,10 +43,15 @@ class Script:
 
     def __init__(self, *replies, js=()):
         self.replies, self.js_replies = list(replies), list(js)
-        self.asked, self.js_asked, self.ended, self.subscribed = [], [], [], []
+        self.asked, self.js_asked, self.ended, self.handlers = [], [], [], {}
+        self.pushed_first = {}  # what comes on subscriptions before the reply to a request does
+        self.is_memphis = False
 
     async def request(self, subject, body, timeout_s, *, may_be_starting=False):
         self.asked.append((subject, json.loads(body), timeout_s))
+        for pushed, update in self.pushed_first.items():
+            if pushed in self.handlers:
+                self.handlers[pushed](json.dumps(update).encode())
         return self._next(self.replies)
 
     async def js_api(self, call, body, timeout_s):
@@ -54,7 +59,7 @@ class Script:
         return self._next(self.js_replies)
 
     async def subscribe(self, subject, handler, queue=""):
-        self.subscribed.append(subject)
+        self.handlers[subject] = handler
         return Subscription(subject, self.ended)
 
     @staticmethod
@@ -117,7 +122,55 @@ def test_updates_are_heard_before_the_request_is_sent():
 
     script.request, script.subscribe = noted_request, noted_subscribe
     run(script, lambda r: r.create_producers(["s"], "p", 5))
-    assert order == ["$memphis_schema_updates_s", "request", "$memphis_functions_updates_s"]
+    assert order == ["$memphis_schema_updates_s", "$memphis_functions_updates_s", "request"]
+
+
+@pytest.mark.parametrize("is_memphis", [False, True])
+def test_an_update_that_overtakes_the_reply_to_a_creation_is_the_newer_word(is_memphis):
+    """The broker has written its reply before the change; a Memphis broker announces a switch as it was before."""
+    old = ProducerReply(partitions=[1, 2], functions={1: 3, 2: 4}, schemaverse_to_dls=True, station_version=2).encode()
+    schema = {"schema_name": "new", "type": "json", "active_version": {"version_number": 2, "schema_content": "{}"}}
+    switch = {"type": "schemaverse_to_dls", "station_name": "s", "update": False}
+    script = Script(old, old)
+    script.is_memphis = is_memphis
+
+    async def both_ways(requests):
+        stations = requests._session.stations
+        await stations.start()
+        (view,) = await requests.create_producers(["s"], "p", 0)
+        first = dict(view.functions), view.live.schemaverse_to_dls, view.live.schema
+        script.pushed_first = {
+            "$memphis_functions_updates_s": {"functions": {"2": 5}},
+            "$memphis_schema_updates_s": {"UpdateType": 1, "init": schema},
+            "$memphis_sdk_clients_updates": switch,
+        }
+        (view,) = await requests.create_producers(["s"], "q", 0)
+        return first, (dict(view.functions), view.live.schemaverse_to_dls, view.live.schema.name)
+
+    assert run(script, both_ways) == (({1: 3, 2: 4}, True, None), ({2: 5}, is_memphis, "new"))
+
+
+def test_a_notification_switch_that_overtakes_a_reply_is_the_newer_word():
+    script = Script(ProducerReply(partitions=[1], send_notification=True).encode(), GOOD_PRODUCER)
+
+    async def switched(requests):
+        stations = requests._session.stations
+        await stations.start()
+        await requests.create_producers(["s"], "p", 0)
+        first = stations.send_notification
+        script.pushed_first = {"$memphis_sdk_clients_updates": {"type": "send_notification", "update": True}}
+        await requests.create_producers(["s"], "q", 0)
+        return first, stations.send_notification
+
+    assert run(script, switched) == (True, True)
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_functions_of_the_first_update_are_heard_though_it_comes_before_the_reply(version):
+    script = Script(ProducerReply(partitions=[1], station_version=version).encode())
+    script.pushed_first = {"$memphis_functions_updates_s": {"functions": {"1": 9}}}
+    (view,) = run(script, lambda r: r.create_producers(["s"], "p", 0))
+    assert view.functions == {1: 9}
 
 
 @pytest.mark.parametrize("text", ["Stations already exists", "Stationa#b already exists"])
@@ -130,7 +183,7 @@ def test_a_race_for_a_new_station_is_asked_again_once(text):
     script = Script(*[ProducerReply(error=text).encode()] * 2)
     with pytest.raises(ServerError, match="already exists"):
         run(script, lambda r: r.create_producers(["s"], "p", 5))
-    assert script.ended == ["$memphis_schema_updates_s"], "a failed creation leaves no subscription"
+    assert set(script.ended) == set(script.handlers) != set(), "a failed creation leaves no subscription"
 
 
 @pytest.mark.parametrize("error", [DeadlineError("late", timeout_s=20.0), ConnectionLostError("cut")])
