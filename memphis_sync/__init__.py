@@ -13,6 +13,8 @@ import logging as _logging
 
 from memphis_sync._base.logs import UnconfiguredHandler as _UnconfiguredHandler, hand_over_foreign as _hand_over_foreign
 from memphis_sync._consuming.resent import ResentMessage
+from memphis_sync._options.plan import ConnectPlan, check_connect
+from memphis_sync._producing.encoding import EncodedMessage, encode_message
 from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkItemError, BulkResult, BulkSchemaError, Failure, Item
 from memphis_sync.client import Memphis, connect
 from memphis_sync.consumer import Consumer
@@ -98,6 +100,7 @@ __all__ = [
     "ClosedError",
     "ConfigurationError",
     "ConnectError",
+    "ConnectPlan",
     "ConnectionInfo",
     "ConnectionLostError",
     "Consumer",
@@ -106,6 +109,7 @@ __all__ = [
     "DeadlineError",
     "Deliveries",
     "Delivery",
+    "EncodedMessage",
     "Failure",
     "FlushResult",
     "ForkedError",
@@ -156,6 +160,8 @@ __all__ = [
     "UsageError",
     "__version__",
     "as_completed",
+    "check_connect",
     "connect",
+    "encode_message",
     "wait",
 ]

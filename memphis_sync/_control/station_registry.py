@@ -74,6 +74,11 @@ class StationRegistry:
         """Subscribes to the updates that concern no single station."""
         await self._control.subscribe(subjects.CLIENT_UPDATES, self._on_client_update)
 
+    def codec_of(self, internal: str) -> Optional[StationCodec]:
+        """The schema of a station in use; None without one, and for a station that nothing uses. From any thread."""
+        entry = self._entries.get(internal)
+        return None if entry is None else entry.live.codec
+
     async def acquire(self, internal: str) -> StationEntry:
         """The entry of a station, with one reference more; its updates are heard before this returns."""
         entry = self._entries.get(internal)

@@ -551,3 +551,16 @@ def publish_request(client, text):
     return session.call(
         lambda: session.control.request("$memphis_schema_detachments", text.encode() + b"x", 5), 5, "request"
     )
+
+
+def test_a_message_is_checked_by_a_schema_that_the_client_knows(memphis, station_name):
+    """Without a producer of the station nothing is known of its schema."""
+    memphis.create_schema(f"{station_name}-schema", "json", schema_content='{"required": ["id"]}')
+    memphis.station(station_name, schema_name=f"{station_name}-schema")
+    assert memphis_sync.encode_message(station_name, {}, client=memphis).schema is None
+    memphis.producer(station_name, "p")
+    encoded = memphis_sync.encode_message(station_name, {"id": 7}, client=memphis)
+    assert encoded.payload == b'{"id": 7}'
+    assert encoded.schema.name == f"{station_name}-schema"
+    with pytest.raises(memphis_sync.SchemaError, match="id"):
+        memphis_sync.encode_message(station_name, {}, client=memphis)

@@ -63,10 +63,10 @@ HTTP_MAY_USE = {
 }
 # A foreign module, and the only parts that may import it.
 ONLY_IN = {
-    "threading": {"_base", "_data", "http"},
+    "threading": {"_base", "_data", "contrib", "http"},
     "_thread": {"_base", "_data"},
     # A line of the client's goes through _base.logs.Log.
-    "logging": {"_base", "_control", "", "broker", "cli", "http", "log_handler"},
+    "logging": {"_base", "_control", "", "broker", "cli", "contrib", "http", "log_handler"},
     "nats": {"_nats", "_control", "broker"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -307,3 +307,13 @@ def failing(error: MemphisError) -> None:
             assert_type(result, Union[PubAck, memphis_sync.ProduceError, memphis_sync.SchemaError])
     if isinstance(error, memphis_sync.BulkError):
         assert_type(error.result, Optional[BulkResult])
+
+
+def checking(client: Memphis) -> None:
+    plan = memphis_sync.check_connect("memphis://shop:secret@broker", timeout_ms=500)
+    assert_type(plan, memphis_sync.ConnectPlan)
+    assert_type(plan.is_tls, bool)
+    encoded = memphis_sync.encode_message("orders", {"id": 7}, client=client, headers={"a": "b"}, json_default=str)
+    assert_type(encoded, memphis_sync.EncodedMessage)
+    assert_type(encoded.payload, bytes)
+    assert_type(encoded.schema, Optional[SchemaInfo])
