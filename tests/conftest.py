@@ -7,7 +7,6 @@ One concern a file: ``support/fix_*.py`` hold the fixtures, and README.md says h
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import Optional
 
@@ -90,11 +89,9 @@ def is_alone(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A suite that was started in the background ignores Ctrl-C, and so would every child that a test interrupts."""
+    """Remembers the running test, for the next run."""
     if is_alone(config):
         config.pluginmanager.register(Sentinel())
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

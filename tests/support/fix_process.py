@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,23 @@ import pytest
 from programs import Program, descendants, show_stacks
 
 RunScript = Callable[..., "subprocess.CompletedProcess[bytes]"]
+_OWN = {signal.SIGPIPE, *filter(None, [getattr(signal, "SIGXFSZ", None)])}  # Python ignores them, and no child of its
+
+
+def begin_with_all_signals() -> None:
+    """
+    Lets no child inherit that a signal is ignored, as a suite does that was started in the background or under nohup.
+    What was ignored is still without effect here: a child never inherits a handler.
+    """
+    for number in signal.valid_signals() - _OWN:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            usual = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if usual else lambda *_: None)
+
+
+def pytest_configure() -> None:
+    """Before any test starts a program."""
+    begin_with_all_signals()
 
 
 def run_python(
