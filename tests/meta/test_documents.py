@@ -134,7 +134,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 TOP = r"(?:memphis_sync|csrc|tests|docs|bench|broker|_\w+)/|(?:\w+\.md|pyproject\.toml|setup\.py)$|\.ci/"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LINKING = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "SECURITY.md", "tests/README.md", "bench/README.md"))]
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in {link for link in links(page.read_text()) if "://" not in link}:
         path, _, anchor = target.partition("#")
