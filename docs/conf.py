@@ -72,7 +72,15 @@ ALIASES = {
     "Pending_co",
     "ProduceOptions",
 }
-ALIASES |= {"Caller", "Source", "ToOneStation", "ToStations", "memphis_sync.http.client.message.Delivery"}
+ALIASES |= {
+    "Caller",
+    "JsonDefault",
+    "MessageBody",
+    "Source",
+    "ToOneStation",
+    "ToStations",
+    "memphis_sync.http.client.message.Delivery",
+}
 CONSTRUCTED = {memphis_sync.RetryPolicy, memphis_sync.LogHandler, memphis_sync.Item}
 
 
