@@ -51,7 +51,7 @@ from memphis_sync.errors import (
     UndeliveredWarning,
     UsageError,
 )
-from memphis_sync.headers import Headers
+from memphis_sync.headers import Headers, Outgoing
 from memphis_sync.info import (
     AttachedSchema,
     ConnectionInfo,
@@ -67,6 +67,7 @@ from memphis_sync.info import (
 )
 from memphis_sync.log_handler import LogHandler
 from memphis_sync.message import Message, Messages
+from memphis_sync.observer import Observer
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
 from memphis_sync.types import (
@@ -131,6 +132,8 @@ __all__ = [
     "Message",
     "Messages",
     "MultiStationError",
+    "Observer",
+    "Outgoing",
     "OwnThreadError",
     "PartitionInfo",
     "PayloadTooLargeError",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Optional, TypeVar, Union
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._core import count_delivered
 from memphis_sync._data.outcomes import DELIVERED, PENDING, advice, error_of
+from memphis_sync._producing.observing import Told, length_of
 from memphis_sync._producing.sender import DEFAULT_ACK_WAIT_S, Sender
 from memphis_sync._protocol.payload import not_utf8
 from memphis_sync.delivery import Deliveries, Delivery
@@ -30,6 +31,7 @@ from memphis_sync.errors import (
     TransportError,
     UsageError,
 )
+from memphis_sync.headers import Outgoing, encode_user_headers
 from memphis_sync.types import MessageBody
 
 _LONG_S = 86_400.0  # for space: messages leave the outbox at their own deadline at the latest
@@ -168,9 +170,26 @@ class Bulk:
         self._bad: set[int] = set()  # of items that could not be sent at all
         self._started = time.monotonic()
         self._deadline = None if timeout_s is None else self._started + timeout_s
+        self._outgoing: Optional[Outgoing] = None
+        self._lines = b""
 
     def run(self, iterable: Iterable[Any]) -> BulkResult:
         """Takes everything, then waits for everything."""
+        observers = self._sender.observers
+        if not observers:
+            return self._run(iterable)
+        self._outgoing = outgoing = Outgoing(nonblocking=True)
+        told = Told(observers, self._sender.stations, length_of(iterable), outgoing)
+        self._lines = encode_user_headers(outgoing)
+        try:
+            result = self._run(iterable)
+        except BaseException as exc:
+            told.settled(exc)
+            raise
+        told.result(result)
+        return result
+
+    def _run(self, iterable: Iterable[Any]) -> BulkResult:
         stopped: Optional[Exception] = None
         try:
             self._take(iterable)
@@ -196,7 +215,7 @@ class Bulk:
         while True:
             tickets: list[Delivery] = []
             try:
-                rest = turn.take_from(iterator, tickets, SWEEP_EVERY)
+                rest = turn.take_from(iterator, tickets, SWEEP_EVERY, self._lines)
             finally:
                 if tickets:
                     self._pending.append(_Stretch(index, 1, tickets))
@@ -244,6 +263,8 @@ class Bulk:
         if isinstance(item, Item):
             options = item.headers, item.msg_id, None, item.key, item.partition, None
             item = item.payload
+        if self._outgoing:
+            options = self._outgoing.beside(options[0]), *options[1:]
         room_s = None
         if self._has_default and isinstance(item, (dict, list)):
             # Written once only, for json_default may have used an iterator up: it waits for room with what was written.

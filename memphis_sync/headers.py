@@ -77,6 +77,42 @@ class Headers(MutableMapping[str, str]):
         return f"Headers({self._items!r})"
 
 
+class Outgoing(Headers):
+    """
+    The headers of what is being produced; see Observer.producing().
+
+    Attributes:
+        nonblocking: Whether the call returns before the broker has the message.
+    """
+
+    __slots__ = ("nonblocking",)
+
+    def __init__(self, headers: Optional[Mapping[str, str]] = None, *, nonblocking: bool = False) -> None:
+        super().__init__()
+        self.nonblocking = nonblocking
+        if type(headers) is Headers:
+            self.add_all(headers)
+        elif headers is not None:
+            for key, value in _checked(headers).items():
+                self.add(key, value)
+
+    def add_all(self, headers: Headers) -> None:
+        """As add() of each of them, for less: they are encoded already."""
+        self._items.update(headers._items)
+        self._lines.update(headers._lines)
+
+    def beside(self, own: Optional[Mapping[str, str]]) -> Mapping[str, str]:
+        """The headers of a message that has some of its *own*: these are added, unless it has one of them itself."""
+        if own is None:
+            return self
+        taken = {key.lower() for key in _checked(own) if isinstance(key, str)}
+        if any(key.lower() in taken for key in self):
+            return own
+        made = Outgoing(own, nonblocking=self.nonblocking)
+        made.add_all(self)
+        return made
+
+
 def encode_user_headers(headers: Union[Mapping[str, str], Headers, None]) -> bytes:
     """
     The header lines as they are sent, each with its line end, without the block's first and last line.
@@ -92,11 +128,15 @@ def encode_user_headers(headers: Union[Mapping[str, str], Headers, None]) -> byt
     """
     if headers is None:
         return b""
-    if type(headers) is Headers:
+    if type(headers) is Headers or type(headers) is Outgoing:
         return b"".join(list(headers._lines.values()))  # another thread may add one meanwhile
+    return b"".join([_encode(key, value) for key, value in _checked(headers).items()])
+
+
+def _checked(headers: object) -> Mapping[Any, Any]:
     if not isinstance(headers, Mapping):
         raise HeaderError(f"headers are of type {type(headers).__name__}; they must be a dict or a Headers")
-    return b"".join([_encode(key, value) for key, value in headers.items()])
+    return headers
 
 
 def header_values(block: bytes) -> dict[str, list[str]]:

@@ -87,7 +87,8 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
             on_delivery=given.on_delivery,
         )
         self.stations = self._sender.stations
-        self._direct, self._send, self._room_s = self._sender.direct, self._sender.send, self._sender.block_on_full_s
+        way = self._sender.way()
+        self._direct, self._send, self._room_s = way.direct, way.send, self._sender.block_on_full_s
 
     def _take_over(self, other: Producer[Acked_co, Pending_co]) -> None:
         """In a forked child: what *other* has registered is this producer's, which has gone out of use."""
@@ -322,11 +323,11 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
         """
         check_iterable(messages)
         lines = encode_user_headers(headers)
-        turn = self._rebinding.sender(self).round_robins[0]
+        way = self._rebinding.sender(self).way()
         iterator = iter(messages)
         found: list[Union[Pending_co, MemphisError]] = []
         while True:
-            rest = turn.take_from(iterator, found, sys.maxsize, lines)
+            rest = way.take_from(iterator, found, sys.maxsize, lines)
             if not rest:
                 return found
             try:

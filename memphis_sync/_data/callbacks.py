@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Optional
 
 from memphis_sync._base import native, waits
 from memphis_sync._base.logs import Log, show_error
+from memphis_sync._base.observers import Watcher
 from memphis_sync._base.threads import Latch, join, start_thread
 from memphis_sync._core import fork_generation
 from memphis_sync._options.table import ConnectOptions
@@ -55,6 +56,7 @@ class Callbacks:
             "reconnect": options.on_reconnect,
             "error": options.on_error,
         }
+        self._observers = options.observing
         self._thread: Optional[threading.Thread] = None
         self._may_start = deque([True])  # whoever takes it starts the thread; no other waits for that
         self._jobs: deque[tuple[Callable[[Any], object], object]] = deque()
@@ -82,10 +84,15 @@ class Callbacks:
             self._may_start.append(True)
 
     def notify(self, change: Change, event: Callable[[], LinkEvent]) -> None:
-        """Has the user's callable for this change called with an event, which is made only if there is one."""
+        """Has the user's callable for this change called with an event, which is made only if somebody is told."""
         fn = self._for_change[change]
+        if fn is None and not self._observers:
+            return
+        made = event()
         if fn is not None:
-            self.post(fn, event())
+            self.post(fn, made)
+        if self._observers:
+            self.post(self._observers.link, made)
 
     def post(self, fn: Callable[[Any], object], argument: object) -> bool:
         """Has ``fn(argument)`` called on the thread soon. False: the thread has ended, or cannot be had any more."""
@@ -238,7 +245,8 @@ class Callbacks:
         for ticket, callback in reports:
             if self._was_forked:
                 return
-            ticket.observe()
+            if not isinstance(callback, Watcher):
+                ticket.observe()
             self.call(callback, ticket)
         if is_last and not reports:
             self._source = None

@@ -15,13 +15,14 @@ import numbers
 import operator
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from types import FunctionType
 from typing import Callable, Optional, TypeVar
 
 from memphis_sync.errors import ConfigurationError
+from memphis_sync.observer import Observer
 from memphis_sync.types import RetryPolicy
 
 MAX_RETRY_ATTEMPTS = 100
@@ -168,6 +169,38 @@ def _check_parameters(option: str, value: Callable[..., object], parameters: str
         raise ConfigurationError(
             f"{option} is {_name_of(value)}{signature}, which cannot be called with ({parameters}): {exc}"
         ) from None
+
+
+_OF_AN_OBSERVER = {
+    "producing": "station, count, headers",
+    "settled": "token, outcome",
+    "received": "station, group, messages, seconds",
+    "processing": "messages",
+    "acked": "messages, kind",
+    "link": "event",
+}
+
+
+def check_observers(option: str, value: object) -> tuple[Observer, ...]:
+    """Objects with the methods of an Observer."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigurationError(
+            f"{option} is of type {type(value).__name__}; it must be a list of observers: [observer]"
+        )
+    observers = tuple(value)
+    for at, each in enumerate(observers):
+        name = f"{option}[{at}]"
+        if inspect.isclass(each):
+            raise ConfigurationError(f"{name} is the class {each.__name__}; pass an object of it: {each.__name__}()")
+        for method, parameters in _OF_AN_OBSERVER.items():
+            found = getattr(each, method, None)
+            if found is None:
+                raise ConfigurationError(
+                    f"{name} is of type {type(each).__name__}, which has no method {method}(); a subclass of "
+                    "memphis_sync.Observer needs only those that it uses"
+                )
+            check_callable(f"{name}.{method}", found, parameters=parameters)
+    return observers
 
 
 def check_retry(option: str, value: object) -> Optional[RetryPolicy]:

@@ -15,12 +15,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from memphis_sync._base.observers import Observers
 from memphis_sync._options.checks import check_secret, check_str
 from memphis_sync._options.rows import Row
 from memphis_sync._options.table import OPTIONS, ConnectArguments, ConnectOptions
 from memphis_sync._options.tls import file_context
 from memphis_sync._options.url import ParsedUrl, looks_like_url, parse_url
 from memphis_sync.errors import ConfigurationError
+from memphis_sync.observer import with_defaults
 from memphis_sync.types import Credentials, ServerAddress
 
 _HOST_RE = re.compile(r"[\w.:%-]+\Z")
@@ -58,10 +60,12 @@ def connect_options(given: ConnectArguments, environ: Optional[Mapping[str, str]
         raise ConfigurationError(
             f"fsync is {values['fsync']!r}, but there is no file to write: give outbox=PATH as well"
         )
+    addresses = _addresses(where, values["port"], url)
     options = ConnectOptions.__new__(ConnectOptions)
     vars(options).update(
         {row.name: values[row.name] for row in OPTIONS if row.name not in {"host"} | _WHO | _WHERE},
-        addresses=_addresses(where, values["port"], url),
+        addresses=addresses,
+        observing=Observers(values["name"], str(addresses[0]), with_defaults(values["observers"])),
         credentials=_credentials(values),
         tls=_tls_context(values, wanted=url is not None and url.tls),
     )

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Sequence
 from typing import Callable, Optional, Union
 
+from memphis_sync._base.observers import Observers
 from memphis_sync._options.checks import (
     MAX_TIME_MS,
     check_account_id,
     check_bool,
     check_client_name,
     check_fsync,
+    check_observers,
     check_optional_callable,
     check_outbox,
     check_path,
@@ -27,6 +30,7 @@ from memphis_sync._options.checks import (
 )
 from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
 from memphis_sync._options.tls import check_context
+from memphis_sync.observer import Observer
 from memphis_sync.types import Credentials, JsonDefault, LinkEvent, RetryPolicy, ServerAddress
 
 Event = Optional[Callable[[LinkEvent], object]]
@@ -84,6 +88,8 @@ class ConnectArguments(Arguments):
         json_default: Called with each value inside a dict or list message that JSON has no form for (a datetime, a
             Decimal, a numpy number), like the ``default`` of ``json.dumps()``: returns what to send instead, or raises.
             It applies to stations with and without a schema. None: such a message is refused.
+        observers: Objects with the methods of memphis_sync.Observer: what is told about each message, for traces and
+            metrics.
     """
 
     host: Optional[str] = option(default=None, env="HOST")
@@ -125,6 +131,7 @@ class ConnectArguments(Arguments):
     on_reconnect: Event = option(check_optional_callable, default=None)
     on_error: Event = option(check_optional_callable, default=None)
     json_default: Optional[JsonDefault] = option(check_optional_callable, default=None)
+    observers: Sequence[Observer] = option(check_observers, default=())
 
 
 OPTIONS = ConnectArguments.ROWS
@@ -138,7 +145,9 @@ class ConnectOptions(ConnectArguments):
         addresses: The brokers, in the order in which they are tried.
         credentials: The login.
         tls: Context for both links; None for plain TCP.
+        observing: The observers, the default ones too.
     """
 
     addresses: tuple[ServerAddress, ...]
     credentials: Credentials
+    observing: Observers

@@ -120,7 +120,7 @@ class Rebinding:
         while True:
             registration = self.registration(producer)
             if registration is None:
-                return producer._sender.send(
+                return producer._sender.way().send(
                     message,
                     ack_wait_sec,
                     nonblocking,

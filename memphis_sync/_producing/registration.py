@@ -24,13 +24,14 @@ from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Latch, handing_over
 from memphis_sync._core import Route
 from memphis_sync._data.outcomes import PENDING, UNSENT, Target, reason_of
+from memphis_sync._producing.observing import Told
 from memphis_sync._producing.sender import OnDelivery, ack_wait_ns, check_on_delivery, confirmed
 from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._protocol.payload import message_id, not_utf8, payload_of, size_of
 from memphis_sync._session import Session, waiting
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import BufferFullError, ForkedError, MemphisError, TransportError, _rebuild
-from memphis_sync.headers import Headers, encode_user_headers
+from memphis_sync.headers import Headers, Outgoing, encode_user_headers
 from memphis_sync.types import PubAck
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Registration:
         block_on_full_s: Optional[float],
     ) -> None:
         self._session = session
+        self._stations = stations
         self._register = register
         self._on_end = on_end
         self._block_on_full_s = block_on_full_s
@@ -138,11 +140,20 @@ class Registration:
         wait_s = self._block_on_full_s if nonblocking else wait_ns / 1e9
         tickets = self._hold(size, id_bytes, deadline, wait_s)
         plain = None if headers is None else dict(headers.items())
-        self._held.append(
-            Held(tickets, kept, plain, lines, id_bytes, producer_partition_key, producer_partition_number)
-        )
+        observers, told = self._session.options.observing, None
+        try:  # it is accepted; whatever an observer does, it is handed over
+            if observers:
+                outgoing = Outgoing(headers, nonblocking=nonblocking)
+                told = Told(observers, self._stations, 1, outgoing)
+                lines, plain = encode_user_headers(outgoing), dict(outgoing) or None
+        finally:
+            self._held.append(
+                Held(tickets, kept, plain, lines, id_bytes, producer_partition_key, producer_partition_number)
+            )
         if not nonblocking:
-            return self._outcome(tickets, deadline)
+            return self._observed_outcome(told, tickets, deadline)
+        if told is not None:
+            told.follow(tickets)
         if is_in_file:
             self._link.wait_held(deadline)
         if on_delivery is not None:
@@ -168,6 +179,19 @@ class Registration:
                 if tickets is None:
                     raise Ended
                 return tickets
+
+    def _observed_outcome(
+        self, told: Optional[Told], tickets: list[Delivery], deadline: float
+    ) -> Union[PubAck, dict[str, PubAck]]:
+        if told is None:
+            return self._outcome(tickets, deadline)
+        try:
+            outcome = self._outcome(tickets, deadline)
+        except BaseException as exc:
+            told.settled(exc)
+            raise
+        told.settled(outcome)
+        return outcome
 
     def _outcome(self, tickets: list[Delivery], deadline: float) -> Union[PubAck, dict[str, PubAck]]:
         """Waits for a message's outcome; the registration is part of its time."""

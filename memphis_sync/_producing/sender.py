@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 from memphis_sync._core import FanOut, RoundRobin, Route, encode_header, fork_generation
 from memphis_sync._data.outcomes import DELIVERED, Target, error_of, pub_ack
 from memphis_sync._options.arguments import check_place
 from memphis_sync._options.checks import check_callable, check_int, check_seconds
+from memphis_sync._producing.observing import Observed
 from memphis_sync._producing.schema_check import encode_all, encode_one
 from memphis_sync._protocol.names import publish_subject, stream_name
 from memphis_sync._protocol.partitions import partition_for_key
@@ -56,6 +57,7 @@ class Sender:
         stations: Names of its stations, in the order given.
         round_robins: The same for each station alone.
         routes: For each station, by partition.
+        observers: Of the client.
         is_closed: Whether it takes nothing any more.
     """
 
@@ -81,6 +83,7 @@ class Sender:
         self._timeout_ns = int(ack_timeout_s * 1e9)
         self._on_delivery = on_delivery
         self.json_writer = session.json_writer
+        self.observers = session.options.observing
         self._sync = link.file.sync if link.file is not None and link.file.syncs_each else None
         self._fixed = encode_header(b"$memphis_producedBy", name.encode()) + encode_header(
             b"$memphis_connectionId", session.connection_id.encode()
@@ -106,6 +109,10 @@ class Sender:
         """It takes nothing any more."""
         self.is_closed = True
         self.direct.is_plain = False
+
+    def way(self) -> Union[Sender, Observed]:
+        """What a producer's messages go through: its sender, unless somebody observes them."""
+        return Observed(self, self.observers) if self.observers else self
 
     @property
     def is_inherited(self) -> bool:
@@ -194,6 +201,12 @@ class Sender:
                 return ticket if nonblocking else confirmed(ticket)
         except UnicodeEncodeError as exc:
             raise not_utf8(exc) from exc
+
+    def take_from(
+        self, iterator: Iterator[Any], into: list[Any], limit: int, lines: bytes
+    ) -> Optional[tuple[Any, ...]]:
+        """Sends what is plain enough for the short way; see RoundRobin.take_from() of the C core."""
+        return self.round_robins[0].take_from(iterator, into, limit, lines)
 
     def _send_all(
         self,

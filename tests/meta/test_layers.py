@@ -18,7 +18,7 @@ PACKAGE = ROOT / "memphis_sync"
 
 # Bottom first. A name stands for the module or package memphis_sync.<name>; those of one row may use each other.
 ROWS = [
-    {"errors", "types", "_base"},
+    {"errors", "types", "observer", "_base"},
     {"_core"},
     {"_protocol", "_schema", "_options"},
     {"_nats"},
