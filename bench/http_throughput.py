@@ -2,8 +2,10 @@
 How much does a gateway take and give over HTTP, compared with an endpoint that does nothing, and with the client?
 
 1, 16 and 64 keep-alive connections, each with one request after the other: single messages, batches, a message a line,
-and consuming. The endpoint that does nothing is starlette's on uvicorn, in the same run; batches are compared with
-produce_many() of the client, and the memory during a long stream of lines with that of a gateway that has just started.
+and consuming. The endpoint that does nothing is starlette's on uvicorn, in the same run, with the parser that uvicorn
+chooses: h11, the gateway's own, unless httptools is installed. Batches are compared with produce_many() of the client,
+and the memory during a long stream of lines with that of a gateway that has just started. cpu_us is what one message
+took of a processor in the server's process: that of busy machines can be compared, too.
 """
 
 from __future__ import annotations
@@ -40,11 +42,13 @@ class Run(NamedTuple):
     Attributes:
         per_s: Requests a second.
         p50_ms, p99_ms: How long one took.
+        cpu_us: What one took of a processor, in the server's process with all its threads.
     """
 
     per_s: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
 
     def figures(self, each: int = 1) -> dict[str, float]:
         """For the report; *each* is how many messages a request has."""
@@ -52,6 +56,7 @@ class Run(NamedTuple):
             "msgs_per_s": round(self.per_s * each),
             "p50_ms": round(self.p50_ms, 3),
             "p99_ms": round(self.p99_ms, 3),
+            "cpu_us": round(self.cpu_us / each, 1),
         }
 
 
@@ -112,7 +117,7 @@ def load(place: Place, data: bytes, connections: int, count: int) -> Run:
             stack.callback(each.socket.close)
             selector.register(each.socket, selectors.EVENT_READ, each)
         begun = min(connections, count)
-        start = time.perf_counter()
+        start, cpu_s = time.perf_counter(), processor_s(place.pid)
         for each in every[:begun]:
             each.begin(data)
         while len(took) < count:
@@ -125,9 +130,16 @@ def load(place: Place, data: bytes, connections: int, count: int) -> Run:
                     if begun < count:
                         begun += 1
                         key.data.begin(data)
-        seconds = time.perf_counter() - start
+        seconds, cpu_s = time.perf_counter() - start, processor_s(place.pid) - cpu_s
     took.sort()
-    return Run(count / seconds, took[len(took) // 2] * 1000, took[min(len(took) - 1, len(took) * 99 // 100)] * 1000)
+    p50_s, p99_s = took[len(took) // 2], took[min(len(took) - 1, len(took) * 99 // 100)]
+    return Run(count / seconds, p50_s * 1e3, p99_s * 1e3, cpu_s / count * 1e6)
+
+
+def processor_s(pid: int) -> float:
+    """How long a process has run on a processor, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pid: int) -> float:
@@ -260,7 +272,8 @@ def main() -> None:
             "http_throughput",
             run,
             figures,
-            f"single messages over {max(args.connections)} connections {single:.2f} of an endpoint that does nothing, "
+            f"single messages over {max(args.connections)} connections {single:.2f} of an endpoint that does nothing "
+            f"({figures['single_cpu_ratio']:.2f} by processor time), "
             f"batches of {args.batch} {batch:.2f} of produce_many(), "
             f"{figures['stream']['lines']:,} lines in {figures['stream']['growth_mib']:.0f} MiB more",
         )
@@ -291,6 +304,7 @@ class Measuring:
         figures["single_ratio"] = round(
             figures["single"][most]["msgs_per_s"] / figures["nothing"][most]["msgs_per_s"], 3
         )
+        figures["single_cpu_ratio"] = round(figures["nothing"][most]["cpu_us"] / figures["single"][most]["cpu_us"], 3)
         many, batches = self._batches_and_many()
         figures |= {"produce_many_msgs_per_s": round(many), "batch_msgs_per_s": round(batches)}
         figures["batch_ratio"] = round(batches / many, 3)

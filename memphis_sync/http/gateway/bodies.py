@@ -16,6 +16,7 @@ from typing import Callable, Optional, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from .errors import refused
+from .exchange import EXCHANGE
 from .settings import GatewaySettings
 
 T = TypeVar("T")
@@ -52,14 +53,20 @@ async def read(request: Request, settings: GatewaySettings, limit: Optional[int]
         Problem: 413, larger than the limit; 408, too slow; 400, broken; 415, an unknown encoding.
     """
     limit = settings.body_limit if limit is None else min(limit, settings.body_limit)
-    check_length(request, limit)
-    parts, size = [], 0
-    async for part in chunks(request, settings):
-        size += len(part)
-        if size > limit:
-            raise too_large(limit)
-        parts.append(part)
-    return decoded(request.headers.getlist("content-encoding"), b"".join(parts), limit)
+    exchange = request.scope.get(EXCHANGE)
+    body = None if exchange is None else exchange.whole_body()
+    if body is None:
+        check_length(request, limit)
+        parts, size = [], 0
+        async for part in chunks(request, settings):
+            size += len(part)
+            if size > limit:
+                raise too_large(limit)
+            parts.append(part)
+        body = b"".join(parts)
+    elif len(body) > limit:
+        raise too_large(limit)
+    return decoded(request.headers.getlist("content-encoding"), body, limit)
 
 
 def check_length(request: Request, limit: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from memphis_sync.errors import (
     AckTimeoutError,
@@ -132,6 +133,23 @@ def as_json(body: Any) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+class Answer(Response):
+    """
+    JSON without headers of its own: a connection may write it in one step, else it is sent like any response.
+
+    Args:
+        body: The JSON.
+        status: The HTTP status.
+    """
+
+    def __init__(self, body: bytes, status: int = 200) -> None:
+        self.body, self.status_code, self.background = body, status, None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it."""
+        await Response(self.body, self.status_code, None, "application/json")(scope, receive, send)
+
+
 def answer(body: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> Response:
     """An answer in JSON."""
-    return Response(as_json(body), status, headers, "application/json")
+    return Response(as_json(body), status, headers, "application/json") if headers else Answer(as_json(body), status)

@@ -21,7 +21,7 @@ import memphis_sync
 from memphis_sync.errors import ClosedError, MemphisError, StationNotFoundError
 
 from .bodies import content_type, read, unsupported
-from .errors import AGAIN, Problem, answer, as_json, details_of, refused, status_of
+from .errors import AGAIN, Answer, Problem, answer, as_json, details_of, refused, status_of
 from .headers import IDS, OWN_PREFIX, as_text, message_headers
 from .json_array import NotAnArrayError, beside, elements
 from .metrics import count
@@ -170,7 +170,7 @@ class Produce:
                 return answer({"acknowledged": False, "error": None, "success": True}, 202)
             ack = await delivery
             count(request.scope, "stored", 1)
-            return answer({"error": None, "success": True, **stored(ack)})
+            return Answer(_stored_answer(ack))
 
     async def batch(self, request: Request) -> Response:
         """POST /stations/{station}/produce/batch: each element of a JSON array is a message, as it was sent."""
@@ -281,12 +281,20 @@ def _batch_answer(results: list[Result], options: ProduceOptions) -> Response:
         body["acknowledged"] = False
     if not failed:
         status = 200 if options.waits else 202
-        return Response(as_json(body)[:-1] + _results(results), status, None, "application/json")
+        return Answer(as_json(body)[:-1] + _results(results), status)
     statuses = {status_of(error) for _, error in failed}
     status = next((each for each in _WORST_FIRST if each in statuses), max(statuses))
     error = f"{len(failed)} of {len(results)} messages are not known to be stored; errors has each"
     rows = [stored(each) if isinstance(each, memphis_sync.PubAck) else None for each in results]
     raise Problem(status, {**body, "error": error, "results": rows}, AGAIN if status == 503 else None)
+
+
+def _stored_answer(ack: memphis_sync.PubAck) -> bytes:
+    """The answer about a message that is stored, as as_json() would write it; see _results()."""
+    return (
+        f'{{"duplicate":{_BOOLS[ack.duplicate]},"error":null,"partition":{ack.partition},"seq":{ack.sequence},'
+        f'"stream":"{ack.stream}","success":true}}'
+    ).encode("ascii")
 
 
 def _results(results: list[Result]) -> bytes:
