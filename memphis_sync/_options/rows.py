@@ -95,7 +95,7 @@ def arguments(table: type[A]) -> type[A]:
     """Makes a class the table of a call."""
     names = list(table.__annotations__)
     by_name = names[names.index("_") :] if table.__annotations__.pop("_", None) else ()
-    types, texts = typing.get_type_hints(table), dict(_TEXT.findall(_args_of(table)))
+    types, texts = typing.get_type_hints(table), texts_of(table.__doc__, "Args")
     made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(table)
     table.ROWS = tuple(
         field.metadata.get("row", Row())._replace(
@@ -103,7 +103,7 @@ def arguments(table: type[A]) -> type[A]:
             type=types[field.name],
             default=_EMPTY if field.default is dataclasses.MISSING else field.default,
             kw_only=field.name in by_name,
-            doc=" ".join(texts.get(field.name, "").split()),
+            doc=texts.get(field.name, ""),
         )
         for field in dataclasses.fields(made)
     )
@@ -146,6 +146,18 @@ def _taking(table: Any, own: int, function: Callable[..., R]) -> Callable[..., R
     call.__annotations__ = {**{row.name: row.type for row in rows}, "return": signature.return_annotation}
     call.__doc__ = _with_args(function.__doc__, table)
     return call
+
+
+def texts_of(doc: Optional[str], part: str) -> dict[str, str]:
+    """
+    What a docstring says of each name in one of its parts, on one line each; {} for python -OO.
+
+    Args:
+        doc: The docstring.
+        part: ``Args`` or ``Attributes``.
+    """
+    found = inspect.cleandoc(doc or "").partition(f"\n{part}:\n")[2]
+    return {name: " ".join(text.split()) for name, text in _TEXT.findall(found.partition("\n\n")[0])}
 
 
 def _args_of(table: type[Arguments]) -> str:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Optional
 
+from memphis_sync._base.option_names import as_options
 from memphis_sync.broker.options import (
     DEFAULT_HTTP_PORT,
     DEFAULT_PORT,
@@ -28,21 +29,33 @@ from memphis_sync.errors import ConfigurationError
 
 _PREFIX = "MEMPHIS_SYNC_BROKER_"
 _CALLED = {
-    **{name: f"--{name.replace('_', '-')}" for name in BrokerOptions.__dataclass_fields__},
     "data_dir": "--data",
     "http_port": "--http",
     "users": "--user or --users-file",
     "root_password": f"{_PREFIX}ROOT_PASSWORD",
     "token": f"{_PREFIX}TOKEN",
 }
-# Words like "port" are names only where a sentence is about them.
-_NAME = re.compile(r"""'[^']*'|"[^"]*"|^[a-z]+\b|\b[a-z]+(?:_[a-z]+)+\b|(?<= and )[a-z]+(?= are | is |:|$)""")
-_EPILOG = f"""environment:
-  {_PREFIX}ROOT_PASSWORD    password of the user root (default: {DEFAULT_ROOT_PASSWORD})
-  {_PREFIX}PASSWORD_<NAME>  password of --user NAME; letters in upper case, anything but letters and digits as _
-  {_PREFIX}TOKEN            a connection token: clients then need it instead of passwords
-  {_PREFIX}NATS             the same as --nats, for a URL with credentials
-  GOGC, GOMEMLIMIT          when nats-server collects garbage (default: 400 percent, at most 3/4 of the memory)
+_EPILOG = f"""Environment:
+  {_PREFIX}ROOT_PASSWORD
+      password of the user root (default: {DEFAULT_ROOT_PASSWORD})
+  {_PREFIX}PASSWORD_<NAME>
+      password of --user NAME; letters in upper case,
+      anything but letters and digits as _
+  {_PREFIX}TOKEN
+      a connection token: clients then need it instead
+      of passwords
+  {_PREFIX}NATS
+      the same as --nats, for a URL with credentials
+  GOGC, GOMEMLIMIT
+      when nats-server collects garbage (default: 400
+      percent, at most 3/4 of the memory)
+
+Examples:
+  memphis-sync broker
+  memphis-sync broker --data /var/lib/memphis
+  memphis-sync broker --ephemeral --port 0 --ready-file F
+  memphis-sync broker --http
+  memphis-sync broker --nats nats://10.0.0.5:4222
 """
 
 
@@ -77,7 +90,7 @@ def _users(names: list[str], file: Optional[Path]) -> dict[str, str]:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="A Memphis broker: the Memphis control plane on a nats-server with JetStream.",
+        description="A Memphis broker: the Memphis control plane\non a nats-server with JetStream.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -118,11 +131,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
     return parser
-
-
-def _as_options(text: str) -> str:
-    """An error of BrokerOptions, with what the command line and the environment call them; quoted values stay."""
-    return _NAME.sub(lambda found: _CALLED.get(found[0], found[0]), text)
 
 
 def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.broker") -> int:
@@ -171,7 +179,7 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
             http_port=arguments.http,
         )
     except ConfigurationError as exc:
-        parser.error(_as_options(str(exc)))
+        parser.error(as_options(str(exc), BrokerOptions.__dataclass_fields__, _CALLED))
     return run(options)
 
 

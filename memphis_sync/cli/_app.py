@@ -1,4 +1,4 @@
-"""The command group: global options, exit codes, and subcommands that are imported when they are called."""
+"""The command: global options, exit codes, and subcommands that are imported when they are called."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ import sys
 import warnings
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Callable, Optional, TypeVar
-from urllib.parse import urlsplit
 
 import click
 
 from memphis_sync import __version__
-from memphis_sync.errors import ConfigurationError, ConnectError, MemphisError, StationNotFoundError
+from memphis_sync.errors import (
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    MemphisError,
+    StationNotFoundError,
+)
 
+from ._group import Group, examples
+from ._secrets import warn_of_password
 from ._streams import flush_stdout, forget_stdout, tell, write_result
 
 if TYPE_CHECKING:
@@ -26,20 +33,23 @@ if TYPE_CHECKING:
 FAILED, USAGE, NO_CONNECTION, NOT_STORED, INTERRUPTED = 1, 2, 3, 4, 130
 ENDS = {"line": b"\n", "nul": b"\0", "none": b""}  # what may stand after a payload that is written
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-COMMANDS = (
-    "broker",
-    "demo",
-    "dls",
-    "gateway",
-    "info",
-    "ls",
-    "outbox",
-    "peek",
-    "pub",
-    "schema",
-    "station",
-    "sub",
-)  # each in the module of that name
+# Each is in the module of its name, which is not imported for the list of all.
+COMMANDS = {
+    "broker": "Run a Memphis-compatible broker.",
+    "completion": "Let a shell complete this command.",
+    "demo": "Send many lines through a broker and compare.",
+    "dls": "List, resend and drop dead letters.",
+    "gateway": "Serve a broker over HTTP.",
+    "info": "Show all about a station.",
+    "ls": "List the stations.",
+    "outbox": "Show, send or export an outbox file.",
+    "peek": "Show messages without consuming them.",
+    "ping": "Measure round trips to the broker.",
+    "pub": "Produce messages.",
+    "schema": "Manage what messages must look like.",
+    "station": "Create and destroy stations.",
+    "sub": "Consume messages.",
+}
 
 
 @dataclass
@@ -61,7 +71,9 @@ class Settings:
         """Connects as the options or the environment say."""
         from memphis_sync import connect
 
-        return connect(self.url, name=name)
+        from ._secrets import ask_for_password
+
+        return connect(self.url, name=name, password=ask_for_password(self.url))
 
     def say(self, text: str) -> None:
         """Writes a line for people to stderr."""
@@ -82,7 +94,7 @@ class Settings:
         return os.environ.get("TERM") != "dumb"
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -97,10 +109,41 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of all."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--url", help="memphis://user@host:port; without it MEMPHIS_URL, or MEMPHIS_HOST and MEMPHIS_USERNAME.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Exit status:
+  0    done
+  1    failed
+  2    usage: a wrong option, URL or setting
+  3    no connection to the broker
+  4    some messages were not stored; the count is shown
+  130  Ctrl-C
+
+"""
+    + examples(
+        "memphis-sync broker",
+        "export MEMPHIS_URL=memphis://root:memphis@localhost",
+        "memphis-sync ping",
+        "seq 3 | memphis-sync pub readings",
+        "memphis-sync sub readings --end",
+        "memphis-sync --json ls | jq .station",
+    ),
+)
+@click.option(
+    "--url",
+    metavar="URL",
+    help="memphis://user@host:port, memphis+tls://... for TLS. Without it MEMPHIS_URL, or MEMPHIS_HOST, MEMPHIS_PORT, "
+    "MEMPHIS_USERNAME and so on; they are not mixed with this option.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 @click.option("-v", "--verbose", count=True, help="Log what the connection does; -vv logs every attempt.")
 @click.version_option(__version__, prog_name="memphis-sync")
@@ -109,26 +152,14 @@ def app(ctx: click.Context, url: Optional[str], as_json: bool, quiet: bool, verb
     """
     Work with the stations of a Memphis broker.
 
-    Secrets come from MEMPHIS_URL, MEMPHIS_PASSWORD, MEMPHIS_PASSWORD_FILE, MEMPHIS_TOKEN or MEMPHIS_TOKEN_FILE.
+    Secrets come from MEMPHIS_URL, MEMPHIS_PASSWORD, MEMPHIS_PASSWORD_FILE, MEMPHIS_TOKEN or MEMPHIS_TOKEN_FILE; a
+    password that is missing is asked for on a terminal. Results go to stdout, everything else to stderr.
     """
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     if sys.stderr is not None:
         logging.basicConfig(level=level, format="%(levelname)-7s %(name)s  %(message)s", stream=sys.stderr)
     ctx.obj = Settings(url, as_json, quiet)
-    warn_of_password(url, ctx.obj)
-
-
-def warn_of_password(url: Optional[str], settings: Settings) -> None:
-    """Says so when --url holds a password, which the process list shows."""
-    if url is not None and _has_password(url) and not settings.quiet:
-        tell("warning: every user of this machine can read the password in --url; set MEMPHIS_URL instead")
-
-
-def _has_password(url: str) -> bool:
-    try:
-        return bool(urlsplit(url).password)
-    except ValueError:  # not a URL: connect() raises the error
-        return False
+    warn_of_password(url, is_quiet=quiet)
 
 
 def run(args: list[str]) -> int:
@@ -150,7 +181,7 @@ def run(args: list[str]) -> int:
         return 0
     except ConfigurationError as exc:
         return _failed(exc, USAGE)
-    except ConnectError as exc:
+    except (ConnectError, ConnectionLostError) as exc:
         return _failed(exc, NO_CONNECTION)
     except StationNotFoundError as exc:
         hint = "'memphis-sync ls' shows all stations, 'memphis-sync pub STATION' sends a message"

@@ -14,12 +14,21 @@ import click
 from ._app import FAILED, Settings
 from ._demo_lines import Script, read_lines, standard_library
 from ._demo_run import GROUPS, KINDS, THREADS, Advance, Report, run_demo
+from ._group import command as command_of, examples
 from ._streams import tell, write_result
 
 _SHOWN = 10  # differences that are shown in full; the counts are always exact
 
 
-@click.command(name="demo")
+@command_of(
+    name="demo",
+    epilog=examples(
+        "memphis-sync demo",
+        "memphis-sync demo /var/log/*.log",
+        "memphis-sync --url memphis://root@localhost demo",
+        "memphis-sync --json demo | jq .rows",
+    ),
+)
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.pass_obj
 def command(settings: Settings, files: tuple[Path, ...]) -> int:
@@ -49,6 +58,8 @@ def command(settings: Settings, files: tuple[Path, ...]) -> int:
         _print_table(report)
     for difference in report.differences[:_SHOWN]:
         tell(f"error: {difference}")
+    if not report.differences:
+        settings.say(f"all {script.count:,} arrived, in order")
     return FAILED if report.differences else 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Optional
 import click
 
 from ._app import Settings, need_output
+from ._group import examples, group as group_of
 from ._streams import forget_stdout, json_line
 from ._table import one_line
 
@@ -20,12 +21,26 @@ _HEADINGS = ("ID", "TYPE", "PARTITION", "SEQUENCE", "GROUPS", "PRODUCER", "TIME"
 _TYPES = click.Choice(["poison", "schema"])
 
 
-@click.group(name="dls")
+@group_of(
+    name="dls",
+    epilog=examples(
+        "memphis-sync dls ls orders",
+        "memphis-sync dls resend orders --all",
+        "memphis-sync dls drop orders --all --type schema",
+    ),
+)
 def command() -> None:
     """List, resend and drop the dead letters of a station (a Memphis broker has a REST API for that instead)."""
 
 
-@command.command(name="ls")
+@command.command(
+    name="ls",
+    epilog=examples(
+        "memphis-sync dls ls orders",
+        "memphis-sync dls ls orders --type schema --limit 10",
+        "memphis-sync --json dls ls orders | jq .reason",
+    ),
+)
 @click.argument("station")
 @click.option("--type", "kind", type=_TYPES, default=None, help="Only these.")
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="ID", help="Only those after this id.")
@@ -43,7 +58,7 @@ def list_(settings: Settings, station: str, kind: Optional[str], after: int, lim
     return 0
 
 
-@command.command()
+@command.command(epilog=examples("memphis-sync dls resend orders 17 18", "memphis-sync dls resend orders --all"))
 @click.argument("station")
 @click.argument("ids", nargs=-1, type=click.IntRange(min=1), metavar="[ID]...")
 @click.option("--all", "every", is_flag=True, help="All of the station.")
@@ -57,7 +72,7 @@ def resend(settings: Settings, station: str, ids: tuple[int, ...], every: bool) 
     return 0
 
 
-@command.command()
+@command.command(epilog=examples("memphis-sync dls drop orders 17", "memphis-sync dls drop orders --all --type schema"))
 @click.argument("station")
 @click.argument("ids", nargs=-1, type=click.IntRange(min=1), metavar="[ID]...")
 @click.option("--all", "every", is_flag=True, help="All of the station.")

@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-import re
 import sys
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import click
 
+from memphis_sync._base.option_names import as_option, as_options
+from memphis_sync._options.rows import texts_of
 from memphis_sync.errors import ConfigurationError
+from memphis_sync.http.gateway.settings import ENVIRONMENT_KEYS, GatewaySettings, keys_of_environment
 
-from ._app import Settings, warn_of_password
+from ._app import Settings
+from ._group import Switch, command as command_of, examples
+from ._secrets import warn_of_password
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+_NO_OPTION = {"url", "jwt_keys"}  # the command's own; only in the environment
+_TEXTS = texts_of(GatewaySettings.__doc__, "Attributes")
 
 
-@click.command(
+def _options(function: Callable[..., int]) -> Callable[..., int]:
+    """An option for each field of GatewaySettings, with the field's default and text."""
+    for field in reversed(dataclasses.fields(GatewaySettings)):
+        if field.name not in _NO_OPTION:
+            function = _option(field)(function)
+    return function
+
+
+def _option(field: dataclasses.Field[Any]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    name, text = as_option(field.name), _help(field)
+    if isinstance(field.default, bool):
+        return click.option(f"{name}/--no-{name[2:]}", field.name, cls=Switch, default=None, help=text)
+    kinds = {"int": click.INT, "Optional[int]": click.INT, "float": click.FLOAT, "Optional[Path]": FILE}
+    return click.option(name, field.name, type=kinds.get(str(field.type), click.STRING), default=None, help=text)
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    """
+    The first sentence of the field's text and its default. Not click's own default: None says that the option is not
+    given, and the field's is the one that counts.
+    """
+    text = _TEXTS.get(field.name, "").replace("``", "")
+    if field.default in (None, dataclasses.MISSING):
+        return text
+    default = field.default
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    return f"{text} [default: {default:g}]" if isinstance(default, float) else f"{text} [default: {default}]"
+
+
+@command_of(
     name="gateway",
-    epilog="""\b
-Examples:
-  memphis-sync gateway --url memphis://broker:6666
-  memphis-sync gateway --url memphis+tls://broker:6666 --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
-  MEMPHIS_SYNC_GATEWAY_JWT_KEYS=$(openssl rand -hex 32) memphis-sync gateway --url memphis://broker:6666
-""",
+    epilog=examples(
+        "memphis-sync gateway --url memphis://broker:6666",
+        "memphis-sync gateway --host 0.0.0.0 \\",
+        "    --tls-cert cert.pem --tls-key key.pem",
+    ),
 )
 @click.option(
     "--url", help="The broker, memphis://host:port; without it the command's --url, MEMPHIS_URL or MEMPHIS_HOST."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=int, default=4444, show_default=True, help="Port to listen on; 0 for a free one.")
-@click.option("--fd", type=int, help="An inherited socket that listens already, instead of --host and --port.")
-@click.option(
-    "--jwt-keys-file",
-    type=FILE,
-    help="Keys of the tokens, one a line, the first one signs; read again when it changes.",
-)
-@click.option("--token-life-s", type=float, help="How long an access token is valid. [default: 900]")
-@click.option("--refresh-life-s", type=float, help="How long a refresh token is valid. [default: 18000]")
-@click.option("--body-limit", type=int, help="Largest body in bytes. [default: 4194304]")
-@click.option("--header-limit", type=int, help="Largest headers in bytes. [default: 16384]")
-@click.option(
-    "--read-timeout-s", type=float, help="How long headers, and each pause in a body, may take. [default: 10]"
-)
-@click.option("--body-timeout-s", type=float, help="How long a whole body may take. [default: 60]")
-@click.option("--max-connections", type=int, help="HTTP connections at once. [default: 1000]")
-@click.option("--max-clients", type=int, help="Users connected to the broker at once. [default: 256]")
-@click.option("--max-sessions", type=int, help="Logins that are remembered. [default: 100000]")
-@click.option("--idle-s", type=float, help="How long an unused connection to the broker is kept. [default: 300]")
-@click.option("--threads", type=int, help="Requests that may wait for messages at once. [default: 64]")
-@click.option("--end-s", type=float, help="How long the end waits for requests. [default: 20]")
-@click.option("--tls-cert", type=FILE, help="PEM certificate and chain; turns on HTTPS.")
-@click.option("--tls-key", type=FILE, help="PEM file with its key.")
-@click.option("--tls-ca", type=FILE, help="PEM CAs: clients need a certificate from them.")
-@click.option("--ready-file", type=FILE, help="Gets a line of JSON when the gateway listens.")
-@click.option("--access-log/--no-access-log", default=None, help="One line a request, on standard error. [default: on]")
-@click.option("--console/--no-console", default=None, help="A page to look at stations, at /. [default: on]")
+@_options
 @click.pass_obj
 def command(settings: Settings, /, url: Optional[str], **given: Any) -> int:
     """
@@ -66,32 +74,27 @@ def command(settings: Settings, /, url: Optional[str], **given: Any) -> int:
 
     It has no user of its own: each client logs in as a user of the broker.
 
-    Keys of tokens: MEMPHIS_SYNC_GATEWAY_JWT_KEYS, or --jwt-keys-file; without them each start makes its own.
+    Keys of tokens: MEMPHIS_SYNC_GATEWAY_JWT_KEYS (each of 32 bytes or more: openssl rand -hex 32), or --jwt-keys-file;
+    without them each start makes its own.
     """
     try:
         from memphis_sync.http.gateway.server import run
-        from memphis_sync.http.gateway.settings import GatewaySettings
     except ImportError as exc:
         raise click.UsageError(
             f"memphis-sync gateway needs the extra 'gateway': pip install 'memphis-sync[gateway]' ({exc})"
         ) from exc
-    warn_of_password(url, settings)
+    warn_of_password(url, is_quiet=settings.quiet)
     options = {name: value for name, value in given.items() if value is not None}
+    keys = () if "jwt_keys_file" in options else keys_of_environment()
     try:
-        checked = GatewaySettings(url or settings.url or _broker_of_environment(), jwt_keys=_keys(options), **options)
+        checked = GatewaySettings(url or settings.url or _broker_of_environment(), jwt_keys=keys, **options)
     except ConfigurationError as exc:
-        raise ConfigurationError(_as_options(str(exc), GatewaySettings.__dataclass_fields__)) from exc
+        names = GatewaySettings.__dataclass_fields__
+        raise ConfigurationError(as_options(str(exc), names, {"jwt_keys": ENVIRONMENT_KEYS})) from exc
     level = logging.WARNING if settings.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     return run(checked)
-
-
-def _keys(options: dict[str, Any]) -> tuple[str, ...]:
-    """Those of the environment, unless a file is named."""
-    from memphis_sync.http.gateway.settings import keys_of_environment
-
-    return () if "jwt_keys_file" in options else keys_of_environment()
 
 
 def _broker_of_environment() -> str:
@@ -103,12 +106,3 @@ def _broker_of_environment() -> str:
     if not host:
         raise ConfigurationError("no broker is named: give --url memphis://host:port, or set MEMPHIS_URL")
     return f"memphis://{host}:{environ.get('MEMPHIS_PORT') or 6666}"
-
-
-def _as_options(text: str, names: Collection[str]) -> str:
-    """An error of the settings, with the options as the command has them: at its beginning, and names with a ``_``."""
-    return re.sub(
-        r"^[a-z]+\b|\b[a-z]+(?:_[a-z]+)+\b",
-        lambda found: f"--{found[0].replace('_', '-')}" if found[0] in names else found[0],
-        text,
-    )

@@ -10,6 +10,7 @@ import click
 from memphis_sync.errors import ServerError
 
 from ._app import Settings, need_output
+from ._group import command as command_of, examples
 from ._ls import station_record
 from ._streams import write_result
 from ._table import Size, size_text, write_table
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 _NO_RESPONDERS = 503
 
 
-@click.command(
+@command_of(
     name="info",
-    epilog="""\b
-Examples:
-  memphis-sync info orders
-  memphis-sync --json info orders | jq '.groups[] | {group, lag}'""",
+    epilog=examples(
+        "memphis-sync info orders",
+        "memphis-sync --json info orders | jq '.groups[].lag'",
+    ),
 )
 @click.argument("station")
 @click.pass_obj

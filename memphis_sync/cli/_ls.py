@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._app import Settings, need_output
+from ._group import command as command_of, examples
 from ._table import Size, write_table
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ _HEADINGS = ("STATION", "MESSAGES", "SIZE", "PARTITIONS", "NEWEST", "SCHEMA", "R
 _GROUP_HEADINGS = ("STATION", "MESSAGES", "GROUPS", "LAG", "UNACKED", "SIZE", "PARTITIONS", "NEWEST", "SCHEMA")
 
 
-@click.command(
+@command_of(
     name="ls",
-    epilog="""\b
-Examples:
-  memphis-sync ls
-  memphis-sync ls --groups
-  memphis-sync ls | cut -f1
-  memphis-sync --json ls | jq -r 'select(.messages > 0).station'""",
+    epilog=examples(
+        "memphis-sync ls",
+        "memphis-sync ls --groups",
+        "memphis-sync ls | cut -f1",
+        "memphis-sync --json ls | jq -r .station",
+    ),
 )
 @click.option("--groups", is_flag=True, help="Also the consumer groups, and how far behind they are.")
 @click.pass_obj

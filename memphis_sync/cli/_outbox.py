@@ -19,12 +19,21 @@ from memphis_sync._protocol.names import external_name, split_stream
 from memphis_sync.errors import ConfigurationError, MemphisError
 
 from ._app import FAILED, NOT_STORED, Settings, leave_at_once, need_output
+from ._group import command as command_of, examples
 from ._streams import json_line, tell, write_result
 
 _HEADINGS = ("FILE", "STATION", "PARTITION", "MESSAGES", "BYTES", "OLDEST")
 
 
-@click.command(name="outbox")
+@command_of(
+    name="outbox",
+    epilog=examples(
+        "memphis-sync outbox /var/lib/shop/outbox",
+        "memphis-sync outbox /var/lib/shop/outbox --send",
+        "memphis-sync outbox OUTBOX --export saved.jsonl",
+        "memphis-sync outbox OUTBOX --drop",
+    ),
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--send", is_flag=True, help="Send all messages to the broker, and wait for its confirmations.")
 @click.option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from ._app import ENDS, Settings, need_output, split_option
+from ._group import command as command_of, examples
 from ._streams import json_line
 from ._table import Size, one_line, write_table
 
@@ -35,14 +36,14 @@ def _time(_: click.Context, __: click.Parameter, value: Optional[str]) -> Option
         raise click.BadParameter(f"{value!r} is neither {forms}") from None
 
 
-@click.command(
+@command_of(
     name="peek",
-    epilog="""\b
-Examples:
-  memphis-sync peek orders
-  memphis-sync peek orders --count 100 --since 15m
-  memphis-sync peek orders --partition 2 --from 1200 --count 1 --raw
-  memphis-sync --json peek orders | jq .data""",
+    epilog=examples(
+        "memphis-sync peek orders",
+        "memphis-sync peek orders --count 100 --since 15m",
+        "memphis-sync peek orders --from 1200 --count 1 --raw",
+        "memphis-sync --json peek orders | jq .data",
+    ),
 )
 @click.argument("station")
 @click.option("--count", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many, at most.")

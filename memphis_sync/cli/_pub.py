@@ -15,6 +15,7 @@ import click
 from memphis_sync.errors import MemphisError
 
 from ._app import INTERRUPTED, NOT_STORED, InputFile, Settings, leave_at_once, need_input
+from ._group import command as command_of, examples
 from ._streams import tell
 
 if TYPE_CHECKING:
@@ -63,7 +64,16 @@ def _parse_headers(ctx: click.Context, param: click.Parameter, values: tuple[str
     return headers
 
 
-@click.command(name="pub")
+@command_of(
+    name="pub",
+    epilog=examples(
+        "memphis-sync pub orders 'hello'",
+        "seq 100000 | memphis-sync pub orders",
+        "memphis-sync pub orders --file orders.jsonl --id load-1",
+        "memphis-sync pub images --split none < a.png",
+        "memphis-sync pub orders hello -H kind=test --key 17",
+    ),
+)
 @click.argument("station")
 @click.argument("body", required=False)
 @click.option("--file", "source", type=InputFile(), help="Read this file instead of stdin.")

@@ -12,6 +12,7 @@ import click
 from memphis_sync.errors import MemphisError
 
 from ._app import InputFile, Settings, need_input, need_output
+from ._group import examples, group as group_of
 from ._streams import write_result
 from ._table import write_table
 
@@ -21,12 +22,25 @@ if TYPE_CHECKING:
 _BY_ENDING = {".proto": "protobuf", ".json": "json", ".avsc": "avro", ".graphql": "graphql", ".gql": "graphql"}
 
 
-@click.group(name="schema")
+@group_of(
+    name="schema",
+    epilog=examples(
+        "memphis-sync schema create order order.json",
+        "memphis-sync schema enforce order orders",
+        "memphis-sync schema show order",
+    ),
+)
 def command() -> None:
     """Manage what the messages of a station must look like: protobuf, JSON Schema, Avro, GraphQL."""
 
 
-@command.command()
+@command.command(
+    epilog=examples(
+        "memphis-sync schema create order order.json",
+        "memphis-sync schema create order v2.proto --activate",
+        "memphis-sync schema create order - --type avro < FILE",
+    )
+)
 @click.argument("name")
 @click.argument("file", type=InputFile(), required=False)
 @click.option(
@@ -69,7 +83,7 @@ def create(
     settings.report(text, schema=name, type=kind, active_version=version)
 
 
-@command.command(name="ls")
+@command.command(name="ls", epilog=examples("memphis-sync schema ls", "memphis-sync --json schema ls | jq .stations"))
 @click.pass_obj
 def list_(settings: Settings) -> None:
     """Write a line for each schema: columns separated by TAB in a pipe, or with --json an object."""
@@ -85,7 +99,7 @@ def list_(settings: Settings) -> None:
     write_table(headings, rows)
 
 
-@command.command()
+@command.command(epilog=examples("memphis-sync schema show order", "memphis-sync schema show order 2 > v2.json"))
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @click.pass_obj
@@ -97,7 +111,7 @@ def show(settings: Settings, name: str, version: Optional[int]) -> None:
     write_result(json.dumps(dataclasses.asdict(found)) if settings.json else found.content)
 
 
-@command.command()
+@command.command(epilog=examples("memphis-sync schema activate order", "memphis-sync schema activate order 2"))
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @click.pass_obj
@@ -108,7 +122,7 @@ def activate(settings: Settings, name: str, version: Optional[int]) -> None:
     settings.report(f"schema {name}: version {active} is active", schema=name, active_version=active)
 
 
-@command.command()
+@command.command(epilog=examples("memphis-sync schema enforce order orders"))
 @click.argument("name")
 @click.argument("station")
 @click.pass_obj
@@ -119,7 +133,7 @@ def enforce(settings: Settings, name: str, station: str) -> None:
     settings.report(f"station {station} accepts only what matches schema {name}", station=station, schema=name)
 
 
-@command.command()
+@command.command(epilog=examples("memphis-sync schema detach orders"))
 @click.argument("station")
 @click.pass_obj
 def detach(settings: Settings, station: str) -> None:

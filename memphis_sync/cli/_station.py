@@ -2,17 +2,66 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from memphis_sync._base.option_names import as_options
+from memphis_sync._options.arguments import StationArguments
+from memphis_sync.errors import ConfigurationError, StationNotFoundError
+
 from ._app import Settings
+from ._group import examples, group as group_of
+from ._keywords import options_of
+
+_NO_OPTION = {"name", "create_station"}
 
 
-@click.group(name="station")
+@group_of(
+    name="station",
+    epilog=examples("memphis-sync station create orders", "memphis-sync station rm orders"),
+)
 def command() -> None:
-    """Destroy stations."""
+    """Create and destroy stations."""
 
 
-@command.command()
+@command.command(
+    epilog=examples(
+        "memphis-sync station create orders",
+        "memphis-sync station create orders \\",
+        "    --partitions-number 3 --retention-value 86400",
+        "memphis-sync station create cache \\",
+        "    --storage-type memory --retention-type messages \\",
+        "    --retention-value 100000",
+    )
+)
+@click.argument("name")
+@options_of(StationArguments, without=_NO_OPTION)
+@click.pass_obj
+def create(settings: Settings, /, name: str, **given: Any) -> None:
+    """
+    Create station NAME; one that exists already is fine, and keeps its settings.
+
+    The options are the keywords of station() in Python.
+    """
+    options = {keyword: value for keyword, value in given.items() if value is not None}
+    with settings.connect("station") as client:
+        try:
+            client.station(name, create_station=False)
+        except StationNotFoundError:
+            is_new = True
+        else:
+            is_new = False
+        try:
+            made = client.station(name, **options)
+        except ConfigurationError as exc:
+            names = [row.name for row in StationArguments.ROWS if row.name not in _NO_OPTION]
+            raise ConfigurationError(as_options(str(exc), names, {})) from exc
+    text = "is created" if is_new else "exists already, and keeps its settings"
+    settings.report(f"station {made.name} {text}", station=made.name, created=is_new)
+
+
+@command.command(epilog=examples("memphis-sync station rm orders", "memphis-sync station rm orders invoices"))
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.pass_obj
 def rm(settings: Settings, names: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ import click
 from memphis_sync.errors import MemphisError
 
 from ._app import ENDS, Settings, need_output, split_option
+from ._group import command as command_of, examples
 from ._streams import forget_stdout, json_line
 
 if TYPE_CHECKING:
@@ -28,7 +29,16 @@ _WAIT_MS = 1000  # how long a fetch waits
 _MOMENT_S = 0.05
 
 
-@click.command(name="sub")
+@command_of(
+    name="sub",
+    epilog=examples(
+        "memphis-sync sub orders",
+        "memphis-sync sub orders --end > orders.txt",
+        "memphis-sync sub orders --group billing --count 100",
+        "memphis-sync --json sub orders | jq .headers",
+        "memphis-sync sub images --count 1 --split none > a.png",
+    ),
+)
 @click.argument("station")
 @click.option("--group", help="Consumer group, which continues where it stopped; by default a temporary one.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many.")

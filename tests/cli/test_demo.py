@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def test_the_table_in_a_pipe_is_plain_text(tmp_path: Path) -> None:
     path.write_bytes(b"a\nb\n")
     done = run_python("-m", "memphis_sync.cli", "demo", path, timeout_s=60)
     assert b"\x1b" not in done.stdout + done.stderr
+    assert re.search(rb"\nall [\d,]+ arrived, in order\n\Z", done.stderr)
     text = done.stdout.decode()
     assert "duplicated" in text
     assert "lost" in text

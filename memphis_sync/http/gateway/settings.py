@@ -36,20 +36,23 @@ class GatewaySettings:
         fd: An inherited descriptor of a socket that listens already, which is used instead of host and port.
         jwt_keys: Keys of the tokens, each of 32 bytes or more. The first one signs, all are accepted. Without keys and
             file each start makes one of its own.
-        jwt_keys_file: A file with them, one a line, instead; it is read again when it changes.
+        jwt_keys_file: A file with the keys of tokens, one a line; the first one signs. It is read again when it
+            changes.
         token_life_s: How long an access token is valid unless its request says otherwise, in seconds, from 1.
-        refresh_life_s: The same for a refresh token.
+        refresh_life_s: How long a refresh token is valid, in the same way.
         body_limit: Largest body in bytes, as sent and decoded; from 1024.
-        header_limit: The same for all headers of a request, 1024 to 65536.
+        header_limit: Largest size of all headers of a request in bytes, 1024 to 65536.
         read_timeout_s: How long a request's headers may take, and each pause inside a body, in seconds, above 0.
-        body_timeout_s: How long a whole body may take.
+        body_timeout_s: How long a whole body may take, in seconds, above 0.
+        write_timeout_s: How long a client may read nothing of its answer, in seconds, above 0.
         max_connections: How many HTTP connections may be open, from 1; others get 503.
         max_clients: How many users may be connected to the broker at once, from 1.
         max_sessions: How many logins are remembered, from 1; the oldest one makes room.
         idle_s: How long a user's connection to the broker is kept without a request, in seconds, above 0.
         threads: How many requests may wait for a consumer at once, from 1.
         end_s: How long the end waits for requests under way, in seconds, from 0.
-        tls_cert, tls_key: PEM files of the certificate with its chain, and of its key: the gateway then serves HTTPS.
+        tls_cert: PEM file of the certificate with its chain: the gateway then serves HTTPS.
+        tls_key: PEM file of the certificate's key.
         tls_ca: PEM file with CAs: clients then need a certificate from one of them.
         ready_file: Gets one line of JSON once the gateway listens: url, host, port, pid.
         access_log: Whether each request is a line in the log ``memphis_sync.gateway.access``.
