@@ -58,7 +58,12 @@ class DataLink:
         label: The client's name, for log lines.
         callbacks: Where the user's callables run.
         outages: What is shared with the control link.
+
+    Attributes:
+        key_header: The header that tells a message's partition key to the other end; "" where nobody asks for it.
     """
+
+    key_header = ""
 
     def __init__(
         self, options: ConnectOptions, *, number: int, link_id: str, label: str, callbacks: Callbacks, outages: Outages
@@ -106,8 +111,7 @@ class DataLink:
             AuthenticationError: The credentials were refused.
         """
         watch_forks()
-        steps = connect_first(self._options.addresses, self._login, deadline, self._on_failed)
-        self._address, connected = run(steps, self._is_over)
+        self._address, connected = self._first(deadline)
         try:
             self.is_memphis = connected.info.is_memphis
             if self.file is not None:
@@ -128,6 +132,11 @@ class DataLink:
             raise
         self._outages.join("data", lambda _: self._wake.set(), self.end)
         self.is_open = True
+
+    def _first(self, deadline: float) -> tuple[ServerAddress, Connected]:
+        """The first connection. Raises as open()."""
+        steps = connect_first(self._options.addresses, self._login, deadline, self._on_failed)
+        return run(steps, self._is_over)
 
     def _end(self, phase: str, last: Optional[float] = None, reports_until: Optional[float] = None) -> int:
         with self._state:

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
 from memphis_sync._control.api import NO_RESPONDERS
+from memphis_sync._memory import refuse
 from memphis_sync._protocol.body import R, Request
 from memphis_sync._protocol.inspection import PageRequest
 from memphis_sync.errors import DeadlineError, MemphisError, RemoteProtocolError, ServerError, StationNotFoundError
@@ -140,8 +141,11 @@ def run(client: Memphis, what: str, timeout_s: float, work: Callable[[Asking], C
 
     Raises:
         RemoteProtocolError: An answer is not what it must be.
+        UsageError: There is no broker (``memory://``).
     """
     session = client._session.checked()
+    if session.options.is_memory:
+        refuse(f"{what} has nothing to look at")
 
     async def ask() -> T:
         try:

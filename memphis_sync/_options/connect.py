@@ -20,7 +20,7 @@ from memphis_sync._options.checks import check_secret, check_str
 from memphis_sync._options.rows import Row
 from memphis_sync._options.table import OPTIONS, ConnectArguments, ConnectOptions
 from memphis_sync._options.tls import file_context
-from memphis_sync._options.url import ParsedUrl, looks_like_url, parse_url
+from memphis_sync._options.url import MEMORY, ParsedUrl, looks_like_url, parse_url
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.observer import with_defaults
 from memphis_sync.types import Credentials, ServerAddress
@@ -55,12 +55,18 @@ def connect_options(given: ConnectArguments, environ: Optional[Mapping[str, str]
     if looks_like_url(where):
         url = parse_url(where, _IN_URL)
         _take_url(values, url)
+    is_memory = url is not None and url.is_memory
+    if is_memory:  # whoever asks is let in, also with the login of another setting
+        values["username"] = values["username"] or MEMORY
+        values["password"] = values["password"] or ("" if values["connection_token"] else MEMORY)
     values.update({row.name: row.check(row.name, values[row.name]) for row in OPTIONS if row.check})
     if values["outbox"] is None and values["fsync"] != "none":
         raise ConfigurationError(
             f"fsync is {values['fsync']!r}, but there is no file to write: give outbox=PATH as well"
         )
     addresses = _addresses(where, values["port"], url)
+    if is_memory:
+        values.update(outbox=None, fsync="none")  # nothing is sent that a file could keep
     options = ConnectOptions.__new__(ConnectOptions)
     vars(options).update(
         {row.name: values[row.name] for row in OPTIONS if row.name not in {"host"} | _WHO | _WHERE},
@@ -68,6 +74,7 @@ def connect_options(given: ConnectArguments, environ: Optional[Mapping[str, str]
         observing=Observers(values["name"], str(addresses[0]), with_defaults(values["observers"])),
         credentials=_credentials(values),
         tls=_tls_context(values, wanted=url is not None and url.tls),
+        is_memory=is_memory,
     )
     return options
 
@@ -141,7 +148,7 @@ def _from_text(row: Row, text: str, what: str) -> Any:
 
 def _addresses(where: str, port: int, url: Optional[ParsedUrl]) -> tuple[ServerAddress, ...]:
     if url is not None:
-        hosts: Iterable[tuple[str, Optional[int]]] = url.hosts
+        hosts: Iterable[tuple[str, Optional[int]]] = ((MEMORY, port),) if url.is_memory else url.hosts
     else:
         lowered = where.lower()
         for prefix in ("http://", "https://"):  # the official SDKs cut these off; neither implies TLS

@@ -146,8 +146,10 @@ class ConnectOptions(ConnectArguments):
         credentials: The login.
         tls: Context for both links; None for plain TCP.
         observing: The observers, the default ones too.
+        is_memory: Whether there is no broker.
     """
 
     addresses: tuple[ServerAddress, ...]
     credentials: Credentials
     observing: Observers
+    is_memory: bool

@@ -16,7 +16,8 @@ from urllib.parse import unquote
 from memphis_sync._base.hints import nearest
 from memphis_sync.errors import ConfigurationError
 
-SCHEMES = ("memphis", "memphis+tls", "tls")  # the last two are the same
+MEMORY = "memory"  # no broker: what is produced is recorded
+SCHEMES = ("memphis", "memphis+tls", "tls", MEMORY)  # the second and third are the same
 HTTP_SCHEMES = ("http", "https")  # a gateway's
 _FORM = "memphis://user:password@host:port/?option=value"
 _SECRET_IN_QUERY = frozenset({"password", "connection_token", "token", "username", "user"})
@@ -34,6 +35,7 @@ class ParsedUrl:
         secret: Password, or token with ``?auth=token``; None when absent. Not in the repr.
         is_token: Whether `secret` is a connection token.
         options: The query as text, without ``auth``.
+        is_memory: Whether there is no broker; then there are no hosts and no secret either.
     """
 
     tls: bool
@@ -42,6 +44,7 @@ class ParsedUrl:
     secret: Optional[str] = field(repr=False)
     is_token: bool
     options: dict[str, str]
+    is_memory: bool = False
 
 
 def looks_like_url(host: str) -> bool:
@@ -105,6 +108,15 @@ def parse_url(url: str, known_options: frozenset[str]) -> ParsedUrl:
         raise ConfigurationError(
             f"the URL has a path after its host, which means nothing to a broker; the form is {_FORM}"
         )
+    if scheme.lower() == MEMORY:
+        if authority:
+            raise ConfigurationError(
+                "the URL names a host or a user, and memory:// has none; write memory:// or memory://?name=web"
+            )
+        found = _parse_query(query, known_options, is_shown=True)
+        if "auth" in found:
+            raise ConfigurationError("auth is in the URL, and memory:// has no login; leave it out")
+        return ParsedUrl(False, (), None, None, is_token=False, options=found, is_memory=True)
     userinfo, at, hosts = authority.rpartition("@")
     places = tuple(_parse_host(part) for part in hosts.split(","))
     # Without an '@' the query may be what a '?' cut off a password, so nothing of it is shown.
@@ -116,7 +128,7 @@ def parse_url(url: str, known_options: frozenset[str]) -> ParsedUrl:
     if auth == "token" and secret is None:
         raise ConfigurationError("auth in the URL is 'token', but there is no token in the place of the password")
     return ParsedUrl(
-        tls=scheme.lower() != "memphis",
+        tls=scheme.lower() != SCHEMES[0],
         hosts=places,
         username=username,
         secret=secret,

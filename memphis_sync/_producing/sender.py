@@ -253,13 +253,13 @@ class Sender:
 
     # ---- where to ---------------------------------------------------------------------------------------------------
 
-    def _route(self, view: StationView, partition: int, function_id: Optional[int] = None) -> Route:
+    def _route(self, view: StationView, partition: int, function_id: Optional[int] = None, lines: bytes = b"") -> Route:
         stream = stream_name(view.internal, partition)
         return Route(
             self.link.core,
             publish_subject(view.internal, partition, function_id).encode(),
             self.link.id_name,
-            self._fixed,
+            self._fixed + lines,
             self.owner,
             self._is_idempotent,
             Target(view.name, partition, stream, self.link, len(view.partitions), len(self._views)),
@@ -282,6 +282,9 @@ class Sender:
             route = self.routes[index][partition_for_key(name, view.partitions)]
         else:
             route = next(self.round_robins[index])
+        if key is not None and self.link.key_header:
+            line = encode_header(self.link.key_header.encode(), key.encode().hex().encode())
+            return self._route(view, route.target.partition, lines=line)
         if view.functions:
             partition = route.target.partition
             function_id = view.functions.get(partition)

@@ -1,14 +1,17 @@
-"""Opens the control link of a session, and waits for a broker that is not there yet, if it was told to."""
+"""Makes the links of a session, and waits for a broker that is not there yet, if it was told to."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from typing import TYPE_CHECKING, Callable
 
 from memphis_sync._base.logs import DEBUG, INFO, Log
 from memphis_sync._control import ControlLink
 from memphis_sync._control.station_registry import StationRegistry
+from memphis_sync._data import DataLink
+from memphis_sync._memory import MemoryControl, MemoryLink
 from memphis_sync.errors import AuthenticationError, ConnectError
 
 if TYPE_CHECKING:
@@ -49,7 +52,8 @@ async def open_control(session: Session, on_removed: Callable[[str], None]) -> t
 async def _open(
     session: Session, on_removed: Callable[[str], None], deadline: float
 ) -> tuple[ControlLink, StationRegistry]:
-    control = ControlLink(session.options, session.connection_id, session.outages)
+    kind = MemoryControl if session.options.is_memory else ControlLink
+    control = kind(session.options, session.connection_id, session.outages)
     try:
         await control.connect(deadline)
         stations = StationRegistry(control, on_removed, session.json_writer)
@@ -58,3 +62,17 @@ async def _open(
         await control.close()
         raise
     return control, stations
+
+
+def new_data_link(session: Session) -> DataLink:
+    """The data link, which is not open yet."""
+    kind = MemoryLink if session.options.is_memory else DataLink
+    # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
+    return kind(
+        session.options,
+        number=session.number,
+        link_id=str(uuid.uuid4()),
+        label=session.label,
+        callbacks=session.callbacks,
+        outages=session.outages,
+    )

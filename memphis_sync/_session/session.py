@@ -31,7 +31,7 @@ from memphis_sync._protocol.json_text import JsonWriter
 from memphis_sync._session import fork, shutdown, waiting
 from memphis_sync._session.closing import close_steps, leave_file
 from memphis_sync._session.event_loop import LoopThread
-from memphis_sync._session.opening import open_control
+from memphis_sync._session.opening import new_data_link, open_control
 from memphis_sync._session.recovery import recover
 from memphis_sync.errors import ClosedError, MemphisError, UsageError
 from memphis_sync.types import FlushResult, LinkEvent, Stats
@@ -223,16 +223,7 @@ class Session:
         return link or self._new_outbox()
 
     def _new_outbox(self) -> DataLink:
-        # An id of its own: a broker marks what an id registered as gone when any connection of that id ends.
-        made = DataLink(
-            self.options,
-            number=self.number,
-            link_id=str(uuid.uuid4()),
-            label=self.label,
-            callbacks=self.callbacks,
-            outages=self.outages,
-        )
-        link = self._made.setdefault("data", made)
+        link = self._made.setdefault("data", new_data_link(self))
         self.callbacks.attach(link.core)
         self._data = link
         return link

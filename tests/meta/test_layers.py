@@ -23,6 +23,7 @@ ROWS = [
     {"_protocol", "_schema", "_options"},
     {"_nats"},
     {"_control", "_data"},
+    {"_memory"},
     {"_session"},
     {
         "client",
@@ -38,6 +39,7 @@ ROWS = [
         "message",
         "dead_letters",
         "headers",
+        "memory",
         "delivery",
         "bulk",
         "",
