@@ -20,6 +20,7 @@ from sphinx.util.nodes import find_pending_xref_condition
 
 import memphis_sync
 import memphis_sync.http
+import memphis_sync.memory
 
 DOCS = Path(__file__).parent
 SECTIONS = ("tutorial", "how-to", "reference", "explanation")
@@ -53,7 +54,7 @@ python_maximum_signature_line_length = 100
 # Where a name is documented, by the ways in which signatures and docstrings write it.
 PUBLIC: dict[str, str] = {
     written: f"{module.__name__}.{name}"
-    for module in (memphis_sync.http, memphis_sync)
+    for module in (memphis_sync.http, memphis_sync.memory, memphis_sync)
     for name in module.__all__
     for written in (name, f"{getattr(getattr(module, name), '__module__', '')}.{name}")
 }

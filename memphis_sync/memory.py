@@ -2,7 +2,6 @@
 What the ``memory://`` clients of this process have produced, for tests that need no broker.
 
     from memphis_sync.memory import sent
-
     with memphis_sync.connect("memory://") as client:
         client.produce("orders", "web", {"id": 7}, nonblocking=True)
     assert sent[-1].json() == {"id": 7}

@@ -54,5 +54,5 @@ def check_connect(given: ConnectArguments) -> ConnectPlan:
         addresses=options.addresses,
         username=options.credentials.username or "",
         is_tls=options.tls is not None,
-        is_local=all(is_loopback(address.host) for address in options.addresses),
+        is_local=options.is_memory or all(is_loopback(address.host) for address in options.addresses),
     )
