@@ -138,7 +138,7 @@ class MemoryLink(DataLink):
         super().__init__(*args, **options)
         self._generation = fork_generation()
         self._far: Optional[socket.socket] = None
-        sent.join(self)
+        sent._join(self)
 
     def settle(self) -> None:
         """Waits until what was accepted so far is recorded, or has failed."""
@@ -158,7 +158,7 @@ class MemoryLink(DataLink):
                 far.sendall(recorder.feed(data))
 
     def _end(self, phase: str, last: Optional[float] = None, reports_until: Optional[float] = None) -> int:
-        sent.leave(self)
+        sent._leave(self)
         return super()._end(phase, last, reports_until)
 
     def close_inherited(self) -> None:

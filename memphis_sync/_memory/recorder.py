@@ -51,7 +51,7 @@ class Recorder:
         stream = subject[: -len(_FINAL)]
         internal, _ = split_stream(stream)
         key = headers.get(KEY_HEADER)
-        sequence, is_duplicate = self._sent.record(
+        sequence, is_duplicate = self._sent._record(
             stream,
             Sent(
                 station=external_name(internal),

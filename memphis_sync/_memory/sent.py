@@ -76,15 +76,15 @@ class SentMessages(Sequence[Sent]):
     def _lock(self) -> threading.Lock:
         return self._locks.setdefault(fork_generation(), native.Lock())
 
-    def join(self, link: Link) -> None:
+    def _join(self, link: Link) -> None:
         """Has every look wait for *link*."""
         self._links.add(link)
 
-    def leave(self, link: Link) -> None:
+    def _leave(self, link: Link) -> None:
         """No look waits for *link* any more."""
         self._links.discard(link)
 
-    def record(self, stream: str, message: Sent) -> tuple[int, bool]:
+    def _record(self, stream: str, message: Sent) -> tuple[int, bool]:
         """Stores a message. Returns its sequence, and whether the stream had its id before, which stores nothing."""
         with self._lock:
             sequence = self._last.get(stream, 0) + 1
