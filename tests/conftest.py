@@ -28,7 +28,9 @@ pytest_plugins = [
     "fix_memphis_gateway",
     "fix_memphis_js",
     "fix_memphis_py",
+    "fix_postgres",
     "fix_process",
+    "fix_django",  # after the module that it imports
     "fix_proxy",
     "fix_threads",
     "fix_tls",

@@ -36,8 +36,6 @@ def check_connect(given: ConnectArguments) -> ConnectPlan:
     """
     Checks the arguments of connect(), the URL among them, and opens nothing; files that they name are read.
 
-    ::
-
         plan = memphis_sync.check_connect("memphis://shop:secret@broker/?timeout_ms=500")
         print(plan.addresses[0], plan.is_tls)
 

@@ -45,8 +45,6 @@ def encode_message(
     """
     Checks a message and its options as produce() does, and writes its payload. No IO: nothing is sent or asked for.
 
-    ::
-
         encoded = memphis_sync.encode_message("orders", {"id": 7})
         print(encoded.payload)
 

@@ -46,9 +46,21 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 2
 
 
-@pytest.mark.parametrize("code", [code for _, code in EXAMPLES], ids=[where for where, _ in EXAMPLES])
+def of_django(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a Django project has imported, and a row that is not saved yet."""
+    request.getfixturevalue("django_shop")
+    from django.db import transaction
+    from django_shop.models import Order
+
+    from memphis_sync.contrib import django
+
+    names = {name: getattr(django, name) for name in django.__all__}
+    return {**names, "transaction": transaction, "order": Order(customer_id=1)}
+
+
+@pytest.mark.parametrize(("where", "code"), EXAMPLES, ids=[where for where, _ in EXAMPLES])
 def test_an_example_runs(
-    code: str, broker: Any, memphis: Memphis, station_name: str, request: pytest.FixtureRequest
+    where: str, code: str, broker: Any, memphis: Memphis, station_name: str, request: pytest.FixtureRequest
 ) -> None:
     """With the names that a reader would think of, and the broker's address for the one that stands there."""
     memphis.produce(station_name, "p", b"hello")
@@ -61,6 +73,8 @@ def test_an_example_runs(
 
     given = {"memphis_sync": memphis_sync, "memphis": memphis, "consumer": consumer, "handle": handle}
     given.update(logging=logging, station=memphis.station(station_name))
+    if where.startswith("contrib/django"):
+        given.update(of_django(request))
     code = code.replace("memphis://user:password@host", broker.url)
     if "https://gateway:4444" in code:
         code = code.replace("https://gateway:4444", request.getfixturevalue("gateway").url)
