@@ -51,6 +51,7 @@ from memphis_sync.errors import (
     UndeliveredWarning,
     UsageError,
 )
+from memphis_sync.handlers import Handler, handler, load_handler, run_handler
 from memphis_sync.headers import Headers, Outgoing
 from memphis_sync.info import (
     AttachedSchema,
@@ -116,6 +117,7 @@ __all__ = [
     "ForkedError",
     "GroupInfo",
     "GroupPartitionInfo",
+    "Handler",
     "HeaderError",
     "Headers",
     "Item",
@@ -166,5 +168,8 @@ __all__ = [
     "check_connect",
     "connect",
     "encode_message",
+    "handler",
+    "load_handler",
+    "run_handler",
     "wait",
 ]

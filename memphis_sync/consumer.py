@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 
@@ -18,19 +17,19 @@ from memphis_sync._base import primitives
 from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
-from memphis_sync._consuming import consume_loop, receipts
+from memphis_sync._consuming import consume_loop, receipts, run_loop
 from memphis_sync._consuming.give_back import GIVE_BACK_S
-from memphis_sync._consuming.reader import END_S, Reader
-from memphis_sync._consuming.registering import join_again
+from memphis_sync._consuming.reader import Reader
+from memphis_sync._consuming.registering import join_again, leave
 from memphis_sync._consuming.resent import ResentMessage
+from memphis_sync._consuming.run_loop import RunArguments, WaitArguments
 from memphis_sync._consuming.source import Source
-from memphis_sync._control.api import DESTROY_S
 from memphis_sync._options.arguments import ConsumerArguments, check_place
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_bool, check_callable, check_int, check_seconds
+from memphis_sync._options.rows import method_takes
 from memphis_sync._protocol.partitions import partition_for_key
-from memphis_sync._session import waiting
 from memphis_sync._session.single_flight import SingleFlight
-from memphis_sync.errors import MemphisError, UsageError
+from memphis_sync.errors import MemphisError
 from memphis_sync.message import Message, Messages
 from memphis_sync.types import StationView
 
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 Context = TypeVar("Context")
 MIN_WAIT_S = 0.1  # the floor of memphis.py's batch_max_time_to_wait_ms
-MAX_WORKERS = 256
 _STOP_S = 5.0
 READ_ALL_BATCH = 500
 READ_ALL_S = 30.0
@@ -254,16 +252,54 @@ class Consumer(NotCopied, NotAwaited, InNotebook):
         """
         check_callable("callback", callback, parameters="messages, error, context")
         only = self._choose(consumer_partition_key, consumer_partition_number)
-        self.check_open()
-        workers = check_int("workers", workers, 1, MAX_WORKERS)
-        with self._consuming_lock:
-            if self._consuming is not None and self._consuming.is_running:
-                raise UsageError(f"{self!r} is consuming already; call stop_consume() first")
-            if context is not None:
-                self.context = context
-            receiver = consume_loop.Receiver(callback, self._context, self._client._consumers.receivers)
-            consuming = self._consuming = consume_loop.Consuming(self, receiver, only, workers)
-        consuming.start()
+        consume_loop.begin(self, callback, only, context, workers)
+
+    @method_takes(RunArguments)
+    def run(self, given: RunArguments) -> int:
+        """
+        Calls a function with each message, on the calling thread, for programs that do nothing else.
+
+            consumer.run(lambda message: handle(message.data), stop_signals=(signal.SIGTERM,))
+
+        Messages come one by one, in portions that fit the function, as in an iteration. It returns after the current
+        message when it is told to by a signal, by stop() or by the client's close(); what was not handled goes back to
+        the group. It waits through outages. Several threads may call it, each for messages of its own.
+
+        An error of the function is logged with its traceback, without the payload, counted in
+        ``stats().callback_errors``, and settled as *on_error* says. What is no Exception, as KeyboardInterrupt or
+        SystemExit, gives the message back and ends run(). A dead letter that was sent again stays one, whatever
+        *on_error* says; an owed message (ResentMessage) is sent again after the group's ack time, without a pause.
+
+        Returns:
+            How many messages the function was called with.
+
+        Raises:
+            ConfigurationError: An argument is not allowed.
+            UsageError: *stop_signals* is given, and this is not the main thread.
+            StationNotFoundError: The station or the group was destroyed.
+            ClosedError, OwnThreadError: As fetch().
+            Exception: What the function raised, with ``on_error="stop"``.
+        """
+        return run_loop.run(self, given)
+
+    @method_takes(WaitArguments)
+    def wait(self, given: WaitArguments) -> bool:
+        """
+        Waits until consume() has ended on all its threads: for a main thread that has nothing else to do.
+
+            consumer.consume(lambda messages, error, context: [handle(message.data) for message in messages])
+            consumer.wait(stop_signals=(signal.SIGTERM,))
+
+        Returns:
+            False at the limit; consuming goes on.
+
+        Raises:
+            ConfigurationError: An argument is not allowed.
+            UsageError: consume() was not called in this process, or wait() is called by the callback; or *stop_signals*
+                is given, and this is not the main thread.
+            OwnThreadError: Called on one of the client's own threads.
+        """
+        return run_loop.wait(self, given)
 
     def stop_consume(self, timeout_s: float = _STOP_S) -> bool:
         """
@@ -280,22 +316,7 @@ class Consumer(NotCopied, NotAwaited, InNotebook):
             ConfigurationError: *timeout_s* is out of range.
             OwnThreadError: Called on one of the client's own threads.
         """
-        check_seconds("timeout_s", timeout_s)
-        waiting.forbid_on_own_thread("stop_consume()")
-        if self._source.is_inherited:
-            return True  # nothing reads in this process
-        reader = self._reader
-        reader.is_stopped = True
-        with self._consuming_lock:
-            consuming = self._consuming
-            was_running = consuming is not None and consuming.is_running
-            if consuming is not None:
-                consuming.tell_to_stop()
-        reader.wake()
-        has_ended = consuming is None or consuming.join(timeout_s)
-        if not was_running and not reader.readings and not self.is_destroyed and not reader.session.is_ending:
-            reader.return_untouched(time.monotonic() + END_S)  # otherwise the reading thread does so
-        return has_ended
+        return consume_loop.stop(self, check_seconds("timeout_s", timeout_s))
 
     def stop(self, timeout_s: float = _STOP_S) -> bool:
         """The same as stop_consume()."""
@@ -371,19 +392,7 @@ class Consumer(NotCopied, NotAwaited, InNotebook):
             ClosedError: The client was closed.
         """
         timeout_retries = check_int("timeout_retries", timeout_retries, 0, 1000)
-        if self.is_destroyed:
-            return
-        if self._source.is_inherited:
-            self._source.is_destroyed = True  # this process has registered none
-            return
-        self.check_open()
-        self.stop_consume()
-        self._reader.return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True, is_last=True)
-        client = self._client
-        work = partial(client._requests.destroy_consumer, self._view, self.consumer_name, timeout_retries)
-        client._requests.run(work, timeout_retries, "destroy()", DESTROY_S)
-        client._consumers.discard(self)
-        self._mark_destroyed()
+        leave(self, timeout_retries)
 
     def __enter__(self) -> Self:
         return self

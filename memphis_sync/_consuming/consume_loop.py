@@ -16,7 +16,10 @@ from memphis_sync._base.interactive import is_interactive
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Latch
 from memphis_sync._consuming.portion import LONG_POLL_S, OUTAGE_PAUSE_S, Portion
-from memphis_sync.errors import MemphisError, StationNotFoundError
+from memphis_sync._consuming.reader import END_S
+from memphis_sync._options.checks import check_int
+from memphis_sync._session import waiting
+from memphis_sync.errors import MemphisError, StationNotFoundError, UsageError
 from memphis_sync.message import Message, Messages
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ log = Log("memphis_sync.consume")
 
 Handler = Callable[["list[Message]", Optional[MemphisError], Any], object]
 
+MAX_WORKERS = 256
 OUTAGE_S = 0.5  # so long without a connection is an error for the callback
 GONE_PAUSE_S = 1.0  # until a station that is gone is looked for again: it may be made anew
 
@@ -126,9 +130,14 @@ class Consuming:
         """Ends each thread after the batch at hand; does not wait."""
         self._stop.set()
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread is one of its threads."""
+        return any(thread.ident == primitives.current_thread_id() for thread in self._threads)
+
     def join(self, timeout_s: float) -> bool:
         """Waits for the threads unless it is one of them that asks. False: one was still running at the limit."""
-        if any(thread.ident == primitives.current_thread_id() for thread in self._threads):
+        if self.is_mine:
             return True
         return not threads.join(self._threads, time.monotonic() + timeout_s)
 
@@ -235,3 +244,36 @@ class Consuming:
             failure = MemphisError(f"the callback of {source!r} failed: {type(raised).__name__}")
             failure.__cause__ = raised
             self._hand_out(Messages(), failure)
+
+
+def begin(consumer: Consumer, callback: Handler, only: Optional[int], context: object, workers: int) -> None:
+    """Consumer.consume(), with its callback and partition checked."""
+    consumer.check_open()
+    workers = check_int("workers", workers, 1, MAX_WORKERS)
+    with consumer._consuming_lock:
+        if consumer._consuming is not None and consumer._consuming.is_running:
+            raise UsageError(f"{consumer!r} is consuming already; call stop_consume() first")
+        if context is not None:
+            consumer.context = context
+        receiver = Receiver(callback, consumer._context, consumer._client._consumers.receivers)
+        consuming = consumer._consuming = Consuming(consumer, receiver, only, workers)
+    consuming.start()
+
+
+def stop(consumer: Consumer, timeout_s: float) -> bool:
+    """Consumer.stop_consume()."""
+    waiting.forbid_on_own_thread("stop_consume()")
+    if consumer._source.is_inherited:
+        return True  # nothing reads in this process
+    reader = consumer._reader
+    reader.is_stopped = True
+    with consumer._consuming_lock:
+        consuming = consumer._consuming
+        was_running = consuming is not None and consuming.is_running
+        if consuming is not None:
+            consuming.tell_to_stop()
+    reader.wake()
+    has_ended = consuming is None or consuming.join(timeout_s)
+    if not was_running and not reader.readings and not consumer.is_destroyed and not reader.session.is_ending:
+        reader.return_untouched(time.monotonic() + END_S)  # otherwise the reading thread does so
+    return has_ended

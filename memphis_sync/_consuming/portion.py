@@ -39,6 +39,11 @@ class Portion:
         self.size = 1
         self.is_ahead = False
 
+    @property
+    def look_s(self) -> float:
+        """How long to look for the next one: for long, or a short while if there were some just now."""
+        return LULL_S if self.size > 1 else LONG_POLL_S
+
     def handled(self, count: int, seconds: float) -> None:
         """So many messages, from 1, were handled in so many seconds."""
         if self.is_held:

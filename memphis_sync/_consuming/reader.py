@@ -10,17 +10,18 @@ import contextlib
 import functools
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Callable, Optional
 
 from memphis_sync._base import waits
 from memphis_sync._base.logs import Log
 from memphis_sync._consuming.give_back import GIVE_BACK_S, nack, report_untouched, return_untouched
 from memphis_sync._consuming.membership import Membership, look_for
-from memphis_sync._consuming.portion import LONG_POLL_S, LULL_S, OUTAGE_PAUSE_S, Portion
+from memphis_sync._consuming.portion import LULL_S, OUTAGE_PAUSE_S, Portion
 from memphis_sync._consuming.read_to_end import ReadToEnd
 from memphis_sync._consuming.resent import MAX_MESSAGES as MAX_RESENT, ResentMessage, ResentQueue
 from memphis_sync._consuming.source import Source
+from memphis_sync._consuming.until import Until
 from memphis_sync._control.api import Requests
 from memphis_sync._core import fork_generation
 from memphis_sync._data import GroupPartition, PullConsumer
@@ -154,7 +155,7 @@ class Reader:
             wait_s: None: for long, or a short while if there were some just now.
         """
         if wait_s is None:
-            wait_s = LULL_S if portion.size > 1 else LONG_POLL_S
+            wait_s = portion.look_s
         try:
             found = self.read(only, portion.size, wait_s, portion.is_ahead, outage_s=outage_s, is_over=is_over)
         except ConnectionLostError:
@@ -211,8 +212,14 @@ class Reader:
     # ---- handing out one by one -------------------------------------------------------------------------------------
 
     def messages(
-        self, keep: object, most: int, only: Optional[int] = None, *, to_end_s: Optional[float] = None
-    ) -> Iterator[Message]:
+        self,
+        keep: object,
+        most: int,
+        only: Optional[int] = None,
+        *,
+        to_end_s: Optional[float] = None,
+        until: Optional[Until] = None,
+    ) -> Generator[Message, None, None]:
         """
         One message after the other, in portions that fit who handles them.
 
@@ -221,6 +228,7 @@ class Reader:
             most: How many to take at once, at most.
             only: The one partition to read; None for all.
             to_end_s: Ends as read_all(), with this limit; None: goes on for ever, and waits outages out.
+            until: When it is over besides.
 
         Raises:
             MemphisError: As iteration, or as read_all().
@@ -230,11 +238,11 @@ class Reader:
         if to_end_s is not None:
             bindings = [binding for binding in self._bindings if only in (None, binding.partition)]
             to_end = ReadToEnd(self.source, bindings, self.ack_time_s, to_end_s)
-        portion = Portion(most, self.ack_time_s)
+        portion, until = Portion(most, self.ack_time_s), until or Until()
         taken, taken_at = 0, 0.0
         reading, is_failed = self.begin(), False
         try:
-            while not (self.is_stopped or session.is_ending):
+            while not (self.is_stopped or until.is_told or session.is_ending):
                 if buffer:
                     if time.monotonic() < self._fresh_until:
                         try:
@@ -256,8 +264,13 @@ class Reader:
                             return
                         if to_end.is_near:
                             portion.rest()
-                taken, taken_at = self._fill(portion, only, to_end), time.monotonic()
-                if not taken and to_end is not None and (self._is_over() or to_end.is_reached()):
+                    until.restart()
+                taken, taken_at = self._fill(portion, only, to_end, until), time.monotonic()
+                if taken:
+                    continue
+                if until.is_idle(self.pulls.answered_at) or (
+                    to_end is not None and (self._is_over() or to_end.is_reached())
+                ):
                     return
         except ClosedError:
             if to_end is not None:
@@ -270,14 +283,19 @@ class Reader:
         finally:
             self.end_reading(reading, is_hurried=is_failed)
 
-    def _fill(self, portion: Portion, only: Optional[int], to_end: Optional[ReadToEnd]) -> int:
+    def _fill(self, portion: Portion, only: Optional[int], to_end: Optional[ReadToEnd], until: Until) -> int:
         """Takes a portion into the buffer and returns its size; after an outage it asks again."""
-        is_over, wait_s = self._is_over, None if to_end is None else _TO_END_S
+
+        def is_over() -> bool:
+            return self._is_over() or until.is_told
+
         while not is_over():
+            wait_s = until.look_s(portion.look_s if to_end is None else _TO_END_S)
             try:
                 batch = self.take_portion(portion, only, wait_s=wait_s, is_over=is_over)
             except (ConnectionLostError, DeadlineError) as exc:
                 log.debug("%r: %s", self.source, exc)
+                until.restart()
                 if to_end is not None:
                     to_end.check_time(str(exc))
                 waits.sleep(OUTAGE_PAUSE_S)

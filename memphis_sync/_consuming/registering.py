@@ -1,4 +1,4 @@
-"""Registers consumers with the broker, and those that were made before a fork anew in the child."""
+"""Registers consumers with the broker, those that were made before a fork anew in the child, and lets them leave."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import functools
 import time
 from typing import TYPE_CHECKING, Optional
 
-from memphis_sync._control.api import JS_S
+from memphis_sync._consuming.give_back import GIVE_BACK_S
+from memphis_sync._control.api import DESTROY_S, JS_S
 from memphis_sync._options.arguments import ConsumerArguments, consumer_request
 from memphis_sync._protocol.requests import ConsumerCreate
 from memphis_sync.types import StationView
@@ -57,3 +58,20 @@ def join_again(consumer: Consumer) -> bool:
     consumer._bind(register(client, consumer_request(given), given, None))
     consumer._reader.membership.join(None)
     return True
+
+
+def leave(consumer: Consumer, timeout_retries: int) -> None:
+    """Consumer.destroy()."""
+    if consumer.is_destroyed:
+        return
+    if consumer._source.is_inherited:
+        consumer._source.is_destroyed = True  # this process has registered none
+        return
+    consumer.check_open()
+    consumer.stop_consume()
+    consumer._reader.return_untouched(time.monotonic() + GIVE_BACK_S, is_waiting=True, is_last=True)
+    client = consumer._client
+    work = functools.partial(client._requests.destroy_consumer, consumer._view, consumer.consumer_name, timeout_retries)
+    client._requests.run(work, timeout_retries, "destroy()", DESTROY_S)
+    client._consumers.discard(consumer)
+    consumer._mark_destroyed()

@@ -132,13 +132,17 @@ class Callbacks:
         except BaseException as exc:
             if self._was_forked:
                 raise
-            with self._counting:
-                self.errors += 1
-            self._log(log, about or f"{self._label!r}: a callback raised", exc)
+            self.raised(log, about or f"{self._label!r}: a callback raised", exc)
             if isinstance(exc, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise
             return exc
         return None
+
+    def raised(self, log: Log, about: str, error: BaseException) -> None:
+        """Counts and logs what a callable of the program's has raised."""
+        with self._counting:
+            self.errors += 1
+        self._log(log, about, error)
 
     def _log(self, log: Log, about: str, error: BaseException) -> None:
         try:

@@ -167,7 +167,8 @@ def station_request(given: StationArguments) -> StationCreate:
     )
 
 
-def _check_deliveries(option: str, value: object) -> int:
+def check_deliveries(option: str, value: object) -> int:
+    """How often a message may be delivered; -1 stands for the most."""
     return -1 if value == -1 else check_int(option, value, 1, MAX_DELIVERIES)
 
 
@@ -203,7 +204,7 @@ class ConsumerArguments(Arguments):
     batch_size: int = option(int_in(1, MAX_BATCH_SIZE), default=10)
     batch_max_time_to_wait_ms: int = option(_check_wait, default=100)
     max_ack_time_ms: int = option(int_in(1, _MAX_INT32), default=30000)
-    max_msg_deliveries: int = option(_check_deliveries, default=2)
+    max_msg_deliveries: int = option(check_deliveries, default=2)
     generate_random_suffix: bool = option(check_bool, default=False)
     start_consume_from_sequence: int = option(int_in(1, 2**63 - 1), default=1)
     last_messages: int = option(int_in(-1, 2**63 - 1), default=-1)

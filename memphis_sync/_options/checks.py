@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from types import FunctionType
-from typing import Callable, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from memphis_sync.errors import ConfigurationError
 from memphis_sync.observer import Observer
@@ -87,6 +87,16 @@ def check_seconds(option: str, value: object, *, allow_zero: bool = True, least:
     if not is_within or (seconds == 0 and not allow_zero):
         raise ConfigurationError(f"{option} is {show(value)}; it must be {bound}")
     return seconds
+
+
+def check_limit_s(option: str, value: object) -> float:
+    """A limit in seconds, above 0."""
+    return check_seconds(option, value, allow_zero=False)
+
+
+def none_or(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """A check of what may be None."""
+    return lambda option, value: None if value is None else check(option, value)
 
 
 def int_in(low: int, high: Optional[int] = None) -> Callable[[str, object], int]:

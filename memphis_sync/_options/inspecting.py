@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Optional
 
 from memphis_sync._options.arguments import name_of
-from memphis_sync._options.checks import check_bool, check_int, check_seconds, int_in, show
+from memphis_sync._options.checks import check_bool, check_limit_s, int_in, none_or, show
 from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
 from memphis_sync.errors import ConfigurationError
 
@@ -14,11 +14,6 @@ INSPECT_S = 5.0
 MAX_PEEKED = 1000
 MAX_PEEKED_BYTES = 2**30
 _MAX_SEQUENCE = 2**63 - 1
-
-
-def check_limit_s(option: str, value: object) -> float:
-    """A limit in seconds, above 0."""
-    return check_seconds(option, value, allow_zero=False)
 
 
 def _check_time(option: str, value: Any) -> Optional[datetime]:
@@ -31,10 +26,6 @@ def _check_time(option: str, value: Any) -> Optional[datetime]:
             f"{option} is {value!r}, which has no time zone; add one: datetime.now(timezone.utc), or .astimezone()"
         )
     return value
-
-
-def _none_or_int(low: int, high: int) -> Any:
-    return lambda option, value: None if value is None else check_int(option, value, low, high)
 
 
 @arguments
@@ -92,7 +83,7 @@ class SchemaVersionArguments(Arguments):
     """
 
     schema_name: str = option(name_of("Schema"))
-    version: Optional[int] = option(_none_or_int(1, 2**31 - 1), default=None)
+    version: Optional[int] = option(none_or(int_in(1, 2**31 - 1)), default=None)
     _: KW_ONLY
     timeout_s: float = option(check_limit_s, default=INSPECT_S)
 
@@ -114,8 +105,8 @@ class PeekArguments(Arguments):
 
     limit: int = option(int_in(1, MAX_PEEKED), default=20)
     _: KW_ONLY
-    partition: Optional[int] = option(_none_or_int(0, 2**31 - 1), default=None)
-    from_sequence: Optional[int] = option(_none_or_int(1, _MAX_SEQUENCE), default=None)
+    partition: Optional[int] = option(none_or(int_in(0, 2**31 - 1)), default=None)
+    from_sequence: Optional[int] = option(none_or(int_in(1, _MAX_SEQUENCE)), default=None)
     from_time: Optional[datetime] = option(_check_time, default=None)
     max_bytes: int = option(int_in(1, MAX_PEEKED_BYTES), default=16 * 2**20)
     timeout_s: float = option(check_limit_s, default=INSPECT_S)

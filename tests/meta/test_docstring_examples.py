@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import logging
 import re
+import signal
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -60,7 +63,13 @@ def of_django(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("where", "code"), EXAMPLES, ids=[where for where, _ in EXAMPLES])
 def test_an_example_runs(
-    where: str, code: str, broker: Any, memphis: Memphis, station_name: str, request: pytest.FixtureRequest
+    where: str,
+    code: str,
+    broker: Any,
+    memphis: Memphis,
+    station_name: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the names that a reader would think of, and the broker's address for the one that stands there."""
     memphis.produce(station_name, "p", b"hello")
@@ -72,7 +81,10 @@ def test_an_example_runs(
         consumer.stop_consume(0)
 
     given = {"memphis_sync": memphis_sync, "memphis": memphis, "consumer": consumer, "handle": handle}
-    given.update(logging=logging, station=memphis.station(station_name))
+    given.update(logging=logging, signal=signal, station=memphis.station(station_name))
+    shop: Any = ModuleType("shop.handlers")
+    shop.on_order = given["on_order"] = memphis_sync.handler(station_name, "g")(lambda message: None)
+    monkeypatch.setitem(sys.modules, "shop.handlers", shop)
     if where.startswith("contrib/django"):
         given.update(of_django(request))
     code = code.replace("memphis://user:password@host", broker.url)

@@ -38,6 +38,7 @@ ROWS = [
         "info",
         "message",
         "dead_letters",
+        "handlers",
         "headers",
         "memory",
         "delivery",

@@ -9,9 +9,11 @@ line; tests/typing/test_typing.py runs them.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Optional, Union
 
 import memphis_sync
@@ -26,6 +28,7 @@ from memphis_sync import (
     Delivery,
     FlushResult,
     GroupInfo,
+    Handler,
     Headers,
     Item,
     LinkEvent,
@@ -229,9 +232,33 @@ def consuming(client: Memphis) -> None:
     assert_type(consumer.stop_consume(1), bool)
     assert_type(consumer.receipt(batch[0]), str)
     assert_type(consumer.restore("receipt"), Message)
+    assert_type(consumer.run(handling, on_error="dead_letter", max_messages=5, idle_exit_s=1), int)
+    assert_type(consumer.run(lambda message: print(message.data), stop_signals=(signal.SIGTERM,)), int)
+    assert_type(consumer.wait(), bool)
+    assert_type(consumer.wait(1.5, stop_signals=[signal.SIGTERM]), bool)
     with consumer as entered:
         assert_type(entered, Consumer)
     consumer.destroy()
+
+
+@memphis_sync.handler("orders", group="billing", alias="default", on_error="retry", delay_ms=500, batch_size=50)
+def handling(message: Message) -> str:
+    return message.station
+
+
+@contextlib.contextmanager
+def transaction(message: Message) -> Generator[None, None, None]:
+    print(message.sequence)
+    yield
+
+
+def running_handlers(client: Memphis) -> None:
+    found = memphis_sync.load_handler("shop.handlers.on_order")
+    assert_type(found, Handler)
+    assert_type(found.alias, str)
+    assert_type(found.path, str)
+    assert_type(memphis_sync.run_handler(client, found, around=transaction, batch_size=10), int)
+    assert_type(memphis_sync.run_handler(client, handling, stop_signals=(signal.SIGTERM, signal.SIGINT)), int)
 
 
 def handle(messages: list[Message], error: Optional[MemphisError], context: dict[str, int]) -> None:

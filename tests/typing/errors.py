@@ -102,6 +102,10 @@ def consuming(client: Memphis, consumer: Consumer) -> None:
     consumer.consume(handle, context="text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     consumer.consume(handle, workers="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     consumer.read_all(limit=10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    consumer.run(no_argument)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consumer.run(print, on_error="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    memphis_sync.handler("orders")(print)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    memphis_sync.handler("orders", "billing")(no_argument)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     for message in consumer:
         message.ack(1)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
         message.ack(wait="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
