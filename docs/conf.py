@@ -65,6 +65,7 @@ FOREIGN = {*getattr(sys, "stdlib_module_names", ("typing", "collections", "os", 
 # Types that a signature is written with and nobody passes around, by their last name or in full.
 ALIASES = {
     "AnyDelivery",
+    "AckKind",
     "Acked_co",
     "Blocking",
     "Context",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memphis_sync.types import PubAck
 
 AckKind = Literal["ack", "nack", "delay", "dead_letter"]
-UNWATCHED: Final = object()  # a token: see Observer.producing
+UNWATCHED: Final[object] = object()  # a token: see Observer.producing
 
 
 class Observer(Protocol):
@@ -30,6 +30,13 @@ class Observer(Protocol):
     They are called on whichever thread the event happens, several at a time, and hold that thread up: they must not
     wait. One that raises is logged and never called again; the message goes its way all the same. In a forked child
     the observers are the same objects.
+
+    Example:
+        class Produced(memphis_sync.Observer):
+            def settled(self, token, outcome):
+                print("failed" if isinstance(outcome, Exception) else "stored")
+        with memphis_sync.connect("memphis://user:password@host", observers=[Produced()]) as memphis:
+            memphis.produce("orders", "web", b"hello")
     """
 
     def for_client(self, client: str, address: str) -> Observer:
@@ -42,7 +49,7 @@ class Observer(Protocol):
         """
         return self
 
-    def producing(self, station: str, count: int, headers: Outgoing) -> Any:
+    def producing(self, station: str, count: int, headers: Outgoing) -> object:
         """
         A produce begins; with several stations it is called for each.
 
@@ -54,7 +61,7 @@ class Observer(Protocol):
                 itself. Several stations get the same.
 
         Returns:
-            A token for settled(). UNWATCHED: settled() is not called, which makes a non-blocking produce cheaper.
+            What settled() is given as its token. With UNWATCHED it is not called, and a produce costs less.
         """
         return None
 
@@ -63,9 +70,11 @@ class Observer(Protocol):
         It has ended: with a PubAck, a BulkResult for produce_many(), or an error. That of a non-blocking produce is
         told on the callbacks thread; the error of one that was not accepted at once.
         """
+        return
 
     def received(self, station: str, group: str, messages: Sequence[Message], seconds: float) -> None:
         """Messages came from the broker, at least one, after a wait of so long."""
+        return
 
     def processing(self, messages: Sequence[Message]) -> contextlib.AbstractContextManager[object]:
         """
@@ -76,9 +85,11 @@ class Observer(Protocol):
 
     def acked(self, messages: Sequence[Message], kind: AckKind) -> None:
         """Messages were answered; the answers are on their way to the broker."""
+        return
 
     def link(self, event: LinkEvent) -> None:
         """What ``on_disconnect``, ``on_reconnect`` and ``on_error`` of connect() are told, on the callbacks thread."""
+        return
 
 
 _default: list[Observer] = []
@@ -105,4 +116,4 @@ def with_defaults(observers: Sequence[Observer]) -> tuple[Observer, ...]:
     return (*observers, *(each for each in _default if type(each) not in kinds))
 
 
-__all__ = ["UNWATCHED", "AckKind", "Observer", "add_default_observer", "remove_default_observer"]
+__all__ = ["UNWATCHED", "Observer", "add_default_observer", "remove_default_observer"]
