@@ -75,6 +75,7 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
         self._sessions: Optional[SessionPerProcess] = None
         self._producers = ProducerCache()
         self._consumers = ConsumerCache()
+        self._is_shared = False  # kept by one of memphis_sync.contrib, which nobody has to close
 
     # ---- connection -------------------------------------------------------------------------------------------------
 
@@ -174,8 +175,9 @@ class Memphis(NotCopied, NotAwaited, InNotebook):
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:  # modules are empty then
         session = None if is_finalizing() or not hasattr(self, "_sessions") else self._own_session()
         if session is not None and not session.is_closing:
-            text = f"{self!r} was never closed{session.opened_at}; use it as a context manager"
-            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
+            if not self._is_shared:
+                text = f"{self!r} was never closed{session.opened_at}; use it as a context manager"
+                warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
             session.retire(bool(self._consumers.receivers))
 
     def __repr__(self) -> str:

@@ -2,66 +2,21 @@
 The clients of a project: one for each alias and process, shared by all of its threads.
 
 A client is opened at its first use, so after a server has forked, and stays open: the end of the process drains it.
-Rules
-* Django's own connection handlers keep one connection a thread; a client is threads and sockets, so one serves all.
-* Each alias has a lock, so that one broker that is away holds up nobody who wants another one. Who waited for an
-  attempt that failed gets its error: with the broker away each request waits for one attempt, however many there are.
-* A fork copies locks in whatever state they are; a child makes new ones. A client that was open works there.
+Django's own connection handlers keep one connection a thread; a client is threads and sockets, so one serves all. Each
+alias has its own lock, so that one broker that is away holds up nobody who wants another one.
 """
 
 from __future__ import annotations
 
-import copy
-import os
-import threading
 from collections.abc import Iterator
 from typing import Any, Optional, cast
 
 from django.core.signals import setting_changed
 
-import memphis_sync
-from memphis_sync import Memphis, MemphisError
+from memphis_sync import Memphis
+from memphis_sync.contrib._opening import Arguments, SharedClient
 from memphis_sync.contrib.django import _config
-from memphis_sync.contrib.django._config import DEFAULT, Arguments
-
-
-class _Place:
-    """
-    Where the client of one alias is kept.
-
-    Attributes:
-        client: None until it is opened.
-        arguments: What it was opened with.
-        attempts: How many have ended.
-        error: How the last one ended.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.client: Optional[Memphis] = None
-        self.arguments: Optional[Arguments] = None
-        self.attempts = 0
-        self.error: Optional[MemphisError] = None
-
-    def open(self, alias: str, seen: int) -> Memphis:
-        """The client; opened unless another thread has done so, or has failed to since *seen* attempts."""
-        with self.lock:
-            if self.client is None and self.attempts == seen:
-                arguments = _config.alias(alias).arguments
-                self.error = None
-                try:
-                    client = memphis_sync.connect(**arguments)
-                except MemphisError as exc:
-                    self.error = exc
-                else:
-                    self.client, self.arguments = client, arguments
-                self.attempts += 1
-            if self.client is not None:
-                return self.client
-            error = self.error
-        assert error is not None
-        # A copy for each thread, without connect()'s frames: they hold its arguments, and error pages show variables.
-        raise copy.copy(error)
+from memphis_sync.contrib.django._config import DEFAULT
 
 
 class Clients:
@@ -75,7 +30,7 @@ class Clients:
     """
 
     def __init__(self) -> None:
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, SharedClient] = {}
         self.lost_after_commit = 0
 
     def __getitem__(self, alias: str) -> Memphis:
@@ -89,8 +44,12 @@ class Clients:
         place = self._places.get(alias)
         if place is None:
             _config.alias(alias)
-            place = self._places.setdefault(alias, _Place())
-        return place.client or place.open(alias, place.attempts)
+            place = self._places.setdefault(alias, SharedClient())
+
+        def read() -> Arguments:
+            return _config.alias(alias).arguments
+
+        return place.client or place.get(read)
 
     def __contains__(self, alias: object) -> bool:
         return alias in _config.aliases()
@@ -115,14 +74,7 @@ class Clients:
         process does so by itself, so programs need it only to look at what is stored, in tests for instance.
         """
         for place in list(self._places.values()):
-            self._close(place, timeout_s)
-
-    @staticmethod
-    def _close(place: _Place, timeout_s: float = 5.0) -> None:
-        with place.lock:
-            client, place.client = place.client, None
-            if client is not None:
-                client.close(timeout_s)
+            place.close(timeout_s)
 
     def _on_setting_changed(self, *, setting: str, **_: object) -> None:
         """After the settings are read again: closes what was opened with others."""
@@ -131,17 +83,11 @@ class Clients:
         for alias, place in list(self._places.items()):
             known = _config.aliases().get(alias)
             if known is None or known.problems or dict(known.arguments) != dict(place.arguments or {}):
-                self._close(place)
-
-    def _after_fork(self) -> None:
-        for place in list(self._places.values()):
-            place.lock = threading.RLock()
+                place.close()
 
 
 clients = Clients()
 setting_changed.connect(clients._on_setting_changed)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=clients._after_fork)
 
 
 class _Default:
@@ -176,7 +122,7 @@ class _Default:
         """Closes the client of ``default``, if it is open; the next use opens another one."""
         place = clients._places.get(DEFAULT)
         if place is not None:
-            clients._close(place, timeout_s)
+            place.close(timeout_s)
 
 
 memphis = cast("Memphis", _Default())

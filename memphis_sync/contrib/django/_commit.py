@@ -27,6 +27,7 @@ from memphis_sync import (
     SchemaError,
     UsageError,
 )
+from memphis_sync.contrib._settings import did_you_mean
 from memphis_sync.contrib.django import _config
 from memphis_sync.contrib.django._clients import clients
 from memphis_sync.contrib.django._config import DEFAULT
@@ -101,7 +102,7 @@ def checked_keywords(function: str, given: dict[str, Any], known: frozenset[str]
     """Raises a TypeError with the nearest name for a keyword that is not known."""
     for name in given:
         if name not in known:
-            hint = _config.did_you_mean(name, known)
+            hint = did_you_mean(name, known)
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {hint}")
 
 

@@ -7,17 +7,15 @@ touches the network. No text holds a secret: a URL's parts are named, never show
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Optional
 
 from django.conf import settings
 from django.core.signals import setting_changed
 
-import memphis_sync
-from memphis_sync import ConfigurationError, ConnectPlan, Memphis, UsageError
+from memphis_sync import ConfigurationError, ConnectPlan
+from memphis_sync.contrib._opening import Arguments
+from memphis_sync.contrib._settings import did_you_mean, plan as plan_of, station_problem, take_options
 
 DEFAULT = "default"
 # Keys that stand for an argument of connect(); all others of these are given in OPTIONS.
@@ -30,16 +28,6 @@ ARGUMENTS = {
     "TOKEN": "connection_token",
 }
 KEYS = (*ARGUMENTS, "OPTIONS", "STATIONS", "WARN_IN_TRANSACTION")
-# Where and who: they come from the settings or from the environment, never from both.
-_WHERE_AND_WHO = {*ARGUMENTS.values(), "account_id", "tls", "ca_file", "cert_file", "key_file"}
-_IN_ENVIRONMENT = ("MEMPHIS_URL", "MEMPHIS_HOST")
-
-
-class Arguments(dict[str, Any]):
-    """Arguments of connect(); its repr, which error pages show, holds no values."""
-
-    def __repr__(self) -> str:
-        return f"<arguments {', '.join(self)}>"
 
 
 class Problem(NamedTuple):
@@ -68,13 +56,6 @@ class Alias(NamedTuple):
     warns: bool
     plan: Optional[ConnectPlan]
     problems: tuple[Problem, ...]
-
-
-def did_you_mean(name: object, known: Collection[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest one, or all."""
-    by_lower = {each.lower(): each for each in known}
-    found = difflib.get_close_matches(str(name).lower(), sorted(by_lower), n=1, cutoff=0.5)
-    return f"did you mean {by_lower[found[0]]!r}?" if found else f"the known ones are {', '.join(sorted(known))}"
 
 
 _read: Optional[dict[str, Alias]] = None
@@ -136,20 +117,25 @@ def _alias(name: str, given: object) -> Alias:
     ]
     arguments, stations, warns = Arguments(), {}, given.get("WARN_IN_TRANSACTION", True)
     problems += _take_arguments(where, given, arguments)
-    problems += _take_options(where, given.get("OPTIONS", {}), arguments)
+    problems += [
+        Problem("E001", f"{where}['OPTIONS']{text}")
+        for text in take_options(given.get("OPTIONS", {}), arguments, ARGUMENTS)
+    ]
     if not isinstance(warns, bool):
         problems.append(Problem("E001", f"{where}['WARN_IN_TRANSACTION'] is {warns!r}; it must be True or False"))
     listed = given.get("STATIONS", {})
     if isinstance(listed, Mapping):
         stations = {str(station): options for station, options in listed.items()}
-        problems += [each for station in stations for each in _check_station(where, station, stations[station])]
+        for station, wanted in stations.items():
+            problem = station_problem(station, wanted)
+            problems += [Problem("E001", f"{where}['STATIONS'][{station!r}]{problem}")] if problem else []
     else:
         text = f"{where}['STATIONS'] is of type {_kind(listed)}; it must be a dict of station to keywords of station()"
         problems.append(Problem("E001", text))
     plan = None
     if not problems:
         try:
-            plan = _plan(arguments)
+            plan = plan_of(arguments)
         except ConfigurationError as exc:
             problems.append(Problem("E002", f"{where}: {exc}"))
     return Alias(name, arguments, stations, warns is True, plan, tuple(problems))
@@ -165,57 +151,3 @@ def _take_arguments(where: str, given: Mapping[str, Any], arguments: Arguments) 
         if key == "URL" and not (isinstance(given[key], str) and "://" in given[key]):
             yield Problem("E002", f"{where}['URL'] is not a URL; the form is memphis://user:password@host:6666")
         arguments[argument] = given[key]
-
-
-def _take_options(where: str, options: object, arguments: Arguments) -> Iterator[Problem]:
-    where = f"{where}['OPTIONS']"
-    if not isinstance(options, Mapping):
-        yield Problem("E001", f"{where} is of type {_kind(options)}; it must be a dict of keywords of connect()")
-        return
-    known = inspect.signature(memphis_sync.connect).parameters
-    for option, value in options.items():
-        if option not in known:
-            yield Problem("E001", f"{where} has the unknown option {option!r}; {_nearest_option(option)}")
-        elif option in arguments:
-            keys = " or ".join(repr(key) for key, argument in ARGUMENTS.items() if argument == option)
-            yield Problem("E001", f"{where} has {option!r}, which is also given by {keys}; keep one of them")
-        else:
-            arguments[option] = value
-
-
-def _nearest_option(option: object) -> str:
-    """By connect()'s own hint, which knows the names of other clients as well."""
-    unknown: dict[str, Any] = {str(option): None}
-    try:
-        memphis_sync.check_connect(**unknown)
-    except TypeError as exc:
-        return str(exc).rpartition("; ")[2]
-    raise AssertionError(f"connect() takes {option!r}")
-
-
-def _check_station(where: str, station: str, options: object) -> Iterator[Problem]:
-    where = f"{where}['STATIONS'][{station!r}]"
-    if not isinstance(options, Mapping):
-        yield Problem("E001", f"{where} is of type {_kind(options)}; it must be a dict of keywords of station()")
-        return
-    if "name" in options:
-        yield Problem("E001", f"{where} has 'name', which is the key in STATIONS already")
-        return
-    try:
-        Memphis().station(station, **{str(option): value for option, value in options.items()})
-    except UsageError:
-        pass  # all is right but that there is no connection
-    except (TypeError, ConfigurationError) as exc:
-        yield Problem("E001", f"{where}: {exc}")
-
-
-def _plan(arguments: Arguments) -> Optional[ConnectPlan]:
-    """
-    What connect() will do. An image is built, and migrated, where no variable names a broker yet: then only the options
-    are checked.
-    """
-    is_named = any(os.environ.get(variable) for variable in _IN_ENVIRONMENT)
-    if is_named or not _WHERE_AND_WHO.isdisjoint(arguments):
-        return memphis_sync.check_connect(**arguments)
-    memphis_sync.check_connect("localhost", "nobody", password="-", **arguments)  # noqa: S106  nobody's
-    return None
