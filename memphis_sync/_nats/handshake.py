@@ -32,6 +32,7 @@ from memphis_sync.types import ServerAddress
 
 READ_BYTES = 65536
 MAX_HANDSHAKE_BYTES = 1024 * 1024  # INFO of the largest cluster is a few thousand
+STEPS = DNS, TCP, INFO, TLS, LOGIN = ("DNS", "TCP", "INFO", "TLS", "login")
 LOOK_UP = -1  # what a try waits for besides its socket: its `lookup`
 CLOSED_EARLY = "the server closed the connection during the handshake"
 _BUSY = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
@@ -101,6 +102,9 @@ class Handshake:
         waits_for: What of the socket, as selectors has it; 0 for nothing, or LOOK_UP.
         until: When it goes on even so, by ``time.monotonic()``.
         lookup: The question for the host's addresses, if it has asked.
+        passed: The steps that are done, each with when, by ``time.monotonic()``: STEPS in their order. One fails in the
+            step behind the last of them.
+        info: What the server's INFO says, once it is read.
     """
 
     def __init__(self, address: ServerAddress, deadline: float, login: Login) -> None:
@@ -109,6 +113,8 @@ class Handshake:
         self.waits_for = 0
         self.until = deadline
         self.lookup: Optional[Lookup] = None
+        self.passed: list[tuple[str, float]] = []
+        self.info: Optional[ServerInfo] = None
         self._deadline = deadline
         self._limit_s = max(deadline - time.monotonic(), 0.0)
         self._login = login
@@ -155,9 +161,11 @@ class Handshake:
 
     def _run(self) -> _Steps:
         yield from self._reach()
+        self._pass(TCP)
         assert self.sock is not None
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        info: ServerInfo = yield from self._read_info()
+        self.info = info = yield from self._read_info()
+        self._pass(INFO)
         context = self._login.context
         if context is None and info.tls_required:
             if self._login.any_context is None:
@@ -165,6 +173,7 @@ class Handshake:
             context = self._login.any_context()
         if context is not None:
             yield from self._start_tls(context, is_demanded=info.tls_required)
+        self._pass(TLS)
         yield from self._write(self._login.request(self.address, info) + PING)
         first = b""
         for _ in range(MAX_FRAMES):
@@ -177,12 +186,16 @@ class Handshake:
                 raise refused(self.address, event.payload.decode("utf-8", "replace"))
         else:
             raise self._odd(f"it sent {MAX_FRAMES} frames and no answer to the login")
+        self._pass(LOGIN)
         # No subscription exists yet, so what else has come can only be PING or INFO.
         first += PONG * sum(1 for event in self._events if event.kind == "PING")
         buffered = self._parser.buffered
         rest = self._seen[len(self._seen) - buffered :] if buffered else b""
         self.sock.setblocking(True)
         return Connected(self.sock, info, first, rest, self._tls)
+
+    def _pass(self, step: str) -> None:
+        self.passed.append((step, time.monotonic()))
 
     def _reach(self) -> _Steps:
         """TCP, to the first of the host's addresses that takes it; each has its share of the time."""
@@ -199,6 +212,7 @@ class Handshake:
                 reason = getattr(answer, "strerror", None) or answer
                 raise ConnectError(f"cannot connect to {self.address}: unknown host ({reason})") from answer
             found = answer
+        self._pass(DNS)
         reason = "no address"
         for index, (family, kind, protocol, _, place) in enumerate(found):
             self.close()

@@ -41,6 +41,16 @@ class Tls:
             return False
         return True
 
+    @property
+    def version(self) -> str:
+        """As ``TLSv1.3``, after the handshake."""
+        return self._object.version() or "TLS"
+
+    @property
+    def expires(self) -> str:
+        """When the peer's certificate ends, as OpenSSL writes it; "" when it was not checked."""
+        return str((self._object.getpeercert() or {}).get("notAfter", ""))
+
     def put(self, records: bytes) -> None:
         """What has come from the peer."""
         with self._lock:

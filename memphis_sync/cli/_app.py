@@ -39,6 +39,7 @@ COMMANDS = {
     "completion": "Let a shell complete this command.",
     "demo": "Send many lines through a broker and compare.",
     "dls": "List, resend and drop dead letters.",
+    "doctor": "Find out why a connection fails.",
     "gateway": "Serve a broker over HTTP.",
     "info": "Show all about a station.",
     "ls": "List the stations.",
@@ -131,7 +132,7 @@ Exit status:
     + examples(
         "memphis-sync broker",
         "export MEMPHIS_URL=memphis://root:memphis@localhost",
-        "memphis-sync ping",
+        "memphis-sync doctor",
         "seq 3 | memphis-sync pub readings",
         "memphis-sync sub readings --end",
         "memphis-sync --json ls | jq .station",
