@@ -1,12 +1,17 @@
-"""Produce from a signal handler, a thousand times a second, and from destructors, in the middle of everything."""
+"""
+Produce from a signal handler, a thousand times a second, and from destructors, in the middle of everything: between any
+two lines of the client's own code.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 PROGRAM = """
-import gc, os, signal
+import os, signal, sys
 import memphis_sync
+
+package = os.path.dirname(memphis_sync.__file__)
 
 client = memphis_sync.connect(os.environ["TEST_URL"])
 station = os.environ["TEST_STATION"]
@@ -22,22 +27,30 @@ def produce():
         refused.append(exc)
 
 class Dies:
-    def __init__(self):
-        self.me = self  # so that the garbage collector ends it, at a time of its own
     def __del__(self):
         produce()
+
+lines = 0
+def let_one_die(frame, event, arg):
+    global lines
+    if not frame.f_code.co_filename.startswith(package):
+        return None
+    if event == "line":
+        lines += 1
+        if lines % 7 == 0:
+            Dies()
+    return let_one_die
 
 client.produce(station, "kept", b"first")
 own = 1
 if {by_signal}:
     signal.signal(signal.SIGALRM, lambda *_: produce())
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-else:
-    gc.set_threshold(20)
+else:  # the garbage collector could choose any of these moments
+    sys.settrace(let_one_die)
 rounds = 0
 while sum(others) < 600 or rounds < 20:
     rounds += 1
-    rubbish = [Dies() for _ in range(0 if {by_signal} else 8)]
     producer.produce(b"own")
     deliveries = [producer.produce(b"own", nonblocking=True) for _ in range(20)]
     memphis_sync.wait(deliveries)
@@ -46,8 +59,7 @@ while sum(others) < 600 or rounds < 20:
         message.ack()
     client.flush(20)
 signal.setitimer(signal.ITIMER_REAL, 0)
-del rubbish
-gc.collect()
+sys.settrace(None)
 client.flush(40)
 stats = client.stats()
 assert refused == [], refused[:3]
