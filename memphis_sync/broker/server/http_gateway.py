@@ -66,7 +66,7 @@ class HttpGateway:
         self._options = options
         self._socket = _listen(options.host, options.http_port or 0)
         self.port: int = self._socket.getsockname()[1]
-        self._command = [*own_program("memphis_sync.cli"), "gateway", *self._arguments(servers)]
+        self._command = [*own_program("memphis_sync.cli", uses_client=True), "gateway", *self._arguments(servers)]
         self._environment = _environment()
         if KEYS not in self._environment:
             if data_dir is not None:

@@ -166,7 +166,7 @@ class BrokerProcess:
 
     def _command(self, ready: Path) -> list[str]:
         options = self._options
-        command = [*own_program("memphis_sync.broker.__main__"), "--ready-file", str(ready)]
+        command = [*own_program("memphis_sync.broker.__main__", uses_client=False), "--ready-file", str(ready)]
         if options.nats is None:
             command += ["--host", options.host, "--port", str(self.port), "--data", str(self.data_dir)]
         if self.sdk_port is not None:
