@@ -9,7 +9,9 @@ import pytest
 
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 
-OF_THE_CLIENT = re.compile(r"\| +(memphis_sync(?:\.(?:client|producer|consumer|_session|_data|_producing).*)?)$", re.M)
+OF_THE_CLIENT = re.compile(
+    r"\| +(memphis_sync(?:\.(?:client|producer|consumer|_session|_data|_producing).*)?)$", re.MULTILINE
+)
 
 
 def test_a_broker_imports_nothing_of_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
