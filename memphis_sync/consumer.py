@@ -19,7 +19,7 @@ from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming import consume_loop, receipts, run_loop
 from memphis_sync._consuming.give_back import GIVE_BACK_S
-from memphis_sync._consuming.reader import Reader
+from memphis_sync._consuming.observing import new_reader
 from memphis_sync._consuming.registering import join_again, leave
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.run_loop import RunArguments, WaitArguments
@@ -90,7 +90,7 @@ class Consumer(NotCopied, NotAwaited, InNotebook):
         client = self._client
         source = Source(client._session, view, self.consumer_name, self.consumer_group)
         self._view = view
-        self._reader = Reader(
+        self._reader = new_reader(
             source,
             client._requests,
             ack_time_s=self.max_ack_time_ms / 1000,

@@ -10,6 +10,7 @@ account before the stream and a random token at the end on servers that have a d
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -295,6 +296,10 @@ class Message(NotCopied, InNotebook, RawMessage):
             left_s = max(0.0, deadline - time.monotonic())
             session.call(lambda: session.control.publish(self.reply, _TERM, left_s), left_s, "dead_letter()")
             self.answer = "dead_letter"
+
+    def processing(self) -> AbstractContextManager[None]:
+        """For ``with message.processing():`` around what handles it, which observers are told. It answers nothing."""
+        return self._source.observers.processing([self])
 
     def __repr__(self) -> str:
         meta = parse_ack_subject(self.reply)

@@ -15,6 +15,7 @@ from memphis_sync._base import primitives, threads
 from memphis_sync._base.interactive import is_interactive
 from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import Latch
+from memphis_sync._consuming.observing import handling
 from memphis_sync._consuming.portion import LONG_POLL_S, OUTAGE_PAUSE_S, Portion
 from memphis_sync._consuming.reader import END_S
 from memphis_sync._options.checks import check_int
@@ -255,6 +256,7 @@ def begin(consumer: Consumer, callback: Handler, only: Optional[int], context: o
             raise UsageError(f"{consumer!r} is consuming already; call stop_consume() first")
         if context is not None:
             consumer.context = context
+        callback = handling(consumer._source, callback)
         receiver = Receiver(callback, consumer._context, consumer._client._consumers.receivers)
         consuming = consumer._consuming = Consuming(consumer, receiver, only, workers)
     consuming.start()

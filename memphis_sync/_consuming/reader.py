@@ -17,6 +17,7 @@ from memphis_sync._base import waits
 from memphis_sync._base.logs import Log
 from memphis_sync._consuming.give_back import GIVE_BACK_S, nack, report_untouched, return_untouched
 from memphis_sync._consuming.membership import Membership, look_for
+from memphis_sync._consuming.observed_message import message_kind
 from memphis_sync._consuming.portion import LULL_S, OUTAGE_PAUSE_S, Portion
 from memphis_sync._consuming.read_to_end import ReadToEnd
 from memphis_sync._consuming.resent import MAX_MESSAGES as MAX_RESENT, ResentMessage, ResentQueue
@@ -73,7 +74,7 @@ class Reader:
         self.pulls = PullConsumer(
             session.data_link(),
             self._bindings,
-            Message,
+            message_kind(source, Message),
             source,
             ack_time_s=ack_time_s,
             look_for=functools.partial(look_for, source),
@@ -138,6 +139,8 @@ class Reader:
             if session.is_ending:
                 raise ClosedError(f"{source!r}: the client is being closed")
 
+    _read = read  # for what may be put back in part
+
     def take_portion(
         self,
         portion: Portion,
@@ -157,7 +160,7 @@ class Reader:
         if wait_s is None:
             wait_s = portion.look_s
         try:
-            found = self.read(only, portion.size, wait_s, portion.is_ahead, outage_s=outage_s, is_over=is_over)
+            found = self._read(only, portion.size, wait_s, portion.is_ahead, outage_s=outage_s, is_over=is_over)
         except ConnectionLostError:
             if portion.size == 1:
                 raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import NoReturn, Optional
 
+from memphis_sync._consuming.observed_message import message_kind
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.source import Source
 from memphis_sync._options.checks import check_str
@@ -119,7 +120,8 @@ def _delivered(source: Source, receipt: str) -> Optional[Message]:
     durable = receipt.split(".")[5 if receipt.count(".") >= _WITH_DOMAIN else 3]
     if meta.stream not in streams or durable != source.group_internal:
         return None
-    message = RestoredMessage.__new__(RestoredMessage)
+    kind = message_kind(source, RestoredMessage)
+    message = kind.__new__(kind)
     message.owner = source
     message._reply = receipt
     message.answer = None
@@ -129,7 +131,7 @@ def _delivered(source: Source, receipt: str) -> Optional[Message]:
 def _resent(source: Source, receipt: str) -> Optional[Message]:
     try:
         headers = json.loads(receipt)
-        message = ResentMessage.of(source, b"", headers)
+        message = message_kind(source, ResentMessage).of(source, b"", headers)
     except (TypeError, ValueError):
         return None
     if message.group not in (source.consumer_group, source.group_internal):

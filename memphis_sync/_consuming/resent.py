@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional
 
 from memphis_sync._base.logs import Log
+from memphis_sync._consuming.observed_message import message_kind
 from memphis_sync._consuming.source import Source
 from memphis_sync._control.dead_letters import tell
 from memphis_sync._core import encode_headers
@@ -244,6 +245,7 @@ class ResentQueue:
 
     def __init__(self, owner: Source, on_arrival: Callable[[], object]) -> None:
         self._owner = owner
+        self._kind = message_kind(owner, ResentMessage)
         self._on_arrival = on_arrival
         # No lock: the loop would wait for it, and whoever holds it may have been interrupted by a signal handler.
         self._letters: deque[ResentMessage] = deque()
@@ -254,7 +256,7 @@ class ResentQueue:
 
     def put(self, payload: bytes, headers: dict[str, str]) -> None:
         """Adds one, unless the queue is full."""
-        letter = ResentMessage.of(self._owner, payload, headers)
+        letter = self._kind.of(self._owner, payload, headers)
         while self._taken:
             self._bytes -= self._taken.popleft()
         if len(self._letters) < MAX_MESSAGES and self._bytes + len(payload) <= MAX_BYTES:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from memphis_sync._base.logs import Log
 from memphis_sync._base.stop_signals import StopSignals
+from memphis_sync._consuming.observing import handling
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._consuming.until import Until
 from memphis_sync._options.checks import MAX_BATCH_SIZE, MAX_TIME_MS, check_limit_s, check_seconds, int_in, none_or
@@ -160,7 +161,7 @@ class _Handling:
     def __init__(self, consumer: Consumer, given: RunArguments) -> None:
         self._source = consumer._reader.source
         self._callbacks = self._source.session.callbacks
-        self._function = given.function
+        self._function = handling(self._source, given.function)
         self._given = given
         self._in_hand: Optional[Message] = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memphis_sync._base.observers import Observers
 from memphis_sync._core import fork_generation
 from memphis_sync._core._translate import FORKED_MESSAGE
 from memphis_sync._protocol.names import durable_name
@@ -31,6 +32,11 @@ class Source:
     def place(self) -> tuple[str, str, str]:
         """Station, group and name: which member of which group it is."""
         return self.view.internal, self.group_internal, self.name
+
+    @property
+    def observers(self) -> Observers:
+        """Of its client; false without any."""
+        return self.session.options.observing
 
     @property
     def is_inherited(self) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 
 @pytest.fixture
-def station(request):
+def station(station_name):
     """The name of a station that no other test uses."""
-    return f"{Path(str(request.path)).stem}.{request.node.name.partition('[')[0]}".replace("_", "-")[:100]
+    return station_name
 
 
 @pytest.fixture
