@@ -56,9 +56,10 @@ def of_django(request: pytest.FixtureRequest) -> dict[str, Any]:
     from django_shop.models import Order
 
     from memphis_sync.contrib import django
+    from memphis_sync.contrib.django import outbox
 
     names = {name: getattr(django, name) for name in django.__all__}
-    return {**names, "transaction": transaction, "order": Order(customer_id=1)}
+    return {**names, "outbox": outbox, "transaction": transaction, "order": Order(customer_id=1)}
 
 
 @pytest.mark.parametrize(("where", "code"), EXAMPLES, ids=[where for where, _ in EXAMPLES])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,20 @@ from fix_process import run_python
 USERS = Path(__file__).parents[1] / "users"
 ENGINE = {"ENGINE": "django.db.backends.sqlite3"}
 MODULE = {"DJANGO_SETTINGS_MODULE": "django_shop.settings", "PYTHONPATH": str(USERS)}
+
+
+class UndoError(Exception):
+    """Rolls a block back."""
+
+
+@contextlib.contextmanager
+def undone(using: str = "default") -> Iterator[None]:
+    """A transaction, or a savepoint in one, that is rolled back by an exception."""
+    from django.db import transaction
+
+    with contextlib.suppress(UndoError), transaction.atomic(using=using):
+        yield
+        raise UndoError
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +67,11 @@ def django_shop(_django: None, broker: Any) -> Iterator[Any]:
         clients.close_all()
     from django_shop.models import Order
 
+    from memphis_sync.contrib.django.outbox.models import OutboxMessage
+
     for name in connections.settings:
         Order.objects.using(name).all().delete()
+        OutboxMessage.objects.using(name).all().delete()
     connections.close_all()
 
 
@@ -68,6 +86,14 @@ def database(request: pytest.FixtureRequest, django_shop: Any) -> str:
         connections.settings[request.param] = connections.configure_settings(given)[request.param]
         call_command("migrate", database=request.param, verbosity=0)
     return request.param
+
+
+def settings_of(database: str) -> str:
+    """A database of this process's project, for SHOP_DATABASE of another one."""
+    from django.db import connections
+
+    given = connections[database].settings_dict
+    return json.dumps({key: str(given[key]) for key in ("ENGINE", "NAME", "HOST", "USER") if given[key]})
 
 
 @pytest.fixture

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fix_django import UndoError, undone
 from programs import check_arrived
 
 import memphis_sync
 from memphis_sync import ConfigurationError, HeaderError, SchemaError
-
-
-class UndoError(Exception):
-    """Rolls a block back."""
-
-
-@contextlib.contextmanager
-def undone(using: str = "default") -> Iterator[None]:
-    """A transaction, or a savepoint in one, that is rolled back by an exception."""
-    from django.db import transaction
-
-    with contextlib.suppress(UndoError), transaction.atomic(using=using):
-        yield
-        raise UndoError
 
 
 def arrived(broker: Any, station: str, accepted: list[bytes]) -> None:

@@ -13,7 +13,7 @@ WSGI_APPLICATION = "django_shop.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
-INSTALLED_APPS = ["memphis_sync.contrib.django", "django_shop"]
+INSTALLED_APPS = ["memphis_sync.contrib.django", "memphis_sync.contrib.django.outbox", "django_shop"]
 DATABASES = {
     "default": json.loads(
         os.environ.get("SHOP_DATABASE") or '{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}'

@@ -1,0 +1,1 @@
+"""A module a command; see each of them."""
