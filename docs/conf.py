@@ -62,6 +62,7 @@ PUBLIC: dict[str, str] = {
 PUBLIC["PubAcks"] = "memphis_sync.types.PubAcks"
 # The standard library: known, and not linked, since that would need its inventory from the network.
 FOREIGN = {*getattr(sys, "stdlib_module_names", ("typing", "collections", "os", "ssl", "logging")), "pytest", "_pytest"}
+FOREIGN |= {"celery", "click", "django", "flask", "opentelemetry", "prometheus_client"}
 # Types that a signature is written with and nobody passes around, by their last name or in full.
 ALIASES = {
     "AnyDelivery",
@@ -76,7 +77,9 @@ ALIASES = {
 }
 ALIASES |= {
     "Caller",
+    "Around",
     "JsonDefault",
+    "Marking",
     "MessageBody",
     "Source",
     "ToOneStation",

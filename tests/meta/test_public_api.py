@@ -35,7 +35,7 @@ def test_every_public_function_says_what_it_returns() -> None:
 def test_the_reference_has_every_public_name() -> None:
     pages = "".join(path.read_text() for path in REFERENCE.glob("*.rst"))
     documented = re.findall(r"^\.\. auto(?:class|exception|function):: (\w+)$", pages, re.MULTILINE)
-    assert sorted(documented) == sorted(set(memphis_sync.__all__) - {"__version__"})
+    assert sorted(set(memphis_sync.__all__) - {"__version__", *documented}) == []
 
 
 @pytest.mark.parametrize("section", ["tutorial", "how-to", "reference", "explanation"])

@@ -1,8 +1,9 @@
 """
 The code in README and docs/ runs as it stands there, each Python block and each command, and prints what is shown.
 
-A block or page that is added later is run without a word here. The two commands above README's first heading are run
-word for word by .ci/run, since they install the package and run this very suite.
+Sybil finds the blocks and names the line of one that fails. A block or page that is added later is run without a word
+here. The two commands above README's first heading are run word for word by .ci/run, since they install the package and
+run this very suite.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from fix_process import run_python
-from pages import Block, blocks
+from pages import Block, blocks, regions
+from sybil import Document, Example
+from sybil.example import SybilFailure
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,10 +32,61 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 URL = "memphis://root:memphis@127.0.0.1:6666"
 GATEWAY = "http://127.0.0.1:4444"
 
-BLOCKS = [block for path in PAGES for block in blocks(path.name, path.read_text())]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+EXAMPLES = ROOT / "docs" / "examples"  # programs that pages show as they are, and start in a shell
+
+
+def parsed(path: Path) -> Document:
+    """A page with its blocks, each of which knows how to be run."""
+    document = Document(path.read_text(), path.name)
+    for region in regions(document):
+        region.evaluator = {"python": run_program, "sh": run_in_shell}.get(region.parsed.language)
+        document.add(region)
+    return document
+
+
+def run_program(example: Example) -> Optional[str]:
+    """Runs a Python block in a process of its own; what it printed, if that is not what is shown."""
+    block, folder, get = example.parsed, example.namespace["folder"], example.namespace["get"]
+    file = folder / "block.py"
+    file.write_text(block.code)
+    address = {"MEMPHIS_URL": get("fresh_broker")().url}  # nobody else's: it prints what it finds there
+    if "memphis_sync.http" in block.code:
+        address["MEMPHIS_HTTP_URL"] = get("fresh_gateway")(address["MEMPHIS_URL"]).url.replace(
+            "://", "://root:memphis@"
+        )
+    fork = "ignore:This process:DeprecationWarning"  # of Python 3.12 and later, when a process with threads forks
+    done = run_python("-W", "error", "-W", fork, file, env=address, cwd=folder, timeout_s=60)
+    # A busy machine may take longer than half a second to end it, which it then says.
+    assert re.sub(rb"(?m)^memphis_sync: .*; waiting up to .*\n", b"", done.stderr) == b""
+    return difference(done.stdout.decode(), block.output)
+
+
+def run_in_shell(example: Example) -> Optional[str]:
+    """The same for commands, beside the programs that pages show."""
+    block, folder, get = example.parsed, example.namespace["folder"], example.namespace["get"]
+    code = block.code
+    if GATEWAY in code:  # starting one takes longer than all that a page does with it, so they share the suite's
+        code = code.replace(GATEWAY, get("gateway").url)
+    else:
+        code = code.replace(URL, get("fresh_broker")().url)
+    for file in EXAMPLES.glob("*.py"):
+        (folder / file.name).write_text(file.read_text())
+    return difference(run_commands(code, folder), block.output)
+
+
+def difference(printed: str, shown: Optional[str]) -> Optional[str]:
+    """What was printed, if a page shows something else, which has dots where it differs from run to run."""
+    pattern = re.escape(shown or "").replace(re.escape("..."), ".*")
+    return None if re.fullmatch(pattern, printed) else f"it printed:\n{printed}"
+
+
+DOCUMENTS = [parsed(path) for path in PAGES]
+BLOCKS = [example.parsed for document in DOCUMENTS for example in document]
 START = [block for block in BLOCKS if block.language == "sh" and block.page == "README.md" and not block.heading]
+SHOWN_FILES = [file.read_text() for file in sorted(EXAMPLES.glob("*.py"))]
+PYTHON = [block for block in BLOCKS if block.language == "python" and block.code not in SHOWN_FILES]
 COMMANDS = [block for block in BLOCKS if block.language == "sh" and block not in START]
+RUN = [example for document in DOCUMENTS for example in document if example.parsed in [*PYTHON, *COMMANDS]]
 
 
 def program(heading: str, page: str = "README.md") -> Block:
@@ -58,11 +112,6 @@ def names(found: list[Block]) -> list[str]:
     return [f"{block.page}-{block.heading}".replace(" ", "-") for block in found]
 
 
-def is_shown(printed: str, shown: str) -> bool:
-    """Whether it is what a page shows, which has dots where it differs from run to run."""
-    return re.fullmatch(re.escape(shown).replace(re.escape("..."), ".*"), printed) is not None
-
-
 # ---- every block is run ---------------------------------------------------------------------------------------------
 
 
@@ -71,6 +120,7 @@ def test_no_block_is_left_out() -> None:
     fences = sum(path.read_text().count("\n```") for path in PAGES)
     assert fences == 2 * (len(BLOCKS) + sum(block.output is not None for block in BLOCKS))
     shown = [block for block in BLOCKS if block.page != "README.md" and block.language in {"json", "text"}]
+    shown += [block for block in BLOCKS if block.code in SHOWN_FILES]
     assert [block for block in BLOCKS if block not in [*PYTHON, *START, *COMMANDS, *shown]] == []
 
 
@@ -79,20 +129,19 @@ def test_what_a_program_prints_stands_below_it() -> None:
     assert [block for block in COMMANDS if block.output is None] == []
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=names(PYTHON))
-def test_a_python_block_runs_without_a_warning(
-    block: Block, tmp_path: Path, fresh_broker: Any, fresh_gateway: Any
+@pytest.mark.parametrize("example", RUN, ids=names([example.parsed for example in RUN]))
+def test_a_block_runs_and_prints_what_is_shown(
+    example: Example, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    file = tmp_path / "block.py"
-    file.write_text(block.code)
-    address = {"MEMPHIS_URL": fresh_broker().url}  # nobody else's: it prints what it finds there
-    if "memphis_sync.http" in block.code:
-        address["MEMPHIS_HTTP_URL"] = fresh_gateway(address["MEMPHIS_URL"]).url.replace("://", "://root:memphis@")
-    fork = "ignore:This process:DeprecationWarning"  # of Python 3.12 and later, when a process with threads forks
-    done = run_python("-W", "error", "-W", fork, file, env=address, cwd=tmp_path, timeout_s=60)
-    # A busy machine may take longer than half a second to end it, which it then says.
-    assert re.sub(rb"(?m)^memphis_sync: .*; waiting up to .*\n", b"", done.stderr) == b""
-    assert is_shown(done.stdout.decode(), block.output or ""), done.stdout.decode()
+    example.namespace.update(folder=tmp_path, get=request.getfixturevalue)
+    example.evaluate()
+
+
+def test_each_program_of_the_examples_is_shown_and_started() -> None:
+    """Its page shows the file as it is, and starts it below."""
+    for file in EXAMPLES.glob("*.py"):
+        (page,) = {block.page for block in BLOCKS if block.code == file.read_text()}
+        assert any(file.name in block.code for block in COMMANDS if block.page == page)
 
 
 def test_two_commands_to_start_and_ci_runs_both() -> None:
@@ -119,26 +168,19 @@ def run_commands(code: str, folder: Path) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("block", COMMANDS, ids=names(COMMANDS))
-def test_further_commands_run(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    code = block.code
-    if GATEWAY in code:  # starting one takes longer than all that a page does with it, so they share the suite's
-        code = code.replace(GATEWAY, request.getfixturevalue("gateway").url)
-    else:
-        code = code.replace(URL, request.getfixturevalue("fresh_broker")().url)
-    printed = run_commands(code, tmp_path)
-    assert is_shown(printed, block.output or ""), printed
-
-
-def test_these_tests_bite(tmp_path: Path) -> None:
+def test_these_tests_bite(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The test of this test: what is added is seen, held to its end, and compared."""
-    added = "## New\n\n```sh\nmemphis-sync --version\nfalse\n```\n\n```text\nmemphis-sync ...\n```\n"
-    (block,) = blocks("x.md", added)
-    assert block == Block("x.md", "New", "sh", "memphis-sync --version\nfalse\n", "memphis-sync ...\n")
+    page = tmp_path / "x.md"
+    added = "## New\n\n```sh\nmemphis-sync --version\nfalse\n```\n\n```text\nmemphis-sync...\n```\n"
+    page.write_text(added + added.replace("false\n", "") + added.replace("false", "echo 2"))
+    fails, passes, differs = parsed(page)
+    assert fails.parsed == Block("x.md", "New", "sh", "memphis-sync --version\nfalse\n", "memphis-sync...\n")
+    fails.namespace.update(folder=tmp_path, get=request.getfixturevalue)
     with pytest.raises(subprocess.CalledProcessError):
-        run_commands(block.code, tmp_path)
-    assert is_shown("memphis-sync 1\n", "memphis-sync ...\n")
-    assert not is_shown("memphis-sync 1\n2\n", "memphis-sync ...\n")
+        fails.evaluate()
+    passes.evaluate()
+    with pytest.raises(SybilFailure, match=r"x\.md, line 22, (.|\n)*memphis-sync .*\n2\n"):
+        differs.evaluate()
     assert [found.language for found in blocks("x.md", "## A\n```sh\n```\n## B\n```text\n```\n")] == ["sh", "text"]
 
 

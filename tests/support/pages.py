@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
-FENCED = r"^## (?P<heading>.*)$|^```(?P<language>.*)\n(?P<code>(?:.*\n)*?)```$"
+from sybil import Document, Region
+from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
+
+FENCES = FencedCodeBlockLexer(language=r"[^\n]*")
 
 
 def links(text: str) -> list[str]:
@@ -29,22 +33,29 @@ class Block(NamedTuple):
     output: Optional[str] = None
 
 
-def blocks(page: str, text: str) -> list[Block]:
-    """All fenced blocks of a page, in their order; a ``text`` block behind no program is one of its own."""
-    found: list[Block] = []
-    heading = ""
-    for part in re.finditer(FENCED, text, re.MULTILINE):
-        heading = part["heading"] or heading
-        if part["code"] is None:
-            continue
-        block = Block(page, heading, part["language"].strip(), part["code"])
-        last = found[-1] if found else None
+def regions(document: Document) -> Iterator[Region]:
+    """
+    All fenced blocks of a page in their order, as sybil finds them, each parsed to a ``Block``; a ``text`` block behind
+    no program is one of its own.
+    """
+    found: list[Region] = []
+    for region in sorted(FENCES(document), key=lambda region: region.start):
+        headings = re.findall(r"^## (.*)$", document.text[: region.start], re.MULTILINE)
+        block = Block(document.path, headings[-1] if headings else "", region.lexemes["language"].strip(), "")
+        block = block._replace(code=str(region.lexemes["source"]))
+        last: Optional[Block] = found[-1].parsed if found else None
         is_run = last is not None and last.language in {"python", "sh"} and last.output is None
-        if is_run and block.language == "text" and last.heading == heading:
-            found[-1] = last._replace(output=block.code)
+        if is_run and last is not None and block.language == "text" and last.heading == block.heading:
+            found[-1].parsed = last._replace(output=block.code)
         else:
-            found.append(block)
-    return found
+            region.parsed = block
+            found.append(region)
+    yield from found
+
+
+def blocks(page: str, text: str) -> list[Block]:
+    """All fenced blocks of a text."""
+    return [region.parsed for region in regions(Document(text, page))]
 
 
 def section(text: str, heading: str) -> str:

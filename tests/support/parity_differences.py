@@ -195,6 +195,7 @@ REPLACEMENTS = {
     "asyncio.wait_for(event.wait(), 5)": "event.wait(5)",
     "asyncio.TimeoutError": "builtins.TimeoutError: every DeadlineError is one",
     "asyncio.Event()": "threading.Event()",
+    "asyncio.Event().wait()": "threading.Event().wait(): the main thread waits while consume() works",
     "asyncio.Lock()": "threading.Lock()",
     "asyncio.Semaphore(8)": "threading.Semaphore(8)",
     "asyncio.Queue()": "queue.Queue()",
