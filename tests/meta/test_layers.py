@@ -71,7 +71,7 @@ ONLY_IN = {
     # A line of the client's goes through _base.logs.Log.
     "logging": {"_base", "_control", "", "broker", "cli", "contrib", "http", "log_handler"},
     "nats": {"_nats", "_control", "broker"},
-    "click": {"cli"},
+    "click": {"cli", "contrib"},  # Flask's commands are made with it
     "rich": {"cli"},
     "pytest": {"testing"},
     "django": {"contrib"},

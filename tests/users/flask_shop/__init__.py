@@ -1,0 +1,1 @@
+"""A Flask project of a user."""
