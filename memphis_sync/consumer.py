@@ -1,9 +1,9 @@
 """
 A consumer reads messages from all partitions of a station for its group.
 
-Four ways to read, which may be mixed: fetch() returns a batch, ``for message in consumer:`` never ends, read_all() ends
-when the station has no more for the group, and consume() calls a function on separate threads. Dead letters that are
-resent to the group arrive among the messages.
+Five ways to read, which may be mixed: fetch() returns a batch, ``for message in consumer:`` never ends, read_all() ends
+when the station has no more for the group, run() calls a function with each message, and consume() calls one on
+separate threads. Dead letters that are resent to the group arrive among the messages.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ calls = {
     "read_all": lambda: list(consumer.read_all(timeout_s=60)),
     "ack": lambda: message.ack(wait=True, timeout_s=60),
     "stop_consume": lambda: handled.stop_consume(60),
+    "wait": handled.wait,
+    "run": lambda: consumer.run(print, stop_signals=(signal.SIGTERM,)),
     "flush": client.flush,
     "flush of a producer": producer.flush,
     "result": lambda: queued().result(),
