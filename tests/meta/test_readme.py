@@ -179,7 +179,7 @@ def test_these_tests_bite(tmp_path: Path, request: pytest.FixtureRequest) -> Non
     with pytest.raises(subprocess.CalledProcessError):
         fails.evaluate()
     passes.evaluate()
-    with pytest.raises(SybilFailure, match=r"x\.md, line 22, (.|\n)*memphis-sync .*\n2\n"):
+    with pytest.raises(SybilFailure, match=r"x\.md, line 22, (.|\n)*memphis-sync, .*\n2\n"):
         differs.evaluate()
     assert [found.language for found in blocks("x.md", "## A\n```sh\n```\n## B\n```text\n```\n")] == ["sh", "text"]
 
