@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections import deque
@@ -72,6 +73,7 @@ def _parse_headers(ctx: click.Context, param: click.Parameter, values: tuple[str
         "memphis-sync pub orders --file orders.jsonl --id load-1",
         "memphis-sync pub images --split none < a.png",
         "memphis-sync pub orders hello -H kind=test --key 17",
+        "memphis-sync pub orders hello --count 1000",
     ),
 )
 @click.argument("station")
@@ -88,6 +90,9 @@ def _parse_headers(ctx: click.Context, param: click.Parameter, values: tuple[str
 @click.option("--partition", type=int, help="Partition number, from 1. Without number, key or id: in turn.")
 @click.option("-H", "--header", "headers", multiple=True, callback=_parse_headers, help="NAME=VALUE, repeatable.")
 @click.option(
+    "--count", type=click.IntRange(min=1), metavar="N", help="BODY so many times, or the first N messages of the input."
+)
+@click.option(
     "--id", "msg_id", help="Message id; several messages get ID-1, ID-2, ... so a repeated command stores them once."
 )
 @click.pass_obj
@@ -100,6 +105,7 @@ def command(
     key: Optional[str],
     partition: Optional[int],
     headers: dict[str, str],
+    count: Optional[int],
     msg_id: Optional[str],
 ) -> int:
     """
@@ -114,8 +120,11 @@ def command(
     if key is not None and partition is not None:
         raise click.UsageError("give --key or --partition, not both")
     stream = None if body is not None else source or need_input()
-    payloads: Iterable[bytes] = [os.fsencode(body or "")] if stream is None else pieces(stream, split)
-    single = body is not None or split == "none"
+    if stream is None:
+        payloads: Iterable[bytes] = itertools.repeat(os.fsencode(body or ""), count or 1)
+    else:
+        payloads = itertools.islice(pieces(stream, split), count)
+    single = (body is not None and count is None) or split == "none"
 
     def items(watched: Iterable[bytes]) -> Iterator[Union[bytes, Item]]:
         if key is None and partition is None and not headers and msg_id is None:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
 from fix_process import run_python
+
+
+class Done(NamedTuple):
+    """What a command that ran in this process left."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
 
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -18,5 +27,19 @@ def memphis_sync(broker: Any) -> Command:
     def run(*args: str, input: Optional[bytes] = None, timeout_s: float = 60.0) -> subprocess.CompletedProcess[bytes]:  # noqa: A002
         env = {"MEMPHIS_URL": broker.url}
         return run_python("-m", "memphis_sync.cli", *args, input=input, env=env, timeout_s=timeout_s, check=False)
+
+    return run
+
+
+@pytest.fixture
+def run_here(broker: Any, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``run_here("ls")``: the same in this process, which takes no interpreter's start; without a stdin."""
+    from memphis_sync.cli import main
+
+    monkeypatch.setenv("MEMPHIS_URL", broker.url)
+
+    def run(*args: str) -> Done:
+        code = main(list(args))
+        return Done(code, *capfdbinary.readouterr())
 
     return run
