@@ -1,11 +1,16 @@
 """
 What does a fork cost the parent when a client is open, and what does an open client cost a child that does not use it?
 
-Times ``os.fork()`` in the parent, --count times with an open client (both connections, a producer, a consumer) and as
-often without one, taken in turns in one run: two processes of the same program, of which one has connected. The child
-leaves with ``os._exit(0)`` at once, and its parent has reaped it before the next fork. ``parent`` is the time of the
-call, ``processor`` what of it the parent's thread has worked, which says more on a busy machine, and ``child`` is from
-before the fork to the end of the child, as its parent sees it.
+Times ``os.fork()`` in the parent of two processes of the same program on the same processor, of which one opens a
+client (both connections, a producer, a consumer). They fork in turns, a fork each, and now one and now the other
+begins, so that what the machine does beside meets both; first while neither has a client, since two processes never
+cost the same: where their memory lies decides over a hundred microseconds. What the client costs is the median of the
+differences afterwards less that of those before. That is done with --couples of processes, --count forks each; reported
+is the median of all, and between which values it lies by 95 of 100 draws from the couples (bootstrap).
+
+The child leaves with ``os._exit(0)`` at once, and its parent has reaped it before the next fork. ``parent`` is the time
+of the call, ``processor`` what of it the parent's thread has worked, which says more on a busy machine, and ``child``
+is from before the fork to the end of the child, as its parent sees it.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -24,9 +30,8 @@ import _common
 import memphis_sync
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 
-ROUND = 25  # forks before the other one's turn
-
-
+WARM_UP = 25
+DRAWS = 1000
 FIGURES = ("parent", "processor", "child")
 
 
@@ -47,18 +52,26 @@ def forks(count: int) -> dict[str, list[int]]:
 
 
 def serve(url: str) -> None:
-    """Forks whenever a line asks for it, and answers with the times; with a client when there is a URL."""
-    client = None
-    if url:
-        client = memphis_sync.connect(url)
-        producer = client.producer("bench-fork", "bench")
-        consumer = client.consumer("bench-fork", "bench")
-        producer.produce(b"x")
-        consumer.fetch(1, timeout_s=5)
+    """Forks so many times as a line says, and answers with the times; opens a client when it says "open"."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    clients: list[memphis_sync.Memphis] = []
+    kept: list[object] = []
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(forks(int(line))), flush=True)
-    if client is not None:
+        if line != "open\n":
+            print(json.dumps(forks(int(line))), flush=True)
+            continue
+        clients.append(memphis_sync.connect(url))
+        producer, consumer = (
+            clients[0].producer("bench-fork", "bench"),
+            clients[0].consumer("bench-fork", f"bench-{os.getpid()}"),
+        )
+        producer.produce(b"x")
+        consumer.fetch(1, timeout_s=5)
+        kept += producer, consumer
+        print("open", flush=True)
+    for client in clients:
         client.close()
 
 
@@ -68,24 +81,58 @@ class Forker:
     def __init__(self, url: str) -> None:
         command = [sys.executable, "-W", "ignore", __file__, "--serve", url]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.times: dict[str, list[int]] = {figure: [] for figure in FIGURES}
-        self._answer()
-
-    def _answer(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
-
-    def fork(self, count: int) -> None:
-        """Has it fork, and keeps the times."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        for figure, times in json.loads(self._answer()).items():
-            self.times[figure] += times
+        self._process.stdout.readline()
 
     def end(self) -> None:
         """Ends it."""
         self._process.communicate()
+
+    def ask(self, line: object) -> str:
+        """Says something to it, and gives the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+    def fork(self, count: int) -> dict[str, list[int]]:
+        """The times of so many forks."""
+        times: dict[str, list[int]] = json.loads(self.ask(count))
+        return times
+
+
+def in_turns(bare: Forker, other: Forker, count: int) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """The times of both, one fork each in turn."""
+    found = {bare: {figure: [0] * count for figure in FIGURES}, other: {figure: [0] * count for figure in FIGURES}}
+    for number in range(count):
+        for each in (bare, other) if number % 2 else (other, bare):
+            for figure, (took,) in each.fork(1).items():
+                found[each][figure][number] = took
+    return found[bare], found[other]
+
+
+def couple(url: str, count: int) -> dict[str, tuple[float, float, float]]:
+    """Of one couple, by figure: a fork without a client, one with, and what the client costs, in microseconds."""
+    bare, other = Forker(url), Forker(url)
+    try:
+        for each in (bare, other):
+            each.fork(WARM_UP)
+        before = in_turns(bare, other, count)
+        other.ask("open")
+        other.fork(WARM_UP)
+        after = in_turns(bare, other, count)
+    finally:
+        bare.end()
+        other.end()
+
+    def more(times: tuple[dict[str, list[int]], dict[str, list[int]]], figure: str) -> float:
+        return p50_us([one - another for another, one in zip(times[0][figure], times[1][figure])])
+
+    return {
+        figure: (p50_us(before[1][figure]), p50_us(after[1][figure]), more(after, figure) - more(before, figure))
+        for figure in FIGURES
+    }
 
 
 def p50_us(nanoseconds: list[int]) -> float:
@@ -93,31 +140,38 @@ def p50_us(nanoseconds: list[int]) -> float:
     return round(statistics.median(nanoseconds) / 1000, 1)
 
 
+def interval(values: list[float]) -> list[float]:
+    """Between which values the median lies, by 95 of 100 draws."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(DRAWS))
+    return [round(medians[DRAWS // 40], 1), round(medians[-DRAWS // 40], 1)]
+
+
 def main() -> None:
-    """Prints the medians and their differences."""
+    """Prints what a fork costs without a client and with one, and the difference."""
     if sys.argv[1:2] == ["--serve"]:
         serve(sys.argv[2])
         return
-    args = _common.parser(__doc__, count=1000).parse_args()
+    parser = _common.parser(__doc__, count=100)
+    parser.add_argument("--couples", type=int, default=12)
+    args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         url = args.url or stack.enter_context(BrokerProcess(BrokerOptions(port=0, ephemeral=True))).url
-        without, with_client = Forker(""), Forker(url)
-        for each in (without, with_client):
-            each.fork(ROUND)
-            each.times = {figure: [] for figure in FIGURES}
-        for _ in range(max(1, args.count // ROUND)):
-            without.fork(ROUND)
-            with_client.fork(ROUND)
-        without.end()
-        with_client.end()
+        couples = [couple(url, args.count) for _ in range(args.couples)]
     figures: dict[str, Any] = {}
     for what in FIGURES:
-        bare, opened = p50_us(without.times[what]), p50_us(with_client.times[what])
-        figures[what] = {"without_p50_us": bare, "with_p50_us": opened, "more_us": round(opened - bare, 1)}
+        bare, opened, more = ([each[what][index] for each in couples] for index in range(3))
+        figures[what] = {
+            "without_p50_us": round(statistics.median(bare), 1),
+            "with_p50_us": round(statistics.median(opened), 1),
+            "more_us": round(statistics.median(more), 1),
+            "more_between_us": interval(more),
+        }
     if not args.json:
         for what, values in figures.items():
             print(f"{what:>9}: " + ", ".join(f"{name} {value}" for name, value in values.items()), file=sys.stderr)
-    print(json.dumps({"question": "fork_cost", **figures, "count": args.count, **_common.machine()}))
+    machine = _common.machine()
+    print(json.dumps({"question": "fork_cost", **figures, "count": args.count, "couples": args.couples, **machine}))
 
 
 if __name__ == "__main__":

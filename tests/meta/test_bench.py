@@ -125,7 +125,9 @@ def test_the_return_of_clients_is_measured() -> None:
 
 
 def test_a_fork_is_measured(broker: Any) -> None:
-    done = run_python(BENCH / "fork_cost.py", "--count", "25", "--url", broker.url, env=ROOT, timeout_s=60)
+    done = run_python(
+        BENCH / "fork_cost.py", "--count", "10", "--couples", "1", "--url", broker.url, env=ROOT, timeout_s=60
+    )
     report = json.loads(done.stdout)
     assert report["question"] == "fork_cost"
     assert report["parent"]["with_p50_us"] >= report["processor"]["with_p50_us"] > 0
