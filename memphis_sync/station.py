@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
@@ -9,11 +10,12 @@ from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._inspecting import calls as inspecting
-from memphis_sync._options.inspecting import InspectArguments, PeekArguments
+from memphis_sync._managing import stations as managing
+from memphis_sync._options.inspecting import InspectArguments, PeekArguments, PurgeArguments, ReplayArguments
 from memphis_sync._options.rows import method_takes
 from memphis_sync._protocol.names import internal_name
 from memphis_sync.dead_letters import DeadLetters
-from memphis_sync.info import PeekedMessages, StationInfo
+from memphis_sync.info import PeekedMessage, PeekedMessages, StationInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -88,6 +90,54 @@ class Station(NotCopied, NotAwaited, InNotebook):
             ClosedError, OwnThreadError: As other requests of the client.
         """
         return inspecting.peek(self._client, self.name, given)
+
+    @method_takes(ReplayArguments)
+    def replay(self, given: ReplayArguments) -> Iterator[PeekedMessage]:
+        """
+        Goes through all messages that the station holds at its first step, without consuming them, as peek(); only a
+        portion of them is in memory. No group takes part.
+
+            for message in station.replay():
+                handle(message.data)
+
+        It costs as much as peek(). What is removed meanwhile is left out.
+
+        Returns:
+            An iterator, oldest first by the time they were stored; it sends the first request when it is used.
+
+        Raises:
+            ConfigurationError: An argument is not allowed, or the station has no such partition.
+            StationNotFoundError, ServerError: As peek().
+            DeadlineError, ConnectionLostError: The next portion did not come in time; the iterator has ended. Another
+                one may begin behind the last message.
+            ClosedError, OwnThreadError: As other requests of the client.
+        """
+        return inspecting.replay(self._client, self.name, given)
+
+    @method_takes(PurgeArguments)
+    def purge(self, given: PurgeArguments) -> int:
+        """
+        Removes all messages that the station holds, whether or not its groups have read them.
+
+            print(station.purge(), "messages are gone")
+
+        Groups stay, and go on with the next message that is stored: sequence numbers continue, nothing is left to be
+        delivered, and what members have in hand is not delivered again. Producers, schema and settings stay, and so do
+        dead letters: ``station.dls.drop()`` removes those. Messages that are produced during the call are removed, or
+        not. It costs two requests a partition, side by side, and one more.
+
+        Returns:
+            How many messages were removed.
+
+        Raises:
+            ConfigurationError: An argument is not allowed, or the station has no such partition.
+            StationNotFoundError: The station does not exist any more.
+            ServerError: The broker refused; with ``code`` 403 because of what the user is allowed, with 503 because it
+                is a Memphis broker, which purges in its REST API and web console only.
+            DeadlineError, ConnectionLostError: Not everything was answered in time; messages may have been removed.
+            ClosedError, OwnThreadError: As other requests of the client.
+        """
+        return managing.purge(self._client, self.name, given)
 
     def destroy(self, timeout_retries: int = 5) -> None:
         """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Union
 
 from memphis_sync._inspecting import peek as peeking, registry, stations as of_stations
 from memphis_sync._inspecting.asking import run
@@ -13,12 +14,16 @@ if TYPE_CHECKING:
         ConnectionsArguments,
         InspectArguments,
         PeekArguments,
+        ReplayArguments,
         SchemaVersionArguments,
         StationsArguments,
     )
     from memphis_sync.client import Memphis
-    from memphis_sync.info import ConnectionInfo, Listing, PeekedMessages, SchemaSummary, StationInfo
+    from memphis_sync.info import ConnectionInfo, Listing, PeekedMessage, PeekedMessages, SchemaSummary, StationInfo
     from memphis_sync.types import SchemaInfo
+
+_PORTION = 500  # messages of a replay that are held in memory
+_PORTION_BYTES = 4 * 2**20
 
 
 def stations(client: Memphis, given: StationsArguments) -> Listing[StationInfo]:
@@ -36,9 +41,33 @@ def station_info(client: Memphis, name: str, given: InspectArguments) -> Station
 def peek(client: Memphis, name: str, given: PeekArguments) -> PeekedMessages:
     """Messages of a station, without consuming them."""
     given = given.checked()
-    if given.from_sequence is not None and given.from_time is not None:
-        raise ConfigurationError("from_sequence and from_time are both given; give one, or neither for the newest")
+    _check_start(given, "the newest")
     return run(client, "peek()", given.timeout_s, lambda asking: peeking.peek(asking, name, given))
+
+
+def replay(client: Memphis, name: str, given: ReplayArguments) -> Iterator[PeekedMessage]:
+    """All messages of a station, without consuming them."""
+    given = given.checked()
+    _check_start(given, "the oldest")
+    client._session.check()
+    return _replayed(client, name, given)
+
+
+def _replayed(client: Memphis, name: str, given: ReplayArguments) -> Iterator[PeekedMessage]:
+    limit_s = given.timeout_s
+    partitions = run(client, "replay()", limit_s, lambda asking: peeking.opened(asking, name, given, is_back=False))
+    while True:
+        found = run(
+            client, "replay()", limit_s, lambda asking: peeking.portion(partitions, _PORTION, _PORTION_BYTES, asking)
+        )
+        if not found:
+            return
+        yield from found
+
+
+def _check_start(given: Union[PeekArguments, ReplayArguments], else_from: str) -> None:
+    if given.from_sequence is not None and given.from_time is not None:
+        raise ConfigurationError(f"from_sequence and from_time are both given; give one, or neither for {else_from}")
 
 
 def schemas(client: Memphis, given: InspectArguments) -> Listing[SchemaSummary]:

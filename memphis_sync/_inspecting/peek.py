@@ -11,21 +11,21 @@ import asyncio
 import heapq
 from collections import deque
 from datetime import timedelta
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from memphis_sync._inspecting.asking import Asking
-from memphis_sync._inspecting.stations import station_rows, streams_of
+from memphis_sync._inspecting.stations import check_there, station_rows, streams_of
 from memphis_sync._protocol.dead_letter_headers import PRODUCED_BY, read_headers
 from memphis_sync._protocol.names import internal_name, publish_subject, stream_name
 from memphis_sync._protocol.stored import EPOCH, NO_MESSAGE, StoredMessage, nanoseconds, stored_message, time_of
-from memphis_sync.errors import ConfigurationError, ServerError
+from memphis_sync.errors import ServerError
 from memphis_sync.headers import is_own
 from memphis_sync.info import PeekedMessage, PeekedMessages
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from memphis_sync._options.inspecting import PeekArguments
+    from memphis_sync._options.inspecting import PeekArguments, ReplayArguments
 
 _WINDOW = 32  # messages that are asked for at once: they are held in memory, whatever their size
 
@@ -35,19 +35,20 @@ class _Partition:
     One partition, message by message in one direction.
 
     Args:
-        asking: Who is asked.
+        asking: Who is asked at first.
         station: The station's name.
         number: Of the partition.
         state: What JetStream says of its stream.
         is_back: From the newest to the oldest.
 
     Attributes:
+        asking: Who is asked.
         first, last: The sequences between which messages may lie.
         best_ns: No message to come is newer than this, or older when it reads forward.
     """
 
     def __init__(self, asking: Asking, station: str, number: int, state: dict[str, object], *, is_back: bool) -> None:
-        self._asking = asking
+        self.asking = asking
         self.station, self.number, self.is_back = station, number, is_back
         internal = internal_name(station)
         self._stream = stream_name(internal, number)
@@ -121,7 +122,7 @@ class _Partition:
 
     async def _get(self, sequence: int, **which: str) -> Optional[StoredMessage]:
         try:
-            reply = await self._asking.js(f"STREAM.MSG.GET.{self._stream}", {"seq": sequence, **which})
+            reply = await self.asking.js(f"STREAM.MSG.GET.{self._stream}", {"seq": sequence, **which})
         except ServerError as exc:
             if exc.err_code not in NO_MESSAGE:
                 raise
@@ -141,10 +142,17 @@ async def peek(asking: Asking, name: str, given: PeekArguments) -> PeekedMessage
         ConfigurationError: It has no such partition.
     """
     is_back = given.from_sequence is None and given.from_time is None
+    partitions = await opened(asking, name, given, is_back=is_back)
+    found = await portion(partitions, given.limit, given.max_bytes)
+    return PeekedMessages(reversed(found) if is_back else found)
+
+
+async def opened(
+    asking: Asking, name: str, given: Union[PeekArguments, ReplayArguments], *, is_back: bool
+) -> list[_Partition]:
+    """The partitions that are to be read, each at its beginning. Raises as peek()."""
     streams = await streams_of(asking, name, await station_rows(asking, name))
-    if given.partition is not None and given.partition not in streams:
-        there = ", ".join(map(str, streams)) if len(streams) <= 3 else f"{min(streams)} to {max(streams)}"
-        raise ConfigurationError(f"partition is {given.partition}; station {name!r} has {there}")
+    check_there(name, given.partition, streams)
     partitions = [
         _Partition(asking, name, number, info["state"], is_back=is_back)
         for number, info in streams.items()
@@ -156,24 +164,35 @@ async def peek(asking: Asking, name: str, given: PeekArguments) -> PeekedMessage
     if given.from_time is not None:
         time_ns = _ns_of(given.from_time)
         await asyncio.gather(*(partition.begin_at(time_ns) for partition in partitions))
-    found = [_peeked(name, number, message) for number, message in await _merged(partitions, given)]
-    return PeekedMessages(reversed(found) if is_back else found)
+    return partitions
 
 
-async def _merged(partitions: list[_Partition], given: PeekArguments) -> list[tuple[int, StoredMessage]]:
-    """The messages of several partitions by time; a partition is read when its turn may have come."""
-    count = max(1, min(_WINDOW, -(-given.limit // max(1, len(partitions)))))
+async def portion(
+    partitions: list[_Partition], limit: int, max_bytes: int, asking: Optional[Asking] = None
+) -> list[PeekedMessage]:
+    """
+    The next messages of several partitions by time; a partition is read when its turn may have come.
+
+    Args:
+        partitions: As opened(); what was read of them and not returned is kept there.
+        limit: How many messages, at most.
+        max_bytes: It ends after the message with which so many bytes are reached.
+        asking: Who is asked from now on; None: who opened them.
+    """
+    for partition in partitions:
+        partition.asking = asking or partition.asking
+    count = max(1, min(_WINDOW, -(-limit // max(1, len(partitions)))))
     heap = [(partition.rank, partition) for partition in partitions if not partition.is_done]
     heapq.heapify(heap)
-    found: list[tuple[int, StoredMessage]] = []
+    found: list[PeekedMessage] = []
     size = 0
-    while heap and len(found) < given.limit and size < given.max_bytes:
+    while heap and len(found) < limit and size < max_bytes:
         partition = heapq.heappop(heap)[1]
         if partition.ready:
             message = partition.ready.popleft()
             partition.best_ns = message.time_ns
             size += len(message.block) + len(message.payload)
-            found.append((partition.number, message))
+            found.append(_peeked(partition.station, partition.number, message))
         else:
             await partition.fill(count)
         if not partition.is_done:

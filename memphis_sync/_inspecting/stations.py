@@ -17,7 +17,7 @@ from memphis_sync._inspecting.asking import NOT_ALLOWED, Asking
 from memphis_sync._protocol.inspection import StationList, StationRow
 from memphis_sync._protocol.names import external_name, internal_name, publish_subject, split_stream, stream_name
 from memphis_sync._protocol.stored import time_or_none
-from memphis_sync.errors import LocalProtocolError, ServerError, StationNotFoundError
+from memphis_sync.errors import ConfigurationError, LocalProtocolError, ServerError, StationNotFoundError
 from memphis_sync.info import AttachedSchema, GroupInfo, GroupPartitionInfo, Listing, PartitionInfo, StationInfo
 from memphis_sync.types import Retention, Storage
 
@@ -84,6 +84,13 @@ async def streams_of(asking: Asking, name: str, rows: Optional[dict[str, Station
     if not found:
         raise StationNotFoundError(f"there is no station {name!r}; the first message to it creates it")
     return found
+
+
+def check_there(name: str, partition: Optional[int], streams: Streams) -> None:
+    """Raises ConfigurationError unless the station has this partition; None is none in particular."""
+    if partition is not None and partition not in streams:
+        there = ", ".join(map(str, streams)) if len(streams) <= 3 else f"{min(streams)} to {max(streams)}"
+        raise ConfigurationError(f"partition is {partition}; station {name!r} has {there}")
 
 
 def _split(stream: str) -> Optional[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""The parameters of the calls that look at something: stations(), info(), peek(), connections(), schemas()."""
+"""The parameters of the calls that look at something, as stations(), info() and peek(), and of purge()."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
 from memphis_sync.errors import ConfigurationError
 
 INSPECT_S = 5.0
+REPLAY_S = 30.0
 MAX_PEEKED = 1000
 MAX_PEEKED_BYTES = 2**30
 _MAX_SEQUENCE = 2**63 - 1
@@ -109,4 +110,39 @@ class PeekArguments(Arguments):
     from_sequence: Optional[int] = option(none_or(int_in(1, _MAX_SEQUENCE)), default=None)
     from_time: Optional[datetime] = option(_check_time, default=None)
     max_bytes: int = option(int_in(1, MAX_PEEKED_BYTES), default=16 * 2**20)
+    timeout_s: float = option(check_limit_s, default=INSPECT_S)
+
+
+@arguments
+class ReplayArguments(Arguments):
+    """
+    The parameters of Station.replay().
+
+    Args:
+        partition: Only this partition; None for all.
+        from_sequence: Begin at this sequence number of each partition, or at the next that is there; from 1.
+        from_time: Begin at the first message that was stored at this time or later; a datetime with a time zone. Give
+            one of the two, or none for the oldest message.
+        timeout_s: How long the next portion may take to come, in seconds, above 0.
+    """
+
+    _: KW_ONLY
+    partition: Optional[int] = option(none_or(int_in(0, 2**31 - 1)), default=None)
+    from_sequence: Optional[int] = option(none_or(int_in(1, _MAX_SEQUENCE)), default=None)
+    from_time: Optional[datetime] = option(_check_time, default=None)
+    timeout_s: float = option(check_limit_s, default=REPLAY_S)
+
+
+@arguments
+class PurgeArguments(Arguments):
+    """
+    The parameters of Station.purge().
+
+    Args:
+        partition: Only this partition; None for all.
+        timeout_s: For all of it, in seconds, above 0.
+    """
+
+    _: KW_ONLY
+    partition: Optional[int] = option(none_or(int_in(0, 2**31 - 1)), default=None)
     timeout_s: float = option(check_limit_s, default=INSPECT_S)

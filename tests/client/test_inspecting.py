@@ -242,6 +242,40 @@ def test_peek_finds_its_way_over_gaps(memphis: Memphis, control: ControlClient, 
     assert [station.peek(1, from_time=message.time)[0].sequence for message in station.peek(5)] == left[-5:]
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_replay_goes_through_all_by_time_and_consumes_none(
+    memphis: Memphis, station_name: str, partitions: int
+) -> None:
+    """More than two portions; a message that is stored after its first step is not among them."""
+    station = memphis.station(station_name, partitions_number=partitions)
+    producer = memphis.producer(station_name, "p")
+    producer.produce_many(str(number) for number in range(1100))
+    consumer = memphis.consumer(station_name, "c")
+    replay = station.replay()
+    first = next(replay)
+    producer.produce(b"later")
+    found = [first, *replay]
+    assert sorted(int(message.data) for message in found) == list(range(1100))
+    assert [message.time for message in found] == sorted(message.time for message in found)
+    [group] = station.info().groups or ()
+    assert (group.lag, group.unacknowledged) == (1101, 0)
+    assert len(list(consumer.read_all())) == 1101
+
+
+def test_replay_begins_where_it_is_told_to(memphis: Memphis, three: Station) -> None:
+    all_of_them = list(three.replay())
+    assert [message.data for message in three.replay(from_time=all_of_them[-1].time)] == [all_of_them[-1].data]
+    in_first = [message.data for message in all_of_them if message.partition == 1]
+    assert [message.data for message in three.replay(partition=1, from_sequence=2)] == in_first[1:]
+    with pytest.raises(ConfigurationError, match="both given"):
+        three.replay(from_sequence=1, from_time=all_of_them[0].time)
+    with pytest.raises(ConfigurationError, match="partition is 99"):
+        list(three.replay(partition=99))
+    memphis.destroy_station(three.name)
+    with pytest.raises(StationNotFoundError):
+        list(three.replay())
+
+
 def test_peek_is_bounded(memphis: Memphis, station_name: str) -> None:
     station = memphis.station(station_name, partitions_number=2)
     producer = memphis.producer(station_name, "p")
