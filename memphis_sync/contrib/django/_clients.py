@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Optional, cast
 
+from django.conf import settings
 from django.core.signals import setting_changed
 
 from memphis_sync import Memphis
 from memphis_sync.contrib._opening import Arguments, SharedClient
 from memphis_sync.contrib.django import _config
 from memphis_sync.contrib.django._config import DEFAULT
+from memphis_sync.contrib.django._warning import IN_TRANSACTION
 
 
 class Clients:
@@ -46,10 +48,7 @@ class Clients:
             _config.alias(alias)
             place = self._places.setdefault(alias, SharedClient())
 
-        def read() -> Arguments:
-            return _config.alias(alias).arguments
-
-        return place.client or place.get(read)
+        return place.client or place.get(lambda: _arguments(alias))
 
     def __contains__(self, alias: object) -> bool:
         return alias in _config.aliases()
@@ -82,8 +81,16 @@ class Clients:
             return
         for alias, place in list(self._places.items()):
             known = _config.aliases().get(alias)
-            if known is None or known.problems or dict(known.arguments) != dict(place.arguments or {}):
+            if known is None or known.problems or dict(_arguments(alias)) != dict(place.arguments or {}):
                 place.close()
+
+
+def _arguments(alias: str) -> Arguments:
+    """Of connect(), for an alias without problems."""
+    found = _config.alias(alias)
+    if not (settings.DEBUG and found.warns):
+        return found.arguments
+    return Arguments({**found.arguments, "observers": (*found.arguments.get("observers", ()), IN_TRANSACTION)})
 
 
 clients = Clients()

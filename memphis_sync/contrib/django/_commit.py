@@ -9,11 +9,8 @@ moment. The second is logged and counted, and ``on_delivery`` gets it. What must
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import copy
 import inspect
-import logging
-from collections.abc import Iterator
 from typing import Any, Callable, NoReturn, Optional, Union
 
 from django.db import close_old_connections, transaction
@@ -31,16 +28,14 @@ from memphis_sync.contrib._settings import did_you_mean
 from memphis_sync.contrib.django import _config
 from memphis_sync.contrib.django._clients import clients
 from memphis_sync.contrib.django._config import DEFAULT
+from memphis_sync.contrib.django._warning import log, meant
 from memphis_sync.types import MessageBody
 
-log = logging.getLogger("memphis_sync.django")
 # What encode_message() checks; the rest of produce()'s keywords is checked by produce() itself.
 CHECKED = ("headers", "msg_id", "producer_partition_key", "producer_partition_number")
 OWN = ("station_name", "message", "nonblocking", "async_produce", "on_delivery")
 KEYWORDS = frozenset(inspect.signature(Memphis.produce).parameters) - {"self", "unexpected", *OWN}
 OnDelivery = Callable[[Any], object]
-# Whether the message that is being produced is one that was meant to wait, or not to (see _warning.py).
-is_meant: contextvars.ContextVar[bool] = contextvars.ContextVar("memphis_is_meant", default=False)
 
 
 class NotAccepted:
@@ -86,16 +81,6 @@ class NotAccepted:
 
     def __repr__(self) -> str:
         return f"<NotAccepted {self.station}: {type(self._error).__name__}>"
-
-
-@contextlib.contextmanager
-def meant() -> Iterator[None]:
-    """Around a produce that is right where it is, inside a transaction or not."""
-    token = is_meant.set(True)
-    try:
-        yield
-    finally:
-        is_meant.reset(token)
 
 
 def checked_keywords(function: str, given: dict[str, Any], known: frozenset[str]) -> None:
@@ -169,7 +154,7 @@ def produce_on_commit(
                 clients[alias].produce(station, name, body, nonblocking=True, on_delivery=wrapped, **produce_kwargs)
         except MemphisError as exc:
             clients.lost_after_commit += 1
-            log.error("a message to %s was not accepted after the commit, and is lost: %s", station, exc)  # noqa: TRY400
+            log.error("a message to %s was not accepted after the commit, and is lost: %s", station, exc)
             if wrapped is not None:
                 _told(wrapped, NotAccepted(station, produce_kwargs.get("msg_id"), exc))
 
@@ -216,5 +201,5 @@ def _wrapped(on_delivery: Optional[OnDelivery]) -> Optional[OnDelivery]:
 def _told(on_delivery: OnDelivery, outcome: NotAccepted) -> None:
     try:
         on_delivery(outcome)
-    except Exception:
+    except Exception:  # noqa: BLE001  the rows are saved
         log.exception("on_delivery raised")

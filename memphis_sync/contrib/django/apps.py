@@ -18,4 +18,5 @@ class MemphisConfig(AppConfig):
     def ready(self) -> None:
         """Registers the checks."""
         django_checks.register(checks.check_settings, checks.TAG)
+        django_checks.register(checks.check_handlers, checks.TAG)
         django_checks.register(checks.check_tls, checks.TAG, deploy=True)

@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ from memphis_sync import (
 )
 from memphis_sync.contrib.django import _config
 from memphis_sync.contrib.django._clients import clients
-from memphis_sync.contrib.django._commit import meant
+from memphis_sync.contrib.django._warning import log, meant
 from memphis_sync.contrib.django.outbox.models import OutboxMessage
 
 try:
@@ -44,7 +43,6 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-log = logging.getLogger("memphis_sync.django")
 TIMEOUT_S = 10.0  # for a batch to one station
 AT_ONCE = 500  # ids in one statement; SQLite took 999 for long
 _TEMPORARILY = 503  # the broker's status for what it may take later

@@ -16,7 +16,8 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.utils import timezone
 
 from memphis_sync.contrib._settings import did_you_mean
-from memphis_sync.contrib.django.outbox._relay import Place, Relay, log
+from memphis_sync.contrib.django._warning import log
+from memphis_sync.contrib.django.outbox._relay import Place, Relay
 from memphis_sync.contrib.django.outbox.models import OutboxMessage
 
 LATE_S = 60.0  # a row that waits longer than that is reported by --status
