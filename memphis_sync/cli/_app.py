@@ -35,6 +35,7 @@ ENDS = {"line": b"\n", "nul": b"\0", "none": b""}  # what may stand after a payl
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 # Each is in the module of its name, which is not imported for the list of all.
 COMMANDS = {
+    "bench": "Measure how fast a broker is.",
     "broker": "Run a Memphis-compatible broker.",
     "completion": "Let a shell complete this command.",
     "demo": "Send many lines through a broker and compare.",
@@ -62,11 +63,13 @@ class Settings:
         url: From ``--url``; None: from the environment (MEMPHIS_URL, MEMPHIS_HOST and so on).
         json: Machine-readable output.
         quiet: No progress and no summary.
+        password: What was asked for on the terminal, once for all connections; None until then.
     """
 
     url: Optional[str]
     json: bool
     quiet: bool
+    password: Optional[str] = None
 
     def connect(self, name: str) -> Memphis:
         """Connects as the options or the environment say."""
@@ -74,7 +77,9 @@ class Settings:
 
         from ._secrets import ask_for_password
 
-        return connect(self.url, name=name, password=ask_for_password(self.url))
+        if self.password is None:
+            self.password = ask_for_password(self.url)
+        return connect(self.url, name=name, password=self.password)
 
     def say(self, text: str) -> None:
         """Writes a line for people to stderr."""

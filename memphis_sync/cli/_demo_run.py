@@ -8,13 +8,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from memphis_sync.errors import BufferFullError, MemphisError
 
 from ._app import leave_at_once
 from ._demo_lines import BLOCKING_EVERY, Script
+from ._pool import on_each
 
 if TYPE_CHECKING:
     from memphis_sync import Item, Memphis, Message, Producer
@@ -26,11 +27,8 @@ KINDS = ("lost", "duplicated", "out of order", "changed")  # of differences
 HEADER = "demo-line"  # "<thread>.<number>" on each message: which line it is
 _BATCH = 1000
 _QUIET_S = 10.0  # when nothing arrives for this long, missing lines are lost
-_SLICE_S = 0.2  # of a wait, between two of which Ctrl-C is served
 _AFTER_MS = 300  # how long a reader that has everything waits for messages that should not be there
 
-A = TypeVar("A")
-R = TypeVar("R")
 Advance = Callable[[str, int], object]  # shows progress: the name of a bar, and how many more messages
 
 
@@ -102,7 +100,7 @@ def _produce_and_read(
     first, second = stations
     sender = _Sender(client, script, stations, advance)
     started = time.perf_counter()
-    results = _on_each(pool, sender.run, range(THREADS))
+    results = on_each(pool, sender.run, range(THREADS))
     seconds = time.perf_counter() - started
     total = Row(f"produced by {THREADS} threads", script.count, script.size, seconds)
     report = Report([*_produce_rows(results), total])
@@ -111,19 +109,9 @@ def _produce_and_read(
     readers = [_Reader(client, script, ("first", first), group, everything, advance) for group in GROUPS]
     if any(both):
         readers.append(_Reader(client, script, ("second", second), GROUPS[0], both, None))
-    for reader in _on_each(pool, _Reader.run, readers):
+    for reader in on_each(pool, _Reader.run, readers):
         reader.add_to(report)
     return report
-
-
-def _on_each(pool: ThreadPoolExecutor, work: Callable[[A], R], things: Iterable[A]) -> list[R]:
-    """``list(pool.map(work, things))``, which Ctrl-C always ends: one that comes just before a wait does not end it."""
-    futures = [pool.submit(work, thing) for thing in things]
-    for future in futures:
-        while not wait([future], _SLICE_S).done:
-            pass
-        future.result()  # the first failure ends it
-    return [future.result() for future in futures]
 
 
 class _Sender:

@@ -14,7 +14,7 @@ from memphis_sync._nats.handshake import STEPS, Connected, Handshake, Login
 from memphis_sync._options.connect import connect_options
 from memphis_sync._options.table import ConnectArguments, ConnectOptions
 from memphis_sync._options.url import is_loopback
-from memphis_sync._protocol.info import connect_request
+from memphis_sync._protocol.info import ServerInfo, connect_request
 from memphis_sync.errors import ConnectError, MemphisError
 
 from ._cures import CONTROL, JETSTREAM, SETTINGS, STORED, Place, cure_of
@@ -98,15 +98,12 @@ class Examination:
     def _connection(self, address: ServerAddress) -> Iterator[Result]:
         options = self._options
         assert options is not None
-        request = connect_request(options.credentials, uuid.uuid4().hex)
         before = time.monotonic()
-        login = Login(lambda *_: request, options.tls)
-        deadline = before + options.timeout_ms / 1000
-        handshake = Handshake(address, deadline, login)
+        handshake, steps = _try(address, options, before)
         error: Optional[ConnectError] = None
         details = {}
         try:
-            connected = run(_alone(handshake, deadline))[1]
+            connected = run(steps)[1]
         except ConnectError as exc:
             error = exc
         else:
@@ -127,7 +124,6 @@ class Examination:
         host = handshake.address.host
         peer = connected.sock.getpeername()[0]
         info = connected.info
-        name = "Memphis broker" if info.is_memphis else "nats-server"
         size = f"messages up to {info.max_payload:,} bytes"
         login = self._options.credentials
         who = "a connection token" if login.token else f"user {login.username!r}, account {login.account_id}"
@@ -141,7 +137,7 @@ class Examination:
         values = (
             "no lookup needed" if peer == host else f"{host} is {peer}",
             f"connected to {handshake.address}",
-            f"{name} {info.fields.get('version', '')}, {size}",
+            f"{_name_of(info)}, {size}",
             tls,
             who,
         )
@@ -199,6 +195,26 @@ class Examination:
             )
         messages[0].ack(wait=True)
         return "a message was produced, stored, consumed and acknowledged; its station is destroyed"
+
+
+def server_text(url: Optional[str], password: str) -> str:
+    """Name and version of the server behind a URL, or behind that of the environment; "" when it cannot be reached."""
+    options = connect_options(ConnectArguments(host=url, password=password))
+    handshake, steps = _try(options.addresses[0], options, time.monotonic())
+    with contextlib.suppress(ConnectError):
+        run(steps)[1].close()
+    return "" if handshake.info is None else _name_of(handshake.info)
+
+
+def _name_of(info: ServerInfo) -> str:
+    return f"{'Memphis broker' if info.is_memphis else 'nats-server'} {info.fields.get('version', '')}".rstrip()
+
+
+def _try(address: ServerAddress, options: ConnectOptions, now: float) -> tuple[Handshake, Steps]:
+    """A connection as every client makes it, which is not begun yet."""
+    request, deadline = connect_request(options.credentials, uuid.uuid4().hex), now + options.timeout_ms / 1000
+    handshake = Handshake(address, deadline, Login(lambda *_: request, options.tls))
+    return handshake, _alone(handshake, deadline)
 
 
 def _alone(handshake: Handshake, deadline: float) -> Steps:

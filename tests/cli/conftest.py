@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
@@ -43,3 +47,27 @@ def run_here(broker: Any, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch
         return Done(code, *capfdbinary.readouterr())
 
     return run
+
+
+@pytest.fixture
+def start(broker: Any) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts the command in a process group of its own, as a shell does; it is gone after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*args: str, **options: Any) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "memphis_sync.cli", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "MEMPHIS_URL": broker.url},
+            start_new_session=True,
+            **options,
+        )
+        started.append(child)
+        return child
+
+    yield run
+    for child in started:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()

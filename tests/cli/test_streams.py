@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -103,30 +102,6 @@ def test_a_reader_that_went_away_does_not_change_what_pub_says(broker: Any, memp
 
 
 # ---- Ctrl-C ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def start(broker: Any) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts the command in a process group of its own, as a shell does; it is gone after the test."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(*args: str, **options: Any) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(
-            [*shlex.split(COMMAND), *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "MEMPHIS_URL": broker.url},
-            start_new_session=True,
-            **options,
-        )
-        started.append(child)
-        return child
-
-    yield run
-    for child in started:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
 
 
 @pytest.mark.parametrize("as_json", [False, True])
