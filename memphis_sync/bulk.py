@@ -178,7 +178,7 @@ class Bulk:
         observers = self._sender.observers
         if not observers:
             return self._run(iterable)
-        self._outgoing = outgoing = Outgoing(nonblocking=True)
+        self._outgoing = outgoing = Outgoing()
         told = Told(observers, self._sender.stations, length_of(iterable), outgoing)
         self._lines = encode_user_headers(outgoing)
         try:

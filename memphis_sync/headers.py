@@ -82,7 +82,7 @@ class Outgoing(Headers):
     The headers of what is being produced; see Observer.producing().
 
     Attributes:
-        nonblocking: Whether the call returns before the broker has the message.
+        nonblocking: Whether the call returns before the broker has the message; False for produce_many().
     """
 
     __slots__ = ("nonblocking",)

@@ -23,7 +23,8 @@ from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._consuming.source import Source
 from memphis_sync._control.dead_letters import tell
 from memphis_sync._core import RawMessage, parse_headers
-from memphis_sync._options.checks import MAX_TIME_MS, check_int, check_seconds, check_str
+from memphis_sync._options.checks import check_seconds, check_str
+from memphis_sync._options.handling import delay_ns
 from memphis_sync._protocol.dead_letters import DeadLetterReport, NackedDeadLetter
 from memphis_sync._protocol.json_text import json_or_text
 from memphis_sync._protocol.names import split_stream
@@ -158,6 +159,11 @@ class Message(NotCopied, InNotebook, RawMessage):
     def station(self) -> str:
         """Name of the station, lower case."""
         return self._source.view.name
+
+    @property
+    def group(self) -> str:
+        """Name of the consumer group that has it."""
+        return self._source.consumer_group
 
     @property
     def partition(self) -> Optional[int]:
@@ -419,15 +425,6 @@ def readable_headers(message: Message) -> Optional[dict[str, str]]:
         return message.headers
     except HeaderError:
         return None
-
-
-def delay_ns(delay: Optional[float], delay_ms: Optional[int]) -> int:
-    """The delay from one of the two arguments, in nanoseconds."""
-    if (delay is None) == (delay_ms is None):
-        raise UsageError("pass exactly one of delay (seconds) and delay_ms")
-    if delay_ms is not None:
-        return check_int("delay_ms", delay_ms, 0, MAX_TIME_MS) * 1_000_000
-    return int(check_seconds("delay", delay) * 1_000_000_000)
 
 
 def parse_ack_subject(reply: str) -> Metadata:

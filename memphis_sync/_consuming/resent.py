@@ -21,12 +21,13 @@ from memphis_sync._consuming.source import Source
 from memphis_sync._control.dead_letters import tell
 from memphis_sync._core import encode_headers
 from memphis_sync._options.checks import check_seconds, check_str
+from memphis_sync._options.handling import delay_ns
 from memphis_sync._protocol import subjects
 from memphis_sync._protocol.dead_letter_headers import GROUP, ID, OWED, PARTITION, SEQUENCE, TIME
 from memphis_sync._protocol.dead_letters import DeadLetterAck
 from memphis_sync._protocol.stored import time_of
 from memphis_sync.errors import UsageError
-from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message, delay_ns
+from memphis_sync.message import CONFIRM_S, DEAD_LETTER_S, Message
 
 if TYPE_CHECKING:
     from datetime import datetime

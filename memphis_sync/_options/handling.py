@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from memphis_sync._base.hints import nearest
 from memphis_sync._options.arguments import check_deliveries, name_of
@@ -15,11 +15,13 @@ from memphis_sync._options.checks import (
     check_bool,
     check_callable,
     check_client_name,
+    check_int,
+    check_seconds,
     int_in,
     show,
 )
 from memphis_sync._options.rows import KW_ONLY, Arguments, arguments, option
-from memphis_sync.errors import ConfigurationError
+from memphis_sync.errors import ConfigurationError, UsageError
 from memphis_sync.types import OnError
 
 ON_ERROR = ("retry", "dead_letter", "stop")
@@ -54,6 +56,15 @@ def check_signals(option: str, value: Any) -> tuple[int, ...]:
 def check_handler(option: str, value: object) -> Callable[..., object]:
     """A function of one message."""
     return check_callable(option, value, parameters="message")
+
+
+def delay_ns(delay: Optional[float], delay_ms: Optional[int]) -> int:
+    """The delay from one of the two arguments, in nanoseconds."""
+    if (delay is None) == (delay_ms is None):
+        raise UsageError("pass exactly one of delay (seconds) and delay_ms")
+    if delay_ms is not None:
+        return check_int("delay_ms", delay_ms, 0, MAX_TIME_MS) * 1_000_000
+    return int(check_seconds("delay", delay) * 1_000_000_000)
 
 
 def check_delays(delay_ms: int, max_delay_ms: int) -> None:

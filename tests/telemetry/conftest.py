@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -25,3 +31,21 @@ def observed(broker):
     yield connect
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def package_metadata(tmp_path):
+    """``package_metadata(NAME=value)``: an environment in which the entry points of pyproject.toml are installed."""
+
+    def environment(**more):
+        text = (ROOT / "pyproject.toml").read_text()
+        groups = re.findall(r'^\[project\.entry-points\."?([\w.]+)"?\]\n((?:.+\n)+)', text, re.MULTILINE)
+        assert groups
+        found = tmp_path / "metadata" / "memphis_sync-0.dist-info"
+        found.mkdir(parents=True)
+        (found / "METADATA").write_text("Metadata-Version: 2.1\nName: memphis-sync\nVersion: 0\n")
+        lines = (f"[{name}]\n{body}".replace('"', "") for name, body in groups)
+        (found / "entry_points.txt").write_text("\n".join(lines))
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(found.parent), str(ROOT)]), **more}
+
+    return environment

@@ -81,7 +81,7 @@ def test_a_blocking_produce_that_waits_for_the_registration_is_told(observed, st
 def test_produce_many_is_told_once_with_its_count(observed, station, stored):
     recorder = Recorder({"trace": "1"})
     result = observed(recorder).producer(station, "p").produce_many([b"1", {"id": 2}, Item(b"3", headers={"own": "x"})])
-    assert recorder.of("producing") == [(station, 3, {}, True)]
+    assert recorder.of("producing") == [(station, 3, {}, False)]
     assert recorder.outcomes() == {1: result}
     assert [headers for _, headers in stored(station)] == [{"trace": "1"}, {"trace": "1"}, {"own": "x", "trace": "1"}]
 
@@ -89,7 +89,7 @@ def test_produce_many_is_told_once_with_its_count(observed, station, stored):
 def test_produce_many_of_an_iterator_tells_the_count_at_its_end(observed, station):
     recorder = Recorder()
     observed(recorder).producer(station, "p").produce_many(b"%d" % number for number in range(1000))
-    assert recorder.of("producing") == [(station, 0, {}, True)]
+    assert recorder.of("producing") == [(station, 0, {}, False)]
     assert recorder.outcomes()[1].delivered == 1000
 
 

@@ -17,11 +17,11 @@ from memphis_sync._base.hints import hint_keywords
 from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.refusals import NotAwaited, NotCopied
 from memphis_sync._options.checks import check_seconds, check_str
+from memphis_sync._options.handling import delay_ns
 from memphis_sync.errors import ConnectionLostError, DeadlineError, MemphisError, ServerError, UsageError
 from memphis_sync.http.client.answers import object_of, text_of
 from memphis_sync.http.client.calling import Caller, Failed
 from memphis_sync.http.client.transport import JSON_TYPE
-from memphis_sync.message import delay_ns
 
 if TYPE_CHECKING:
     from typing_extensions import Self
