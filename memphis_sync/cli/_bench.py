@@ -125,9 +125,7 @@ def sub(settings: Settings, /, **given: Any) -> int:
     return _run(settings, "sub", consume, given, "nonblocking", bad=FAILED)
 
 
-@command.command(
-    epilog=examples("memphis-sync bench latency", "memphis-sync bench latency --mode nonblocking --storage memory")
-)
+@command.command(epilog=examples("memphis-sync bench latency", "memphis-sync bench latency --storage memory"))
 @_options(10_000)
 @_mode("blocking", "blocking: also how long until it is stored; nonblocking: the message is only on its way.")
 @click.pass_obj
