@@ -27,10 +27,14 @@ def main(sdist: Path, wheel: Path) -> int:
             "LICENSE",
             "README.md",
             "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+            "memphis_sync/py.typed",
+            "docs/conf.py",
             "setup.py",
             "pyproject.toml",
             "tests/conftest.py",
-            *(path.as_posix() for path in Path("docs").rglob("*.md")),
+            *(path.as_posix() for kind in ("md", "rst", "py") for path in Path("docs").rglob(f"*.{kind}")),
         )
         if name not in inside and "__pycache__" not in name
     ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from memphis_sync._schema.live import StationCodec
 
-VERSION = "0.1.0"  # of the package; the same as in pyproject.toml
+VERSION = "0.2.0"  # of the package; pyproject.toml and all else read it here
 
 Buffer = Union[bytes, bytearray, memoryview]
 

@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 
 from memphis_sync._core import encode_connect
 from memphis_sync.errors import RemoteProtocolError
-from memphis_sync.types import Credentials
+from memphis_sync.types import VERSION, Credentials
 
 DEFAULT_MAX_PAYLOAD = 1024 * 1024  # of a server that names none
 MAX_MAX_PAYLOAD = 2**31 - 1  # nats-server keeps it in an int32
 MAX_FRAMES = 100  # of a handshake: servers send INFO, PONG, and seldom a PING or another INFO between
-CLIENT_VERSION = "0.1.0"  # what the server shows in its list of connections
 _SHOWN = 64
 
 
@@ -94,7 +93,7 @@ def connect_request(credentials: Credentials, connection_id: str) -> bytes:
         "echo": True,
         "protocol": 1,
         "lang": "python3",
-        "version": CLIENT_VERSION,
+        "version": VERSION,  # which the server shows in its list of connections
         **{words.get(name, name): value for name, value in options.items()},
     }
     return encode_connect(json.dumps(fields).encode())
