@@ -138,6 +138,31 @@ def test_a_close_that_gives_up_leaves_them_as_well_and_says_so(offline, broker, 
         assert client.stats().recovered == 3
 
 
+NO_ROOM = """
+import os, resource
+import memphis_sync
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    memphis_sync.connect(os.environ["TEST_URL"], outbox=os.environ["TEST_OUTBOX"])
+except memphis_sync.ConfigurationError as exc:
+    print(exc)
+"""
+
+
+def test_a_full_disk_at_the_next_connect_keeps_what_was_accepted(offline, broker, memphis, run_python):
+    """A limit of the process's files stands for a full disk: both end in the same place."""
+    program = offline()
+    kill(program.child)
+    before = Path(program.path).read_bytes()
+    told = run_python("-c", NO_ROOM, env={"TEST_URL": broker.url, "TEST_OUTBOX": program.path}, timeout_s=60).stdout
+    assert b"bytes on its disk: File too large. Free some" in told
+    assert Path(program.path).read_bytes() == before
+    assert list(Path(program.path).parent.iterdir()) == [Path(program.path)]
+    with memphis_sync.connect(broker.url, outbox=program.path) as client:
+        assert client.flush(60) == 0
+    assert payloads(memphis, program.station) == [b"%d" % n for n in range(20)]
+
+
 def test_what_the_program_was_told_about_is_not_sent_again(offline, broker, memphis):
     """Its own deadline has ended them: it may have produced them again by itself."""
     then = (

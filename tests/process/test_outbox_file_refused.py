@@ -232,3 +232,11 @@ def test_an_unfinished_file_of_a_killed_process_is_removed(file, broker, tmp_pat
     memphis_sync.connect(broker.url, outbox=file).close()
     assert not old.exists()
     assert young.exists()  # perhaps a process is at it
+
+
+def test_all_of_a_file_is_on_the_disk_before_the_first_message(broker, tmp_path):
+    """A disk that is full later must not end the process at a write into a hole."""
+    path = tmp_path / "outbox"
+    with memphis_sync.connect(broker.url, outbox=path):
+        file = path.stat()
+    assert file.st_blocks * 512 >= file.st_size > 1 << 20
