@@ -58,10 +58,12 @@ def gateways(broker_pid: int) -> list[int]:
     return found
 
 
-def test_messages_go_through_the_gateway_of_the_same_command(fresh_broker: Callable[..., BrokerProcess]) -> None:
+def test_messages_go_through_the_gateway_of_the_same_command(
+    fresh_broker: Callable[..., BrokerProcess], until: Callable[..., Any]
+) -> None:
     broker = fresh_broker(http_port=0)
     assert broker.http_url == f"http://127.0.0.1:{broker.http_port}"
-    assert f"\n{broker.http_url}\n" in broker.output(), "it says where"
+    until(lambda: f"\n{broker.http_url}\n" in broker.output(), 60)  # it says where
     token = log_in(broker.http_url)
     status, body = ask(f"{broker.http_url}/stations/st/produce/single", {"a": 1}, token=token)
     assert (status, body["success"], body["seq"]) == (200, True, 1)
