@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from memphis_sync._base.logs import Log
-from memphis_sync._control.error_mapping import lost_reason, request_error
+from memphis_sync._control.error_mapping import lost_reason, not_allowed, request_error
 from memphis_sync._data.outages import LinkState, Outages
 from memphis_sync._nats import HardenedClient, ServerSaidError
 from memphis_sync._options.table import ConnectOptions
@@ -242,7 +242,7 @@ class ControlLink:
             ConfigurationError: The body is larger than the server takes; nothing was sent.
             DeadlineError: No reply in time; whether the broker has acted is not known.
             ConnectionLostError: The link went down meanwhile, with the same doubt, or never came up in time.
-            ServerError: Nothing listens on the subject (code 503).
+            ServerError: Nothing listens on the subject (code 503), or the user is not allowed to ask there (code 403).
             ClosedError: The link was closed, or has given up.
         """
         deadline = time.monotonic() + timeout_s
@@ -270,15 +270,20 @@ class ControlLink:
             )
         lost = self._lost
         assert lost is not None
+        complaint = self.next_complaint()
         asking = asyncio.ensure_future(nc.request(subject, body, timeout=max(0.001, deadline - time.monotonic())))
         try:
-            both: set[asyncio.Future[Any]] = {asking, lost}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise ConnectionLostError(
-                    f"the connection to {self.address} ended while {subject} was waiting for its reply"
-                )
-            return bytes(asking.result().data)
+            while True:
+                each: set[asyncio.Future[Any]] = {asking, lost, complaint}
+                await asyncio.wait(each, return_when=asyncio.FIRST_COMPLETED)
+                if asking.done():
+                    return bytes(asking.result().data)
+                if lost.done():
+                    about = f"{subject} was waiting for its reply"
+                    raise ConnectionLostError(f"the connection to {self.address} ended while {about}")
+                text, complaint = complaint.result()  # what the user may not ask has no answer
+                if f'"{subject}"' in text:
+                    raise not_allowed(subject, text)
         except MemphisError:
             raise
         except Exception as exc:
@@ -297,7 +302,7 @@ class ControlLink:
 
         Raises:
             StationNotFoundError: The stream or consumer is not there.
-            ServerError: JetStream's error, with its code, err_code and description.
+            ServerError: JetStream's error, with its code, err_code and description; also as request().
             DeadlineError, ConnectionLostError, ClosedError: As request().
         """
         payload = b"" if body is None else json.dumps(body).encode()
@@ -380,17 +385,13 @@ class ControlLink:
             raise self._mapped(error, what, timeout_s) from error
 
     async def subscribe(self, subject: str, handler: Callable[[bytes], None], queue: str = "") -> Subscription:
-        """
-        Hands the body of each message on *subject* to *handler*, on the loop, one after the other.
-
-        A handler that raises is logged; the next message is handled all the same. Survives reconnects.
-        """
+        """Hands each message's body on *subject* to *handler*, on the loop, one by one; survives reconnects."""
         return await self.subscribe_with_headers(subject, lambda body, _: handler(body), queue)
 
     async def subscribe_with_headers(
         self, subject: str, handler: Callable[[bytes, dict[str, str]], None], queue: str = ""
     ) -> Subscription:
-        """The same with each message's headers."""
+        """The same with each message's headers. A handler that raises is logged, and the next message handled."""
         nc = await self._ready(time.monotonic() + self._options.timeout_ms / 1000, subject)
 
         async def deliver(msg: Msg) -> None:

@@ -18,6 +18,13 @@ from memphis_sync.errors import (
     ServerError,
 )
 
+NOT_ALLOWED = 403
+
+
+def not_allowed(subject: str, text: str) -> ServerError:
+    """The error of a question that the user may not ask; *text* is the server's."""
+    return ServerError(f"the user is not allowed to ask {subject}: {text}", code=NOT_ALLOWED, description=text)
+
 
 def request_error(exc: BaseException, what: str, address: str, timeout_s: float) -> MemphisError:
     """Any error of nats-py as one of ours."""

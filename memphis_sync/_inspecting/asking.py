@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
 from memphis_sync._control.api import NO_RESPONDERS
+from memphis_sync._control.error_mapping import not_allowed
 from memphis_sync._memory import refuse
 from memphis_sync._protocol.body import R, Request
 from memphis_sync._protocol.inspection import PageRequest
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 64  # questions on their way at the same time
 _ALL_THE_SAME_S = 1.0
-NOT_ALLOWED = 403
 T = TypeVar("T")
 
 
@@ -105,8 +105,8 @@ class Asking:
 
     async def _unless_refused(self, work: Coroutine[Any, Any, T], subject: str) -> T:
         """
-        What *work* returns. A server does not answer what a user may not ask, but complains on the connection: with the
-        subject, or in the words of a Memphis broker, without it.
+        What *work* returns. A Memphis broker does not answer what a user may not ask, and complains on the connection
+        without saying what about; a server that says it is understood by ControlLink.request().
         """
         asking, complaint = asyncio.ensure_future(work), self._session.control.next_complaint()
         try:
@@ -116,10 +116,8 @@ class Asking:
                 if asking.done():
                     return asking.result()
                 text, complaint = complaint.result()
-                if f'"{subject}"' in text or ('"' not in text and not await _is_done(asking)):
-                    raise ServerError(
-                        f"the user is not allowed to ask {subject}: {text}", code=NOT_ALLOWED, description=text
-                    )
+                if '"' not in text and not await _is_done(asking):
+                    raise not_allowed(subject, text)
         finally:
             asking.cancel()
 

@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, Optional, Union
 
-from memphis_sync._inspecting.asking import NOT_ALLOWED, Asking
+from memphis_sync._control.error_mapping import NOT_ALLOWED
+from memphis_sync._inspecting.asking import Asking
 from memphis_sync._protocol.inspection import StationList, StationRow
 from memphis_sync._protocol.names import external_name, internal_name, publish_subject, split_stream, stream_name
 from memphis_sync._protocol.stored import time_or_none

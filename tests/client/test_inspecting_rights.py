@@ -1,8 +1,10 @@
-"""Looking at stations as a user with few rights, as the roles of a Memphis broker: it is said what is forbidden."""
+"""Users with few rights, as the roles of a Memphis broker give them: it is said at once what is forbidden."""
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,3 +76,25 @@ def test_what_is_forbidden_is_said_at_once(server: NatsServer, words: str, reque
         assert (info.messages, info.groups) == (3, None)
         assert "not allowed to ask $JS.API.CONSUMER.LIST.st$1" in info.unknown["groups"]
         assert time.monotonic() - start < 30, "it did not wait for answers that never come"
+
+
+CHANGES: dict[str, Callable[[Memphis], object]] = {
+    "$memphis_station_creations": lambda client: client.station("new"),
+    "$memphis_producer_creations": lambda client: client.producer("st", "p"),
+    "$memphis_consumer_creations": lambda client: client.consumer("st", "c"),
+    "$memphis_station_destructions": lambda client: client.destroy_station("st"),
+    "$memphis_schema_creations": lambda client: client.create_schema("s", "json", schema_content="{}"),
+    "$memphis_schema_attachments": lambda client: client.enforce_schema("s", "st"),
+    "$memphis_schema_detachments": lambda client: client.detach_schema("st"),
+    "$memphis_sync_dls_": lambda client: client.dls("st").drop([1]),
+}
+
+
+def test_a_change_that_is_forbidden_is_refused_at_once(server: NatsServer) -> None:
+    with connected(server.port) as client:
+        start = time.monotonic()
+        for asked, change in CHANGES.items():
+            with pytest.raises(ServerError, match=re.escape(f"not allowed to ask {asked}")) as caught:
+                change(client)
+            assert caught.value.code == 403
+        assert time.monotonic() - start < 15, "none waited for an answer that never comes"

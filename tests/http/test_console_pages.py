@@ -378,7 +378,8 @@ def test_what_a_user_is_not_allowed_is_said_in_words(
         with BrokerProcess(BrokerOptions(nats=url), timeout_s=30) as broker:
             with memphis_sync.connect(broker.url) as root:
                 root.produce("st", "p", "hello")
-            visitor = Visitor(fresh_gateway(f"memphis://127.0.0.1:{server.port}"))
+            gateway = fresh_gateway(f"memphis://127.0.0.1:{server.port}")
+            visitor = Visitor(gateway)
             answer = visitor.log_in(LIMITED, PASSWORD)
             assert answer.status == 303
             for path in ("/", "/stations", "/schemas", "/connections", "/stations/st/messages"):
@@ -389,5 +390,10 @@ def test_what_a_user_is_not_allowed_is_said_in_words(
             assert (page.status, "Messages 1" in rows(page)) == (200, True)
             assert "Schemas are not known: " in page.note("warn")
             assert "Producers and consumers are not known: " in page.text
+            answer = visitor.post("/stations/st/dead-letters", {"action": "resend-all"})
+            assert (answer.status, "not allowed" in Page(answer).note("failed")) == (403, True)
+            token, text = gateway.token(LIMITED, PASSWORD), {"Content-Type": "text/plain"}
+            answer = gateway.request("POST", "/stations/st/produce/single", "x", text, token=token)
+            assert (answer.status, "not allowed to ask" in answer.json["error"]) == (403, True)
     finally:
         server.stop()

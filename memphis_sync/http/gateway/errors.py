@@ -26,6 +26,7 @@ from memphis_sync.errors import (
     PayloadTooLargeError,
     ProduceError,
     SchemaError,
+    ServerError,
     StationNotFoundError,
     TransportError,
 )
@@ -82,12 +83,15 @@ STATUS: tuple[tuple[type[MemphisError], Optional[int]], ...] = (
     (ProduceError, None),
     (MemphisError, 500),
 )
+_NOT_ALLOWED = 403  # to the user, at the broker
 _BREAKS_SCHEMA = "Schema validation has failed: "  # what clients of Memphis' gateway look for
 OUTCOMES = {"not_sent": 503, "rejected": 500, "unknown": 504}
 
 
 def status_of(error: MemphisError) -> int:
     """The status that an error of the client becomes."""
+    if isinstance(error, ServerError) and error.code == _NOT_ALLOWED:
+        return _NOT_ALLOWED
     status = next(status for kind, status in STATUS if isinstance(error, kind))
     return OUTCOMES[error.outcome] if status is None and isinstance(error, ProduceError) else status or 500
 

@@ -140,7 +140,7 @@ _JSON, _NDJSON = "application/json", "application/x-ndjson"
 
 # Path, method, title, body by content type, answer by content type, statuses beside 200.
 _ROUTES: tuple[tuple[str, str, str, Json, Json, str], ...] = (
-    ("/auth/authenticate", "post", "Log in", {_JSON: _LOGIN}, {_JSON: _TOKENS}, "400 401 503"),
+    ("/auth/authenticate", "post", "Log in", {_JSON: _LOGIN}, {_JSON: _TOKENS}, "400 401 429 503"),
     ("/auth/refreshToken", "post", "The next pair of tokens", {_JSON: _REFRESH}, {_JSON: _TOKENS}, "400 401 503"),
     ("/auth/logout", "post", "End the session", {}, {_JSON: _object(message=_text("Logged out"))}, "401"),
     (
@@ -149,7 +149,7 @@ _ROUTES: tuple[tuple[str, str, str, Json, Json, str], ...] = (
         "Produce a message",
         dict.fromkeys((_JSON, "text/plain", "application/octet-stream", "application/x-protobuf"), _ANY),
         {_JSON: _STORED},
-        "202 400 401 404 413 415 503 504",
+        "202 400 401 403 404 413 415 503 504",
     ),
     (
         "/stations/{station}/produce/batch",
@@ -157,7 +157,7 @@ _ROUTES: tuple[tuple[str, str, str, Json, Json, str], ...] = (
         "Produce the elements of an array",
         {_JSON: _MESSAGES},
         {_JSON: _ANSWERED},
-        "202 400 401 404 413 415 503 504",
+        "202 400 401 403 404 413 415 503 504",
     ),
     (
         "/stations/{station}/produce/stream",
@@ -165,7 +165,7 @@ _ROUTES: tuple[tuple[str, str, str, Json, Json, str], ...] = (
         "Produce a message a line, with a result a line while the body is still coming",
         {_NDJSON: {"description": "JSON, a line each."}, "text/plain": {"description": "Any line."}},
         {_NDJSON: _RESULT},
-        "400 401 404 415 503",
+        "400 401 403 404 415 503",
     ),
     (
         "/stations/{station}/consume/batch",
@@ -173,7 +173,7 @@ _ROUTES: tuple[tuple[str, str, str, Json, Json, str], ...] = (
         "Fetch messages and acknowledge them at once",
         {_JSON: _BATCH},
         {_JSON: _ROWS},
-        "400 401 404 503",
+        "400 401 403 404 503",
     ),
     (
         "/stations/{station}/consume",
@@ -181,7 +181,7 @@ _ROUTES: tuple[tuple[str, str, str, Json, Json, str], ...] = (
         "Wait for messages that stay yours until you answer their tokens",
         {_JSON: _CONSUME},
         {_JSON: _FOUND},
-        "400 401 404 503",
+        "400 401 403 404 503",
     ),
     (
         "/stations/{station}/ack",
