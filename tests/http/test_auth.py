@@ -385,7 +385,9 @@ def test_logins_that_take_long_keep_nobody_else_waiting() -> None:
     async def run(silent: socket.socket) -> int:
         settings = GatewaySettings(url=f"memphis://127.0.0.1:{silent.getsockname()[1]}")
         sessions = Sessions(settings, Tokens(settings))
-        logins = [asyncio.ensure_future(sessions.open(1, f"user-{number}", "password")) for number in range(64)]
+        logins = [
+            asyncio.ensure_future(sessions.open(1, f"user-{number}", "password", address="")) for number in range(64)
+        ]
         for _ in range(10):  # all of them go as far as they can
             await asyncio.sleep(0)
         await sessions.call(int)

@@ -153,6 +153,10 @@ def test_whoever_guesses_has_to_wait(broker: BrokerProcess, fresh_gateway: Calla
     assert 0 < int(answer.headers["retry-after"]) <= 300
     assert "Too many logins have failed." in Page(answer).note("failed")
     assert Visitor(gateway).log_in("ROOT").status == 429  # the same user to the broker, from the same address
+    answer = gateway.request("POST", "/auth/authenticate", {"username": "root", "password": "memphis"})
+    assert answer.status == 429  # every door counts for all
+    assert 0 < int(answer.headers["retry-after"]) <= 300
+    assert answer.json["message"].startswith("Too many logins have failed")
     assert Visitor(gateway).log_in("somebody", "x").status == 401
 
 

@@ -1,4 +1,4 @@
-"""The console's parts that need no socket: how values are shown, logins, the throttle, and live numbers."""
+"""The console's parts that need no socket: how values are shown, logins, and live numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from memphis_sync.http.console import live, logins, showing
 from memphis_sync.http.console.live import EventStream, Live, Topic
 from memphis_sync.http.console.logins import IDLE_S, LIFETIME_S, Logins
 from memphis_sync.http.console.samples import Sample
-from memphis_sync.http.console.throttle import ADDRESS, MAX_ENTRIES, PAIR, USER, WINDOW_S, Throttle
 
 
 class Clock:
@@ -99,44 +98,6 @@ def test_numbers_sizes_and_spans_are_short() -> None:
     assert [showing.span(seconds) for seconds in (0.25, 59, 3600, 90_061)] == ["250 ms", "59 s", "1 h", "1 d 1 h"]
     assert [showing.rate(each) for each in (0, 0.25, 99.94, 1234.5)] == ["0", "0.2", "99.9", "1,234"]
     assert showing.moment(None) == showing.NOT_KNOWN
-
-
-# ---- the throttle ---------------------------------------------------------------------------------------------------
-
-
-def test_guessing_waits_for_the_window_and_no_longer() -> None:
-    throttle = Throttle(clock := Clock())
-    assert [throttle.begin("10.0.0.1", "root") for _ in range(PAIR)] == [0.0] * PAIR
-    assert throttle.begin("10.0.0.1", "ROOT") == WINDOW_S
-    assert throttle.begin("10.0.0.2", "root") == 0
-    clock.now += WINDOW_S - 1
-    assert throttle.begin("10.0.0.1", "root") == 1
-    clock.now += 1
-    assert throttle.begin("10.0.0.1", "root") == 0
-
-
-def test_an_address_and_a_user_are_counted_by_themselves() -> None:
-    throttle = Throttle(Clock())
-    assert sum(throttle.begin("10.0.0.1", f"user-{number}") == 0 for number in range(100)) == ADDRESS
-    throttle = Throttle(Clock())
-    assert sum(throttle.begin(f"10.0.{number}.1", "root") == 0 for number in range(100)) == USER
-    throttle = Throttle(Clock())  # one network of IPv6 is one client
-    assert sum(throttle.begin(f"2001:db8::{number:x}", "root") == 0 for number in range(100)) == PAIR
-
-
-def test_a_login_that_succeeds_does_not_count() -> None:
-    throttle = Throttle(Clock())
-    for _ in range(100):
-        assert throttle.begin("10.0.0.1", "root") == 0
-        throttle.take_back("10.0.0.1", "root")
-
-
-def test_the_throttle_is_bounded_and_does_not_forget_who_is_at_it() -> None:
-    throttle = Throttle(Clock())
-    for number in range(MAX_ENTRIES):
-        throttle.begin("10.0.0.1", f"{number}-{'x' * 1000}")
-        assert len(throttle) <= MAX_ENTRIES
-    assert throttle.begin("10.0.0.1", "root") > 0
 
 
 # ---- logins ---------------------------------------------------------------------------------------------------------
@@ -231,20 +192,20 @@ def test_a_slow_page_gets_the_newest_figures_and_holds_no_others(quick: None) ->
     asyncio.run(look())
 
 
-def test_a_browser_that_takes_nothing_is_given_up(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "SLOW_S", 0.05)
-
+def test_a_browser_that_is_cut_off_for_taking_nothing_is_given_up(quick: None) -> None:
     async def look() -> None:
         hub, login = Live(), SimpleNamespace(who=(1, "root"))
         stream = EventStream(hub.updates(login, topic([]), lambda: True))  # type: ignore[arg-type]
+        is_full = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
-            await asyncio.Event().wait()
-            return {}
+            await is_full.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.body":
-                await asyncio.Event().wait()  # its buffers are full
+                is_full.set()
+                await asyncio.Event().wait()
 
         await asyncio.wait_for(stream({"type": "http"}, receive, send), 30)
         await until(lambda: not len(hub))

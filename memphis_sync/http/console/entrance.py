@@ -1,8 +1,7 @@
-"""Logging in and out. Whether a login is accepted is the broker's word; failures are slowed down (throttle.py)."""
+"""Logging in and out. Whether a login is accepted is the broker's word; the gateway slows down who fails."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -10,6 +9,8 @@ from starlette.responses import RedirectResponse, Response
 
 from memphis_sync.errors import AuthenticationError, ConfigurationError, MemphisError
 from memphis_sync.http.gateway.errors import Problem, status_of
+from memphis_sync.http.gateway.sessions import address_of
+from memphis_sync.http.gateway.throttle import TooManyLogins
 
 from . import showing
 from .pages import Visit, base_of, link
@@ -62,21 +63,12 @@ class Entrance:
             )
         if not (account.isascii() and account.isdigit() and int(account[:19]) > 0 and len(account) < 19):
             return self._form(request, 400, "The account is a number from 1; without a cloud broker it is 1.", **given)
-        address = request.client.host if request.client else ""
-        wait_s = self._console.throttle.begin(address, username)
-        if wait_s:
-            text = f"Too many logins have failed. The next attempt is possible in {showing.span(wait_s)}."
-            response = self._form(request, 429, text, **given)
-            response.headers["Retry-After"] = str(math.ceil(wait_s))
-            return response
         try:
-            session = await self._console.sessions.open(int(account), username, password)
+            session = await self._console.sessions.open(int(account), username, password, address=address_of(request))
         except AuthenticationError:
             return self._form(request, 401, _WRONG, **given)
         except (MemphisError, Problem) as exc:  # it is not the password that is wrong
-            self._console.throttle.take_back(address, username)
             return self._not_asked(request, exc, given)
-        self._console.throttle.take_back(address, username)
         self._console.logins.end(cookie_of(request, LOGIN_COOKIE))
         response = RedirectResponse(link(base_of(request), ""), 303)
         set_cookie(request, response, LOGIN_COOKIE, self._console.logins.add(session))
@@ -84,6 +76,11 @@ class Entrance:
         return response
 
     def _not_asked(self, request: Request, exc: Exception, given: dict[str, str]) -> Response:
+        if isinstance(exc, TooManyLogins):
+            text = f"Too many logins have failed. The next attempt is possible in {showing.span(exc.wait_s)}."
+            response = self._form(request, exc.status, text, **given)
+            response.headers.update(exc.headers)
+            return response
         if isinstance(exc, Problem):
             return self._form(request, exc.status, str(exc.body.get("error") or exc.body.get("message")), **given)
         assert isinstance(exc, MemphisError)

@@ -4,7 +4,7 @@ Live numbers by server-sent events.
 Rules:
 * One poller for each user and topic, shared by all pages of that user; it ends soon after its last page was closed.
 * A reader gets the newest figures, never a queue of older ones: a slow one misses some, and holds no memory. One that
-  takes nothing for SLOW_S is given up.
+  takes nothing is cut off by the connection, as from any answer.
 * A poll that takes long is followed by a pause that is longer: looking costs the broker a tenth of a connection's time.
 * All streams end with the login, and when the gateway ends, which would wait for them otherwise. A browser asks for a
   stream again by itself, but for one whose login has ended: that it is told.
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 PAUSE_S = 2.0
 BUSY_FACTOR = 9  # times as long as the poll took
 LINGER_S = 20.0  # a poller without pages goes on: the next page has its curve
-SLOW_S = 30.0
 KEPT = 90  # samples of a curve: three minutes
 MOST_READERS = 32  # pages of one user
 MOST_POLLERS = 256
@@ -184,7 +183,7 @@ class Live:
 
 class EventStream(Response):
     """
-    Server-sent events: ends when the browser goes, or takes nothing.
+    Server-sent events: ends when the browser goes, or is cut off.
 
     Args:
         updates: The events.
@@ -217,9 +216,7 @@ class EventStream(Response):
         try:
             async for update in self._updates:
                 event = {"type": "http.response.body", "body": update, "more_body": True}
-                await asyncio.wait_for(send(event), SLOW_S)
-        except asyncio.TimeoutError:
-            return  # without an end: the server closes the connection
+                await send(event)
         finally:
             await self._updates.aclose()
         await send({"type": "http.response.body", "body": b""})

@@ -28,7 +28,6 @@ from .assets import Assets
 from .live import Live
 from .logins import Login, Logins
 from .protection import LOGIN_COOKIE, Form, cookie_of, read_form, require_same_origin, require_token, set_cookie
-from .throttle import Throttle
 
 if TYPE_CHECKING:
     import memphis_sync
@@ -138,7 +137,6 @@ class Console:
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
         self.assets = Assets()
-        self.throttle = Throttle()
         self.live = Live()
         self.logins = Logins(self._on_end)
         self._environment = Environment(

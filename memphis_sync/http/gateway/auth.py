@@ -18,7 +18,7 @@ from memphis_sync.errors import AuthenticationError, ConfigurationError, Memphis
 
 from .errors import Problem, answer, message, status_of, unauthorized
 from .fields import Fields, FieldsError, read_fields
-from .sessions import TURN_GRACE_S, Sessions, UserSession
+from .sessions import TURN_GRACE_S, Sessions, UserSession, address_of
 from .settings import GatewaySettings
 
 log = logging.getLogger("memphis_sync.gateway")
@@ -46,7 +46,9 @@ class Auth:
         if not password and not token:
             raise unauthorized()
         try:
-            session = await self._sessions.open(account, username, password or token, is_token=not password)
+            session = await self._sessions.open(
+                account, username, password or token, is_token=not password, address=address_of(request)
+            )
         except MemphisError as exc:
             raise _refusal(exc) from exc
         return answer(self._tokens(session, lives))

@@ -16,7 +16,6 @@ import hmac
 import logging
 import secrets
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Callable, Optional, TypeVar
@@ -27,9 +26,11 @@ import memphis_sync
 from memphis_sync.errors import AuthenticationError, MemphisError
 
 from .errors import Problem, busy, unauthorized
+from .login_table import LoginTable
 from .room import Room
 from .settings import GatewaySettings
 from .single_flight import LIMIT_S, SingleFlight
+from .throttle import Throttle
 from .tokens import Claims, Tokens
 
 log = logging.getLogger("memphis_sync.gateway")
@@ -128,7 +129,7 @@ class UserSession:
     def __init__(self, sessions: Sessions, user: User, session_id: str) -> None:
         self.id = session_id
         self.user = user
-        self.account_id, self.username = user.key
+        self.who = self.account_id, self.username = user.key
         self.expires = 0.0
         self.turn = 0
         self.turned_at = 0.0
@@ -219,7 +220,8 @@ class Sessions:
         self.is_ending = False  # what waits for messages stops waiting
         self.at_end: list[Callable[[], object]] = []  # called when the end begins: pages that are open let go
         self.room = Room()  # for answers with messages
-        self._by_id: OrderedDict[str, UserSession] = OrderedDict()
+        self._logins = LoginTable(settings.max_sessions)
+        self._throttle = Throttle()
         self._users: dict[tuple[int, str], User] = {}
         self._control = ThreadPoolExecutor(CONTROL_THREADS, "memphis-gateway")
         self._waiting = ThreadPoolExecutor(settings.threads, "memphis-gateway-wait")
@@ -228,7 +230,7 @@ class Sessions:
         self._tidying = asyncio.ensure_future(self._tidy())
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._logins)
 
     def clients(self) -> list[memphis_sync.Memphis]:
         """Those that are connected; the one that was used last comes last."""
@@ -256,7 +258,9 @@ class Sessions:
 
     # ---- logins -----------------------------------------------------------------------------------------------------
 
-    async def open(self, account_id: int, username: str, password: str, *, is_token: bool = False) -> UserSession:
+    async def open(
+        self, account_id: int, username: str, password: str, *, address: str, is_token: bool = False
+    ) -> UserSession:
         """
         Logs in: the broker says whether it accepts these.
 
@@ -264,23 +268,23 @@ class Sessions:
             account_id: The account, from 1.
             username: The broker's user.
             password: Its password, or a connection token.
+            address: Of the client.
             is_token: Whether it is that.
 
         Raises:
             AuthenticationError: The broker refused.
             ConnectError, ConfigurationError: As connect().
-            Problem: There are too many users.
+            Problem: There are too many users; TooManyLogins, too many logins have failed.
         """
         key, secret = (account_id, username), Secret(password, is_token=is_token)
-        user = self._users.get(key)
-        if user is None or not user.secret.matches(secret) or user.client is None:
-            user = await self._log_in(key, secret)
+        async with self._throttle.attempt(account_id, username, address):
+            user = self._users.get(key)
+            if user is None or not user.secret.matches(secret) or user.client is None:
+                user = await self._log_in(key, secret)
         user.used_at = time.monotonic()
         session = UserSession(self, user, secrets.token_urlsafe(24))
         session.expires = time.time() + 60  # until its tokens say more
-        self._by_id[session.id] = session
-        while len(self._by_id) > self.settings.max_sessions:
-            self._by_id.popitem(last=False)
+        self._logins.add(session)
         return session
 
     async def _log_in(self, key: tuple[int, str], secret: Secret) -> User:
@@ -295,8 +299,9 @@ class Sessions:
             self._close(user)
             return other
         if other is not None:  # the password is another one now: sessions with the old one end
-            for session in [each for each in self._by_id.values() if each.user is other]:
-                self.revoke(session)
+            for session in self._logins.of_user(key):
+                if session.user is other:
+                    self.revoke(session)
             self._close(other)
         try:
             self._check_room()
@@ -356,14 +361,14 @@ class Sessions:
 
     def by_claims(self, claims: Optional[Claims]) -> UserSession:
         """The session that a token names; a Problem, 401, when there is none any more."""
-        session = None if claims is None else self._by_id.get(claims.session)
+        session = None if claims is None else self._logins.get(claims.session)
         if session is None:
             raise unauthorized()
         return session
 
     def revoke(self, session: UserSession) -> None:
         """Ends a session: none of its tokens is accepted any more."""
-        self._by_id.pop(session.id, None)
+        self._logins.remove(session)
 
     @staticmethod
     def release(scope: Any) -> None:
@@ -386,8 +391,7 @@ class Sessions:
             now, idle_s = time.monotonic(), self.settings.idle_s
             for user in [user for user in self._users.values() if user.is_idle(now, idle_s)]:
                 self._close(user)
-            expired = [session for session in self._by_id.values() if session.expires < time.time()]
-            for session in expired:
+            for session in self._logins.expired():
                 self.revoke(session)
 
     def _close(self, user: User) -> None:
@@ -415,6 +419,11 @@ def _quietly(function: Callable[[], object]) -> None:
         function()
     except MemphisError as exc:
         log.warning("%s", exc)
+
+
+def address_of(request: Request) -> str:
+    """The client's address; "" when the server does not know it."""
+    return request.client.host if request.client else ""
 
 
 def token_of(request: Request) -> str:

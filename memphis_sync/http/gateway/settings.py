@@ -47,7 +47,7 @@ class GatewaySettings:
         write_timeout_s: How long a client may read nothing of its answer, in seconds, above 0.
         max_connections: How many HTTP connections may be open, from 1; others get 503.
         max_clients: How many users may be connected to the broker at once, from 1.
-        max_sessions: How many logins are remembered, from 1; the oldest one makes room.
+        max_sessions: How many logins are remembered, from 1; the oldest of the user that has most makes room.
         idle_s: How long a user's connection to the broker is kept without a request, in seconds, above 0.
         threads: How many requests may wait for a consumer at once, from 1.
         end_s: How long the end waits for requests under way, in seconds, from 0.
