@@ -181,6 +181,12 @@ def test_a_port_where_nothing_listens_is_told_in_words(refused_address: Any) -> 
         memphis_sync.http.connect("http://{}:{}".format(*refused_address), **LOGIN)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_port_of_a_broker_is_told_from_that_of_a_gateway(broker: Any, scheme: str) -> None:
+    with pytest.raises(ConnectError, match=r"a broker listens on that port.*memphis_sync\.connect\(\)"):
+        memphis_sync.http.connect(f"{scheme}://127.0.0.1:{broker.port}", **LOGIN)
+
+
 @pytest.mark.parametrize("names", ["127.0.0.1", "example.org,127.0.0.1", "*"])
 def test_no_proxy_names_what_is_reached_directly(
     memphis_gateway: Any, refused_address: Any, monkeypatch: pytest.MonkeyPatch, names: str

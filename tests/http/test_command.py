@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
 import signal
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ import pytest
 from fix_process import run_python
 
 from memphis_sync.cli import main
+from memphis_sync.http.gateway.connection import MOST_HANDSHAKES
 
 KEY = "k" * 32
 
@@ -145,6 +149,28 @@ def test_https(broker: Any, fresh_gateway: Any, authority: Any, station_name: st
     gateway.context = ssl.create_default_context(cafile=authority.file)
     answer = gateway.post(f"/stations/{station_name}/produce/single", b"x", "text/plain")
     assert (answer.status, answer.json["success"]) == (200, True)
+
+
+def test_handshakes_that_do_not_end_are_bounded(
+    broker: Any, fresh_gateway: Any, authority: Any, until: Callable[..., Any]
+) -> None:
+    made = authority.issue("127.0.0.1")
+    options = ("--tls-cert", made.cert, "--tls-key", made.key, "--max-connections", "3")
+    gateway = fresh_gateway(broker.url, *options)
+    gateway.context = ssl.create_default_context(cafile=authority.file)
+
+    def is_served() -> bool:
+        try:
+            return bool(gateway.request("GET", "/healthz").status == 200)
+        except OSError:
+            return False
+
+    with contextlib.ExitStack() as stack:
+        address = (gateway.host, gateway.port)
+        silent = [stack.enter_context(socket.create_connection(address, 60)) for _ in range(150)]
+        until(lambda: len(select.select(silent, [], [], 0)[0]) == 150 - 3 - MOST_HANDSHAKES, 60)  # those are closed
+        assert not is_served()
+    until(is_served, 60)
 
 
 def test_it_starts_with_the_keys_of_the_environment_and_says_where_it_is(broker: Any, fresh_gateway: Any) -> None:

@@ -119,6 +119,10 @@ def test_a_dead_letter_is_sent_again_and_another_dropped(person: Person, memphis
         message.dead_letter(ATTACK)
     person.open(f"/console/stations/{station_name}/dead-letters")
     assert ATTACK in person.text("td.reason")
+    person.resize(400, 800)
+    reason = person.driver.execute_script("return document.querySelector('td.reason').getBoundingClientRect().right")
+    assert reason <= 400, "the whole reason is read without scrolling"
+    person.resize(1280, 900)
     boxes = person.driver.find_elements("css selector", "[name=id]")
     boxes[0].click()
     person.find("[value=resend]").click()

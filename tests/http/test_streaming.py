@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gzip
 import http.client
 import json
 import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+import brotli
 import pytest
 from programs import check_arrived
 
+from memphis_sync.http.gateway.decoding import decoding_of
 from memphis_sync.http.gateway.settings import GatewaySettings
+from memphis_sync.http.gateway.streaming import Lines
 
 LIMIT_S = 60.0
 LINES = 20_000  # a million by hand: bench/http_throughput.py --lines
@@ -188,7 +194,8 @@ def memory_kib(pid: int) -> int:
     [
         ({"Content-Type": "application/json"}, 415, "it must be application/x-ndjson"),
         ({"Content-Type": ""}, 415, "the content type is missing"),
-        ({"Content-Encoding": "gzip"}, 415, "content encoding 'gzip' is not supported here"),
+        ({"Content-Encoding": "zstd"}, 415, "content encoding 'zstd' is not supported here"),
+        ({"Content-Encoding": "gzip, br"}, 415, "content encoding 'gzip, br' is not supported here"),
         ({"Memphis-Ack": "none"}, 400, "it must be 'all' here"),
         ({"Memphis-Timeout-Ms": "-1"}, 400, "timeout_ms is '-1'"),
         ({"$memphis_x": "1"}, 400, "should not start with $memphis"),
@@ -207,6 +214,50 @@ def test_a_stream_that_cannot_begin_is_an_answer(
     else:
         assert answer.status == status
     assert words in found["error"]
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "identity": bytes,
+    "gzip": gzip.compress,
+    "X-GZip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": functools.partial(brotli.compress, quality=1),
+}
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+def test_a_packed_body_is_decoded_as_it_comes(talk: Callable[..., Talk], encoding: str) -> None:
+    stream = talk({"Content-Encoding": encoding})
+    body = PACKED[encoding](b"".join(b'{"n":%d,"x":"%s"}\n' % (number, b"x" * 90) for number in range(3000)))
+    for begin in range(0, len(body), 5000):
+        stream.send(body[begin : begin + 5000])
+    stream.send(b"")
+    results = stream.rest()
+    assert [result["line"] for result in results if result["success"]] == list(range(1, 3001))
+
+
+@pytest.mark.parametrize("encoding", [name for name in PACKED if name != "identity"])
+def test_a_packed_body_that_is_broken_ends_and_says_where(talk: Callable[..., Talk], encoding: str) -> None:
+    for ending in (b"", b"\xff\xfe is none of these"):
+        stream = talk({"Content-Encoding": encoding})
+        whole = PACKED[encoding](b"".join(b"%d\n" % number for number in range(5000)))
+        stream.send(whole[: len(whole) // 2] + ending)
+        stream.send(b"")
+        *stored, last = stream.rest()
+        if not ending:
+            assert [result["line"] for result in stored] == list(range(1, len(stored) + 1))
+        assert (last["status"], last["success"]) == (400, False)
+        assert f"not valid {encoding.lower()}" in last["error"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+def test_little_that_becomes_much_is_one_bad_line_in_bounded_memory(encoding: str) -> None:
+    pieces = decoding_of([encoding]).feed(PACKED[encoding](bytes(20_000_000)))
+    lines, most = Lines(1000), 0
+    for piece in pieces:
+        assert lines.feed(piece) == []
+        most = max(most, len(piece))
+    assert (most <= 2**17, lines.end()) == (True, [None])
 
 
 def test_without_a_token_nothing_is_read(gateway: Any, station_name: str) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from memphis_sync import ConfigurationError, MemphisError
+from memphis_sync.http.gateway.decoding import Identity
 from memphis_sync.http.gateway.fields import _from_json
 from memphis_sync.http.gateway.json_array import beside, elements
 from memphis_sync.http.gateway.produce import _DEFAULTS
@@ -26,7 +28,7 @@ def many(unit: str) -> bytes:
 def test_blank_lines_let_others_have_their_turn() -> None:
     async def turns() -> int:
         nothing: Any = None  # no line becomes a message
-        stream = Stream(nothing, _DEFAULTS, {}, SIZE, is_json=False, on_broken=int, is_ending=bool)
+        stream = Stream(nothing, _DEFAULTS, {}, Identity(), SIZE, is_json=False, on_broken=int, is_ending=bool)
         taking = asyncio.ensure_future(stream._take([b""] * (20 * BATCH)))
         count = 0
         while not taking.done():
@@ -37,6 +39,26 @@ def test_blank_lines_let_others_have_their_turn() -> None:
         return count
 
     assert asyncio.run(turns()) > 10, "one when nobody else has a turn"
+
+
+@pytest.mark.parametrize(("size", "is_beside"), [(100, False), (2 << 20, True)])
+def test_what_takes_long_to_check_is_produced_beside_the_loop(size: int, is_beside: bool) -> None:
+    threads = []
+
+    class Checking:
+        def produce_each(self, messages: list[bytes], *, headers: Any) -> list[MemphisError]:
+            del headers
+            threads.append(threading.get_ident())
+            return [ConfigurationError("none of them is right") for _ in messages]
+
+    async def accept() -> None:
+        producer: Any = Checking()
+        stream = Stream(producer, _DEFAULTS, {}, Identity(), SIZE, is_json=False, on_broken=int, is_ending=bool)
+        assert await stream._accept([(1, bytes(size))])
+        stream._spool.close()
+
+    asyncio.run(accept())
+    assert [thread != threading.get_ident() for thread in threads] == [is_beside]
 
 
 @pytest.mark.parametrize(

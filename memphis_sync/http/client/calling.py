@@ -56,6 +56,12 @@ class Reply:
         self.was_begun = was_begun
 
 
+_BROKER = (
+    "a broker listens on that port, which does not speak HTTP: give the URL of a gateway (memphis-sync gateway, by "
+    "default on port 4444), or use memphis_sync.connect() for the broker"
+)
+
+
 class Caller:
     """What one process uses to talk with the gateway: its connections and its tokens."""
 
@@ -90,7 +96,8 @@ class Caller:
             try:
                 self.tokens.get(deadline)
             except Unsent as exc:
-                raise ConnectError(f"cannot log in at {self.transport.base}: {exc}") from exc
+                why = _BROKER if self.transport.is_broker(deadline) else exc
+                raise ConnectError(f"cannot log in at {self.transport.base}: {why}") from exc
         return self.tokens.gateway
 
     def close(self, deadline: float) -> None:

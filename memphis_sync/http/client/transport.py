@@ -7,10 +7,12 @@ certain; NoAnswer that it may have.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from urllib.parse import urlsplit
 
 from memphis_sync._options.tls import tls_reason
 from memphis_sync.errors import ClosedError, ConfigurationError
@@ -19,6 +21,8 @@ from memphis_sync.http.client.settings import HttpSettings
 if TYPE_CHECKING:
     from types import ModuleType
 
+_BROKER_SAYS = b"INFO {"  # before it is asked
+_BROKER_S = (1.0, 10.0)  # how long that is waited for: at least, and at most
 Headers = Iterable[tuple[bytes, bytes]]
 
 JSON_TYPE = (b"Content-Type", b"application/json")  # exactly: Memphis' own gateway takes no parameters of it
@@ -145,6 +149,16 @@ class Transport:
                 raise
             raise ClosedError("the client was closed") from None
         return Answer(response.status_code, response.headers, b"".join(parts))
+
+    def is_broker(self, deadline: float) -> bool:
+        """Whether a broker listens there, which does not speak HTTP; looks until *deadline*, or a second."""
+        place, (least_s, most_s) = urlsplit(self.base), _BROKER_S
+        limit_s = min(max(deadline - time.monotonic(), least_s), most_s)
+        try:
+            with socket.create_connection((place.hostname or "", place.port or 80), limit_s) as connection:
+                return connection.recv(len(_BROKER_SAYS), socket.MSG_WAITALL) == _BROKER_SAYS
+        except OSError:
+            return False
 
     def _reason(self, exc: Exception) -> str:
         for cause in _causes(exc):

@@ -2,7 +2,7 @@
 One connection of HTTP: uvicorn's protocol with the limits that it lacks.
 
 A connection that says nothing, says it too slowly or says nonsense gets an answer in JSON and is closed; one more than
-there may be, too. One whose client stops reading an answer is cut off.
+there may be, too. Many more of TLS are closed before their handshake. One whose client stops reading is cut off.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .settings import GatewaySettings
 from .streaming import OWN_PACE
 
 JOINED_BYTES = 65536
+MOST_HANDSHAKES = 100  # beyond the connections that may be open: those get a 503 first
 ACKED = slice(120, 128)  # tcpi_bytes_acked in Linux's struct tcp_info
 _REASONS = {
     400: "Bad Request",
@@ -114,6 +115,7 @@ class Heads:
 def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
     """The protocol of uvicorn with this gateway's limits."""
     heads = Heads()
+    handshakes: set[asyncio.Task[Any]] = set()  # of TLS, under way; each is a connection that is none of uvicorn's yet
 
     class Limited(H11Protocol):
         """One connection."""
@@ -123,8 +125,19 @@ def limited(settings: GatewaySettings) -> type[asyncio.Protocol]:
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
+            if self.config.is_ssl:
+                self._begin_handshake()
             self._served = self.app
             self.app = self._serve
+
+        def _begin_handshake(self) -> None:
+            """The task that makes this object ends with its handshake, and refuses it when that raises."""
+            if len(self.connections) + len(handshakes) >= settings.max_connections + MOST_HANDSHAKES:
+                raise ConnectionRefusedError("too many connections are open or shake hands")
+            accepting = asyncio.current_task()
+            if accepting is not None:
+                handshakes.add(accepting)
+                accepting.add_done_callback(handshakes.discard)
 
         def _serve(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
             scope[CONNECTION] = self

@@ -47,7 +47,7 @@ def scanner(size: int) -> json.JSONDecoder:
 
 
 async def beside(size: int, function: Callable[..., T], *args: Any) -> T:
-    """Calls what reads JSON of so many bytes: at once when these are few, else in a thread."""
+    """Calls what reads or checks so many bytes: at once when these are few, else in a thread."""
     if size <= LARGE:
         return function(*args)
 

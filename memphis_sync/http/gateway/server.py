@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from .settings import GatewaySettings
 log = logging.getLogger("memphis_sync.gateway")
 
 KEEP_ALIVE_S = 75  # longer than the 60 s of proxies in front, so that they close first
+NEW_OBJECTS = 10_000  # before the garbage of cycles is looked for: requests make none, and many at once look like some
 SPARE_FILES = 200  # connections that are just refused, threads' and loops' own, logs
 
 
@@ -112,13 +114,16 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Optional[list[socket.socket]] = None) -> None:
         """Starts, and tells."""
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what is here stays
+        gc.set_threshold(NEW_OBJECTS)
         port = self._listener.getsockname()[1]
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         url = f"{self._settings.scheme}://{host}:{port}"
-        if self._settings.ready_file is not None:
+        log.info("%s serves %s", url, self._settings.url.partition("?")[0])
+        if self._settings.ready_file is not None:  # after all else: who waits for it goes on
             line = json.dumps({"url": url, "host": self._settings.host, "port": port, "pid": os.getpid()})
             _write_whole(self._settings.ready_file, f"{line}\n")
-        log.info("%s serves %s", url, self._settings.url.partition("?")[0])
 
     async def shutdown(self, sockets: Optional[list[socket.socket]] = None) -> None:
         """Has what waits for messages answer with what it has, lets go of open pages, and waits for all requests."""

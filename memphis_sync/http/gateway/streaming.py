@@ -36,11 +36,12 @@ from memphis_sync.errors import (
 )
 
 from .bodies import content_type, unsupported, within
+from .decoding import Decoding, decoding_of
 from .errors import Problem, as_json, details_of, refused, status_of
 from .headers import message_headers
 from .json_array import beside, scanner
 from .metrics import count
-from .produce import ProduceOptions, produce_options
+from .produce import FEWER, ProduceOptions, produce_options
 from .sessions import Sessions
 from .settings import GatewaySettings
 
@@ -176,6 +177,7 @@ class Stream(Response):
         producer: Of the station.
         options: What the request says about how to produce.
         headers: Of each message.
+        decoding: Of the body.
         limit: Largest line in bytes.
         is_json: Whether each line must be JSON.
         on_broken: Called when the producer cannot be used any more.
@@ -187,6 +189,7 @@ class Stream(Response):
         producer: memphis_sync.Producer,
         options: ProduceOptions,
         headers: memphis_sync.Headers,
+        decoding: Decoding,
         limit: int,
         *,
         is_json: bool,
@@ -200,7 +203,7 @@ class Stream(Response):
         self._is_plain = not more and self._message_id is None
         self._arguments: dict[str, Any] = {"headers": headers, "nonblocking": True, **more}
         self._limit, self._is_json = limit, is_json
-        self._lines = Lines(limit)
+        self._decoding, self._lines = decoding, Lines(limit)
         self._number = 0
         self._batch: list[tuple[int, Outcome]] = []
         self._settling: asyncio.Queue[Optional[list[tuple[int, Outcome]]]] = asyncio.Queue(BATCHES)
@@ -246,10 +249,7 @@ class Stream(Response):
                 if event["type"] == "http.disconnect":
                     return
                 more, heard_at = event.get("more_body", False), time.monotonic()
-                lines = self._lines.feed(event.get("body", b""))
-                if not more:
-                    lines += self._lines.end()
-                if not await self._take(lines):
+                if not await self._take_body(event.get("body", b""), is_last=not more):
                     return
                 if more:
                     coming = receive()
@@ -260,6 +260,20 @@ class Stream(Response):
     def _stop(self, status: int, error: str) -> None:
         """The last result, which has the number of the last line that was read."""
         self._batch.append((self._number, refused(status, error)))
+
+    async def _take_body(self, data: bytes, *, is_last: bool) -> bool:
+        """Decodes a part of the body, and produces its lines; False when the stream has to end."""
+        try:
+            for piece in self._decoding.feed(data):
+                if not await self._take(self._lines.feed(piece)):
+                    return False
+                await asyncio.sleep(0)  # other requests go on, also when little becomes much
+            if is_last:
+                self._decoding.end()
+        except Problem as exc:
+            self._batch.append((self._number, exc))
+            return False
+        return not is_last or await self._take(self._lines.end())
 
     async def _take(self, lines: list[Optional[bytes]]) -> bool:
         """Produces lines; False when the stream has to end."""
@@ -283,7 +297,9 @@ class Stream(Response):
         """Produces what is right of some lines, and hands all of them over; waits while the outbox is full."""
         goes_on = True
         while lines:
-            outcomes = iter(self._produce([(number, body) for number, body in lines if isinstance(body, bytes)]))
+            right = [(number, body) for number, body in lines if isinstance(body, bytes)]
+            size = sum(len(body) for _, body in right) // FEWER
+            outcomes = iter(await beside(size, self._produce, right))
             for place, (number, body) in enumerate(lines):
                 outcome = next(outcomes) if isinstance(body, bytes) else body
                 if isinstance(outcome, BufferFullError):
@@ -383,9 +399,7 @@ class Streaming:
         is_json = kind in JSON_LINES
         if not is_json and not kind.startswith("text/"):
             raise unsupported(request, "application/x-ndjson, or text for lines that are not JSON")
-        encodings = request.headers.get("content-encoding", "identity").strip().lower()
-        if encodings != "identity":
-            raise refused(415, f"content encoding {encodings[:40]!r} is not supported here; send the lines as they are")
+        decoding = decoding_of(request.headers.getlist("content-encoding"))
         options = produce_options(request)
         if not options.waits:
             raise refused(400, "ack is 'none'; a result says that its message is stored, so it must be 'all' here")
@@ -396,6 +410,7 @@ class Streaming:
             producer,
             options,
             headers,
+            decoding,
             self._settings.body_limit,
             is_json=is_json,
             on_broken=lambda: session.forget_producer(producer),
