@@ -48,6 +48,7 @@ from memphis_sync.errors import (
     StationGoneError,
     StationNotFoundError,
     TransportError,
+    UnacknowledgedError,
     UndeliveredWarning,
     UsageError,
 )
@@ -67,7 +68,8 @@ from memphis_sync.info import (
     StationInfo,
 )
 from memphis_sync.log_handler import LogHandler
-from memphis_sync.message import Message, Messages
+from memphis_sync.message import Message
+from memphis_sync.messages import Messages
 from memphis_sync.observer import Observer
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
@@ -161,6 +163,7 @@ __all__ = [
     "Stats",
     "Storage",
     "TransportError",
+    "UnacknowledgedError",
     "UndeliveredWarning",
     "UsageError",
     "__version__",

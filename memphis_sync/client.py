@@ -37,7 +37,7 @@ from memphis_sync.dead_letters import DeadLetters
 from memphis_sync.delivery import Deliveries, Delivery
 from memphis_sync.errors import StationNotFoundError, UsageError
 from memphis_sync.info import ConnectionInfo, Listing, SchemaSummary, StationInfo
-from memphis_sync.message import Messages
+from memphis_sync.messages import Messages
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
 from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks, SchemaInfo, Stats

@@ -30,7 +30,8 @@ from memphis_sync._options.rows import method_takes
 from memphis_sync._protocol.partitions import partition_for_key
 from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.errors import MemphisError
-from memphis_sync.message import Message, Messages
+from memphis_sync.message import Message
+from memphis_sync.messages import Messages
 from memphis_sync.types import StationView
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Callable, Generic, Literal, NamedTuple, Optional, TypeVar, Union
 
+from memphis_sync._base.completion import HidesCore
 from memphis_sync._base.refusals import NotCopied
 from memphis_sync._core import Ticket, WaitSet
 from memphis_sync._data.outcomes import DELIVERED, OUTCOMES, PENDING, error_of, pub_ack, target_of
@@ -35,7 +36,7 @@ from memphis_sync.types import PubAck, PubAcks
 ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION = "ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"
 
 
-class Delivery(NotCopied, Ticket):
+class Delivery(HidesCore, NotCopied, Ticket):
     """
     The outcome of one message to one station, now or later. Returned by ``produce(..., nonblocking=True)``.
 
@@ -43,6 +44,7 @@ class Delivery(NotCopied, Ticket):
     """
 
     _instead = "pass what its result() returns, a PubAck"
+    _from_core = frozenset({"message_id"})
 
     __slots__ = ()
 

@@ -262,6 +262,19 @@ class HeaderError(MemphisError, ValueError):
     """A header is reserved, or cannot be encoded."""
 
 
+class UnacknowledgedError(MemphisError):
+    """
+    Some messages of a batch could not be acknowledged; see Messages.ack().
+
+    Attributes:
+        errors: The error of each of them, by its place in the list.
+    """
+
+    def __init__(self, message: str = "", *, errors: Optional[Mapping[int, MemphisError]] = None) -> None:
+        super().__init__(message)
+        self.errors = dict(errors or {})
+
+
 class ProtocolError(MemphisError):
     """The NATS or Memphis protocol was violated."""
 

@@ -14,19 +14,19 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
+from memphis_sync._base.completion import HidesCore
 from memphis_sync._base.hints import hint_keywords
-from memphis_sync._base.in_notebook import ROWS, InNotebook, table, value_of
+from memphis_sync._base.in_notebook import InNotebook
 from memphis_sync._base.logs import Log
-from memphis_sync._base.refusals import NotAwaited, NotCopied
+from memphis_sync._base.refusals import NotCopied
 from memphis_sync._consuming.source import Source
 from memphis_sync._control.dead_letters import tell
 from memphis_sync._core import RawMessage, parse_headers
 from memphis_sync._options.checks import check_seconds, check_str
 from memphis_sync._options.handling import delay_ns
 from memphis_sync._protocol.dead_letters import DeadLetterReport, NackedDeadLetter
-from memphis_sync._protocol.json_text import json_or_text
 from memphis_sync._protocol.names import split_stream
 from memphis_sync._protocol.stored import time_of
 from memphis_sync._schema.live import decoded, json_of
@@ -65,7 +65,7 @@ class Metadata(NamedTuple):
 
 
 @hint_keywords(but={"ack", "nack"})
-class Message(NotCopied, InNotebook, RawMessage):
+class Message(HidesCore, NotCopied, InNotebook, RawMessage):
     """
     A message. Acknowledge it with ack() within the consumer's ``max_ack_time_ms``, or it is delivered again.
 
@@ -84,6 +84,7 @@ class Message(NotCopied, InNotebook, RawMessage):
     )
 
     _shown = ("station", "partition", "sequence", "timesent", "headers", "data")
+    _from_core = frozenset({"header_block"})
     __slots__ = ()
 
     @property
@@ -375,48 +376,6 @@ class Message(NotCopied, InNotebook, RawMessage):
         if reply.status == _NO_RESPONDERS:
             raise StationNotFoundError(f"{self!r}: the station or the consumer group was destroyed", code=reply.status)
         self.answer = "ack"
-
-
-class MessageDict(TypedDict):
-    """A message as a plain dict; see Messages.to_dicts()."""
-
-    station: str
-    partition: Optional[int]
-    sequence: Optional[int]
-    time: Optional[datetime]
-    headers: dict[str, str]
-    data: object
-
-
-class Messages(NotAwaited, list[Message]):
-    """What a fetch returns: a list of messages that can be converted to plain dicts."""
-
-    __slots__ = ()
-
-    def to_dicts(self) -> list[MessageDict]:
-        """
-        One dict for each message, for a table: ``pandas.DataFrame(batch.to_dicts())``.
-
-        Returns:
-            Keys ``station``, ``partition``, ``sequence``, ``time`` (the last three may be None for a dead letter that
-            was sent again, see ResentMessage), ``headers`` (the user's; empty when they cannot be read) and ``data``:
-            the payload as a JSON value; if it is not JSON, as text; if it is not UTF-8, as bytes. It never raises.
-        """
-        return [
-            {
-                "station": message.station,
-                "partition": message.partition,
-                "sequence": message.sequence,
-                "time": message.timesent,
-                "headers": readable_headers(message) or {},
-                "data": json_or_text(message.payload),
-            }
-            for message in self
-        ]
-
-    def _repr_html_(self) -> str:
-        rows = ([value_of(message, name) for name in Message._shown] for message in self[:ROWS])
-        return table(f"{len(self)} messages", rows, Message._shown, count=len(self))
 
 
 def readable_headers(message: Message) -> Optional[dict[str, str]]:

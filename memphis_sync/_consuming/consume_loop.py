@@ -21,7 +21,8 @@ from memphis_sync._consuming.reader import END_S
 from memphis_sync._options.checks import check_int
 from memphis_sync._session import waiting
 from memphis_sync.errors import MemphisError, StationNotFoundError, UsageError
-from memphis_sync.message import Message, Messages
+from memphis_sync.message import Message
+from memphis_sync.messages import Messages
 
 if TYPE_CHECKING:
     from memphis_sync.consumer import Consumer

@@ -15,7 +15,8 @@ from memphis_sync._options.checks import check_bool, check_seconds
 from memphis_sync._session.single_flight import SingleFlight
 from memphis_sync.consumer import READ_ALL_S, Consumer
 from memphis_sync.errors import StationNotFoundError
-from memphis_sync.message import Message, Messages
+from memphis_sync.message import Message
+from memphis_sync.messages import Messages
 
 if TYPE_CHECKING:
     from memphis_sync._consuming.consume_loop import Receiver

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import pickle
 import threading
 import time
 
@@ -229,3 +230,29 @@ def test_iteration_and_consume_wait_out_an_outage(broker, proxy_to, station_name
             reader.join(5)
         assert len(errors) == 1
         assert errors[0].retryable
+
+
+def test_a_batch_is_acknowledged_together(memphis, filled):
+    consumer = memphis.consumer(filled, "c", max_ack_time_ms=60_000)
+    batch = consumer.fetch(100, timeout_s=10)
+    batch[0].nack()
+    batch[1].ack()
+    batch.ack()
+    assert all(message.is_answered for message in batch)
+    assert [message.answer for message in batch[:3]] == ["nack", "ack", "ack"]
+    batch.ack()  # nothing is left to be answered
+    left = list(consumer.read_all())
+    assert len(left) == 101 - len(batch)
+    assert batch[0].data in {message.data for message in left}
+
+
+def test_each_message_of_a_batch_that_is_not_acknowledged_is_told(broker, filled):
+    with memphis_sync.connect(broker.url) as client:
+        batch = client.consumer(filled, "c").fetch(10, timeout_s=10)
+    with pytest.raises(memphis_sync.UnacknowledgedError) as caught:
+        batch.ack()
+    assert list(caught.value.errors) == list(range(len(batch)))
+    assert all(isinstance(error, memphis_sync.ClosedError) for error in caught.value.errors.values())
+    assert f"{len(batch)} of {len(batch)} messages were not acknowledged" in str(caught.value)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert list(copy.errors) == list(caught.value.errors)

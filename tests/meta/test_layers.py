@@ -37,6 +37,7 @@ ROWS = [
         "_managing",
         "info",
         "message",
+        "messages",
         "dead_letters",
         "handlers",
         "headers",

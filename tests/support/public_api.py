@@ -67,7 +67,8 @@ def members(thing: type) -> list[tuple[str, Any]]:
         found.update({name: None if "._core" in base.__module__ else value for name, value in vars(base).items()})
         if "._core" not in base.__module__:
             found.update({name: Field(kind) for name, kind in vars(base).get("__annotations__", {}).items()})
-    return sorted((name, member) for name, member in found.items() if not name.startswith("_"))
+    hidden = importlib.import_module(f"{PACKAGE}._base.completion").hidden_in(thing)
+    return sorted((name, member) for name, member in found.items() if not name.startswith("_") and name not in hidden)
 
 
 class Field:
