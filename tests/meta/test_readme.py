@@ -32,6 +32,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 URL = "memphis://root:memphis@127.0.0.1:6666"
 GATEWAY = "http://127.0.0.1:4444"
 
+LARGE = 200_000  # messages of a program that takes seconds with them, which it runs with fewer here
+FEWER = int(os.environ.get("TEST_PAGE_MESSAGES", "9000"))
+
 EXAMPLES = ROOT / "docs" / "examples"  # programs that pages show as they are, and start in a shell
 
 
@@ -48,7 +51,8 @@ def run_program(example: Example) -> Optional[str]:
     """Runs a Python block in a process of its own; what it printed, if that is not what is shown."""
     block, folder, get = example.parsed, example.namespace["folder"], example.namespace["get"]
     file = folder / "block.py"
-    file.write_text(block.code)
+    file.write_text(block.code.replace(f"{LARGE:_}", str(FEWER)))
+    add_examples(folder)
     address = {"MEMPHIS_URL": get("fresh_broker")().url}  # nobody else's: it prints what it finds there
     if "memphis_sync.http" in block.code:
         address["MEMPHIS_HTTP_URL"] = get("fresh_gateway")(address["MEMPHIS_URL"]).url.replace(
@@ -58,7 +62,14 @@ def run_program(example: Example) -> Optional[str]:
     done = run_python("-W", "error", "-W", fork, file, env=address, cwd=folder, timeout_s=60)
     # A busy machine may take longer than half a second to end it, which it then says.
     assert re.sub(rb"(?m)^memphis_sync: .*; waiting up to .*\n", b"", done.stderr) == b""
-    return difference(done.stdout.decode(), block.output)
+    shown = None if block.output is None else block.output.replace(str(LARGE), str(FEWER))
+    return difference(done.stdout.decode(), shown)
+
+
+def add_examples(folder: Path) -> None:
+    """The programs that pages show, as a reader has them."""
+    for file in EXAMPLES.glob("*.py"):
+        (folder / file.name).write_text(file.read_text())
 
 
 def run_in_shell(example: Example) -> Optional[str]:
@@ -69,8 +80,7 @@ def run_in_shell(example: Example) -> Optional[str]:
         code = code.replace(GATEWAY, get("gateway").url)
     else:
         code = code.replace(URL, get("fresh_broker")().url)
-    for file in EXAMPLES.glob("*.py"):
-        (folder / file.name).write_text(file.read_text())
+    add_examples(folder)
     return difference(run_commands(code, folder), block.output)
 
 
@@ -188,7 +198,7 @@ def test_these_tests_bite(tmp_path: Path, request: pytest.FixtureRequest) -> Non
 
 
 @pytest.mark.parametrize(
-    ("block", "limit"), [(SCRIPT, 8), (CONSUMING, 14), (DJANGO, 19), (FLASK, 14), (NOTEBOOK, 10)], ids=str
+    ("block", "limit"), [(SCRIPT, 8), (CONSUMING, 14), (DJANGO, 19), (FLASK, 10), (NOTEBOOK, 10)], ids=str
 )
 def test_a_program_is_short(block: Block, limit: int) -> None:
     assert len(lines(block.code)) <= limit
@@ -203,7 +213,7 @@ def test_the_flask_view(memphis: Any, station_name: str) -> None:
         assert [answer.status_code for answer in answers] == [201, 201, 201]
         assert answers[0].get_json() == {"stored": True}
     finally:
-        names["app"].extensions["memphis"].close()
+        names["memphis"].client_for(names["app"]).close()
     got = memphis.fetch_messages(station_name, "reader", batch_size=10)
     assert sorted(bytes(message.get_data()) for message in got) == [b'{"id": 0}', b'{"id": 1}', b'{"id": 2}']
 
@@ -218,8 +228,7 @@ def test_requests_do_not_queue_behind_a_broker_that_is_away(monkeypatch: pytest.
         answers = pool.map(lambda n: names["app"].test_client().post("/orders", json={"id": n}), range(8))
         codes = sorted(answer.status_code for answer in answers)
         assert time.monotonic() - start < 12
-        assert codes[0] == 500
-        assert codes.count(503) >= 5
+        assert codes == [500] * 8
 
 
 # A project around the view, in a process of its own, since Django's settings are the process's.
