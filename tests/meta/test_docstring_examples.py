@@ -62,6 +62,19 @@ def of_django(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {**names, "outbox": outbox, "transaction": transaction, "order": Order(customer_id=1)}
 
 
+def of_flask(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a Flask application has imported, and the application."""
+    import flask
+
+    from memphis_sync.contrib.flask import FlaskMemphis
+
+    app = flask.Flask("shop")
+    app.config["MEMPHIS_URL"] = "memory://"
+    memphis = FlaskMemphis(app)
+    request.addfinalizer(lambda: memphis.client_for(app).close())
+    return {"flask": flask, "FlaskMemphis": FlaskMemphis, "memphis": memphis, "app": app}
+
+
 @pytest.mark.parametrize(("where", "code"), EXAMPLES, ids=[where for where, _ in EXAMPLES])
 def test_an_example_runs(
     where: str,
@@ -88,6 +101,8 @@ def test_an_example_runs(
     monkeypatch.setitem(sys.modules, "shop.handlers", shop)
     if where.startswith("contrib/django"):
         given.update(of_django(request))
+    elif where.startswith("contrib/flask"):
+        given.update(of_flask(request))
     code = code.replace("memphis://user:password@host", broker.url)
     if "https://gateway:4444" in code:
         code = code.replace("https://gateway:4444", request.getfixturevalue("gateway").url)
