@@ -30,7 +30,7 @@ author = "the authors of memphis_sync"
 version = release = memphis_sync.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["examples/*"]
+exclude_patterns = ["examples/*", "reference/examples/*"]
 html_theme = "furo"
 html_title = f"memphis_sync {release}"
 html_copy_source = False
@@ -132,6 +132,14 @@ def name_types(app: Sphinx, doctree: nodes.document) -> None:
             node.replace_self(shown.children)
 
 
+# Examples by the name of what they show: an indented paragraph of a docstring would make long modules longer.
+EXAMPLES = {
+    name: code.rstrip().splitlines()
+    for file in (DOCS / "reference" / "examples").glob("*.py")
+    for name, code in re.findall(r"^# %% (\S+)\n((?:(?!# %% ).*\n?)*)", file.read_text(), re.MULTILINE)
+}
+
+
 def shorten_signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
     """Most classes are made by the client: what their constructor takes is nobody's business."""
     return ("", None) if what == "class" and signature and obj not in CONSTRUCTED else None
@@ -148,6 +156,17 @@ def mark_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
             continue
         begins = line.startswith("    ") and not lines[at - 1] and not in_section(lines[:at])
         marked += [".. code-block:: python", "", line] if begins else [line]
+    example = EXAMPLES.get(name)
+    if example and ".. rubric:: Example" not in marked:
+        marked += [
+            "",
+            ".. rubric:: Example",
+            "",
+            ".. code-block:: python",
+            "",
+            *(f"    {line}" for line in example),
+            "",
+        ]
     lines[:] = marked
 
 
