@@ -22,6 +22,7 @@ pytest_plugins = [
     "fix_backend",
     "fix_broker",
     "fix_browser",
+    "fix_cluster",
     "fix_door",
     "fix_gateway",
     "fix_console",  # after the module that it imports

@@ -16,6 +16,7 @@ Source: JetStream pull consumers, max_bytes (ADR-13 and ADR-37 of the NATS archi
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Generic, NamedTuple, Optional, TypeVar
 
@@ -35,6 +36,8 @@ ASKED_BYTES = RECEIVE_BUFFER_BYTES * 7 // 8
 ROOM = 8192  # for subjects and headers of the server's own: a message of the largest size still fits
 TOO_MANY_BYTES = "message size exceeds maxbytes"  # of 409
 WARN_EVERY_S = 1.0
+CROSSING_S = 2.0  # how long messages may come behind the end of their request; later the broker delivers them again
+_PENDING = re.compile(rb"\r\nNats-Pending-Messages: *(\d{1,9})\r\n")
 
 
 class GroupPartition(NamedTuple):
@@ -94,6 +97,7 @@ class PullSubscription(Generic[_M]):
         # Streams whose open request is no hindrance: it was made ahead, or waits for nothing and so ends by itself. To
         # end that one would be to end it while it brings messages.
         self._staying: set[str] = set()
+        self._crossing: dict[str, float] = {}  # by stream: until when messages may come whose request has ended
         self._brought_at = 0.0  # when the last messages were taken
         self._messages = 0  # taken so far, as the buffer counts
         self._statuses = 0
@@ -175,6 +179,10 @@ class PullSubscription(Generic[_M]):
             self._count(messages)
         if self.buffer.dropped != self._dropped:
             self._warn()
+        if self._crossing:
+            now = time.monotonic()
+            for stream in [stream for stream, until in self._crossing.items() if until <= now]:
+                self._close(stream)
         return messages, [ending for status in statuses if (ending := self._end(*status)) is not None]
 
     def _warn(self) -> None:
@@ -192,6 +200,7 @@ class PullSubscription(Generic[_M]):
             self._missing.clear()
             self._open.clear()
             self._staying.clear()
+            self._crossing.clear()
             return
         if len(self._missing) == 1:
             counts = {next(iter(self._missing)): len(messages)}
@@ -218,13 +227,29 @@ class PullSubscription(Generic[_M]):
                     # The next one alone is too large: it was stored under another limit than the server has now.
                     self._max_bytes = max(ASKED_BYTES, self._max_bytes) + ROOM
                 self._due.pop(stream, None)
+                if self._is_crossing(stream, block):
+                    return None
                 self._close(stream)
                 return Ending(binding, status, text)
         return None  # of a request that has got all it asked for
 
+    def _is_crossing(self, stream: str, block: bytes) -> bool:
+        """
+        Whether messages of an ended request are still to come: a group with replicas sends them when most of its
+        servers have them, and the end at once. How many the request did not bring stands in the end.
+        """
+        unserved = _PENDING.search(block)
+        coming = 0 if unserved is None else self._missing[stream] - int(unserved[1])
+        if coming <= 0:
+            return False
+        self._missing[stream] = coming
+        self._crossing[stream] = time.monotonic() + CROSSING_S
+        return True
+
     def _close(self, stream: str) -> None:
         self._open.pop(stream, None)
         self._missing.pop(stream, None)
+        self._crossing.pop(stream, None)
         self._staying.discard(stream)
 
     # ---- ending -----------------------------------------------------------------------------------------------------
