@@ -24,7 +24,7 @@ enum mcore_slot_state {
     MCORE_SLOT_SETTLED = 0,
     MCORE_SLOT_QUEUED = 1,
     MCORE_SLOT_IN_FLIGHT = 2,
-    MCORE_SLOT_PAUSED = 3 /* nobody listened; it is queued again when its entry of outbox->retries is due */
+    MCORE_SLOT_PAUSED = 3 /* its stream does not answer: outage.c queues it again, or it has a moment until it ends */
 };
 
 enum mcore_slot_flag {
@@ -44,7 +44,6 @@ struct mcore_slot {
     uint32_t owner;
     uint16_t state;
     uint8_t flags;
-    uint8_t retried; /* how often it was queued again for want of responders */
     uint32_t thread; /* number of the producing thread, below MCORE_THREADS */
 };
 
@@ -133,12 +132,6 @@ struct mcore_wait_set_node {
     uint32_t place; /* in the set */
 };
 
-/* A paused message: all pause equally long, so the queue is in the order of due times. */
-struct mcore_retry {
-    uint64_t slot; /* with its lane's tag */
-    int64_t due_ns;
-};
-
 /*
  * Two logs share a link. The bulk lane takes everything that nobody waits for; the express lane takes a message that its
  * producer waits for, so that it does not stand behind another thread's backlog. It is used only by a thread that has
@@ -188,10 +181,10 @@ struct mcore_outbox {
     int64_t next_deadline_ns; /* no unsettled deadline lies before it */
     unsigned retry_attempts;
     int64_t retry_pause_ns;
-    struct mcore_retry *retries; /* from retries_head to retries_len */
-    size_t retries_head;
-    size_t retries_len;
-    size_t retries_cap;
+    struct mcore_outage *outages; /* one a stream */
+    size_t outage_count;
+    size_t outage_cap;
+    bool has_question; /* a new one, which the sender has not told of */
     struct mcore_stats stats;
     struct mcore_owner *owners;
     size_t owner_count;
@@ -329,11 +322,33 @@ size_t mcore_send_log_message_size(const struct mcore_send_log *send_log, const 
 bool mcore_send_log_has_run(const struct mcore_send_log *send_log, uint64_t window);
 long mcore_send_log_run_take(struct mcore_send_log *send_log, uint64_t window, size_t max_bytes,
                              struct mcore_stats *stats, const uint8_t **data, size_t *len);
+/* Whether the broker can find a duplicate of it. */
+bool mcore_send_log_has_id(const struct mcore_send_log *send_log, const struct mcore_slot *entry);
 /* A paused slot may be sent again. */
 void mcore_send_log_queue_again(struct mcore_send_log *send_log, uint64_t slot);
 /* Gives storage back from the head as far as everything is settled and nobody writes it. */
 void mcore_send_log_reclaim(struct mcore_send_log *send_log);
 uint64_t mcore_send_log_rewind(struct mcore_send_log *send_log, struct mcore_stats *stats);
+
+/* outage.c: messages of streams that do not answer; outbox->lock held. */
+/* A message was appended: it waits, when its stream does not answer. */
+void mcore_outage_appended_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry);
+/* Nobody listened to a message, which has been paused. False: it is not sent again. */
+bool mcore_outage_unheard_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t number);
+/* A message was settled. */
+void mcore_outage_settled_locked(struct mcore_outbox *outbox, uint64_t number, int outcome);
+/* Sends what is due to be sent again, one message a stream. */
+void mcore_outage_run_due_locked(struct mcore_outbox *outbox, int64_t now_ns);
+int64_t mcore_outage_next_due_locked(const struct mcore_outbox *outbox);
+/* The connection is another one: all that waits is queued. */
+void mcore_outage_end_all_locked(struct mcore_outbox *outbox);
+/* Whether its stream does not answer, and is not known to be gone. */
+bool mcore_outage_is_waited_out_locked(const struct mcore_outbox *outbox, const struct mcore_send_log *lane,
+                                       const struct mcore_slot *entry);
+void mcore_outages_free(struct mcore_outbox *outbox);
+
+/* verdict.c: a message that is in flight is in flight no more, and waits. */
+void mcore_outbox_pause_slot_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry);
 
 /* Outbox parts that the link calls with outbox->lock held. */
 int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);

@@ -125,6 +125,7 @@ int64_t mcore_outbox_unhold(struct mcore_outbox *outbox, const struct mcore_rout
         if (message->parts != NULL)
             part.payload += part.payload_len;
         mcore_send_log_set_deadline(lane, held->deadline_ns);
+        mcore_outage_appended_locked(outbox, lane, entry);
         entry->thread = held->thread;
         outbox->thread_backlog[entry->thread]++;
         outbox->stats.queued++;

@@ -159,6 +159,10 @@ static int wait_next(struct mcore_link *link, int64_t limit)
         int64_t until = run_timers(link);
         if (link->stopping)
             return MCORE_NEXT_STOPPED;
+        if (outbox->has_question) {
+            outbox->has_question = false;
+            return MCORE_NEXT_UNSEEN;
+        }
         int64_t now = mcore_now_ns();
         bool has_news = mcore_outbox_has_news_locked(outbox);
         if (has_news && now >= outbox->log_due_ns) {

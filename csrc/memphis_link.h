@@ -81,7 +81,7 @@ void mcore_link_push(struct mcore_link *link);
 
 enum mcore_next {
     MCORE_NEXT_STOPPED = 0, /* mcore_link_stop() */
-    MCORE_NEXT_UNSEEN = 1,  /* there are unseen failures or ignored answers to log (at most once a second) */
+    MCORE_NEXT_UNSEEN = 1,  /* a question to take, or unseen failures or ignored answers to log (these once a second) */
     MCORE_NEXT_BYTES = 2,   /* write these, then call mcore_link_written() */
     MCORE_NEXT_NOTHING = 3  /* the time is over */
 };

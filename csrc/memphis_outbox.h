@@ -118,12 +118,27 @@ struct mcore_outbox *mcore_outbox_new(const uint8_t *token, size_t token_len, ui
 void mcore_outbox_free(struct mcore_outbox *outbox);
 
 /*
- * What becomes of a message to which nobody listens (status 503): it is sent again after pause_ns, up to `attempts` times
- * (0, as it is at first: never; at most 255), unless its deadline comes first; then it ends as MCORE_NO_RESPONDERS, a
- * moment after the last answer.
- * Meanwhile it counts as queued, and the messages behind it go on: only such a message may lose its place in the order.
+ * What becomes of a message to which nobody listens (status 503). With attempts 0, as it is at first, it ends as
+ * MCORE_NO_RESPONDERS, a moment later. Else its stream may be electing a leader: the messages of that stream wait in their
+ * places and count as queued, those of others go on. The oldest is sent again after each pause_ns, and once it is answered
+ * they all go, in their order. mcore_outbox_take_question() hands the stream out, so that the broker can be asked whether
+ * it exists; if it does not, its messages end as MCORE_NO_RESPONDERS after `attempts` (at most 255). Else they wait for
+ * their deadlines, and end as MCORE_EXPIRED with code 503 when they are known not to be stored.
  */
 void mcore_outbox_set_retry(struct mcore_outbox *outbox, unsigned attempts, int64_t pause_ns);
+
+enum { MCORE_MAX_STREAM = 512 }; /* bytes of a stream's name, and its NUL; a longer one is never asked about */
+
+/*
+ * Copies the name of a stream that does not answer (NUL-terminated) and returns its length; 0: there is no further
+ * question. The sender's loop comes back with MCORE_NEXT_UNSEEN for it.
+ */
+size_t mcore_outbox_take_question(struct mcore_outbox *outbox, char *stream, size_t cap);
+
+enum mcore_stream_answer { MCORE_STREAM_UNKNOWN = 0, MCORE_STREAM_EXISTS = 1, MCORE_STREAM_GONE = 2 };
+
+/* The answer to it; each question has one, be it that nobody could tell. */
+void mcore_outbox_answer_question(struct mcore_outbox *outbox, const char *stream, size_t len, int answer);
 
 /*
  * The outbox in a file: frames that are accepted outlive the process, until they are settled; one that is abandoned stays.
@@ -284,7 +299,7 @@ void mcore_outbox_run_done(struct mcore_outbox *outbox);
 /* The link is gone: everything unsettled is to be sent again, in its order. Returns how many frames were in flight. */
 uint64_t mcore_outbox_rewind(struct mcore_outbox *outbox);
 
-/* Fails what is past its deadline at now_ns (monotonic), and queues what has paused long enough. Returns how many failed. */
+/* Fails what is past its deadline at now_ns (monotonic), and sends again what is due. Returns how many failed. */
 uint64_t mcore_outbox_expire(struct mcore_outbox *outbox, int64_t now_ns);
 
 /* No append from now on. */

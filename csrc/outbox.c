@@ -57,7 +57,7 @@ void mcore_outbox_free(struct mcore_outbox *outbox)
         mcore_send_log_free(&outbox->lanes[i]);
     free(outbox->owners);
     mcore_watchers_free(outbox->reports_first);
-    free(outbox->retries);
+    mcore_outages_free(outbox);
     free(outbox);
 }
 
@@ -145,6 +145,7 @@ int64_t mcore_outbox_append(struct mcore_outbox *outbox, const struct mcore_rout
         if (message->parts != NULL)
             part.payload += part.payload_len;
         mcore_send_log_set_deadline(lane, deadline_ns);
+        mcore_outage_appended_locked(outbox, lane, entry);
         entry->thread = thread;
         outbox->stats.accepted++;
         outbox->stats.queued++;
@@ -194,6 +195,7 @@ uint64_t mcore_outbox_rewind_locked(struct mcore_outbox *outbox)
     uint64_t count = 0;
     for (int i = 0; i < MCORE_LANES; i++)
         count += mcore_send_log_rewind(&outbox->lanes[i], &outbox->stats);
+    mcore_outage_end_all_locked(outbox);
     return count;
 }
 

@@ -221,7 +221,6 @@ struct mcore_slot *mcore_send_log_append(struct mcore_send_log *send_log, const 
     entry->owner = route->owner;
     entry->state = MCORE_SLOT_QUEUED;
     entry->flags = 0;
-    entry->retried = 0;
     send_log->tickets[slot % log->max_messages] = ticket;
     if (ticket != NULL) {
         ticket->slot = slot | send_log->tag;
@@ -271,6 +270,23 @@ size_t mcore_send_log_message_size(const struct mcore_send_log *send_log, const 
     const uint8_t *frame = send_log->data + entry->pos % send_log->log->max_bytes;
     const uint8_t *line_end = memchr(frame, '\n', entry->len);
     return line_end == NULL ? entry->len : (size_t)(frame + entry->len - 2 - (line_end + 1));
+}
+
+bool mcore_send_log_has_id(const struct mcore_send_log *send_log, const struct mcore_slot *entry)
+{
+    static const char *const names[] = {"Nats-Msg-Id:", "msg-id:"}; /* first of all headers, see frame_write() */
+    const uint8_t *frame = send_log->data + entry->pos % send_log->log->max_bytes;
+    const uint8_t *end = frame + entry->len;
+    const uint8_t *line_end = memchr(frame, '\n', entry->len);
+    if (line_end == NULL)
+        return false;
+    const uint8_t *headers = line_end + sizeof(version_line); /* behind the line's end and the version's line */
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        size_t len = strlen(names[i]);
+        if (headers < end && (size_t)(end - headers) > len && memcmp(headers, names[i], len) == 0)
+            return true;
+    }
+    return false;
 }
 
 /* ---- the sender's side -------------------------------------------------------------------------------------------- */
@@ -363,7 +379,7 @@ uint64_t mcore_send_log_rewind(struct mcore_send_log *send_log, struct mcore_sta
     uint64_t count = 0;
     for (uint64_t slot = log->head_slot; slot < log->tail_slot; slot++) {
         struct mcore_slot *entry = mcore_send_log_slot(send_log, slot);
-        if (entry->state == MCORE_SLOT_IN_FLIGHT || entry->state == MCORE_SLOT_PAUSED)
+        if (entry->state != MCORE_SLOT_SETTLED && (entry->flags & MCORE_FLAG_WRITTEN) != 0)
             entry->flags |= MCORE_FLAG_UNSURE; /* its answer, or one behind it, is lost with the connection */
         if (entry->state != MCORE_SLOT_IN_FLIGHT)
             continue;

@@ -3,7 +3,6 @@
  * that is in settle.c.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core_internal.h"
@@ -46,6 +45,8 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, const str
         mcore_outbox_notify_ticket_locked(outbox, ticket, verdict, (entry->flags & MCORE_FLAG_WRITTEN) != 0);
     else if (verdict->outcome != MCORE_DELIVERED)
         mcore_outbox_note_unseen_locked(outbox, verdict->outcome, verdict->text, verdict->text_len);
+    if (outbox->outage_count > 0)
+        mcore_outage_settled_locked(outbox, number, verdict->outcome);
     if (slot == lane->log->head_slot)
         mcore_send_log_reclaim(lane);
     /* Only when the window kept it back until now: else whoever queued it has seen to its being written. */
@@ -100,31 +101,20 @@ void mcore_outbox_set_max_payload(struct mcore_outbox *outbox, size_t max_payloa
 
 /* ---- nobody listens ----------------------------------------------------------------------------------------------- */
 
-static bool retry_push(struct mcore_outbox *outbox, uint64_t number, int64_t due_ns)
+void mcore_outbox_pause_slot_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry)
 {
-    if (outbox->retries_len == outbox->retries_cap) {
-        size_t kept = outbox->retries_len - outbox->retries_head;
-        size_t cap = kept < 32 ? 64 : kept * 2;
-        struct mcore_retry *grown = malloc(cap * sizeof(*grown));
-        if (grown == NULL)
-            return false;
-        if (kept > 0)
-            memcpy(grown, outbox->retries + outbox->retries_head, kept * sizeof(*grown));
-        free(outbox->retries);
-        outbox->retries = grown;
-        outbox->retries_head = 0;
-        outbox->retries_len = kept;
-        outbox->retries_cap = cap;
-    }
-    outbox->retries[outbox->retries_len++] = (struct mcore_retry){number, due_ns};
-    return true;
+    entry->state = MCORE_SLOT_PAUSED;
+    lane->in_flight--;
+    outbox->stats.in_flight--;
+    outbox->stats.queued++;
+    outbox->stats.queued_bytes += entry->len;
 }
 
 /*
- * Lets a message pause to which nobody listened: until it is sent again, or, when it has had its attempts or no time for
- * another one, for as long as the ack of a message that was stored all the same may take.
+ * Nobody listened to a message: it waits until its stream answers again. When it is not to be sent again, it waits for as
+ * long as the ack of a message that was stored all the same may take.
  */
-static void pause_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t number)
+static void unheard_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t number)
 {
     uint64_t slot = number & ~MCORE_EXPRESS_TAG;
     struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
@@ -133,46 +123,25 @@ static void pause_locked(struct mcore_outbox *outbox, struct mcore_send_log *lan
         entry->flags |= MCORE_FLAG_UNSURE;
         return;
     }
-    int64_t due_ns = mcore_deadline_after(outbox->retry_pause_ns);
-    entry->state = MCORE_SLOT_PAUSED;
+    mcore_outbox_pause_slot_locked(outbox, lane, entry);
     entry->flags |= MCORE_FLAG_NO_RESPONDERS;
-    lane->in_flight--;
-    outbox->stats.in_flight--;
-    outbox->stats.queued++;
-    outbox->stats.queued_bytes += entry->len;
-    if (entry->retried < outbox->retry_attempts && due_ns < entry->deadline_ns && retry_push(outbox, number, due_ns)) {
-        entry->retried++;
-    } else {
-        due_ns = mcore_deadline_after(MCORE_VERDICT_NS);
+    if (!mcore_outage_unheard_locked(outbox, lane, number)) {
+        int64_t due_ns = mcore_deadline_after(MCORE_VERDICT_NS);
         if (due_ns < entry->deadline_ns)
             mcore_send_log_advance_deadline(lane, slot, due_ns);
         if (due_ns < outbox->next_deadline_ns)
             outbox->next_deadline_ns = due_ns;
+        if (due_ns < outbox->sender_until_ns)
+            mcore_outbox_wake_sender_locked(outbox);
     }
-    if (due_ns < outbox->sender_until_ns || mcore_outbox_has_run_locked(outbox))
+    if (mcore_outbox_has_run_locked(outbox))
         mcore_outbox_wake_sender_locked(outbox);
-}
-
-/* Queues what has paused long enough; entries of messages that were settled meanwhile fall out. */
-static void retry_due_locked(struct mcore_outbox *outbox, int64_t now_ns)
-{
-    while (outbox->retries_head < outbox->retries_len && outbox->retries[outbox->retries_head].due_ns <= now_ns) {
-        uint64_t number = outbox->retries[outbox->retries_head++].slot;
-        struct mcore_send_log *lane = mcore_outbox_lane(outbox, number);
-        uint64_t slot = number & ~MCORE_EXPRESS_TAG;
-        if (slot >= lane->log->head_slot && mcore_send_log_slot(lane, slot)->state == MCORE_SLOT_PAUSED)
-            mcore_send_log_queue_again(lane, slot);
-    }
-    if (outbox->retries_head == outbox->retries_len)
-        outbox->retries_head = outbox->retries_len = 0;
 }
 
 int64_t mcore_outbox_next_due_locked(const struct mcore_outbox *outbox)
 {
-    int64_t due_ns = outbox->next_deadline_ns;
-    if (outbox->retries_head < outbox->retries_len && outbox->retries[outbox->retries_head].due_ns < due_ns)
-        due_ns = outbox->retries[outbox->retries_head].due_ns;
-    return due_ns;
+    int64_t due_ns = mcore_outage_next_due_locked(outbox);
+    return due_ns < outbox->next_deadline_ns ? due_ns : outbox->next_deadline_ns;
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------ */
@@ -197,7 +166,7 @@ int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t number, int st
     if ((entry->flags & MCORE_FLAG_WRITTEN) == 0)
         return disbelieve(outbox, "it came before the message was sent");
     if (status == 503) {
-        pause_locked(outbox, lane, number);
+        unheard_locked(outbox, lane, number);
         return 0;
     }
     struct mcore_puback ack;
@@ -224,16 +193,21 @@ int mcore_outbox_ack(struct mcore_outbox *outbox, uint64_t slot, int status, con
 }
 
 /*
- * Ends a message whose time is over. One that nobody listened to, each time that it was sent, is known not to be stored.
+ * Ends a message whose time is over. One that nobody listened to, each time that it was sent, is known not to be stored;
+ * whether its station is gone is another question.
  */
-static int expire_slot_locked(struct mcore_outbox *outbox, uint64_t number, unsigned flags)
+static int expire_slot_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t slot)
 {
+    const struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
     struct mcore_verdict verdict = {.outcome = MCORE_EXPIRED};
-    if ((flags & MCORE_FLAG_NO_RESPONDERS) != 0) {
-        verdict.outcome = (flags & MCORE_FLAG_UNSURE) != 0 ? MCORE_UNKNOWN : MCORE_NO_RESPONDERS;
+    if ((entry->flags & MCORE_FLAG_NO_RESPONDERS) != 0) {
         verdict.code = 503;
+        if ((entry->flags & MCORE_FLAG_UNSURE) != 0)
+            verdict.outcome = MCORE_UNKNOWN;
+        else if (!mcore_outage_is_waited_out_locked(outbox, lane, entry))
+            verdict.outcome = MCORE_NO_RESPONDERS;
     }
-    return settle_locked(outbox, number, &verdict);
+    return settle_locked(outbox, slot | lane->tag, &verdict);
 }
 
 /* Fails what is due in one block of slots, and notes when the next of them is. */
@@ -250,7 +224,7 @@ static uint64_t expire_block(struct mcore_outbox *outbox, struct mcore_send_log 
             continue;
         uint64_t slot = head + (place + max - head % max) % max;
         if (entry->deadline_ns <= now_ns)
-            expired += (uint64_t)expire_slot_locked(outbox, slot | lane->tag, entry->flags);
+            expired += (uint64_t)expire_slot_locked(outbox, lane, slot);
         else if (entry->deadline_ns < next)
             next = entry->deadline_ns;
     }
@@ -260,7 +234,7 @@ static uint64_t expire_block(struct mcore_outbox *outbox, struct mcore_send_log 
 
 uint64_t mcore_outbox_expire_locked(struct mcore_outbox *outbox, int64_t now_ns)
 {
-    retry_due_locked(outbox, now_ns);
+    mcore_outage_run_due_locked(outbox, now_ns);
     if (now_ns < outbox->next_deadline_ns)
         return 0;
     uint64_t expired = 0;

@@ -200,8 +200,9 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
                 stayed full for *ack_wait_sec*. The message was not accepted.
             RejectedError: Blocking: the broker refused the message; it is not stored.
             StationGoneError: Blocking: the station was destroyed; the message is not stored. Raised after the attempts
-                of the client's ``no_responders_retry``; a message that is sent again may be stored after later ones.
-            AckTimeoutError: Blocking: no confirmation in time; ``outcome`` says whether it may be stored.
+                of the client's ``no_responders_retry``.
+            AckTimeoutError: Blocking: no confirmation in time, for example while a cluster elects a leader; ``outcome``
+                says whether it may be stored.
             ProduceError: Blocking: refused or without responders, after an earlier attempt was lost with its
                 connection; ``outcome`` is ``unknown``.
             MultiStationError: Blocking, several stations: at least one did not confirm; ``results`` has each.

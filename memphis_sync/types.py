@@ -196,14 +196,15 @@ class LinkEvent:
 @dataclass(frozen=True)
 class RetryPolicy:
     """
-    What happens to a message that gets the answer "no responders": a cluster may be electing the station's leader, or
-    the station may be about to be created again, so the message is sent again after a pause.
-
-    Only such a message may lose its place in the order: later ones go on, and may be stored before it.
+    What happens to a message that gets the answer "no responders": its station was destroyed, or a cluster elects the
+    leader of its partition. The messages of that partition wait, in their order, while those of others go on; the
+    oldest is sent again after each pause, and once it is stored the others follow. Meanwhile the broker is asked
+    whether the station exists. If it does, they wait for their deadlines; else they fail after some attempts, in case
+    that it is about to be created again.
 
     Attributes:
-        attempts: How often it is sent again, 1 to 100, before it fails with StationGoneError. Its deadline may come
-            first.
+        attempts: How often a message of a station that was destroyed is sent again, 1 to 100, before it fails with
+            StationGoneError. Its deadline may come first.
         pause_ms: Pause before each attempt, 1 to 60000 milliseconds.
 
     Source: the defaults are those of nats.go's publish calls.

@@ -191,6 +191,10 @@ class Link:
         """``(count, text)`` of failures since the last call that nobody asked about."""
     def take_disbelieved(self) -> tuple[int, str]:
         """``(count, text)`` of answers since the last call that were ignored, and why the last one was."""
+    def take_question(self) -> str:
+        """The next stream that does not answer, so that the broker is asked whether it exists; "" for none."""
+    def answer_question(self, stream: str, answer: int) -> None:
+        """The answer to it, a StreamAnswer; each question has one."""
     def send_all(
         self, routes: list[Route], payload: _Payload | list[bytes], headers: bytes, msg_id: bytes, timeout_ns: int,
         kind: type[_T], urgent: bool = False

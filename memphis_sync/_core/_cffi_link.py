@@ -231,6 +231,14 @@ class Link:
         text = ffi.new("char[256]")
         return lib.mcore_outbox_take_disbelieved(self._box(), text, len(text)), text_of(text)
 
+    def take_question(self) -> str:
+        text = ffi.new("char[]", lib.MCORE_MAX_STREAM)
+        return text_of(text) if lib.mcore_outbox_take_question(self._box(), text, len(text)) else ""
+
+    def answer_question(self, stream: str, answer: int) -> None:
+        name = stream.encode()
+        lib.mcore_outbox_answer_question(self._box(), name, len(name), answer)
+
     def send_all(
         self,
         routes: list[Route],

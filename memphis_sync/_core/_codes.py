@@ -63,6 +63,14 @@ class LinkEnd(IntEnum):
     LAME = 5
 
 
+class StreamAnswer(IntEnum):
+    """Enum mcore_stream_answer: whether a stream that does not answer exists."""
+
+    UNKNOWN = 0
+    EXISTS = 1
+    GONE = 2
+
+
 class Next(IntEnum):
     """Enum mcore_next: what a sender is to do."""
 

@@ -308,6 +308,14 @@ cdef class Link:
         cdef uint64_t count = mcore_outbox_take_disbelieved(self._box(), text, sizeof(text))
         return count, decoded(text)
 
+    def take_question(self):
+        cdef char text[MCORE_MAX_STREAM]
+        return "" if mcore_outbox_take_question(self._box(), text, sizeof(text)) == 0 else decoded(text)
+
+    def answer_question(self, str stream not None, int answer):
+        cdef bytes name = stream.encode()
+        mcore_outbox_answer_question(self._box(), name, len(name), answer)
+
     def send_all(self, list routes not None, payload, bytes headers not None, bytes msg_id not None,
                  int64_t timeout_ns, type kind not None, bint urgent=False):
         tickets = new_tickets(routes, kind, msg_id)

@@ -8,6 +8,7 @@ the C core sends again whatever had no ack when the connection ended.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import socket
 import threading
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     from memphis_sync._options.table import ConnectOptions
 
+LookForStream = Callable[[str, Callable[[int], None]], None]
+
 logger = Log("memphis_sync.link")
 
 ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
@@ -58,6 +61,8 @@ class DataLink:
         label: The client's name, for log lines.
         callbacks: Where the user's callables run.
         outages: What is shared with the control link.
+        look_for_stream: Called with the name of a stream that does not answer, and with what is to be called with a
+            StreamAnswer.
 
     Attributes:
         key_header: The header that tells a message's partition key to the other end; "" where nobody asks for it.
@@ -66,7 +71,15 @@ class DataLink:
     key_header = ""
 
     def __init__(
-        self, options: ConnectOptions, *, number: int, link_id: str, label: str, callbacks: Callbacks, outages: Outages
+        self,
+        options: ConnectOptions,
+        *,
+        number: int,
+        link_id: str,
+        label: str,
+        callbacks: Callbacks,
+        outages: Outages,
+        look_for_stream: LookForStream,
     ) -> None:
         self._options = options
         request = connect_request(options.credentials, link_id)
@@ -85,6 +98,7 @@ class DataLink:
         self._threads: list[threading.Thread] = []
         self.callbacks = callbacks
         self._outages = outages
+        self._look_for_stream = look_for_stream
         self._refusals = Refusals(str(address) for address in options.addresses)
         self._wake = Event()  # ends the pause between two tries
         self._end_reason = ""  # of the client as a whole
@@ -273,10 +287,16 @@ class DataLink:
                 if not go_on:
                     return
                 log_unseen(self.core, self._label)
+                self._ask_about_streams()
             except BaseException as exc:  # noqa: BLE001  a sender that ended would leave every message waiting
                 self._survive("sender", exc)
                 self._shut_down()  # and so it is made again
                 self._wake.wait(PAUSE_S)
+
+    def _ask_about_streams(self) -> None:
+        """Has looked for what answers "no responders": it was destroyed, or its cluster elects a leader."""
+        while stream := self.core.take_question():
+            self._look_for_stream(stream, functools.partial(self.core.answer_question, stream))
 
     def _read(self) -> None:
         while True:

@@ -115,6 +115,13 @@ def error_of(ticket: Ticket) -> Union[ProduceError, SchemaError]:
             outcome=sent,
             message_id=message_id,
         )
+    if outcome == EXPIRED and code == _NO_RESPONDERS_CODE:
+        return AckTimeoutError(
+            f"{where} did not answer before the message's deadline: its cluster has elected no leader, or it was "
+            "destroyed and the broker could not be asked. The message is not stored",
+            outcome="not_sent",
+            message_id=message_id,
+        )
     if outcome == EXPIRED:
         return AckTimeoutError(
             f"{where} did not confirm the message before its deadline; {fate}", outcome=sent, message_id=message_id

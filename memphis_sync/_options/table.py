@@ -78,7 +78,8 @@ class ConnectArguments(Arguments):
             are running, in seconds; 0 does not wait.
         ping_interval_s: After this much silence the broker gets a PING, and after twice as much its connection counts
             as lost; in seconds, from 0.01.
-        no_responders_retry: How often a message whose station has no responders is sent again; None: it fails at once.
+        no_responders_retry: How often a message whose station was destroyed is sent again; None: one without responders
+            fails at once, also while a cluster elects a leader.
         wait_s: How long to wait for a broker that is still starting, in seconds: hosts that refuse, are unknown or do
             not reply are tried again, each attempt within *timeout_ms*. Refused credentials are an error at once.
         on_disconnect: Called with a LinkEvent when a connection was lost. This and the next two run on the callbacks

@@ -12,6 +12,7 @@ from memphis_sync._control import ControlLink
 from memphis_sync._control.station_registry import StationRegistry
 from memphis_sync._data import DataLink
 from memphis_sync._memory import MemoryControl, MemoryLink
+from memphis_sync._session.stream_lookup import stream_lookup
 from memphis_sync.errors import AuthenticationError, ConnectError
 
 if TYPE_CHECKING:
@@ -75,4 +76,5 @@ def new_data_link(session: Session) -> DataLink:
         label=session.label,
         callbacks=session.callbacks,
         outages=session.outages,
+        look_for_stream=stream_lookup(session),
     )

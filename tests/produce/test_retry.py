@@ -1,4 +1,4 @@
-"""A message that nobody listens to is sent again, as often as the client's policy says."""
+"""A message that nobody listens to waits for its station, and the station is looked for."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_a_message_outlives_a_station_that_is_created_again(broker, station_name
         memphis.station(station_name)
         assert producer.flush(10) == 0
         assert [delivery.exception() for delivery in deliveries] == [None] * 100
-        assert _resent(memphis) >= 100
-    assert sorted(int(data) for _, data in holds(station_name)) == list(range(100))
+        assert _resent(memphis) >= 2
+    assert [int(data) for _, data in holds(station_name)] == list(range(100))  # in the order of producing
 
 
 @pytest.mark.timing
@@ -68,7 +68,7 @@ def test_the_policy_bounds_the_attempts_and_the_identity_holds_throughout(broker
         assert {type(error) for error in errors} == {StationGoneError}
         assert "is not stored" in str(errors[0])
         assert 0.3 <= took < 3
-        assert _resent(memphis) == 600
+        assert _resent(memphis) == 3  # the oldest for all
         stats = memphis.stats()
         assert (stats.failed, stats.queued, stats.queued_bytes, stats.in_flight) == (200, 0, 0, 0)
 
