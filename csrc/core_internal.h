@@ -330,26 +330,6 @@ void mcore_send_log_queue_again(struct mcore_send_log *send_log, uint64_t slot);
 void mcore_send_log_reclaim(struct mcore_send_log *send_log);
 uint64_t mcore_send_log_rewind(struct mcore_send_log *send_log, struct mcore_stats *stats);
 
-/* outage.c: messages of streams that do not answer; outbox->lock held. */
-/* A message was appended: it waits, when its stream does not answer. */
-void mcore_outage_appended_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry);
-/* Nobody listened to a message, which has been paused. False: it is not sent again. */
-bool mcore_outage_unheard_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t number);
-/* A message was settled. */
-void mcore_outage_settled_locked(struct mcore_outbox *outbox, uint64_t number, int outcome);
-/* Sends what is due to be sent again, one message a stream. */
-void mcore_outage_run_due_locked(struct mcore_outbox *outbox, int64_t now_ns);
-int64_t mcore_outage_next_due_locked(const struct mcore_outbox *outbox);
-/* The connection is another one: all that waits is queued. */
-void mcore_outage_end_all_locked(struct mcore_outbox *outbox);
-/* Whether its stream does not answer, and is not known to be gone. */
-bool mcore_outage_is_waited_out_locked(const struct mcore_outbox *outbox, const struct mcore_send_log *lane,
-                                       const struct mcore_slot *entry);
-void mcore_outages_free(struct mcore_outbox *outbox);
-
-/* verdict.c: a message that is in flight is in flight no more, and waits. */
-void mcore_outbox_pause_slot_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry);
-
 /* Outbox parts that the link calls with outbox->lock held. */
 int mcore_outbox_ack_locked(struct mcore_outbox *outbox, uint64_t slot, int status, const uint8_t *json, size_t len);
 long mcore_outbox_run_take_locked(struct mcore_outbox *outbox, size_t max_bytes, const uint8_t **data, size_t *len);
@@ -368,6 +348,8 @@ void mcore_outbox_unlock(struct mcore_outbox *outbox);
 
 /* settle.c: what follows from an outcome; lock held. */
 struct mcore_send_log *mcore_outbox_lane(const struct mcore_outbox *outbox, uint64_t slot);
+/* A message that is in flight waits again. */
+void mcore_outbox_pause_slot_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry);
 void mcore_outbox_notify_ticket_locked(struct mcore_outbox *outbox, struct mcore_ticket *ticket,
                                        const struct mcore_verdict *verdict, bool was_written);
 void mcore_outbox_after_settle_locked(struct mcore_outbox *outbox);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core_internal.h"
+#include "outage.h"
 
 /* Numbers of held messages; no slot has this bit. */
 static const uint64_t held_tag = UINT64_C(1) << 61;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core_internal.h"
+#include "outage.h"
 
 #define NO_SLOT UINT64_MAX
 /* A message that was sent to find out counts as unanswered after so long: a server that elects may not answer at all. */
@@ -111,10 +111,8 @@ static struct mcore_outage *begin(struct mcore_outbox *outbox, const struct mcor
         return NULL;
     memcpy(copy, stream, len);
     struct mcore_outage *outage = &outbox->outages[outbox->outage_count++];
-    *outage = (struct mcore_outage){.stream = copy,
-                                    .stream_len = len,
-                                    .probe = NO_SLOT,
-                                    .due_ns = mcore_deadline_after(outbox->retry_pause_ns)};
+    *outage = (struct mcore_outage){
+        .stream = copy, .stream_len = len, .probe = NO_SLOT, .due_ns = mcore_deadline_after(outbox->retry_pause_ns)};
     ask(outbox, outage);
     for (int i = 0; i < MCORE_LANES; i++) {
         struct mcore_send_log *each = &outbox->lanes[i];

@@ -12,6 +12,15 @@ struct mcore_send_log *mcore_outbox_lane(const struct mcore_outbox *outbox, uint
     return (struct mcore_send_log *)&outbox->lanes[slot & MCORE_EXPRESS_TAG ? MCORE_EXPRESS_LANE : MCORE_BULK];
 }
 
+void mcore_outbox_pause_slot_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry)
+{
+    entry->state = MCORE_SLOT_PAUSED;
+    lane->in_flight--;
+    outbox->stats.in_flight--;
+    outbox->stats.queued++;
+    outbox->stats.queued_bytes += entry->len;
+}
+
 bool mcore_outbox_has_run_locked(const struct mcore_outbox *outbox)
 {
     return mcore_send_log_has_run(&outbox->lanes[MCORE_EXPRESS_LANE], outbox->window) ||

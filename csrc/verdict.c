@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core_internal.h"
+#include "outage.h"
 
 /* ---- settling ----------------------------------------------------------------------------------------------------- */
 
@@ -100,15 +100,6 @@ void mcore_outbox_set_max_payload(struct mcore_outbox *outbox, size_t max_payloa
 }
 
 /* ---- nobody listens ----------------------------------------------------------------------------------------------- */
-
-void mcore_outbox_pause_slot_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry)
-{
-    entry->state = MCORE_SLOT_PAUSED;
-    lane->in_flight--;
-    outbox->stats.in_flight--;
-    outbox->stats.queued++;
-    outbox->stats.queued_bytes += entry->len;
-}
 
 /*
  * Nobody listened to a message: it waits until its stream answers again. When it is not to be sent again, it waits for as

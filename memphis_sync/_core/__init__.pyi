@@ -91,10 +91,8 @@ class Parser:
     def feed(self, data: Buffer) -> list[Event]:
         """
         Takes the next bytes of the stream; returns the frames that are complete now, and keeps the rest.
-
-        Raises:
-            RemoteProtocolError: The server broke the protocol; shows up to 64 bytes from the offending frame on.
-            LocalProtocolError: The parser has raised before and was not reset.
+        RemoteProtocolError: the server broke the protocol; shows up to 64 bytes from the offending frame on.
+        LocalProtocolError: the parser has raised before and was not reset.
         """
     def reset(self) -> None:
         """Forgets everything but the limits: for a new stream."""
@@ -106,8 +104,7 @@ class Link:
 
     Args:
         token: Unique name of the link, 1 or more of ``[A-Za-z0-9]``; its replies go to ``_INBOX.<token>.<slot>``.
-        max_bytes: Bound of the outbox in bytes of encoded frames.
-        max_messages: Bound of the outbox in messages.
+        max_bytes, max_messages: Bounds of the outbox, in bytes of encoded frames and in messages.
         window: How many messages may be written and not yet confirmed.
         max_payload: Largest message that the server takes, in bytes, headers included.
         ping_interval_ns: A server that is silent for so long is asked, and given up after twice as long; 0: never.
