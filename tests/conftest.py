@@ -35,6 +35,7 @@ pytest_plugins = [
     "fix_proxy",
     "fix_threads",
     "fix_tls",
+    "fix_tmux",
     "fix_waiting",
 ]
 

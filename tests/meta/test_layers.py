@@ -57,6 +57,20 @@ BROKER_ROWS = [{"options", "request_error"}, {"storage"}, {"service", "sdk_port"
 BROKER_RANK = {name: rank for rank, row in enumerate(BROKER_ROWS) for name in row}
 # What stands on the public names alone, like any program; and the parts of http, of which each is a program.
 ON_PUBLIC_NAMES = {"contrib", "http"}
+# The command line does so where it can. Each module that needs more, and what for.
+CLI_SHARES = {
+    "_bench_run": {"_core"},  # the binding that was measured
+    "_cures": {"_nats", "_options"},  # the steps of a handshake, and its words
+    "_doctor": {"_nats"},
+    "_doctor_steps": {"_nats", "_options", "_protocol"},  # the handshake that every client makes
+    "_gateway": {"_base", "_options"},  # options from fields
+    "_group": {"_base"},  # the nearest name
+    "_keywords": {"_base"},
+    "_origins": {"_base", "_options"},
+    "_outbox": {"_core", "_data", "_protocol"},  # what is inside of an outbox file
+    "_schema": {"_options"},
+    "_station": {"_base", "_options"},  # options from keywords
+}
 # But the client over HTTP checks and writes what it is given by the same rules as the other client.
 HTTP_CLIENT_SHARES = {"_base", "_options", "_protocol"}
 HTTP_MAY_USE = {
@@ -161,6 +175,8 @@ def broken_rule(found: Import) -> str:
     is_shared = "client" in found.path.parent.parts and target in HTTP_CLIENT_SHARES
     if found.part in ON_PUBLIC_NAMES and target.startswith("_") and not is_shared:
         return f"{found.part} stands on the public names alone"
+    if found.part == "cli" and target.startswith("_") and target not in CLI_SHARES.get(found.path.stem, ()):
+        return f"{found.path.stem} of the command line stands on the public names, unless CLI_SHARES names {target}"
     if found.part in RANK and RANK[target] > RANK[found.part] and not (target == "" and found.part == ""):
         return f"imports go down: {target or 'the package'} is above {found.part}"
     return ""
@@ -171,6 +187,11 @@ def test_imports_go_down() -> None:
     assert not unknown, f"modules without a row in this test: {sorted(unknown)}"
     broken = [show(found, why) for found in ALL_IMPORTS if (why := broken_rule(found))]
     assert not broken, "\n" + "\n".join(broken)
+
+
+def test_what_the_command_line_shares_is_needed() -> None:
+    used = {(found.path.stem, part_of(found.target)) for found in ALL_IMPORTS if found.part == "cli"}
+    assert {(stem, part) for stem, parts in CLI_SHARES.items() for part in parts} <= used
 
 
 def test_the_imports_of_the_broker_go_down() -> None:
@@ -239,6 +260,7 @@ def test_the_rules_bite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("http/gateway/app.py", "from memphis_sync._options import checks"),
         ("http/client/client.py", "from memphis_sync._session import waiting"),
         ("broker/service/service.py", "import starlette"),
+        ("cli/_ls.py", "from memphis_sync._core import IMPL"),
     ]:
         path = tmp_path / "memphis_sync" / name
         path.parent.mkdir(parents=True, exist_ok=True)
