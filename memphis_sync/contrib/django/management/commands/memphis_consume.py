@@ -71,7 +71,7 @@ class Command(BaseCommand):
             )
         finally:
             clients.close_all()
-        self.stderr.write(f"{count} messages of {handler.station_name} were handled")
+        self.stderr.write(f"{count} message{'' if count == 1 else 's'} of {handler.station_name} handled")
 
 
 def _check_whole(option: str, value: Optional[int], most: Optional[int]) -> None:

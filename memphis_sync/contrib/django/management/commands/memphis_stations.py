@@ -66,7 +66,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{name}: created")
             return True
         found = list(_differences(station, given))
-        for each in found or ["as it is to be"]:
+        for each in found or ["is as the settings say"]:
             self.stdout.write(f"{name}: {each}")
         return not found
 
