@@ -97,6 +97,23 @@ get_original("_thread", "start_new_thread")(release, ())
 with gevent.Timeout(60):
     assert waits.acquire(lock, 3600)
 """,
+    "a ring between a look and the wait after it is heard": """
+client.close()
+def in_thread():
+    gevent.sleep(0)
+    waits.acquire(lock, 3600)  # for this hub the bell is being heard, and the ring is told to it alone
+get_original("_thread", "start_new_thread")(in_thread, ())
+until(lambda: waits.greenlets._waiting)
+class Late:
+    is_free = False
+    def acquire(self, blocking=True, timeout=-1):
+        was_free, self.is_free = self.is_free, True
+        waits.ring()
+        native.sleep(0.3)
+        return was_free
+with gevent.Timeout(60):
+    assert waits.acquire(Late(), 3600)
+""",
     "a hub that is gone keeps no other from hearing": """
 consumer, left = client.consumer(name + "-quiet", "c"), []
 def in_thread():
