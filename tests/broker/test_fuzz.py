@@ -26,7 +26,7 @@ from memphis_sync._protocol.dead_letters import DeadLetterAck
 from memphis_sync._protocol.requests import ConsumerCreate, Notification, StationCreate, StationDestroy
 from memphis_sync.broker import BrokerOptions, BrokerProcess
 
-AT_ONCE, ROUNDS = 50, 200
+AT_ONCE = 50
 ANSWER_S = 20.0
 LISTENED = sorted({kind.SUBJECT for kind in kinds()})
 # Sent without a reply subject. Whoever adds one hears that a stream took it, or nothing.
@@ -258,13 +258,14 @@ def check(attack: Attack, reply: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_10_000_requests(fuzzed: BrokerProcess) -> None:
+@pytest.mark.parametrize("rounds", [60, pytest.param(200, marks=pytest.mark.large)])
+def test_thousands_of_requests(fuzzed: BrokerProcess, rounds: int) -> None:
     attacker = Attacker(fuzzed)
     sizes: list[float] = []
 
     # No shrinking: what was not answered is named, and each smaller example would be waited for again.
     @settings(
-        max_examples=ROUNDS,
+        max_examples=rounds,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -280,7 +281,7 @@ def test_10_000_requests(fuzzed: BrokerProcess) -> None:
         attack()
     finally:
         attacker.close()
-    assert sum(attacker.sent.values()) >= AT_ONCE * ROUNDS
+    assert sum(attacker.sent.values()) >= AT_ONCE * rounds
     assert set(attacker.sent) == set(LISTENED)
     assert [replies for replies in attacker.replies.values() if len(replies) > 1] == [], "two replies to one request"
     assert "Traceback" not in fuzzed.output()

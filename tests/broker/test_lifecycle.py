@@ -22,9 +22,8 @@ from nats.errors import Error as NatsError
 
 from memphis_sync.broker import BrokerError, BrokerOptions, BrokerProcess
 from memphis_sync.broker.server import nats_server, processes
+from memphis_sync.broker.server.own_program import own_program
 from memphis_sync.errors import ConfigurationError
-
-PACKAGE = str(Path(__file__).parents[2])
 
 
 def alive(pid: int) -> bool:
@@ -45,14 +44,14 @@ def works(broker: BrokerProcess) -> bool:
 
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """``python -m memphis_sync.broker ...`` by hand; killed after the test."""
+    """``python -m memphis_sync.broker ...`` by hand, as a BrokerProcess starts it; killed after the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("MEMPHIS_SYNC_")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "memphis_sync.broker", *map(str, arguments)],
-            env={**clean, "PYTHONPATH": PACKAGE, **environment},
+            [*own_program("memphis_sync.broker.__main__", uses_client=False), *map(str, arguments)],
+            env={**clean, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
 CC=${CC:-gcc}
-[ $# -gt 0 ] || set -- tests --deselect tests/cli/test_pub_sub.py::test_a_million_lines_in_bounded_memory -o timeout=600
+[ $# -gt 0 ] || set -- tests --deselect tests/cli/test_pub_sub.py::test_many_lines_in_bounded_memory -o timeout=600
 BUILD=$(mktemp -d)
 trap 'rm -rf "$BUILD"' EXIT
 mkdir "$BUILD/tree"

@@ -84,8 +84,10 @@ class Supervisor:
         self._thread.join(30)
 
 
-@pytest.mark.parametrize("partitions", [1, 3])
-@pytest.mark.parametrize("pause_s", [0, 0.02])
+@pytest.mark.parametrize(
+    ("partitions", "pause_s"),
+    [(3, 0), (1, 0.02), *(pytest.param(*each, marks=pytest.mark.large) for each in ((1, 0), (3, 0.02)))],
+)
 @pytest.mark.parametrize(
     ("how", "reading"),
     [

@@ -471,12 +471,13 @@ class OutboxMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("examples", [25, pytest.param(200, marks=pytest.mark.large)])
 @pytest.mark.parametrize("binding", [_cython, _cffi], ids=lambda module: module.IMPL)
-def test_the_outbox_does_what_its_model_does(binding: Any) -> None:
+def test_the_outbox_does_what_its_model_does(binding: Any, examples: int) -> None:
     machine = type("Machine", (OutboxMachine,), {"binding": binding})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            max_examples=examples, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),
     )
