@@ -21,6 +21,7 @@ from memphis_sync._consuming.joining import ConsumerCache, fetch, join
 from memphis_sync._control.api import Requests
 from memphis_sync._inspecting import calls as inspecting
 from memphis_sync._managing import life, schemas, stations
+from memphis_sync._managing.observable import Observable
 from memphis_sync._options import arguments as args, inspecting as looks
 from memphis_sync._options.arguments import check_name
 from memphis_sync._options.checks import MAX_BATCH_SIZE, check_seconds
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 
 @hint_keywords(but={"produce"})
-class Memphis(NotCopied, NotAwaited, InNotebook):
+class Memphis(Observable, NotCopied, NotAwaited, InNotebook):
     """
     A client of a Memphis broker. Create one with memphis_sync.connect(), and share it between all threads. It is a
     context manager: leaving the block closes it.

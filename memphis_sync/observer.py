@@ -60,6 +60,9 @@ class Observer(Protocol):
                 two ways of produce() apart. In a produce_many() they are those of each message that has none of these
                 itself. Several stations get the same.
 
+        An observer with an attribute ``only_blocking`` that is True is not told of non-blocking messages, which then
+        go their short way.
+
         Returns:
             What settled() is given as its token. With UNWATCHED it is not called, and a produce costs less.
         """

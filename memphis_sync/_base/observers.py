@@ -30,15 +30,30 @@ class Observers:
         label: The client's name.
         address: Its broker's.
         given: What connect() was told.
+
+    Attributes:
+        is_only_blocking: Whether nobody wants to be told of non-blocking messages.
+        ticks: Functions that are called with its counters every so often.
     """
 
     def __init__(self, label: str, address: str, given: Sequence[Observer]) -> None:
         self._label = label
-        self._each: tuple[Observer, ...] = ()
+        self._address = address
+        self.ticks: list[Any] = []
+        self._set(())
         for observer in given:
-            own = self._ask(observer, "for_client", label, address) if hasattr(observer, "for_client") else None
-            if own is not _RAISED:
-                self._each += (observer if own is None else own,)
+            self.add(observer)
+
+    def add(self, observer: Observer) -> None:
+        """One more."""
+        where = self._label, self._address
+        own = self._ask(observer, "for_client", *where) if hasattr(observer, "for_client") else None
+        if own is not _RAISED:
+            self._set((*self._each, observer if own is None else own))
+
+    def _set(self, each: tuple[Observer, ...]) -> None:
+        self._each = each
+        self.is_only_blocking = all(map(_is_only_blocking, each))
 
     def __bool__(self) -> bool:
         return bool(self._each)
@@ -53,7 +68,7 @@ class Observers:
 
     def _detach(self, observer: Observer, method: str, error: BaseException) -> None:
         before = self._each
-        self._each = tuple(each for each in before if each is not observer)
+        self._set(tuple(each for each in before if each is not observer))
         if len(self._each) == len(before) and method != "for_client":
             return  # another thread was faster
         text = "%r: the observer %s raised in %s(); it is not called any more"
@@ -66,6 +81,8 @@ class Observers:
         for station in stations:
             tokens: Tokens = []
             for observer in self._each:
+                if headers.nonblocking and _is_only_blocking(observer):
+                    continue
                 token = self._ask(observer, "producing", station, count, headers)
                 if token is not UNWATCHED and token is not _RAISED:
                     tokens.append((observer, token))
@@ -112,6 +129,10 @@ class Observers:
         """A connection was lost, is back, or has failed."""
         for observer in self._each:
             self._ask(observer, "link", event)
+
+
+def _is_only_blocking(observer: Observer) -> bool:
+    return bool(getattr(observer, "only_blocking", False))
 
 
 class Watcher:

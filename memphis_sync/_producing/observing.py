@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from memphis_sync.bulk import BulkResult
 
 
+_IS_WAITING = 8  # among the arguments of take()
+
+
 class Told:
     """
     One produce that observers were told of.
@@ -117,7 +120,7 @@ class Observed:
 
     def take(self, *arguments: Any) -> Any:
         """As RoundRobin.take()."""
-        if not self._observers:
+        if not (self._observers and (arguments[_IS_WAITING] or not self._observers.is_only_blocking)):
             return self._sender.direct.take(*arguments)
         if self._sender.is_inherited:
             raise ForkedError("the producer was made before a fork")
@@ -127,7 +130,7 @@ class Observed:
         self, iterator: Iterator[Any], into: list[Any], limit: int, lines: bytes
     ) -> Optional[tuple[Any, ...]]:
         """As RoundRobin.take_from()."""
-        if not self._observers:
+        if not self._observers or self._observers.is_only_blocking:
             return self._sender.take_from(iterator, into, limit, lines)
         item = next(iterator, self)
         return () if item is self else (item,)
@@ -141,7 +144,7 @@ class Observed:
         *others: Any,
     ) -> Any:
         """As Sender.send()."""
-        if not self._observers:
+        if not self._observers or (nonblocking and self._observers.is_only_blocking):
             return self._sender.send(message, ack_wait_sec, nonblocking, headers, *others)
         outgoing = Outgoing(headers, nonblocking=nonblocking)
         told = Told(self._observers, self._sender.stations, 1, outgoing)

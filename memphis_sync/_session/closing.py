@@ -18,6 +18,7 @@ from memphis_sync._base.logs import Log
 from memphis_sync._base.threads import join
 from memphis_sync._data.ending import end_steps, let_go
 from memphis_sync._session import shutdown
+from memphis_sync._session.ticks import call_all
 from memphis_sync.errors import ForkedError, MemphisError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def close_steps(
             log.debug("%r: closing the control link: %s", session.label, error)
         with contextlib.suppress(MemphisError):  # the loop has ended, and its connections with it
             session.loop.post(control.abort)  # close() may have had no time even to begin
+    call_all(session)
     session.callbacks.close(left_s(_CALLBACKS_S))
     if session.loop.is_alive():
         session.loop.begin_stop()

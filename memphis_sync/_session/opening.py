@@ -13,6 +13,7 @@ from memphis_sync._control.station_registry import StationRegistry
 from memphis_sync._data import DataLink
 from memphis_sync._memory import MemoryControl, MemoryLink
 from memphis_sync._session.stream_lookup import stream_lookup
+from memphis_sync._session.ticks import begin_all
 from memphis_sync.errors import AuthenticationError, ConnectError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ async def open_control(session: Session, on_removed: Callable[[str], None]) -> t
     is_waiting = False
     while True:
         try:
-            return await _open(session, on_removed, time.monotonic() + options.timeout_ms / 1000)
+            opened = await _open(session, on_removed, time.monotonic() + options.timeout_ms / 1000)
         except AuthenticationError:
             raise
         except ConnectError as exc:
@@ -47,6 +48,9 @@ async def open_control(session: Session, on_removed: Callable[[str], None]) -> t
             level = DEBUG if is_waiting else INFO
             log.log(level, "%r waits up to %g s for its broker: %s", session.label, options.wait_s, exc)
             is_waiting = True
+        else:
+            begin_all(session)
+            return opened
         await asyncio.sleep(pause_s)
 
 

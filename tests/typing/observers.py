@@ -55,6 +55,8 @@ class Few(Observer):
 
 def observing() -> None:
     """Nothing."""
-    memphis_sync.connect("localhost", "root", password="memphis", observers=[Traces(), Few()])
+    client = memphis_sync.connect("localhost", "root", password="memphis", observers=[Traces(), Few()])
+    client.add_observer(Few())
+    client.watch_stats(lambda stats: print(stats.queued), interval_s=1)
     add_default_observer(Few())
     remove_default_observer(Few())
