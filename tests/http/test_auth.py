@@ -154,17 +154,17 @@ def test_who_is_not_accepted(gateway: Gateway) -> None:
     gateway.log_in()  # ... and those who tried have not harmed those who may
 
 
-def test_a_connection_token_is_a_login(fresh_broker: Any, fresh_gateway: Any, station_name: str) -> None:
+def test_a_connection_token_is_a_login(fresh_broker: Any, gateway_inside: Any, station_name: str) -> None:
     broker = fresh_broker(token="secret-token")
-    gateway = fresh_gateway(broker.url)
+    gateway = gateway_inside(broker.url)
     assert authenticate(gateway, {"username": "root", "password": "memphis"}) == UNAUTHORIZED
     status, told = authenticate(gateway, {"username": "root", "connection_token": "secret-token"})
     assert status == 200
     assert produce(gateway, station_name, told["jwt"])[0] == 200
 
 
-def test_a_login_while_the_broker_is_away_is_told_to_come_again(fresh_gateway: Any) -> None:
-    gateway = fresh_gateway("memphis://127.0.0.1:1")
+def test_a_login_while_the_broker_is_away_is_told_to_come_again(gateway_inside: Any) -> None:
+    gateway = gateway_inside("memphis://127.0.0.1:1")
     answer = gateway.request("POST", "/auth/authenticate", {"username": "root", "password": "memphis"})
     assert (answer.status, answer.json, answer.headers["retry-after"]) == (503, {"message": "Server error"}, "1")
 
@@ -255,8 +255,8 @@ def test_where_a_token_is_looked_for(gateway: Gateway, station_name: str) -> Non
     assert token not in gateway.output()
 
 
-def test_a_token_expires(broker: Any, fresh_gateway: Any, station_name: str, until: Any) -> None:
-    gateway = fresh_gateway(broker.url, "--token-life-s", "2", "--refresh-life-s", "3")
+def test_a_token_expires(broker: Any, gateway_inside: Any, station_name: str, until: Any) -> None:
+    gateway = gateway_inside(broker.url, "--token-life-s", "2", "--refresh-life-s", "3")
     told = gateway.log_in()
     until(lambda: produce(gateway, station_name, told["jwt"]) == UNAUTHORIZED)
     until(lambda: refresh(gateway, told["jwt_refresh_token"]) == UNAUTHORIZED)
@@ -339,9 +339,9 @@ def connection_ids(memphis: Any, station: str) -> list[str]:
 
 
 def test_sessions_of_a_user_share_a_connection_that_is_closed_when_idle(
-    broker: Any, memphis: Any, fresh_gateway: Any, station_name: str, until: Any
+    broker: Any, memphis: Any, gateway_inside: Any, station_name: str, until: Any
 ) -> None:
-    gateway = fresh_gateway(broker.url, "--idle-s", "0.5")
+    gateway = gateway_inside(broker.url, "--idle-s", "0.5")
     memphis.station(station_name)
     tokens = [gateway.log_in()["jwt"] for _ in range(3)]
     ids: list[str] = []
@@ -359,19 +359,19 @@ def test_sessions_of_a_user_share_a_connection_that_is_closed_when_idle(
     assert len(set((ids + connection_ids(memphis, station_name))[begun:])) <= 2
 
 
-def test_more_users_than_may_be_connected_take_turns(fresh_broker: Any, fresh_gateway: Any, station_name: str) -> None:
+def test_more_users_than_may_be_connected_take_turns(fresh_broker: Any, gateway_inside: Any, station_name: str) -> None:
     broker = fresh_broker(users={"one": "first", "two": "second"})
-    gateway = fresh_gateway(broker.url, "--max-clients", "1")
+    gateway = gateway_inside(broker.url, "--max-clients", "1")
     tokens = [gateway.log_in("one", "first")["jwt"], gateway.log_in("two", "second")["jwt"]]
     for token in tokens * 2:
         assert produce(gateway, station_name, token)[0] == 200
 
 
 def test_who_is_not_accepted_takes_nobody_s_connection(
-    fresh_broker: Any, fresh_gateway: Any, station_name: str
+    fresh_broker: Any, gateway_inside: Any, station_name: str
 ) -> None:
     broker = fresh_broker(users={"one": "first", "two": "second"})
-    gateway = fresh_gateway(broker.url, "--max-clients", "1")
+    gateway = gateway_inside(broker.url, "--max-clients", "1")
     token = gateway.log_in("one", "first")["jwt"]
     assert produce(gateway, station_name, token)[0] == 200
     for name in ("two", "nobody"):
@@ -401,18 +401,18 @@ def test_logins_that_take_long_keep_nobody_else_waiting() -> None:
         assert asyncio.run(run(silent)) <= 16
 
 
-def test_the_oldest_session_makes_room(broker: Any, fresh_gateway: Any, station_name: str) -> None:
-    gateway = fresh_gateway(broker.url, "--max-sessions", "2")
+def test_the_oldest_session_makes_room(broker: Any, gateway_inside: Any, station_name: str) -> None:
+    gateway = gateway_inside(broker.url, "--max-sessions", "2")
     first, second, third = (gateway.log_in()["jwt"] for _ in range(3))
     assert produce(gateway, station_name, first) == UNAUTHORIZED
     assert [produce(gateway, station_name, token)[0] for token in (second, third)] == [200, 200]
 
 
 def test_a_password_that_was_changed_ends_the_logins_with_the_old_one(
-    fresh_broker: Any, fresh_gateway: Any, station_name: str, until: Any
+    fresh_broker: Any, gateway_inside: Any, station_name: str, until: Any
 ) -> None:
     first = fresh_broker(users={"app": "old-password"})
-    gateway = fresh_gateway(first.url)
+    gateway = gateway_inside(first.url)
     path = f"/stations/{station_name}/produce/single?timeout_ms=300"
     old = gateway.log_in("app", "old-password")["jwt"]
 

@@ -261,8 +261,8 @@ def head(gateway: Any, station: str, *lines: str, method: str = "POST") -> bytes
     return "\r\n".join(every).encode() + b"\r\n\r\n"
 
 
-def test_a_body_of_the_limit_is_stored_and_one_byte_more_is_not(fresh_broker: Any, fresh_gateway: Any) -> None:
-    gateway = fresh_gateway(fresh_broker(max_payload=2**20).url, "--body-limit", "65536")
+def test_a_body_of_the_limit_is_stored_and_one_byte_more_is_not(fresh_broker: Any, gateway_inside: Any) -> None:
+    gateway = gateway_inside(fresh_broker(max_payload=2**20).url, "--body-limit", "65536")
     path = "/stations/limits/produce/single"
     assert gateway.post(path, b"x" * 65536, "text/plain").status == 200
     # On a connection that goes on: its body was read, so that the client sees the answer.

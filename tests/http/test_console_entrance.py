@@ -144,8 +144,8 @@ def test_logging_out_leaves_other_logins_of_the_user(root: Visitor, gateway: Gat
     assert other.get("/").status == 200
 
 
-def test_whoever_guesses_has_to_wait(broker: BrokerProcess, fresh_gateway: Callable[..., Gateway]) -> None:
-    gateway = fresh_gateway(broker.url)
+def test_whoever_guesses_has_to_wait(broker: BrokerProcess, gateway_inside: Callable[..., Gateway]) -> None:
+    gateway = gateway_inside(broker.url)
     visitor = Visitor(gateway)
     assert [visitor.log_in(password=f"guess-{number}").status for number in range(5)] == [401] * 5
     answer = visitor.log_in()
@@ -161,10 +161,10 @@ def test_whoever_guesses_has_to_wait(broker: BrokerProcess, fresh_gateway: Calla
 
 
 def test_a_broker_that_is_away_is_not_a_wrong_password(
-    fresh_broker: Callable[..., BrokerProcess], fresh_gateway: Callable[..., Gateway]
+    fresh_broker: Callable[..., BrokerProcess], gateway_inside: Callable[..., Gateway]
 ) -> None:
     broker = fresh_broker()
-    gateway = fresh_gateway(broker.url)
+    gateway = gateway_inside(broker.url)
     broker.stop()
     visitor = Visitor(gateway)
     for _ in range(7):
@@ -173,10 +173,10 @@ def test_a_broker_that_is_away_is_not_a_wrong_password(
 
 
 def test_under_tls_cookies_are_secure_and_of_this_host_alone(
-    broker: BrokerProcess, fresh_gateway: Callable[..., Gateway], authority: Authority
+    broker: BrokerProcess, gateway_inside: Callable[..., Gateway], authority: Authority
 ) -> None:
     own = authority.issue("127.0.0.1")
-    gateway = fresh_gateway(broker.url, "--tls-cert", own.cert, "--tls-key", own.key)
+    gateway = gateway_inside(broker.url, "--tls-cert", own.cert, "--tls-key", own.key)
     gateway.context = ssl.create_default_context(cafile=authority.file)
     visitor = Visitor(gateway)
     assert visitor.log_in().status == 303

@@ -72,11 +72,11 @@ def test_a_station_that_is_not_there_or_goes_is_said_in_words(
 
 def test_one_user_has_so_many_streams_and_no_more_and_those_that_end_make_room(
     broker: BrokerProcess,
-    fresh_gateway: Callable[..., Gateway],
+    gateway_inside: Callable[..., Gateway],
     visit: Callable[[Gateway], Visitor],
     until: Callable[..., Any],
 ) -> None:
-    visitor = visit(fresh_gateway(broker.url))
+    visitor = visit(gateway_inside(broker.url))
 
     def is_taken() -> bool:
         with opened(visitor) as response:

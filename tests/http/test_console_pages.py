@@ -357,9 +357,11 @@ def test_what_clients_say_of_themselves_is_text(root: Visitor, control: ControlC
         assert not page.all("x-attack")
 
 
-def test_a_page_of_somebody_else_than_root(fresh_broker: Callable[..., Any], fresh_gateway: Callable[..., Any]) -> None:
+def test_a_page_of_somebody_else_than_root(
+    fresh_broker: Callable[..., Any], gateway_inside: Callable[..., Any]
+) -> None:
     broker = fresh_broker(users={"viewer": "v-password"})
-    visitor = Visitor(fresh_gateway(broker.url))
+    visitor = Visitor(gateway_inside(broker.url))
     assert visitor.log_in("viewer", "v-password").status == 303
     page = visitor.get("/")
     assert "viewer" in page.text.lower()
@@ -367,7 +369,7 @@ def test_a_page_of_somebody_else_than_root(fresh_broker: Callable[..., Any], fre
 
 
 def test_what_a_user_is_not_allowed_is_said_in_words(
-    tmp_path: Path, until: Callable[..., Any], fresh_gateway: Callable[..., Any]
+    tmp_path: Path, until: Callable[..., Any], gateway_inside: Callable[..., Any]
 ) -> None:
     server = LimitedServer(BrokerOptions(port=0, users={LIMITED: PASSWORD}), tmp_path / "nats")
     server.prepare()
@@ -378,7 +380,7 @@ def test_what_a_user_is_not_allowed_is_said_in_words(
         with BrokerProcess(BrokerOptions(nats=url), timeout_s=30) as broker:
             with memphis_sync.connect(broker.url) as root:
                 root.produce("st", "p", "hello")
-            gateway = fresh_gateway(f"memphis://127.0.0.1:{server.port}")
+            gateway = gateway_inside(f"memphis://127.0.0.1:{server.port}")
             visitor = Visitor(gateway)
             answer = visitor.log_in(LIMITED, PASSWORD)
             assert answer.status == 303

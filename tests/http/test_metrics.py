@@ -84,10 +84,10 @@ def test_no_request_makes_a_label_of_its_own(gateway: Any, station_name: str) ->
 
 
 def test_readiness_follows_the_broker_and_liveness_does_not(
-    fresh_broker: Callable[..., Any], fresh_gateway: Callable[..., Any], until: Callable[..., Any]
+    fresh_broker: Callable[..., Any], gateway_inside: Callable[..., Any], until: Callable[..., Any]
 ) -> None:
     broker = fresh_broker()
-    gateway = fresh_gateway(broker.url)
+    gateway = gateway_inside(broker.url)
 
     def ready() -> tuple[int, str]:
         answer = gateway.request("GET", "/readyz")

@@ -135,8 +135,8 @@ def test_a_batch_that_is_not_waited_for(gateway: Any, memphis: Any, station_name
     until(arrived)
 
 
-def test_a_message_too_large_for_the_broker(fresh_broker: Any, fresh_gateway: Any, station_name: str) -> None:
-    gateway = fresh_gateway(fresh_broker(max_payload=4096).url)
+def test_a_message_too_large_for_the_broker(fresh_broker: Any, gateway_inside: Any, station_name: str) -> None:
+    gateway = gateway_inside(fresh_broker(max_payload=4096).url)
     for path, body in (("single", json.dumps("x" * 5000)), ("batch", json.dumps(["x" * 5000, "y"]))):
         answer = gateway.post(f"/stations/{station_name}/produce/{path}", body, "application/json")
         assert (answer.status, answer.json["success"]) == (413, False), answer

@@ -278,11 +278,11 @@ def test_a_message_that_breaks_its_schema_is_400_and_a_dead_letter(
 # ---- a broker that is away ------------------------------------------------------------------------------------------
 
 
-def test_a_broker_that_is_away(fresh_broker: Any, fresh_gateway: Any, proxy_to: Any, until: Any) -> None:
+def test_a_broker_that_is_away(fresh_broker: Any, gateway_inside: Any, proxy_to: Any, until: Any) -> None:
     """503 when it is certain that the message was not sent, 504 when it may be stored; a success later."""
     broker = fresh_broker()
     proxy = proxy_to("127.0.0.1", broker.port)
-    gateway = fresh_gateway(f"memphis://127.0.0.1:{proxy.port}/?ping_interval_s=0.5")
+    gateway = gateway_inside(f"memphis://127.0.0.1:{proxy.port}/?ping_interval_s=0.5")
     path = "/stations/away/produce/single"
     assert gateway.post(path, b"before", "text/plain").json["seq"] == 1
 
@@ -319,11 +319,11 @@ def test_a_broker_that_is_away(fresh_broker: Any, fresh_gateway: Any, proxy_to: 
 
 
 def test_a_full_queue_is_503_and_nothing_of_it_is_stored(
-    fresh_broker: Any, fresh_gateway: Any, proxy_to: Any, until: Any
+    fresh_broker: Any, gateway_inside: Any, proxy_to: Any, until: Any
 ) -> None:
     broker = fresh_broker()
     proxy = proxy_to("127.0.0.1", broker.port)
-    gateway = fresh_gateway(f"memphis://127.0.0.1:{proxy.port}/?outbox_max_messages=5")
+    gateway = gateway_inside(f"memphis://127.0.0.1:{proxy.port}/?outbox_max_messages=5")
     assert gateway.post("/stations/full/produce/batch", [0]).status == 200
     proxy.stall()
     answer = gateway.post("/stations/full/produce/batch?timeout_ms=60000&ack=none", list(range(1, 10)))

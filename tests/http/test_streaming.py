@@ -112,9 +112,9 @@ def test_a_result_comes_while_the_body_is_still_being_sent(
 
 
 def test_a_bad_line_has_its_own_result_and_the_stream_goes_on(
-    fresh_gateway: Callable[..., Any], broker: Any, memphis: Any, station_name: str
+    gateway_inside: Callable[..., Any], broker: Any, memphis: Any, station_name: str
 ) -> None:
-    gateway = fresh_gateway(broker.url, "--body-limit", "2000")
+    gateway = gateway_inside(broker.url, "--body-limit", "2000")
     bad = [b"{", b"nothing", b"NaN", b"\xff", b"[" * 1900, b'"' + b"x" * 3000 + b'"', b"1 2"]
     lines = [line for each in bad for line in (b"1", each)]
     stream = Talk(gateway, station_name)
@@ -284,9 +284,9 @@ def test_a_schema_violation_is_the_result_of_its_line(
 
 
 def test_a_full_outbox_stops_the_reading_and_fails_nothing(
-    broker: Any, fresh_gateway: Callable[..., Any], memphis: Any, station_name: str
+    broker: Any, gateway_inside: Callable[..., Any], memphis: Any, station_name: str
 ) -> None:
-    gateway = fresh_gateway(f"{broker.url}/?outbox_max_messages=16")
+    gateway = gateway_inside(f"{broker.url}/?outbox_max_messages=16")
     body = b"".join(b"%d\n" % number for number in range(2000))
     answer = gateway.post(f"/stations/{station_name}/produce/stream", body, "application/x-ndjson")
     assert answer.body.count(b'"success":true') == 2000
