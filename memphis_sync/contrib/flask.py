@@ -38,6 +38,8 @@ from memphis_sync.contrib._opening import Arguments, SharedClient
 from memphis_sync.contrib._settings import did_you_mean, plan, station_problem, take_options
 from memphis_sync.contrib._stations import compare
 
+__all__ = ["FlaskMemphis"]
+
 # Keys of the config behind the prefix, with the argument of connect() that they give.
 _ARGUMENTS = {"URL": "host", "USERNAME": "username", "PASSWORD": "password", "TOKEN": "connection_token"}
 _KEYS = (*_ARGUMENTS, "OPTIONS", "STATIONS")

@@ -11,10 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import blocks
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "notebooks.md"
 LIMIT_S = 60.0
 
 SETUP = """
@@ -149,12 +152,19 @@ consumer
         "consumer.fetch(10, timeout_s=100)",
         "next(iter(consumer))",
         "memphis.fetch_messages(consumer.station_name, 'another', timeout_s=100)",
+        "gone.produce(b'x', nonblocking=True); memphis.flush()",
     ],
 )
 def test_an_interrupt_ends_a_wait_for_messages_and_the_client_goes_on(
     kernel: Kernel, station_name: str, wait: str
 ) -> None:
-    kernel.run(f"memphis = memphis_sync.connect(URL); consumer = memphis.consumer({station_name!r}, 'notebook')")
+    patient = "no_responders_retry=memphis_sync.RetryPolicy(attempts=100, pause_ms=1000)"
+    kernel.run(f"""
+memphis = memphis_sync.connect(URL, {patient})
+consumer = memphis.consumer({station_name!r}, "notebook")
+gone = memphis.producer({station_name!r} + "-gone", "p", ack_timeout_s=100)
+memphis.destroy_station({station_name!r} + "-gone")
+""")
     sent = kernel.begin(f"print('waits', flush=True)\n{wait}")
     while kernel.client.get_iopub_msg(timeout=LIMIT_S)["msg_type"] != "stream":
         pass
@@ -165,7 +175,7 @@ def test_an_interrupt_ends_a_wait_for_messages_and_the_client_goes_on(
     assert time.monotonic() - start < 10  # 0.3 s on a machine that is not busy
     kernel.run(f"memphis.produce({station_name!r}, 'p', b'later')")
     assert "later" in kernel.run("print([message.data for message in consumer.fetch(10, timeout_s=30)])")
-    kernel.run("memphis.close()")
+    kernel.run("memphis.close(0)")
 
 
 def test_every_call_works_while_a_loop_runs_in_the_calling_thread(kernel: Kernel, station_name: str) -> None:
@@ -202,6 +212,19 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(broker: Any, station_na
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=LIMIT_S, kernel_name="python3").execute()
     assert notebook.cells[1].outputs[0]["data"]["text/plain"] == "1"
+
+
+def test_the_page_s_cells_run_one_after_the_other_and_the_last_shows_a_figure(fresh_broker: Any) -> None:
+    import nbclient
+    import nbformat
+
+    url = fresh_broker().url
+    cells = [block.code for block in blocks("", PAGE.read_text()) if block.language == "python"]
+    assert "plt.plot" in cells[-1]
+    cells.insert(0, f"import os\nos.environ['MEMPHIS_URL'] = {url!r}")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=LIMIT_S, kernel_name="python3").execute()
+    assert any("image/png" in output.get("data", {}) for output in notebook.cells[-1].outputs)
 
 
 def test_what_the_calls_return_shows_itself_without_a_request_and_without_a_secret(

@@ -18,7 +18,7 @@ from typing import Any
 
 PAGE = Path(__file__).parents[1] / "typing" / "public_api.txt"
 PACKAGE = "memphis_sync"
-PARTS = ("", ".broker", ".http", ".observer", ".testing")
+PARTS = ("", ".broker", ".http", ".memory", ".observer", ".testing")
 
 
 def modules() -> list[Any]:
