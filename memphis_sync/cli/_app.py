@@ -49,7 +49,7 @@ COMMANDS = {
     "ping": "Measure round trips to the broker.",
     "pub": "Produce messages.",
     "schema": "Manage what messages must look like.",
-    "station": "Create and destroy stations.",
+    "station": "Create, empty and destroy stations.",
     "sub": "Consume messages.",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import click
 
@@ -22,7 +22,7 @@ _NO_OPTION = {"name", "create_station"}
     epilog=examples("memphis-sync station create orders", "memphis-sync station rm orders"),
 )
 def command() -> None:
-    """Create and destroy stations."""
+    """Create, empty and destroy stations."""
 
 
 @command.command(
@@ -74,3 +74,20 @@ def rm(settings: Settings, names: tuple[str, ...]) -> None:
         for name in names:
             client.destroy_station(name)
             settings.report(f"station {name} is destroyed", station=name, destroyed=True)
+
+
+@command.command(
+    epilog=examples("memphis-sync station purge orders", "memphis-sync station purge orders --partition 2")
+)
+@click.argument("name")
+@click.option("--partition", type=click.IntRange(min=1), help="Only this one.")
+@click.pass_obj
+def purge(settings: Settings, name: str, partition: Optional[int]) -> None:
+    """
+    Remove all messages of station NAME, read or not.
+
+    Groups, schema, settings and dead letters stay. A Memphis broker does this in its REST interface only.
+    """
+    with settings.connect("station") as client:
+        count = client.station(name, create_station=False).purge(partition=partition)
+    settings.report(f"{count:,} messages of station {name} are removed", station=name, removed=count)

@@ -39,3 +39,16 @@ def test_create_leaves_what_exists_and_says_so(memphis: Any, memphis_sync: Any, 
     done = memphis_sync("--json", "station", "create", station_name, "--partitions-number", "5")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"station": station_name, "created": False})
     assert memphis.station(station_name, create_station=False).info().partitions_number == 2
+
+
+def test_purge_says_how_many_are_gone(run_here: Any, memphis: Any, station_name: str) -> None:
+    memphis.station(station_name, partitions_number=2)
+    memphis.producer(station_name, "p").produce_many([b"x"] * 10)
+    one = run_here("--json", "station", "purge", station_name, "--partition", "1")
+    assert (one.returncode, json.loads(one.stdout)) == (0, {"station": station_name, "removed": 5})
+    assert (
+        run_here("station", "purge", station_name).stderr.decode()
+        == f"5 messages of station {station_name} are removed\n"
+    )
+    assert memphis.station(station_name).info().messages == 0
+    assert run_here("station", "purge", f"{station_name}-no").returncode == 1

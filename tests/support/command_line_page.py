@@ -25,6 +25,7 @@ HEAD = """\
 # The command line
 
 `memphis-sync` (extra `cli`) is the client for a shell. This page is what each command says with `--help`.
+[In a shell](../how-to/in-a-shell.md) shows them at work.
 
 """
 
