@@ -115,6 +115,11 @@ def test_the_kinds_that_a_broker_names_are_all() -> None:
     assert f"it has to be one of {', '.join(sorted(KINDS))}`" in page
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how-to").glob("*.md")), ids=lambda page: page.name)
+def test_each_how_to_leads_to_what_can_be_lost(page: Path) -> None:
+    assert "../explanation/what-can-be-lost.md" in links(page.read_text())
+
+
 # ---- CONTRIBUTING ---------------------------------------------------------------------------------------------------
 
 
