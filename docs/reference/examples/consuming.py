@@ -91,6 +91,9 @@ print("number", message.get_sequence_number(), "of partition", message.partition
 # %% memphis_sync.Message.get_timesent
 (message,) = consumer.fetch(1, timeout_s=5)
 print("stored at", message.get_timesent())
+# %% memphis_sync.Messages.ack
+messages = consumer.fetch(10, timeout_s=5)
+messages.ack()  # all of them at once, when the whole batch is done
 # %% memphis_sync.Messages.to_dicts
 rows = consumer.fetch(10, timeout_s=5).to_dicts()  # for pandas.DataFrame(rows)
 print(rows[0]["sequence"])
