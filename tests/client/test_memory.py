@@ -162,9 +162,9 @@ def test_the_login_of_other_settings_is_checked_and_not_used(sent: SentMessages)
         ("memory://host", "names a host"),
         ("memory://user:secret@", "names a host or a user"),
         ("memory:///path", "has a path"),
-        ("memory://?nam=web", "did you mean 'name'"),
+        ("memory://?namex=web", "did you mean 'name'"),
         ("memory://?auth=token", "has no login"),
-        ("memroy://", "is not one of memphis, memphis\\+tls, tls, memory"),
+        ("memori://", "is not one of memphis, memphis\\+tls, tls, memory"),
     ],
 )
 def test_a_wrong_url_is_named(url: str, text: str) -> None:

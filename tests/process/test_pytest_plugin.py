@@ -97,8 +97,8 @@ def test_what_was_sent_is_empty_when_a_test_begins_and_needs_no_broker(tmp_path:
     [
         ("localhost", "is not a URL; the form is memphis://user:password@host:port"),
         ("memphis://u:secret@b1:66x/", "the URL's port is not a number"),
-        ("memphis://u:secret@b1/?nam=x", "did you mean 'name'"),
-        ("memroy://", "is not one of memphis"),
+        ("memphis://u:secret@b1/?namex=x", "did you mean 'name'"),
+        ("memori://", "is not one of memphis"),
         ("memory://", "which is no broker"),
     ],
 )

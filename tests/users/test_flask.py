@@ -228,10 +228,10 @@ def test_credentials_are_the_text_that_was_set(value: str, text: str, monkeypatc
         ({"MEMPHIS_PASWORD": SECRET}, "unknown key MEMPHIS_PASWORD; did you mean 'MEMPHIS_PASSWORD'"),
         ({"MEMPHIS_XYZZY": 1}, "unknown key MEMPHIS_XYZZY; the known ones are"),
         ({"MEMPHIS_URL": "localhost"}, "MEMPHIS_URL is not a URL; the form is memphis://"),
-        ({"MEMPHIS_URL": f"memphsi://u:{SECRET}@b1"}, "MEMPHIS: the URL's scheme 'memphsi'"),
+        ({"MEMPHIS_URL": f"memfis://u:{SECRET}@b1"}, "MEMPHIS: the URL's scheme 'memfis'"),
         (
-            {"MEMPHIS_URL": f"memphis://u:{SECRET}@b1/?nmae=x"},
-            "MEMPHIS: unknown option 'nmae' in the URL; did you mean",
+            {"MEMPHIS_URL": f"memphis://u:{SECRET}@b1/?namex=x"},
+            "MEMPHIS: unknown option 'namex' in the URL; did you mean",
         ),
         ({"MEMPHIS_URL": 7}, "MEMPHIS_URL is of type int; it must be a text"),
         (
