@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Optional
 
-from memphis_sync._base.option_names import as_options
+from memphis_sync._base.option_names import as_options, meant_option
 from memphis_sync.broker.options import (
     DEFAULT_HTTP_PORT,
     DEFAULT_PORT,
@@ -87,7 +87,8 @@ def _users(names: list[str], file: Optional[Path]) -> dict[str, str]:
     return users
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def parser_of(prog: str) -> argparse.ArgumentParser:
+    """All options."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="A Memphis broker: the Memphis control plane\non a nats-server with JetStream.",
@@ -133,6 +134,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """All that a parser knows."""
+    return [name for action in parser._actions for name in action.option_strings]
+
+
+def _unknown(given: list[str], known: list[str]) -> str:
+    """About what was not understood; the value of an option that there is not may be a secret, and is not shown."""
+    name = next((each.partition("=")[0] for each in given if each.startswith("-")), "")
+    if not name:
+        return f"there is no argument {given[0]!r}; all settings are options"
+    secrets = f"set {_PREFIX}ROOT_PASSWORD, {_PREFIX}PASSWORD_<NAME> or {_PREFIX}TOKEN, or give --users-file"
+    return f"no such option {name!r}. {meant_option(name, known, secrets=secrets)}"
+
+
 def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.broker") -> int:
     """
     Reads command line and environment, and runs the broker.
@@ -144,8 +159,10 @@ def main(argv: Optional[list[str]] = None, prog: str = "python -m memphis_sync.b
     Returns:
         The exit code, see run(); a usage error raises SystemExit(2).
     """
-    parser = _parser(prog)
-    arguments = parser.parse_args(argv)
+    parser = parser_of(prog)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_unknown(unknown, options_of(parser)))
     level = logging.WARNING if arguments.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # the service logs what matters

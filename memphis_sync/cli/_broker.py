@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
+
+
+class Broker(click.Command):
+    """Completes the options, which are another parser's: a server starts without loading a command line library."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What may stand there."""
+        from memphis_sync.broker.__main__ import options_of, parser_of
+
+        known = options_of(parser_of("memphis-sync broker"))
+        return [CompletionItem(name) for name in known if name.startswith(incomplete or "-")]
 
 
 @click.command(
     name="broker",
+    cls=Broker,
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )

@@ -8,10 +8,11 @@ from typing import Any, Callable, Optional
 import click
 
 from memphis_sync._base.hints import nearest
+from memphis_sync._base.option_names import meant_option
 
-# Of the whole command, so in front of the subcommand; and what a secret is called by those who look for an option.
+# Of the whole command, so in front of the subcommand.
 _GLOBAL = ("--url", "--json", "--quiet", "--verbose", "-q", "-v", "--version")
-_SECRETS = ("pass", "pw", "secret", "token", "cred")
+_SET = "set MEMPHIS_PASSWORD or MEMPHIS_TOKEN, or name a file in MEMPHIS_PASSWORD_FILE or MEMPHIS_TOKEN_FILE"
 # What other programs call it, where spelling does not lead to ours.
 _ELSEWHERE = {
     "publish": "pub",
@@ -118,17 +119,11 @@ def _near(name: str, known: Collection[str]) -> str:
 def _no_such_option(exc: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
     name = exc.option_name
     own: list[Any] = ctx.command.get_params(ctx)
-    known = [each for param in own for each in (*param.opts, *param.secondary_opts) if each.startswith("--")]
-    if any(word in name.lower() for word in _SECRETS) and not any(each.startswith(name) for each in known):
-        hint = (
-            "No option takes a secret, since every user of the machine could read it: set MEMPHIS_PASSWORD or "
-            "MEMPHIS_TOKEN, or name a file in MEMPHIS_PASSWORD_FILE or MEMPHIS_TOKEN_FILE."
-        )
-    elif name in _GLOBAL and ctx.parent is not None:
+    if name in _GLOBAL and ctx.parent is not None:
         path = ctx.command_path.split(" ", 1)
         hint = f"It stands in front of the command: {path[0]} {name} {path[1]}"
     else:
-        bare = {each[2:].replace("-", "_"): each for each in known}
-        near = nearest(name.lstrip("-").replace("-", "_"), list(bare)) if name.startswith("--") else ""
-        hint = f"Did you mean {bare[near]!r}?" if near else f"The known ones are {', '.join(known)}."
+        hint = meant_option(
+            name, [each for param in own for each in (*param.opts, *param.secondary_opts)], secrets=_SET
+        )
     return click.UsageError(f"No such option {name!r}. {hint}", ctx)

@@ -32,6 +32,8 @@ def test_the_script_of_bash_is_one() -> None:
         ("memphis-sync sub --c", {"--count", "--create"}),
         ("memphis-sync pub --split n", {"none", "nul"}),
         ("memphis-sync completion z", {"zsh"}),
+        ("memphis-sync broker --re", {"--ready-file", "--replicas"}),
+        ("memphis-sync gateway --jw", {"--jwt-keys-file"}),
     ],
 )
 def test_words_are_completed(words: str, expected: set[str]) -> None:

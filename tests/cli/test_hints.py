@@ -16,7 +16,7 @@ from memphis_sync.cli import main
         ("publish orders x", "Did you mean 'pub'?"),
         ("subscribe orders", "Did you mean 'sub'?"),
         ("list", "Did you mean 'ls'?"),
-        ("zzzz", "The known ones are broker, completion"),
+        ("zzzz", "The known ones are bench, broker"),
         ("station creat orders", "No such command 'creat'. Did you mean 'create'?"),
         ("station delete orders", "Did you mean 'rm'?"),
         ("dls list orders", "Did you mean 'ls'?"),
@@ -55,3 +55,22 @@ def test_a_keyword_that_is_not_allowed_is_named_as_the_option(memphis_sync: Any,
     done = memphis_sync(*line.split())
     assert done.returncode == 2
     assert said in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--prot 7777", "no such option '--prot'. Did you mean '--port'?"),
+        ("--readyfile F", "Did you mean '--ready-file'?"),
+        ("--password=secret-word", "MEMPHIS_SYNC_BROKER_ROOT_PASSWORD"),
+        ("--root-password secret-word", "MEMPHIS_SYNC_BROKER_ROOT_PASSWORD"),
+        ("--zzzz secret-word", "The known ones are --help, --host"),
+        ("start", "there is no argument 'start'; all settings are options"),
+    ],
+)
+def test_the_broker_names_what_was_meant(capsys: Any, line: str, said: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["broker", *line.split()])
+    text = " ".join(capsys.readouterr().err.split())
+    assert said in text
+    assert "secret-word" not in text
