@@ -62,6 +62,13 @@ def test_the_cost_of_each_kind_of_schema_is_measured() -> None:
     assert max(ratios) == report["worst_ratio"] > 0
 
 
+def test_what_observers_cost_is_measured(broker: Any) -> None:
+    args = ["--count", "20", "--pairs", "2", "--url", broker.url]
+    report = json.loads(run_python(BENCH / "observer_cost.py", *args, env=ROOT, timeout_s=60).stdout)
+    assert report["unset_instructions"] == 0
+    assert min(report["unset_ratio"], *report["kinds"].values(), *report["blocking"].values()) > 0
+
+
 def test_the_share_that_tls_leaves_is_measured(broker: Any) -> None:
     args = ["--tls", "--count", "2000", "--pairs", "1", "--url", broker.url]
     done = run_python(BENCH / "produce_throughput.py", *args, env=ROOT, timeout_s=60)
