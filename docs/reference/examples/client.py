@@ -21,6 +21,15 @@ print(f"the broker answers in {memphis.ping(timeout_s=5) * 1000:.1f} ms")
 # %% memphis_sync.Memphis.stats
 stats = memphis.stats()
 print(stats.queued + stats.in_flight, "messages are not confirmed yet,", stats.failed, "have failed")
+# %% memphis_sync.Memphis.watch_stats
+memphis.watch_stats(lambda stats: print(stats.queued, "messages wait"), interval_s=60)
+# %% memphis_sync.Memphis.add_observer
+class Outages(memphis_sync.Observer):
+    def link(self, event):
+        print(event.link, event.reason)
+
+
+memphis.add_observer(Outages())
 # %% memphis_sync.Memphis.flush
 for number in range(1000):
     memphis.produce("orders", "shop", {"id": number}, nonblocking=True)

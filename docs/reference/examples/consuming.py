@@ -70,6 +70,11 @@ message.delay(delay_ms=500)  # delivered again after half a second
 (message,) = consumer.fetch(1, timeout_s=5)
 message.in_progress()  # the work takes longer: the ack time begins again
 message.ack()
+# %% memphis_sync.Message.processing
+(message,) = consumer.fetch(1, timeout_s=5)
+with message.processing():  # for observers: a span of OpenTelemetry, for instance
+    print(message.data)
+message.ack()
 # %% memphis_sync.Message.dead_letter
 (message,) = consumer.fetch(1, timeout_s=5)
 message.dead_letter("no such customer")
