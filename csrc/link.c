@@ -211,6 +211,24 @@ void mcore_link_gather_acks_locked(struct mcore_link *link)
 #define ACKS_WAIT_NS INT64_C(1000000)
 #define ACKS_MANY (32u * 1024u)
 
+/* By JetStream's words: "+ACK", which may be left out, "-NAK", "+TERM"; "+WPI" ends no delivery. */
+static void count_ack_locked(struct mcore_stats *stats, const uint8_t *payload, size_t payload_len)
+{
+    if (payload_len < 2 || payload[1] == 'A')
+        stats->acked++;
+    else if (payload[1] == 'N')
+        stats->given_back++;
+    else if (payload[1] == 'T')
+        stats->dead_lettered++;
+}
+
+void mcore_link_count_ack(struct mcore_link *link, const uint8_t *payload, size_t payload_len)
+{
+    lock(link);
+    count_ack_locked(&link->outbox->stats, payload, payload_len);
+    unlock(link);
+}
+
 int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t subject_len, const uint8_t *payload,
                        size_t payload_len)
 {
@@ -227,10 +245,12 @@ int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t s
             link->acks_due_ns = mcore_now_ns() + ACKS_WAIT_NS;
         long written =
             mcore_pub_write(acks->data + acks->len, size, subject, subject_len, NULL, 0, payload, payload_len);
-        if (written < 0)
+        if (written < 0) {
             result = (int)written;
-        else
+        } else {
             acks->len += (size_t)written;
+            count_ack_locked(&link->outbox->stats, payload, payload_len);
+        }
         if (acks->len >= ACKS_MANY)
             link->acks_due_ns = 0;
         if (link->acks_due_ns < link->outbox->sender_until_ns)

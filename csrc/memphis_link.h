@@ -125,9 +125,12 @@ int mcore_link_control(struct mcore_link *link, const uint8_t *data, size_t len)
 /* The same, and writes at once as mcore_link_push() does: for a caller that is about to wait for the answer. */
 int mcore_link_write(struct mcore_link *link, const uint8_t *data, size_t len);
 
-/* Queues PUB <subject> <len>\r\n<payload>\r\n, to go out with others: a message's ack. */
+/* Queues PUB <subject> <len>\r\n<payload>\r\n, to go out with others: a message's ack, which is counted as such. */
 int mcore_link_publish(struct mcore_link *link, const uint8_t *subject, size_t subject_len, const uint8_t *payload,
                        size_t payload_len);
+
+/* Counts an ack that went another way. */
+void mcore_link_count_ack(struct mcore_link *link, const uint8_t *payload, size_t payload_len);
 
 /* Queues a PING; returns its number on this connection, or MCORE_E_CLOSED. */
 int64_t mcore_link_ping(struct mcore_link *link);

@@ -92,10 +92,14 @@ struct mcore_stats {
     uint64_t duplicates; /* of delivered: the broker had them before */
     uint64_t failed;
     uint64_t abandoned;
-    uint64_t buffer_full; /* appends refused for want of room */
-    uint64_t resent;      /* frames written again: after a reconnect, or because nobody answered */
-    uint64_t unseen;      /* failed or abandoned messages that nobody asked about */
-    uint64_t disbelieved; /* answers that were ignored, because no broker can have given them to that message */
+    uint64_t buffer_full;   /* appends refused for want of room */
+    uint64_t resent;        /* frames written again: after a reconnect, or because nobody answered */
+    uint64_t unseen;        /* failed or abandoned messages that nobody asked about */
+    uint64_t disbelieved;   /* answers that were ignored, because no broker can have given them to that message */
+    uint64_t received;      /* deliveries that were taken from receive buffers of JetStream's messages */
+    uint64_t acked;         /* of received: answered with an acknowledgement, */
+    uint64_t given_back;    /* one that asks for another delivery, */
+    uint64_t dead_lettered; /* or one that ends them */
     uint64_t max_bytes;
     uint64_t max_messages;
     uint64_t max_payload; /* what the server takes of one message */

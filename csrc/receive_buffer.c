@@ -214,9 +214,15 @@ long mcore_receive_buffer_take(struct mcore_receive_buffer *buffer, uint8_t **da
     *len = buffer->records.len;
     buffer->usual = buffer->records.len < MAX_USUAL ? buffer->records.len : MAX_USUAL;
     memset(&buffer->records, 0, sizeof(buffer->records));
+    uint64_t messages = buffer->is_jetstream ? (uint64_t)count - buffer->held_statuses : 0;
     buffer->count = 0;
     buffer->held_bytes = 0;
     buffer->held_statuses = 0;
     pthread_mutex_unlock(&buffer->link->receive_lock);
+    if (messages > 0) {
+        pthread_mutex_lock(&buffer->link->outbox->lock);
+        buffer->link->outbox->stats.received += messages;
+        pthread_mutex_unlock(&buffer->link->outbox->lock);
+    }
     return count;
 }

@@ -85,6 +85,7 @@ class Message(HidesCore, NotCopied, InNotebook, RawMessage):
 
     _shown = ("station", "partition", "sequence", "timesent", "headers", "data")
     _from_core = frozenset({"header_block"})
+    _is_counted = True  # among the deliveries that the client has received
     __slots__ = ()
 
     @property
@@ -302,7 +303,7 @@ class Message(HidesCore, NotCopied, InNotebook, RawMessage):
         except ConnectionLostError:  # the control link may be up already, or be back first
             left_s = max(0.0, deadline - time.monotonic())
             session.call(lambda: session.control.publish(self.reply, _TERM, left_s), left_s, "dead_letter()")
-            self.answer = "dead_letter"
+            self._settled("dead_letter", _TERM)
 
     def processing(self) -> AbstractContextManager[None]:
         """For ``with message.processing():`` around what handles it, which observers are told. It answers nothing."""
@@ -375,7 +376,13 @@ class Message(HidesCore, NotCopied, InNotebook, RawMessage):
         reply = link.replies.request(self.reply.encode(), _ACK, timeout_s)
         if reply.status == _NO_RESPONDERS:
             raise StationNotFoundError(f"{self!r}: the station or the consumer group was destroyed", code=reply.status)
-        self.answer = "ack"
+        self._settled("ack", _ACK)
+
+    def _settled(self, answer: str, body: bytes) -> None:
+        """It was answered otherwise than by respond(), which counts it."""
+        if self._is_counted:
+            self._source.session.data_link().core.count_ack(body)
+        self.answer = answer
 
 
 def readable_headers(message: Message) -> Optional[dict[str, str]]:

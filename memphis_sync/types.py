@@ -107,7 +107,8 @@ class Stats(InNotebook):
     """
     Counters of a client since it was opened.
 
-    At any instant ``accepted == delivered + failed + abandoned + queued + in_flight``.
+    At any instant ``accepted == delivered + failed + abandoned + queued + in_flight``, and
+    ``received == acked + given_back + dead_lettered + unanswered``.
 
     Attributes:
         accepted: Messages accepted by produce.
@@ -124,6 +125,14 @@ class Stats(InNotebook):
         recovered_uncertain: Of recovered: those that may be stored twice, because they may have been sent before and
             the broker does not know their message ids any more, or they have none.
         recovered_failed: Of recovered: those that have failed; nobody has a Delivery of theirs.
+        received: Deliveries that came from partitions for the client's consumers; a message that comes again counts
+            again. Dead letters that were sent again are none.
+        acked: Of received: answered with ack(). An acknowledgement may be lost with the connection, which means another
+            delivery.
+        given_back: Of received: answered with nack() or delay(), or given back because the program has not seen them.
+        dead_lettered: Of received: answered with dead_letter().
+        unanswered: Of received: in the program's hands, waiting for its next fetch, or never answered; the broker
+            delivers these again once their ack time is over.
     """
 
     accepted: int = 0
@@ -139,6 +148,11 @@ class Stats(InNotebook):
     recovered: int = 0
     recovered_uncertain: int = 0
     recovered_failed: int = 0
+    received: int = 0
+    acked: int = 0
+    given_back: int = 0
+    dead_lettered: int = 0
+    unanswered: int = 0
 
 
 class FlushResult(int):

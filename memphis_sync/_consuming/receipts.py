@@ -34,6 +34,8 @@ class RestoredMessage(Message):
 
     __slots__ = ("_reply", "owner")
 
+    _is_counted = False
+
     owner: Source
     _reply: str
 

@@ -163,6 +163,8 @@ class Link:
         """A number under which one producer's backlog is counted."""
     def stats(self) -> dict[str, int]:
         """All counters at one instant, and the bounds."""
+    def count_ack(self, body: bytes) -> None:
+        """Counts the answer to a message that went another way than RawMessage.respond()."""
     def outstanding(self, owner: int = -1) -> int:
         """Messages of *owner* (-1: of all) that are neither delivered nor failed."""
     def wait_drained(self, owner: int, until: Optional[float], down_to: int = 0) -> int:
@@ -371,10 +373,7 @@ class Ticket:
         """Delivered: whether the broker had the message before."""
     @property
     def failure(self) -> tuple[bool, int, int, str]:
-        """
-        Whether the frame was given to the socket at least once; and of refused and unknown messages the broker's HTTP-like
-        status, JetStream's own code, and the broker's text as it stood in the JSON. Valid once settled.
-        """
+        """Once settled: whether a socket ever got it; of refused and unknown ones the broker's status, code, and text."""
     @property
     def message_id(self) -> Optional[str]:
         """The id that the message carries; None without one."""

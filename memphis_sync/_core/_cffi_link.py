@@ -181,6 +181,10 @@ class Link:
         lib.mcore_outbox_stats(self._box(), stats)
         return {name: getattr(stats, name) for name in STATS}
 
+    def count_ack(self, body: bytes) -> None:
+        checked_bytes(body=body)
+        lib.mcore_link_count_ack(self._own(), body, len(body))
+
     def outstanding(self, owner: int = -1) -> int:
         return int(lib.mcore_outbox_outstanding(self._box(), owner))
 

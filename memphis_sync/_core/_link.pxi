@@ -232,6 +232,9 @@ cdef class Link:
         mcore_outbox_stats(self._box(), &stats)
         return stats
 
+    def count_ack(self, bytes body not None):
+        mcore_link_count_ack(self._own(), at(body), size_of(body))
+
     def outstanding(self, long owner=-1):
         return mcore_outbox_outstanding(self._box(), owner)
 

@@ -47,7 +47,11 @@ logger = Log("memphis_sync.link")
 ACK_SID = 1  # the C core's own: everything that comes under it is an ack of a produced message
 PAUSE_S = 0.2  # after what nobody foresaw: not in a circle at full speed
 JOIN_S = 5.0  # how long close() waits for a thread
-_COUNTED = ("accepted", "queued", "queued_bytes", "in_flight", "delivered", "failed", "abandoned", "buffer_full")
+_ANSWERED = ("acked", "given_back", "dead_lettered")
+_COUNTED = (
+    *("accepted", "queued", "queued_bytes", "in_flight", "delivered", "failed", "abandoned", "buffer_full", "received"),
+    *_ANSWERED,
+)
 
 
 class DataLink:
@@ -222,6 +226,7 @@ class DataLink:
         """All counters at one instant; no IO."""
         raw: dict[str, int] = self.core.stats()
         counted = {name: raw[name] for name in _COUNTED}
+        counted["unanswered"] = raw["received"] - sum(raw[name] for name in _ANSWERED)
         counted.update({} if self.file is None else self.file.counts())
         return Stats(**counted, reconnects=self._reconnects, callback_errors=self.callbacks.errors)
 

@@ -224,6 +224,9 @@ def consuming(client: Memphis) -> None:
         assert_type(row["time"], Optional[dt.datetime])
         assert_type(row["headers"], dict[str, str])
         assert_type(row["data"], object)
+    batch.ack()
+    stats = client.stats()
+    assert_type(stats.received - stats.acked - stats.given_back - stats.dead_lettered, int)
     consumer.consume(handle, context={"seen": 1}, workers=4)
     consumer.consume(lambda messages, error, context: print(len(messages), error, context))
     consumer.set_context({"seen": 2})
@@ -257,6 +260,10 @@ def running_handlers(client: Memphis) -> None:
     assert_type(found, Handler)
     assert_type(found.alias, str)
     assert_type(found.path, str)
+    station = client.station("orders")
+    assert_type(station.purge(partition=1), int)
+    for message in station.replay(from_sequence=5):
+        assert_type(message, PeekedMessage)
     assert_type(memphis_sync.run_handler(client, found, around=transaction, batch_size=10), int)
     assert_type(memphis_sync.run_handler(client, handling, stop_signals=(signal.SIGTERM, signal.SIGINT)), int)
 
