@@ -36,6 +36,7 @@ _STATUSES = {
     "410": "The ack time is over.",
     "413": "Too large.",
     "415": "The content type or encoding is not supported.",
+    "429": "Too many logins have failed. Try again after Retry-After seconds.",
     "503": "The broker cannot be reached, or the queue is full. Try again after Retry-After seconds.",
     "504": "No confirmation in time; outcome says whether the message may be stored.",
 }
