@@ -11,12 +11,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import pytest
 
-from memphis_sync.broker import BrokerOptions, BrokerProcess
-from memphis_sync.broker.server.nats_server import find_nats_server
+if TYPE_CHECKING:
+    from memphis_sync.broker import BrokerProcess
 
 NODES = 3
 READY_S = 60.0
@@ -62,6 +62,8 @@ class Node:
         (self.folder / "nats-server.conf").write_text(text)
 
     def start(self) -> None:
+        from memphis_sync.broker.server.nats_server import find_nats_server  # not before the binding is chosen
+
         command = [find_nats_server(), "-c", str(self.folder / "nats-server.conf"), "-l", str(self.folder / "log")]
         self._process = subprocess.Popen(command, start_new_session=True)
 
@@ -97,6 +99,8 @@ class Cluster:
         self.broker: Optional[BrokerProcess] = None
 
     def start(self) -> None:
+        from memphis_sync.broker import BrokerOptions, BrokerProcess
+
         for attempt in range(10):
             self.nodes = self._started(self._folder / str(attempt))
             if self._wait_until_ready():
