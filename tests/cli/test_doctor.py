@@ -20,6 +20,8 @@ from memphis_sync.broker import BrokerOptions
 from memphis_sync.broker.server.nats_server import find_nats_server
 from memphis_sync.cli import main
 
+ENOUGH_MS = 30_000  # for a handshake, on a busy machine
+SILENT_MS = 3000  # where nobody will ever answer
 STEPS = ["settings", "DNS", "TCP", "INFO", "TLS", "login", "JetStream", "control", "stored"]
 
 
@@ -54,7 +56,7 @@ def doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def url_of(server: Any, login: str = "root:memphis", scheme: str = "memphis") -> str:
-    return f"{scheme}://{login}@{server.host}:{server.port}"
+    return f"{scheme}://{login}@{server.host}:{server.port}/?timeout_ms={ENOUGH_MS}"
 
 
 def failed(found: Found, step: str, code: int) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def failed(found: Found, step: str, code: int) -> dict[str, Any]:
 
 
 def test_all_is_well(doctor: Any, broker: Any, memphis: Any) -> None:
-    found = doctor(MEMPHIS_URL=broker.url)
+    found = doctor(MEMPHIS_URL=url_of(broker, f"root:{broker.password}"))
     assert found.code == 0
     assert list(found.steps) == STEPS
     assert all(each["ok"] and each["seconds"] >= 0 for each in found.steps.values())
@@ -87,7 +89,7 @@ def test_a_memphis_broker_is_told_from_ours(doctor: Any, broker: Any) -> None:
 
 
 def test_a_wrong_port(doctor: Any, refused_address: tuple[str, int]) -> None:
-    url = "memphis://root:canary@{}:{}".format(*refused_address)
+    url = "memphis://root:canary@{}:{}/?timeout_ms={}".format(*refused_address, ENOUGH_MS)
     said = failed(doctor(MEMPHIS_URL=url), "TCP", 3)
     assert f"is {refused_address[1]} its port?" in said["cure"]
     assert "correct MEMPHIS_URL" in said["cure"]
@@ -137,7 +139,7 @@ def test_a_certificate_of_a_ca_that_is_not_trusted(doctor: Any, tls_broker: Any)
 
 
 def test_tls_that_is_well(doctor: Any, tls_broker: Any, authority: Any) -> None:
-    url = f"{url_of(tls_broker, f'root:{tls_broker.password}', 'memphis+tls')}/?ca_file={authority.file}"
+    url = f"{url_of(tls_broker, f'root:{tls_broker.password}', 'memphis+tls')}&ca_file={authority.file}"
     found = doctor(MEMPHIS_URL=url)
     assert found.code == 0, found.last
     assert found.steps["TLS"]["detail"].startswith("TLSv1.")
@@ -155,7 +157,7 @@ def nats_server(refused_address: tuple[str, int], tmp_path: Any, until: Any) -> 
         with (tmp_path / "log").open("wb") as log:
             started.append(subprocess.Popen(command, stdout=log, stderr=log))
         until(lambda: b"Server is ready" in (tmp_path / "log").read_bytes(), 60)
-        return f"memphis://root:canary@{host}:{port}"
+        return f"memphis://root:canary@{host}:{port}/?timeout_ms={ENOUGH_MS}"
 
     yield start
     for process in started:
@@ -191,7 +193,7 @@ def test_an_http_port(doctor: Any) -> None:
         thread = threading.Thread(target=server.serve_forever, name="test-http")
         thread.start()
         try:
-            url = f"memphis://root:canary@127.0.0.1:{server.server_port}/?timeout_ms=500"
+            url = f"memphis://root:canary@127.0.0.1:{server.server_port}/?timeout_ms={SILENT_MS}"
             said = failed(doctor(MEMPHIS_URL=url), "INFO", 3)
         finally:
             server.shutdown()
@@ -200,7 +202,7 @@ def test_an_http_port(doctor: Any) -> None:
 
 
 def test_a_port_where_nobody_answers(doctor: Any, deaf_address: tuple[str, int]) -> None:
-    url = "memphis://root:canary@{}:{}/?timeout_ms=300".format(*deaf_address)
+    url = "memphis://root:canary@{}:{}/?timeout_ms={}".format(*deaf_address, SILENT_MS)
     said = failed(doctor(MEMPHIS_URL=url), "INFO", 3)
     assert "is not a Memphis broker, or it hangs" in said["cure"]
 
@@ -249,7 +251,11 @@ def test_a_user_who_may_not_create_stations(doctor: Any, tmp_path: Path, until: 
     server.spawn()
     try:
         until(server.is_up, 60)
-        said = failed(doctor(MEMPHIS_URL=f"memphis://{LIMITED}:{PASSWORD}@127.0.0.1:{server.port}"), "control", 1)
+        said = failed(
+            doctor(MEMPHIS_URL=f"memphis://{LIMITED}:{PASSWORD}@127.0.0.1:{server.port}/?timeout_ms={ENOUGH_MS}"),
+            "control",
+            1,
+        )
     finally:
         server.stop()
     assert "this user may not create stations" in said["cure"]
