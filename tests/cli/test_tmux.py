@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,18 @@ import pytest
 pytestmark = pytest.mark.tmux
 
 
-def test_pub_draws_a_bar_and_removes_it(terminal: Any, station_name: str) -> None:
-    terminal.type(f"(seq 300000; sleep 1) | memphis pub {station_name}")
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A pipe with a name: ``cat`` of it ends when the test has opened and closed it."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
+
+
+def test_pub_draws_a_bar_and_removes_it(terminal: Any, station_name: str, gate: Path) -> None:
+    terminal.type(f"(seq 300000; cat {gate}) | memphis pub {station_name}")
     terminal.until(" stored, ")
+    gate.write_bytes(b"")
     shown = terminal.until("code=0")
     assert "300,000 stored in " in shown
     assert re.search(r"\d/s *\d:\d\d:\d\d", shown) is None, "the bar is gone"
@@ -39,10 +50,13 @@ def test_a_table_and_a_help_fit(terminal: Any, memphis: Any, station_name: str) 
     assert max(map(len, shown.splitlines())) <= 60
 
 
-def test_no_color_leaves_the_bar_without_colour(terminal: Any, station_name: str) -> None:
-    terminal.type(f"export NO_COLOR=1; clear; (seq 1000; sleep 5) | memphis pub {station_name}")
+def test_no_color_leaves_the_bar_without_colour(terminal: Any, station_name: str, gate: Path) -> None:
+    terminal.type(f"export NO_COLOR=1; clear; (seq 1000; cat {gate}) | memphis pub {station_name}")
     terminal.until(" stored, ")
     coloured = terminal.screen(with_colour=True)
+    assert " stored, " in coloured
+    gate.write_bytes(b"")
+    terminal.until("code=0")
     assert not re.search(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])(?:;[0-9;]*)?m", coloured)
 
 
