@@ -185,7 +185,8 @@ class LinkState:
         self.is_lost = False
         seconds = time.monotonic() - self._lost_at
         level = self._shared.back(self._link, self.address)
-        self._say(level, "reconnected to", f" after {self.attempts} attempts in {seconds:.1f} s{more}")
+        text = f" after {self.attempts} attempts in {seconds:.1f} s{more}"
+        self._say(level, "reconnected to", text, memphis_seconds=round(seconds, 3))
         self._notify("reconnect", self.reason, self.attempts, seconds)
 
     def gave_up(self, reason: str) -> None:
@@ -199,7 +200,7 @@ class LinkState:
         """Something went wrong that is not an outage."""
         self._notify("error", reason)
 
-    def _say(self, level: int, what: str, more: str, **extra: str) -> None:
+    def _say(self, level: int, what: str, more: str, **extra: object) -> None:
         told = {"memphis_client": self._shared.label, "memphis_attempts": self.attempts, **extra}
         self._log.log(level, "%r %s %s%s", self._shared.label, what, self.address, more, extra=told)
 

@@ -311,6 +311,7 @@ def test_an_outage_is_two_lines(through_proxy, caplog, until, station_name):
     assert "'web' reconnected to 127.0.0.1:" in loud[2].getMessage()
     assert loud[2].memphis_attempts >= 2
     assert loud[2].memphis_client == "web"
+    assert 0 < loud[2].memphis_seconds < 300
     assert not [record for record in caplog.records if record.name.startswith("nats")]
     assert "root:" not in caplog.text
 
