@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from fix_process import run_python
 
 USERS = Path(__file__).parents[1] / "users"
 ENGINE = {"ENGINE": "django.db.backends.sqlite3"}
-MODULE = {"DJANGO_SETTINGS_MODULE": "django_shop.settings", "PYTHONPATH": str(USERS)}
+PYTHONPATH = os.pathsep.join(filter(None, [str(USERS), os.environ.get("PYTHONPATH", "")]))
+MODULE = {"DJANGO_SETTINGS_MODULE": "django_shop.settings", "PYTHONPATH": PYTHONPATH}
 
 
 class UndoError(Exception):

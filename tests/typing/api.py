@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Optional, Union
 
 import memphis_sync
+import memphis_sync.contrib.django
 import memphis_sync.http
 from memphis_sync import (
     BulkResult,
@@ -51,6 +52,7 @@ from memphis_sync import (
     Stats,
     Storage,
 )
+from memphis_sync.contrib.django import outbox
 from memphis_sync.http import GatewayAnswer, HttpBulkResult, HttpClient, HttpMessage, HttpMessages
 from memphis_sync.message import Metadata
 from memphis_sync.types import MessageBody, PubAcks
@@ -341,6 +343,20 @@ def failing(error: MemphisError) -> None:
             assert_type(result, Union[PubAck, memphis_sync.ProduceError, memphis_sync.SchemaError])
     if isinstance(error, memphis_sync.BulkError):
         assert_type(error.result, Optional[BulkResult])
+
+
+def in_django() -> None:
+    assert_type(memphis_sync.contrib.django.memphis, Memphis)
+    assert_type(memphis_sync.contrib.django.clients["archive"], Memphis)
+    assert_type(memphis_sync.contrib.django.clients.opened(), Optional[Memphis])
+    assert_type(outbox.enqueue("orders", {"id": 7}, producer_partition_key="17", using="other"), str)
+    memphis_sync.contrib.django.produce_on_commit("orders", b"x", alias="archive", on_delivery=print, msg_id="7")
+
+    @memphis_sync.contrib.django.handler("orders", group="billing")
+    def on_order(message: Message) -> int:
+        return len(message.data)
+
+    print(on_order)
 
 
 def checking(client: Memphis) -> None:

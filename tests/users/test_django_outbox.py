@@ -18,7 +18,7 @@ import memphis_sync
 from memphis_sync import ConfigurationError, HeaderError, SchemaError
 
 KEYS = 7
-KILLS, ROWS = 2, 400
+KILLS, ROWS = 1, 200
 
 
 def rows(database: str = "default") -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fix_django import USERS
+from fix_django import PYTHONPATH
 from programs import check_arrived
 
 MESSAGES = 10  # a request
@@ -76,7 +76,7 @@ def test_runserver_opens_one_client_in_each_process_that_serves(
 ) -> None:
     """The process that starts the other one anew opens none."""
     (tmp_path / "reloaded.py").write_text("from django_shop.settings import *\n")
-    path = f"{USERS}{os.pathsep}{tmp_path}"
+    path = f"{PYTHONPATH}{os.pathsep}{tmp_path}"
     env = {**shop_env, "SHOP_DEBUG": "1", "DJANGO_SETTINGS_MODULE": "reloaded", "PYTHONPATH": path}
     server = start_program("-m", "django", "runserver", "127.0.0.1:0", env=env)
 
