@@ -11,7 +11,6 @@ from collections.abc import Collection
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from memphis_sync._base import native
 from memphis_sync.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,26 +37,30 @@ class StopSignals:
         self._stop = stop
         self._is_told = False
         self._before: dict[int, Any] = {}
-        if signals and native.get_ident() != threading.main_thread().ident:
-            raise UsageError(
-                f"{what} was called with stop_signals on the thread {threading.current_thread().name!r}; signals reach "
-                "the main thread only: call it there, or without stop_signals, and end it with stop()"
-            )
         for number in signals:
-            if signal.getsignal(number) is None:
+            before = signal.getsignal(number)
+            if before is None:
                 raise UsageError(
                     f"{signal.Signals(number).name} has a handler that was not installed by Python, and that Python "
                     f"could not put back: call {what} without it"
                 )
+            try:
+                signal.signal(number, before)  # Python says who may; under gevent threading has other ideas
+            except ValueError:
+                raise UsageError(
+                    f"{what} was called with stop_signals on the thread {threading.current_thread().name!r}; signals "
+                    "reach the main thread only (and no subinterpreter): call it there, or without stop_signals, and "
+                    "end it with stop()"
+                ) from None
 
     def __enter__(self) -> Self:
         try:
             for number in self._signals:
                 self._before[number] = signal.getsignal(number)
                 signal.signal(number, self._on_signal)
-        except ValueError as exc:  # a subinterpreter
+        except BaseException:  # Ctrl-C between two of them
             self._restore()
-            raise UsageError(f"signals cannot be had here: {exc}") from exc
+            raise
         return self
 
     def __exit__(

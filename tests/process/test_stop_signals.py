@@ -59,9 +59,11 @@ print("over", flush=True)
 def program(start_python, broker, memphis, station_name):
     """Starts the program on a station with the messages 0 to 9, and waits until it has 2 in hand."""
 
-    def start(how, signals="SIGTERM", messages=range(10)):
+    def start(how, signals="SIGTERM", messages=range(10), first=""):
         memphis.producer(station_name, "p").produce_many(str(message) for message in messages)
-        child = start_python("-c", PROGRAM, how, signals, env={"TEST_URL": broker.url, "TEST_STATION": station_name})
+        child = start_python(
+            "-c", first + PROGRAM, how, signals, env={"TEST_URL": broker.url, "TEST_STATION": station_name}
+        )
         for message in messages[:3]:
             assert child.line() == f"{message}\n".encode()
         return child
@@ -99,8 +101,9 @@ def test_a_second_signal_ends_it_at_once(program, memphis, station_name):
     assert sorted(left(memphis, station_name)) == list(range(2, 10))
 
 
-def test_it_ends_while_it_waits_for_messages(program, memphis, station_name):
-    child = program("run", "SIGTERM,SIGINT", messages=[0, 1, 3])
+@pytest.mark.parametrize("first", ["", "from gevent import monkey; monkey.patch_all()"], ids=["threads", "gevent"])
+def test_it_ends_while_it_waits_for_messages(program, memphis, station_name, first):
+    child = program("run", "SIGTERM,SIGINT", messages=[0, 1, 3], first=first)
     child.process.send_signal(signal.SIGINT)
     assert child.line() == b"ran 3\n"
     assert child.line() == b"over\n"
