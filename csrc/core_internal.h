@@ -44,6 +44,7 @@ struct mcore_slot {
     uint32_t owner;
     uint16_t state;
     uint8_t flags;
+    uint8_t round;   /* of its lane, when it was last written */
     uint32_t thread; /* number of the producing thread, below MCORE_THREADS */
 };
 
@@ -155,6 +156,7 @@ struct mcore_send_log {
     uint64_t pin_pos; /* bytes from here on are being written; UINT64_MAX when nobody writes */
     uint64_t queued;
     uint64_t in_flight;
+    uint8_t round;        /* counts seconds while there is something to do; an age is a difference of two */
     bool window_was_full; /* then the sender waits for a worthwhile part of the window */
     struct mcore_file_entry
         *entries;      /* by slot % max_messages; NULL: the log is in memory. `data` is in the file, too */
@@ -185,6 +187,8 @@ struct mcore_outbox {
     size_t outage_count;
     size_t outage_cap;
     bool has_question; /* a new one, which the sender has not told of */
+    int64_t round_due_ns;
+    uint64_t round_accepted; /* how many messages had been accepted when the round began */
     struct mcore_stats stats;
     struct mcore_owner *owners;
     size_t owner_count;

@@ -4,6 +4,10 @@
  * oldest, is sent again after each pause to find out. Once it is answered the others follow it, in their order. Meanwhile
  * a question is left for whoever can ask the broker: messages of a stream that does not exist end after some attempts.
  *
+ * A leader that is lost takes along what it had and did not answer. So a stream that answers nothing for some seconds is
+ * suspected: when it then answers later messages only, those before them are sent again, and when it still answers nothing
+ * it counts as one without a leader.
+ *
  * A message without an id is never sent again while it may be stored and its connection lives: nothing would find the
  * duplicate.
  */
@@ -12,64 +16,15 @@
 
 #include "outage.h"
 
-#define NO_SLOT UINT64_MAX
 /* A message that was sent to find out counts as unanswered after so long: a server that elects may not answer at all. */
 #define SILENCE_NS INT64_C(1000000000)
+/* Once it answers, what was sent long ago may be answered first; after so long without an answer the rest goes again. */
+#define CALM_NS INT64_C(20000000)
 /* The question is left again after so many further attempts: when nobody could tell, and when the stream exists. */
 #define ASK_AGAIN 4u
 #define ASK_LATER 20u
 
 enum { QUESTION_NONE, QUESTION_OPEN, QUESTION_TAKEN };
-
-struct mcore_outage {
-    uint8_t *stream;
-    size_t stream_len;
-    uint64_t from[MCORE_LANES]; /* of each lane: no unsettled message of the stream lies before it */
-    uint64_t probe;             /* which message was sent to find out; NO_SLOT: none is on its way */
-    int64_t due_ns;             /* when the next one is sent, or this one counts as unanswered */
-    unsigned attempts;          /* that had no responder, or no answer */
-    unsigned ask_at;            /* so many of them leave the question */
-    int question;
-    bool is_gone; /* the answer: its messages end after the last attempt, when none of them is on its way */
-};
-
-/* ---- one partition's messages ------------------------------------------------------------------------------------- */
-
-static bool is_of(const struct mcore_outage *outage, const uint8_t *stream, size_t len)
-{
-    return outage->stream_len == len && memcmp(outage->stream, stream, len) == 0;
-}
-
-static bool has_slot(const struct mcore_outage *outage, const struct mcore_send_log *lane, uint64_t slot)
-{
-    const struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
-    size_t len;
-    if (entry->state == MCORE_SLOT_SETTLED)
-        return false;
-    const uint8_t *stream = mcore_send_log_stream(lane, entry, &len);
-    return is_of(outage, stream, len);
-}
-
-/* The first unsettled message of the stream from `slot` on; the lane's tail when there is none. */
-static uint64_t next_slot(const struct mcore_outage *outage, const struct mcore_send_log *lane, uint64_t slot)
-{
-    if (slot < lane->log->head_slot)
-        slot = lane->log->head_slot;
-    while (slot < lane->log->tail_slot && !has_slot(outage, lane, slot))
-        slot++;
-    return slot;
-}
-
-static struct mcore_outage *find(const struct mcore_outbox *outbox, const struct mcore_send_log *lane,
-                                 const struct mcore_slot *entry)
-{
-    size_t len;
-    const uint8_t *stream = mcore_send_log_stream(lane, entry, &len);
-    for (size_t i = 0; i < outbox->outage_count; i++)
-        if (is_of(&outbox->outages[i], stream, len))
-            return &outbox->outages[i];
-    return NULL;
-}
 
 /* ---- begin and end ------------------------------------------------------------------------------------------------ */
 
@@ -93,41 +48,18 @@ static void keep_back(struct mcore_send_log *lane, struct mcore_slot *entry)
     }
 }
 
-static struct mcore_outage *begin(struct mcore_outbox *outbox, const struct mcore_send_log *lane,
-                                  const struct mcore_slot *entry)
+/* From now on the messages of the stream wait; the first of them is sent to find out at due_ns. */
+static void declare(struct mcore_outbox *outbox, struct mcore_outage *outage, int64_t due_ns)
 {
-    if (outbox->outage_count == outbox->outage_cap) {
-        size_t cap = outbox->outage_cap == 0 ? 8 : outbox->outage_cap * 2;
-        struct mcore_outage *grown = realloc(outbox->outages, cap * sizeof(*grown));
-        if (grown == NULL)
-            return NULL;
-        outbox->outages = grown;
-        outbox->outage_cap = cap;
-    }
-    size_t len;
-    const uint8_t *stream = mcore_send_log_stream(lane, entry, &len);
-    uint8_t *copy = malloc(len + 1);
-    if (copy == NULL)
-        return NULL;
-    memcpy(copy, stream, len);
-    struct mcore_outage *outage = &outbox->outages[outbox->outage_count++];
-    *outage = (struct mcore_outage){
-        .stream = copy, .stream_len = len, .probe = NO_SLOT, .due_ns = mcore_deadline_after(outbox->retry_pause_ns)};
+    outage->phase = MCORE_WAITING;
+    outage->due_ns = due_ns;
     ask(outbox, outage);
     for (int i = 0; i < MCORE_LANES; i++) {
-        struct mcore_send_log *each = &outbox->lanes[i];
-        uint64_t slot = next_slot(outage, each, 0);
-        outage->from[i] = slot;
-        for (; slot < each->log->tail_slot; slot = next_slot(outage, each, slot + 1))
-            keep_back(each, mcore_send_log_slot(each, slot));
+        struct mcore_send_log *lane = &outbox->lanes[i];
+        for (uint64_t slot = mcore_outage_next_slot(outage, lane, outage->from[i]); slot < lane->log->tail_slot;
+             slot = mcore_outage_next_slot(outage, lane, slot + 1))
+            keep_back(lane, mcore_send_log_slot(lane, slot));
     }
-    return outage;
-}
-
-static void end(struct mcore_outbox *outbox, struct mcore_outage *outage)
-{
-    free(outage->stream);
-    *outage = outbox->outages[--outbox->outage_count];
 }
 
 /* The stream answers again: everything of it that waits is queued, in its place. */
@@ -135,12 +67,12 @@ static void resume(struct mcore_outbox *outbox, struct mcore_outage *outage)
 {
     for (int i = 0; i < MCORE_LANES; i++) {
         struct mcore_send_log *lane = &outbox->lanes[i];
-        for (uint64_t slot = next_slot(outage, lane, outage->from[i]); slot < lane->log->tail_slot;
-             slot = next_slot(outage, lane, slot + 1))
+        for (uint64_t slot = mcore_outage_next_slot(outage, lane, outage->from[i]); slot < lane->log->tail_slot;
+             slot = mcore_outage_next_slot(outage, lane, slot + 1))
             if (mcore_send_log_slot(lane, slot)->state == MCORE_SLOT_PAUSED)
                 mcore_send_log_queue_again(lane, slot);
     }
-    end(outbox, outage);
+    mcore_outage_end(outbox, outage);
     if (mcore_outbox_has_run_locked(outbox))
         mcore_outbox_wake_sender_locked(outbox);
 }
@@ -151,8 +83,8 @@ static void give_up(struct mcore_outbox *outbox, struct mcore_outage *outage)
     int64_t due_ns = mcore_deadline_after(MCORE_VERDICT_NS);
     for (int i = 0; i < MCORE_LANES; i++) {
         struct mcore_send_log *lane = &outbox->lanes[i];
-        for (uint64_t slot = next_slot(outage, lane, outage->from[i]); slot < lane->log->tail_slot;
-             slot = next_slot(outage, lane, slot + 1)) {
+        for (uint64_t slot = mcore_outage_next_slot(outage, lane, outage->from[i]); slot < lane->log->tail_slot;
+             slot = mcore_outage_next_slot(outage, lane, slot + 1)) {
             struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
             if (entry->state == MCORE_SLOT_PAUSED)
                 entry->flags |= MCORE_FLAG_NO_RESPONDERS;
@@ -162,7 +94,7 @@ static void give_up(struct mcore_outbox *outbox, struct mcore_outage *outage)
     }
     if (due_ns < outbox->next_deadline_ns)
         outbox->next_deadline_ns = due_ns;
-    end(outbox, outage);
+    mcore_outage_end(outbox, outage);
     mcore_outbox_wake_sender_locked(outbox);
 }
 
@@ -171,7 +103,7 @@ static void give_up(struct mcore_outbox *outbox, struct mcore_outage *outage)
 /* A message that was sent to find out had no responder, or no answer. */
 static void count_attempt(struct mcore_outbox *outbox, struct mcore_outage *outage)
 {
-    outage->probe = NO_SLOT;
+    outage->probe = MCORE_NO_SLOT;
     outage->attempts++;
     if (outage->question == QUESTION_NONE && !outage->is_gone && outage->attempts >= outage->ask_at)
         ask(outbox, outage);
@@ -185,13 +117,14 @@ static void take_back_unanswered(struct mcore_outbox *outbox, struct mcore_outag
 {
     for (int i = 0; i < MCORE_LANES; i++) {
         struct mcore_send_log *lane = &outbox->lanes[i];
-        for (uint64_t slot = next_slot(outage, lane, outage->from[i]); slot < lane->log->tail_slot;
-             slot = next_slot(outage, lane, slot + 1)) {
+        for (uint64_t slot = mcore_outage_next_slot(outage, lane, outage->from[i]); slot < lane->log->tail_slot;
+             slot = mcore_outage_next_slot(outage, lane, slot + 1)) {
             struct mcore_slot *entry = mcore_send_log_slot(lane, slot);
             if (entry->state != MCORE_SLOT_IN_FLIGHT || !mcore_send_log_has_id(lane, entry))
                 continue;
             entry->flags |= MCORE_FLAG_UNSURE;
             mcore_outbox_pause_slot_locked(outbox, lane, entry);
+            outage->took_back = true;
         }
     }
 }
@@ -201,10 +134,10 @@ static bool send_probe(struct mcore_outbox *outbox, struct mcore_outage *outage)
 {
     for (int i = 0; i < MCORE_LANES; i++) {
         struct mcore_send_log *lane = &outbox->lanes[i];
-        uint64_t slot = next_slot(outage, lane, outage->from[i]);
+        uint64_t slot = mcore_outage_next_slot(outage, lane, outage->from[i]);
         outage->from[i] = slot;
         while (slot < lane->log->tail_slot && mcore_send_log_slot(lane, slot)->state != MCORE_SLOT_PAUSED)
-            slot = next_slot(outage, lane, slot + 1); /* on its way, and it cannot be sent again */
+            slot = mcore_outage_next_slot(outage, lane, slot + 1); /* on its way, and it cannot be sent again */
         if (slot == lane->log->tail_slot)
             continue;
         mcore_send_log_queue_again(lane, slot);
@@ -215,13 +148,46 @@ static bool send_probe(struct mcore_outbox *outbox, struct mcore_outage *outage)
     return false;
 }
 
+static void end_calmly(struct mcore_outbox *outbox, struct mcore_outage *outage)
+{
+    if (outage->has_answered) {
+        outage->has_answered = false;
+        outage->due_ns = mcore_deadline_after(CALM_NS);
+    } else {
+        resume(outbox, outage);
+    }
+}
+
+static bool has_work(const struct mcore_outbox *outbox)
+{
+    const struct mcore_stats *stats = &outbox->stats;
+    return outbox->retry_attempts > 0 &&
+           (stats->queued + stats->in_flight > 0 || stats->accepted != outbox->round_accepted);
+}
+
 void mcore_outage_run_due_locked(struct mcore_outbox *outbox, int64_t now_ns)
 {
+    if (outbox->round_due_ns <= now_ns && has_work(outbox)) {
+        mcore_outage_look_for_silence(outbox);
+        outbox->round_due_ns = now_ns + MCORE_ROUND_NS;
+        outbox->round_accepted = outbox->stats.accepted;
+    }
     for (size_t i = outbox->outage_count; i-- > 0;) {
         struct mcore_outage *outage = &outbox->outages[i];
         if (outage->due_ns > now_ns)
             continue;
-        if (outage->probe != NO_SLOT) {
+        if (outage->phase == MCORE_SUSPECTED && outage->has_answered) {
+            mcore_outage_send_skipped(outbox, outage);
+            mcore_outage_end(outbox, outage);
+            continue;
+        }
+        if (outage->phase == MCORE_ENDING) {
+            end_calmly(outbox, outage);
+            continue;
+        }
+        if (outage->phase == MCORE_SUSPECTED)
+            declare(outbox, outage, now_ns);
+        if (outage->probe != MCORE_NO_SLOT) {
             struct mcore_send_log *lane = mcore_outbox_lane(outbox, outage->probe);
             const struct mcore_slot *entry = mcore_send_log_slot(lane, outage->probe & ~MCORE_EXPRESS_TAG);
             if (entry->state == MCORE_SLOT_QUEUED) { /* the socket took nothing until now */
@@ -242,7 +208,7 @@ void mcore_outage_run_due_locked(struct mcore_outbox *outbox, int64_t now_ns)
 
 int64_t mcore_outage_next_due_locked(const struct mcore_outbox *outbox)
 {
-    int64_t due_ns = MCORE_NEVER;
+    int64_t due_ns = has_work(outbox) ? outbox->round_due_ns : MCORE_NEVER;
     for (size_t i = 0; i < outbox->outage_count; i++)
         if (outbox->outages[i].due_ns < due_ns)
             due_ns = outbox->outages[i].due_ns;
@@ -253,7 +219,8 @@ int64_t mcore_outage_next_due_locked(const struct mcore_outbox *outbox)
 
 void mcore_outage_appended_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, struct mcore_slot *entry)
 {
-    if (outbox->outage_count > 0 && find(outbox, lane, entry) != NULL)
+    const struct mcore_outage *outage = outbox->outage_count == 0 ? NULL : mcore_outage_find(outbox, lane, entry);
+    if (outage != NULL && outage->phase != MCORE_SUSPECTED)
         keep_back(lane, entry);
 }
 
@@ -262,35 +229,49 @@ bool mcore_outage_unheard_locked(struct mcore_outbox *outbox, struct mcore_send_
     if (outbox->retry_attempts == 0)
         return false;
     const struct mcore_slot *entry = mcore_send_log_slot(lane, number & ~MCORE_EXPRESS_TAG);
-    struct mcore_outage *outage = find(outbox, lane, entry);
+    struct mcore_outage *outage = mcore_outage_find(outbox, lane, entry);
     if (outage == NULL)
-        outage = begin(outbox, lane, entry);
-    else if (outage->probe == number) {
+        outage = mcore_outage_suspect(outbox, lane, entry);
+    if (outage == NULL)
+        return false;
+    if (outage->phase == MCORE_SUSPECTED) {
+        declare(outbox, outage, mcore_deadline_after(outbox->retry_pause_ns));
+    } else if (outage->probe == number) {
         count_attempt(outbox, outage);
         outage->due_ns = mcore_deadline_after(is_over(outbox, outage) ? 0 : outbox->retry_pause_ns);
     }
-    if (outage == NULL)
-        return false;
     if (outage->due_ns < outbox->sender_until_ns || outbox->has_question)
         mcore_outbox_wake_sender_locked(outbox);
     return true;
 }
 
-void mcore_outage_settled_locked(struct mcore_outbox *outbox, uint64_t number, int outcome)
+void mcore_outage_settled_locked(struct mcore_outbox *outbox, struct mcore_send_log *lane, uint64_t number, int outcome)
 {
-    for (size_t i = 0; i < outbox->outage_count; i++) {
-        struct mcore_outage *outage = &outbox->outages[i];
-        if (outage->probe != number)
-            continue;
-        if (outcome == MCORE_DELIVERED || outcome == MCORE_REFUSED) {
-            resume(outbox, outage);
-        } else {
-            outage->probe = NO_SLOT;
-            outage->due_ns = 0;
-            mcore_outbox_wake_sender_locked(outbox);
-        }
+    uint64_t slot = number & ~MCORE_EXPRESS_TAG;
+    struct mcore_outage *outage = mcore_outage_find(outbox, lane, mcore_send_log_slot(lane, slot));
+    if (outage == NULL)
         return;
+    bool is_answer = outcome == MCORE_DELIVERED || outcome == MCORE_REFUSED;
+    if (is_answer) {
+        uint8_t round = mcore_send_log_slot(lane, slot)->round;
+        if (!outage->has_answered || (int8_t)(round - outage->newest) > 0)
+            outage->newest = round;
+        outage->has_answered = true;
     }
+    if (outage->probe != number)
+        return;
+    outage->probe = MCORE_NO_SLOT;
+    outage->due_ns = 0;
+    if (is_answer) {
+        if (!outage->took_back) {
+            resume(outbox, outage);
+            return;
+        }
+        outage->phase = MCORE_ENDING;
+        outage->has_answered = false;
+        outage->due_ns = mcore_deadline_after(CALM_NS);
+    }
+    mcore_outbox_wake_sender_locked(outbox);
 }
 
 void mcore_outage_end_all_locked(struct mcore_outbox *outbox)
@@ -302,8 +283,8 @@ void mcore_outage_end_all_locked(struct mcore_outbox *outbox)
 bool mcore_outage_is_waited_out_locked(const struct mcore_outbox *outbox, const struct mcore_send_log *lane,
                                        const struct mcore_slot *entry)
 {
-    const struct mcore_outage *outage = outbox->outage_count == 0 ? NULL : find(outbox, lane, entry);
-    return outage != NULL && !outage->is_gone;
+    const struct mcore_outage *outage = outbox->outage_count == 0 ? NULL : mcore_outage_find(outbox, lane, entry);
+    return outage != NULL && outage->phase != MCORE_SUSPECTED && !outage->is_gone;
 }
 
 void mcore_outages_free(struct mcore_outbox *outbox)
@@ -337,12 +318,12 @@ void mcore_outbox_answer_question(struct mcore_outbox *outbox, const char *strea
     pthread_mutex_lock(&outbox->lock);
     for (size_t i = 0; i < outbox->outage_count; i++) {
         struct mcore_outage *outage = &outbox->outages[i];
-        if (!is_of(outage, (const uint8_t *)stream, len))
+        if (!mcore_outage_is_of(outage, (const uint8_t *)stream, len))
             continue;
         outage->question = QUESTION_NONE;
         outage->ask_at = outage->attempts + (answer == MCORE_STREAM_EXISTS ? ASK_LATER : ASK_AGAIN);
         outage->is_gone = answer == MCORE_STREAM_GONE;
-        if (is_over(outbox, outage) && outage->probe == NO_SLOT) {
+        if (is_over(outbox, outage) && outage->probe == MCORE_NO_SLOT) {
             outage->due_ns = 0;
             mcore_outbox_wake_sender_locked(outbox);
         }

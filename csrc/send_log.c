@@ -328,6 +328,7 @@ long mcore_send_log_run_take(struct mcore_send_log *send_log, uint64_t window, s
         if (entry->flags & MCORE_FLAG_WRITTEN)
             stats->resent++;
         entry->state = MCORE_SLOT_IN_FLIGHT;
+        entry->round = send_log->round;
         entry->flags = (uint8_t)((entry->flags & ~MCORE_FLAG_NO_RESPONDERS) | MCORE_FLAG_WRITTEN);
         stats->queued--;
         stats->queued_bytes -= entry->len;

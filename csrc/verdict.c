@@ -46,7 +46,7 @@ static int settle_locked(struct mcore_outbox *outbox, uint64_t number, const str
     else if (verdict->outcome != MCORE_DELIVERED)
         mcore_outbox_note_unseen_locked(outbox, verdict->outcome, verdict->text, verdict->text_len);
     if (outbox->outage_count > 0)
-        mcore_outage_settled_locked(outbox, number, verdict->outcome);
+        mcore_outage_settled_locked(outbox, lane, number, verdict->outcome);
     if (slot == lane->log->head_slot)
         mcore_send_log_reclaim(lane);
     /* Only when the window kept it back until now: else whoever queued it has seen to its being written. */

@@ -9,6 +9,7 @@
 #include "memphis_core.h"
 
 #define SECOND INT64_C(1000000000)
+#define CALM (SECOND / 40) /* what came late has been answered by then */
 #define BYTES_OF(text) (const uint8_t *)(text), strlen(text)
 
 enum { STREAMS = 2, SLOTS = 4096 };
@@ -187,6 +188,7 @@ static void test_what_was_under_way_goes_again_in_its_place_if_it_has_an_id(void
         server.modes[0] = SERVES;
         pass(&server, SECOND / 4);
         CHECK(serve(&server) == 1 && server.sent[4] == (has_id ? 0u : 2u));
+        pass(&server, CALM);
         CHECK(serve(&server) == (has_id ? 3u : 1u));
         CHECK(mcore_outbox_outstanding(server.outbox, -1) == (has_id ? 0u : 2u));
         for (size_t i = 0; i < server.stored_count[0]; i++)
@@ -210,6 +212,7 @@ static void test_a_message_that_is_sent_to_find_out_may_have_no_answer(void)
     server.modes[0] = SERVES;
     pass(&server, SECOND + 1);
     CHECK(serve(&server) == 1);
+    pass(&server, CALM);
     CHECK(serve(&server) == 2 && mcore_outbox_outstanding(server.outbox, -1) == 0);
 
     /* One without an id has been sent: only another one can find out. */
@@ -225,6 +228,144 @@ static void test_a_message_that_is_sent_to_find_out_may_have_no_answer(void)
     pass(&server, SECOND + 1);
     CHECK(serve(&server) == 1 && server.sent[3] == 4);
     CHECK(mcore_outbox_outstanding(server.outbox, -1) == 1);
+    end(&server);
+}
+
+/* ---- silence ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t resent(struct mcore_outbox *outbox)
+{
+    struct mcore_stats stats;
+    mcore_outbox_stats(outbox, &stats);
+    return stats.resent;
+}
+
+static void test_a_stream_that_answers_nothing_is_looked_after_and_gets_all_again(void)
+{
+    static struct server server;
+    server = (struct server){.outbox = new_outbox(2), .modes = {IS_SILENT, SERVES}};
+    for (int i = 0; i < 3; i++)
+        CHECK(append(server.outbox, 0, 1, 60 * SECOND, NULL) == i);
+    CHECK(serve(&server) == 3);
+    for (int i = 0; i < 2; i++) {
+        pass(&server, SECOND);
+        CHECK(serve(&server) == 0 && !take_question(server.outbox, "a$1"));
+    }
+    server.modes[0] = SERVES; /* there is a leader again, who knows nothing of them */
+    for (int i = 0; i < 3 && server.sent_count == 3; i++) {
+        pass(&server, SECOND);
+        serve(&server);
+    }
+    CHECK(server.sent_count == 4 && server.sent[3] == 0 && take_question(server.outbox, "a$1"));
+    CHECK(append(server.outbox, 0, 1, 60 * SECOND, NULL) == 3);
+    pass(&server, CALM);
+    CHECK(serve(&server) == 3 && mcore_outbox_outstanding(server.outbox, -1) == 0);
+    for (size_t i = 0; i < 4; i++)
+        CHECK(server.stored[0][i] == i);
+    end(&server);
+}
+
+static void test_what_a_stream_has_skipped_is_sent_again_alone(void)
+{
+    for (int has_id = 0; has_id <= 1; has_id++) {
+        static struct server server;
+        server = (struct server){.outbox = new_outbox(2), .modes = {IS_SILENT, SERVES}};
+        for (int i = 0; i < 3; i++)
+            CHECK(append(server.outbox, 0, has_id, 60 * SECOND, NULL) == i);
+        CHECK(serve(&server) == 3);
+        server.modes[0] = SERVES;
+        size_t sent = 0;
+        for (int i = 0; i < 6; i++) { /* it answers what comes now */
+            append(server.outbox, 0, has_id, 60 * SECOND, NULL);
+            pass(&server, SECOND);
+            sent += serve(&server);
+        }
+        CHECK(sent == (has_id ? 9u : 6u) && resent(server.outbox) == (has_id ? 3u : 0u));
+        CHECK(mcore_outbox_outstanding(server.outbox, -1) == (has_id ? 0u : 3u));
+        CHECK(!take_question(server.outbox, "a$1"));
+        end(&server);
+    }
+}
+
+/* Blocking producers have a lane of their own; what is skipped there is seen by what another lane's messages are told. */
+static void test_a_message_skipped_in_one_lane_is_found_by_answers_to_the_other(void)
+{
+    static struct server server;
+    server = (struct server){.outbox = new_outbox(2), .modes = {IS_SILENT, SERVES}};
+    struct mcore_route route = {BYTES_OF(subjects[0]), BYTES_OF("Nats-Msg-Id"), BYTES_OF("k: v\r\n"), 0, 1};
+    const struct mcore_route *routes[] = {&route};
+    struct mcore_message message = {.payload = (const uint8_t *)"m", .payload_len = 1, .timeout_ns = 60 * SECOND};
+    message.urgent = 1;
+    struct mcore_ticket ticket;
+    struct mcore_ticket *tickets[] = {&ticket};
+    memset(&ticket, 0, sizeof(ticket));
+    const uint8_t *data;
+    size_t len;
+    CHECK(mcore_outbox_append(server.outbox, routes, 1, &message, tickets) >= 0 &&
+          ticket.slot >> MCORE_EXPRESS_BIT == 1);
+    CHECK(mcore_outbox_run_take(server.outbox, 4096, &data, &len) == 1);
+    mcore_outbox_run_done(server.outbox);
+    server.modes[0] = SERVES;
+    long again = 0;
+    for (int i = 0; i < 6; i++) {
+        append(server.outbox, 0, 1, 60 * SECOND, NULL);
+        long count = mcore_outbox_run_take(server.outbox, 4096, &data, &len);
+        again += count > 0 && memmem(data, len, "_INBOX.T.e0 ", 12) != NULL;
+        mcore_outbox_run_done(server.outbox);
+        serve(&server);
+        mcore_outbox_ack(server.outbox, (uint64_t)i, 0, (const uint8_t *)"{\"stream\":\"a$1\",\"seq\":9}", 26);
+        pass(&server, SECOND);
+    }
+    CHECK(again == 1 && mcore_ticket_outcome(&ticket) == MCORE_PENDING);
+    mcore_outbox_abandon(server.outbox);
+    mcore_ticket_release(server.outbox, &ticket);
+    end(&server);
+}
+
+/* As before a slow disk: each answer takes three seconds, and they come in their turn. */
+static void test_a_slow_stream_gets_nothing_twice(void)
+{
+    static struct server server;
+    server = (struct server){.outbox = new_outbox(2), .modes = {IS_SILENT, SERVES}};
+    for (uint64_t slot = 0; slot < 40; slot++) {
+        CHECK(append(server.outbox, 0, 1, 600 * SECOND, NULL) == (int64_t)slot);
+        CHECK(serve(&server) == 1);
+        if (slot >= 3) {
+            server.modes[0] = SERVES;
+            answer(&server, 0, slot - 3);
+            server.modes[0] = IS_SILENT;
+        }
+        pass(&server, SECOND);
+    }
+    CHECK(resent(server.outbox) == 0 && mcore_outbox_outstanding(server.outbox, -1) == 3);
+    end(&server);
+}
+
+/* A network that stands still for a while brings all answers in the end. */
+static void test_after_a_standstill_the_answers_come_first(void)
+{
+    static struct server server;
+    server = (struct server){.outbox = new_outbox(2), .modes = {IS_SILENT, SERVES}};
+    for (int i = 0; i < 50; i++)
+        CHECK(append(server.outbox, 0, 1, 600 * SECOND, NULL) == i);
+    CHECK(serve(&server) == 50);
+    for (int i = 0; i < 8; i++) {
+        pass(&server, SECOND);
+        serve(&server);
+    }
+    size_t probes = server.sent_count - 50;
+    CHECK(probes >= 1 && probes <= 8);
+    server.modes[0] = SERVES;
+    for (uint64_t slot = 0; slot < 50; slot++) {
+        answer(&server, 0, slot);
+        if (slot % 10 == 9)
+            pass(&server, CALM / 2);
+    }
+    for (int i = 0; i < 5; i++) {
+        pass(&server, CALM);
+        serve(&server);
+    }
+    CHECK(resent(server.outbox) == probes && mcore_outbox_outstanding(server.outbox, -1) == 0);
     end(&server);
 }
 
@@ -478,6 +619,11 @@ int main(void)
     RUN(test_what_is_queued_when_nobody_listens_is_kept_back);
     RUN(test_what_was_under_way_goes_again_in_its_place_if_it_has_an_id);
     RUN(test_a_message_that_is_sent_to_find_out_may_have_no_answer);
+    RUN(test_a_stream_that_answers_nothing_is_looked_after_and_gets_all_again);
+    RUN(test_what_a_stream_has_skipped_is_sent_again_alone);
+    RUN(test_a_message_skipped_in_one_lane_is_found_by_answers_to_the_other);
+    RUN(test_a_slow_stream_gets_nothing_twice);
+    RUN(test_after_a_standstill_the_answers_come_first);
     RUN(test_a_stream_that_is_gone_ends_its_messages_after_the_attempts);
     RUN(test_what_was_under_way_or_asked_in_vain_may_be_stored_all_the_same);
     RUN(test_a_stream_that_is_created_again_within_the_attempts_gets_all);

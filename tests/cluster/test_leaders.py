@@ -101,6 +101,35 @@ def test_no_message_fails_when_a_server_ends(
         check_complete(read_back(consumer, MESSAGES), MESSAGES, in_order=with_signal == signal.SIGKILL)
 
 
+@pytest.mark.slow
+def test_blocking_producers_outlive_a_leader_that_took_their_messages_along(cluster: Cluster, until) -> None:
+    with memphis_sync.connect(cluster.url) as memphis:
+        memphis.station("orders", partitions_number=PARTITIONS, replicas=3)
+        producer = memphis.producer("orders", "p")
+        stored, errors, ended = [], [], threading.Event()
+
+        def produce() -> None:
+            while not ended.is_set():
+                try:
+                    stored.append(producer.produce(b"m", ack_wait_sec=120))
+                except memphis_sync.MemphisError as exc:
+                    errors.append(exc)
+
+        threads = [threading.Thread(target=produce) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(stored) > 100)
+        leader_elsewhere(cluster, memphis).end()
+        # Nobody produces anything else now: each thread waits for a message of its own until it is stored.
+        after = len(stored) + 1000
+        until(lambda: len(stored) > after or errors, limit_s=120)
+        ended.set()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert len({(ack.partition, ack.sequence) for ack in stored}) == len(stored)
+
+
 def test_what_a_group_with_replicas_was_given_is_not_lost_on_its_way(cluster: Cluster, caplog) -> None:
     with memphis_sync.connect(cluster.url) as memphis:
         memphis.station("orders", partitions_number=PARTITIONS, replicas=3)
