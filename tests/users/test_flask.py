@@ -163,7 +163,7 @@ def test_a_client_needs_no_context_once_it_is_held(memphis: FlaskMemphis) -> Non
         client = memphis.client
         assert memphis.client_for(flask.current_app) is client
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(client.produce, "orders", "web", b"x").result().sequence == 1
+        assert pool.submit(client.produce, "orders", "web", b"x").result().station == "orders"
 
 
 def test_an_application_is_set_up_once(memphis: FlaskMemphis) -> None:

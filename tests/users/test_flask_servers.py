@@ -31,7 +31,7 @@ def env(broker: Any, station_name: str, tmp_path: Path) -> dict[str, str]:
     """The shop's environment."""
     return {
         "HOME": str(tmp_path),  # gunicorn puts a socket there
-        "PYTHONPATH": str(USERS),
+        "PYTHONPATH": os.pathsep.join([str(USERS), str(USERS.parents[1])]),
         "FLASK_APP": "flask_shop.shop",
         "FLASK_MEMPHIS_URL": f"{broker.url}/?exit_timeout_s=30",
         "TEST_STATION": station_name,
