@@ -17,7 +17,7 @@ from memphis_sync.contrib.django import handler
     os.environ.get("SHOP_STATION", "orders"),
     group="billing",
     alias=os.environ.get("SHOP_ALIAS", "default"),
-    max_ack_time_ms=3000,
+    max_ack_time_ms=10_000,
     max_msg_deliveries=10,
 )
 def on_order(message: Message) -> None:
