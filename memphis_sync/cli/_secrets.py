@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from typing import Optional
 from urllib.parse import urlsplit
-
-import click
 
 from ._streams import tell
 
@@ -38,7 +37,11 @@ def ask_for_password(url: Optional[str]) -> str:
         has_password = has_password or any(map(os.environ.get, _OF_ENVIRONMENT))
     if not user or has_password or not _is_on_terminal():
         return ""
-    password: str = click.prompt(f"Password of {user}", hide_input=True, err=True)
+    try:
+        # Not click's: that shows the prompt first, and then forgets, and shows, what was typed too early.
+        password = getpass.getpass(f"Password of {user}: ")
+    except EOFError:
+        return ""
     if url is not None:
         return password
     os.environ["MEMPHIS_PASSWORD"] = password
