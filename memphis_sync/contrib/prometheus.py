@@ -29,6 +29,7 @@ except ImportError as exc:
 # Seconds: a broker in the same rack answers within one millisecond, and a message has 15 s by default.
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0)
 _OUTCOMES = ("delivered", "failed", "abandoned")
+_READING = ("received", "acked", "given_back", "dead_lettered")
 
 
 class _Metrics:
@@ -38,10 +39,17 @@ class _Metrics:
         self.messages = Counter(
             "memphis_messages", "Messages that are settled, by outcome.", ["outcome"], registry=registry
         )
+        self.consumed = Counter(
+            "memphis_consumed",
+            "Messages that were received, and their answers.",
+            ["outcome"],
+            registry=registry,
+        )
         self.reconnects = Counter("memphis_reconnects", "Times that a connection was made again.", registry=registry)
         self.gauges = {
             "queued": _gauge("memphis_queued", "Messages that wait to be sent.", registry),
             "queued_bytes": _gauge("memphis_queued_bytes", "Bytes of the messages that wait to be sent.", registry),
+            "unanswered": _gauge("memphis_unanswered", "Messages that were received and are not answered.", registry),
             "in_flight": _gauge("memphis_in_flight", "Messages that were sent and are not confirmed yet.", registry),
         }
         self.ack_seconds = Histogram(
@@ -72,10 +80,11 @@ class _Feed:
         if os.getpid() != self._pid:  # a forked child: its counters begin at 0
             self._last, self._pid = Stats(), os.getpid()
         last, self._last = self._last, stats
-        for outcome in _OUTCOMES:
-            grown = getattr(stats, outcome) - getattr(last, outcome)
-            if grown:
-                self._metrics.messages.labels(outcome).inc(grown)
+        for outcomes, counter in ((_OUTCOMES, self._metrics.messages), (_READING, self._metrics.consumed)):
+            for outcome in outcomes:
+                grown = getattr(stats, outcome) - getattr(last, outcome)
+                if grown:
+                    counter.labels(outcome).inc(grown)
         self._metrics.reconnects.inc(stats.reconnects - last.reconnects)
         for name, gauge in self._metrics.gauges.items():
             gauge.inc(getattr(stats, name) - getattr(last, name))  # several clients may share it
@@ -105,6 +114,8 @@ def export(client: Memphis, *, interval_s: float = 5.0, registry: Optional[Colle
     * ``memphis_messages_total{outcome}``: settled messages: ``delivered``, ``failed`` or ``abandoned`` (given up when
       the client was closed)
     * ``memphis_queued``, ``memphis_queued_bytes``, ``memphis_in_flight``: the backlog
+    * ``memphis_consumed_total{outcome}``: messages that were ``received``, and of these ``acked``, ``given_back`` or
+      ``dead_lettered``; and ``memphis_unanswered``, the others
     * ``memphis_reconnects_total``
     * ``memphis_ack_seconds``: a histogram of blocking produces
 

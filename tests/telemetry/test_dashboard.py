@@ -19,6 +19,7 @@ def test_each_query_names_a_metric_that_is_exported_with_labels_that_it_has(obse
     client = observed()
     prometheus.export(client, interval_s=3600, registry=registry)
     client.producer(station, "p").produce(b"1")
+    client.consumer(station, "c").fetch(1, timeout_s=30)[0].ack()
     client.close()
     labels = {
         sample.name: {*sample.labels, "job", "instance"} for family in registry.collect() for sample in family.samples

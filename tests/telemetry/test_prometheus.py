@@ -125,6 +125,21 @@ def test_the_names_are_those_that_are_documented(client, registry):
     client.close()
 
 
+def test_what_is_read_is_counted_by_its_answer(client, station, value, until):
+    client.producer(station, "p").produce_many([b"1"] * 4)
+    first, second, third, _ = [
+        message for _, message in zip(range(4), client.consumer(station, "c").read_all(batch_size=4))
+    ]
+    first.ack()
+    second.delay(3600)
+    third.dead_letter("bad")
+    until(lambda: value("memphis_consumed_total", outcome="dead_lettered") == 1)
+    until(lambda: value("memphis_consumed_total", outcome="given_back") == 1)
+    assert value("memphis_consumed_total", outcome="acked") == 1
+    assert value("memphis_consumed_total", outcome="received") == 4
+    until(lambda: value("memphis_unanswered") == 1)
+
+
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
