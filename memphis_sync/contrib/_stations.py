@@ -18,12 +18,12 @@ class Compared(NamedTuple):
     Attributes:
         name: Its name.
         is_as_told: Whether the broker has it, as the settings say.
-        text: What is different, or was done.
+        texts: What is different, or was done.
     """
 
     name: str
     is_as_told: bool
-    text: str
+    texts: tuple[str, ...]
 
 
 def compare(client: Memphis, stations: Mapping[str, Mapping[str, Any]], *, creates: bool) -> Iterator[Compared]:
@@ -44,10 +44,10 @@ def compare(client: Memphis, stations: Mapping[str, Mapping[str, Any]], *, creat
         except StationNotFoundError:
             if creates:
                 client.station(name, **options)
-            yield Compared(name, creates, "created" if creates else "is missing")
+            yield Compared(name, creates, ("created" if creates else "is missing",))
         else:
-            found = list(_differences(options, info))
-            yield Compared(name, not found, "; ".join(found) or "is as the settings say")
+            found = tuple(_differences(options, info))
+            yield Compared(name, not found, found or ("is as the settings say",))
 
 
 def _differences(options: Mapping[str, Any], info: StationInfo) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _differences(options: Mapping[str, Any], info: StationInfo) -> Iterator[str]
         else:
             present = getattr(info, _ATTRIBUTES.get(option, option), value)
         if present != value:
-            yield f"{option} is {_shown(present)}, and {_shown(value)} in the settings"
+            yield f"{option} is {_shown(present)}, the settings say {_shown(value)}"
 
 
 def _wanted(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def _wanted(options: Mapping[str, Any]) -> dict[str, Any]:
     if "replicas" in wanted:
         wanted["replicas"] = next(number for number in (1, 3, 5) if number >= wanted["replicas"])
     by_age = wanted.get("retention_type", Retention.MAX_MESSAGE_AGE_SECONDS) is Retention.MAX_MESSAGE_AGE_SECONDS
-    if by_age and "retention_value" in wanted and "idempotency_window_ms" in wanted:
-        longest = 1000 * wanted["retention_value"]
+    if by_age and "idempotency_window_ms" in wanted:
+        longest = 1000 * wanted.get("retention_value", 3600)  # station()'s default
         wanted["idempotency_window_ms"] = min(wanted["idempotency_window_ms"], longest)
     if "schema_name" in wanted:
         wanted["schema_name"] = wanted["schema_name"].lower()
@@ -84,4 +84,4 @@ def _wanted(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return repr(getattr(value, "name", value))
+    return str(value.name) if hasattr(value, "name") else repr(value)

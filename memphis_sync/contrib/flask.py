@@ -238,7 +238,8 @@ def _commands(extension: FlaskMemphis) -> AppGroup:
             wanted = _Config(current().config, extension._prefix).stations
             for station in compare(extension.client, wanted, creates=not check):
                 is_as_told = is_as_told and station.is_as_told
-                click.echo(f"{station.name}: {station.text}")
+                for text in station.texts:
+                    click.echo(f"{station.name}: {text}")
         except MemphisError as exc:
             raise click.ClickException(str(exc)) from exc
         if not wanted:

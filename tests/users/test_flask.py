@@ -297,7 +297,7 @@ def test_stations_are_created_and_compared(memphis: FlaskMemphis, broker: Any, s
     runner = application(memphis, MEMPHIS_URL=broker.url, MEMPHIS_STATIONS=listed).test_cli_runner()
 
     done = runner.invoke(args=["memphis", "stations", "--check"])
-    different = f"{station_name}-old: partitions_number is 1, and 3 in the settings\n"
+    different = f"{station_name}-old: partitions_number is 1, the settings say 3\n"
     assert (done.exit_code, done.output) == (1, f"{station_name}-new: is missing\n{different}")
     done = runner.invoke(args=["memphis", "stations"])
     assert (done.exit_code, done.output) == (0, f"{station_name}-new: created\n{different}")
