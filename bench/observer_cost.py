@@ -39,7 +39,8 @@ class WithoutObservers(ast.NodeTransformer):
     def visit_If(self, node: ast.If) -> Any:
         """One question."""
         self.generic_visit(node)
-        return node.orelse or None if "observ" in ast.unparse(node.test) else node
+        asked = ast.unparse(node.test)
+        return node.orelse or None if "observe" in asked or "observing" in asked else node
 
 
 def compiled(*, observable: bool) -> type[Producer[Any, Any]]:
