@@ -196,7 +196,7 @@ def test_every_file_of_the_core_is_explained_and_no_other() -> None:
 
 
 def test_the_layers_are_those_of_the_layer_test() -> None:
-    """Row by row, but for what is only planned there and the package itself."""
+    """Row by row, but for the package itself."""
     table = section((ROOT / "docs/explanation/architecture.md").read_text(), "Layers")
     shown = [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)]
     tree = ast.parse((ROOT / "tests" / "meta" / "test_layers.py").read_text())
@@ -205,4 +205,4 @@ def test_the_layers_are_those_of_the_layer_test() -> None:
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROWS"
     )
-    assert shown == [row - {"", "contrib"} for row in rows]
+    assert shown == [row - {""} for row in rows]
