@@ -57,6 +57,8 @@ NO_RESPONDERS = 503
 GONE = "not exist"  # in the text for what is not there: to destroy it is a success
 _PROTO_ASIDE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'', re.DOTALL)  # comments and texts
 _FIRST_MESSAGE = re.compile(r"\bmessage\s+([A-Za-z_]\w*)\s*\{")
+_UNANSWERED = "timeout"  # in a broker's text; the official SDKs ask again for it, too
+_AGAIN_S = 0.2
 _VERIFY_TRIES, _VERIFY_PAUSE_S = 3, 0.1  # in a cluster a new stream may be known a moment later
 
 T = TypeVar("T")
@@ -67,14 +69,15 @@ async def ask(
     control: ControlLink, request: Request[R], timeout_s: float, *, about: str, retries: int = 0, fine: str = ""
 ) -> R:
     """
-    One request, repeated while it gets no answer, or while the broker is starting.
+    One request, repeated while it gets no answer, while the broker is starting, and while the broker itself gets no
+    answer: then its text has "timeout" in it, as while a cluster elects a leader.
 
     Args:
         control: Where to ask.
         request: What to ask; its class says where to, and what the reply is.
         timeout_s: For each try, in seconds.
         about: What it is about, for error texts.
-        retries: How often it is repeated.
+        retries: How often it is repeated, in all.
         fine: A refusal whose text has this in it is a success, too.
 
     Raises:
@@ -82,17 +85,17 @@ async def ask(
         DeadlineError, ConnectionLostError, ClosedError, ConfigurationError: As ControlLink.request().
         RemoteProtocolError: The reply cannot be read.
     """
-    reply: R = request.REPLY.decode(await _answer(control, request, timeout_s, retries))
-    if reply.error and not (fine and fine in reply.error):
-        raise server_error(reply.error, about)
-    return reply
-
-
-async def _answer(control: ControlLink, request: Request[Any], timeout_s: float, retries: int) -> bytes:
     body, is_served = request.encode(), not (request.INSTEAD and control.is_memphis)
     for attempt in range(retries + 1):
         try:
-            return await control.request(request.SUBJECT, body, timeout_s, may_be_starting=is_served)
+            raw = await control.request(request.SUBJECT, body, timeout_s, may_be_starting=is_served)
+            reply: R = request.REPLY.decode(raw)
+            if not reply.error or (fine and fine in reply.error):
+                return reply
+            if attempt == retries or _UNANSWERED not in reply.error.lower():
+                raise server_error(reply.error, about)
+            log.debug("%s: asking again: %s", request.SUBJECT, reply.error)
+            await asyncio.sleep(_AGAIN_S)
         except (DeadlineError, ConnectionLostError) as exc:
             if attempt == retries:
                 raise

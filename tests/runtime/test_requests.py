@@ -106,6 +106,34 @@ def test_what_a_producer_request_holds():
     assert (view.name, view.internal, view.partitions, view.live.schemaverse_to_dls) == ("a.b", "a#b", (1, 2), True)
 
 
+TIMEOUT = ConsumerReply(error="timeout: the NATS server did not answer; ask again").encode()
+
+
+@pytest.mark.parametrize("text", ["timeout: the NATS server did not answer; ask again", "nats: timeout", "i/o Timeout"])
+def test_a_broker_that_had_no_answer_itself_is_asked_again(text):
+    script = Script(ConsumerReply(error=text).encode(), DeadlineError("no reply"), GOOD_CONSUMER, js=[{}, {}])
+    asked = requests_over(script).ask(ConsumerCreate("c", "s", "g"), about="consumer 'c'", timeout_s=5.0, retries=2)
+    assert asyncio.run(asked).error == ""
+    assert len(script.asked) == 3
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_it_is_asked_as_often_as_it_may_be(retries):
+    script = Script(*[TIMEOUT] * (retries + 1))
+    asked = requests_over(script).ask(ConsumerCreate("c", "s", "g"), about="consumer 'c'", timeout_s=5, retries=retries)
+    with pytest.raises(ServerError, match="consumer 'c': timeout: the NATS server"):
+        asyncio.run(asked)
+    assert len(script.asked) == retries + 1
+
+
+def test_another_refusal_is_final():
+    script = Script(ConsumerReply(error="the group is full").encode())
+    asked = requests_over(script).ask(ConsumerCreate("c", "s", "g"), about="consumer 'c'", timeout_s=5.0, retries=5)
+    with pytest.raises(ServerError, match="full"):
+        asyncio.run(asked)
+    assert len(script.asked) == 1
+
+
 def test_updates_are_heard_before_the_request_is_sent():
     """What is pushed between the reply and a later subscription would be lost."""
     script = Script(GOOD_PRODUCER)
