@@ -82,7 +82,6 @@ ALIASES |= {
     "Around",
     "JsonDefault",
     "Marking",
-    "MessageBody",
     "Source",
     "ToOneStation",
     "ToStations",

@@ -15,6 +15,7 @@ from memphis_sync._base.logs import UnconfiguredHandler as _UnconfiguredHandler,
 from memphis_sync._consuming.resent import ResentMessage
 from memphis_sync._options.plan import ConnectPlan, check_connect
 from memphis_sync._producing.encoding import EncodedMessage, encode_message
+from memphis_sync._producing.produce_types import Producing
 from memphis_sync.bulk import BulkDeadlineError, BulkError, BulkItemError, BulkResult, BulkSchemaError, Failure, Item
 from memphis_sync.client import Memphis, connect
 from memphis_sync.consumer import Consumer
@@ -77,6 +78,7 @@ from memphis_sync.types import (
     VERSION,
     FlushResult,
     LinkEvent,
+    Payload,
     PubAck,
     Retention,
     RetryPolicy,
@@ -140,11 +142,13 @@ __all__ = [
     "Outgoing",
     "OwnThreadError",
     "PartitionInfo",
+    "Payload",
     "PayloadTooLargeError",
     "PeekedMessage",
     "PeekedMessages",
     "ProduceError",
     "Producer",
+    "Producing",
     "ProtocolError",
     "PubAck",
     "RejectedError",

@@ -32,7 +32,7 @@ from memphis_sync.errors import (
     UsageError,
 )
 from memphis_sync.headers import Outgoing, encode_user_headers
-from memphis_sync.types import MessageBody
+from memphis_sync.types import Payload
 
 _LONG_S = 86_400.0  # for space: messages leave the outbox at their own deadline at the latest
 SWEEP_EVERY = 256  # settled messages are counted after so many; after each it would cost more than sending
@@ -52,7 +52,7 @@ class Item:
         msg_id: Message id.
     """
 
-    payload: MessageBody
+    payload: Payload
     key: Optional[str] = None
     partition: int = -1
     headers: Optional[Mapping[str, str]] = None

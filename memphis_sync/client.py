@@ -41,7 +41,7 @@ from memphis_sync.info import ConnectionInfo, Listing, SchemaSummary, StationInf
 from memphis_sync.messages import Messages
 from memphis_sync.producer import Producer
 from memphis_sync.station import Station
-from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks, SchemaInfo, Stats
+from memphis_sync.types import FlushResult, Payload, PubAck, PubAcks, SchemaInfo, Stats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -237,7 +237,7 @@ class Memphis(Observable, NotCopied, NotAwaited, InNotebook):
         self,
         station_name: Union[str, list[str]],
         producer_name: str,
-        message: MessageBody,
+        message: Payload,
         generate_random_suffix: bool = False,
         ack_wait_sec: float = DEFAULT_ACK_WAIT_S,
         headers: Optional[Mapping[str, str]] = None,

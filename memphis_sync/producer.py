@@ -34,7 +34,7 @@ from memphis_sync.errors import (
     UndeliveredWarning,
 )
 from memphis_sync.headers import encode_user_headers
-from memphis_sync.types import FlushResult, MessageBody, PubAck, PubAcks
+from memphis_sync.types import FlushResult, Payload, PubAck, PubAcks
 
 if TYPE_CHECKING:
     from typing_extensions import Self, TypeVar, Unpack
@@ -110,7 +110,7 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
     @overload
     def produce(
         self,
-        message: MessageBody,
+        message: Payload,
         ack_wait_sec: float = ...,
         headers: Optional[Mapping[str, str]] = ...,
         async_produce: None = ...,
@@ -121,7 +121,7 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
     @overload
     def produce(
         self,
-        message: MessageBody,
+        message: Payload,
         ack_wait_sec: float = ...,
         headers: Optional[Mapping[str, str]] = ...,
         *,
@@ -134,7 +134,7 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
     @overload
     def produce(
         self,
-        message: MessageBody,
+        message: Payload,
         ack_wait_sec: float = ...,
         headers: Optional[Mapping[str, str]] = ...,
         async_produce: Optional[bool] = ...,
@@ -149,7 +149,7 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
 
     def produce(
         self,
-        message: MessageBody,
+        message: Payload,
         ack_wait_sec: float = DEFAULT_ACK_WAIT_S,
         headers: Optional[Mapping[str, str]] = None,
         async_produce: Optional[bool] = None,
@@ -266,7 +266,7 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
 
     def produce_many(
         self,
-        iterable: Iterable[Union[MessageBody, Item]],
+        iterable: Iterable[Union[Payload, Item]],
         *,
         timeout_s: Optional[float] = None,
         on_error: Literal["raise", "collect"] = "raise",
@@ -305,7 +305,7 @@ class Producer(NotCopied, NotAwaited, InNotebook, Generic[Acked_co, Pending_co])
         return Bulk(self._rebinding.sender(self), timeout_s, stop_at_failure=on_error == "raise").run(iterable)
 
     def produce_each(
-        self, messages: Iterable[MessageBody], *, headers: Optional[Mapping[str, str]] = None
+        self, messages: Iterable[Payload], *, headers: Optional[Mapping[str, str]] = None
     ) -> list[Union[Pending_co, MemphisError]]:
         """
         A non-blocking produce() of each message, for a small part of its cost: where the outcomes of many messages are

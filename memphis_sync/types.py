@@ -43,8 +43,8 @@ class GraphQLDocument(Protocol):
         """Where it stands in its source."""
 
 
-# What produce() takes; on a station with a schema what the schema's kind takes, which is less.
-MessageBody = Union[Buffer, str, dict[Any, Any], list[Any], ProtobufMessage, GraphQLDocument]
+#: What produce() takes; on a station with a schema what the schema's kind takes, which is less.
+Payload = Union[Buffer, str, dict[Any, Any], list[Any], ProtobufMessage, GraphQLDocument]
 JsonDefault = Callable[[object], object]
 OnError = Literal["retry", "dead_letter", "stop"]  # what an error of a handler means for its message; see Consumer.run
 

@@ -12,7 +12,7 @@ from memphis_sync._protocol.names import internal_name
 from memphis_sync._protocol.partitions import partition_for_key
 from memphis_sync._protocol.payload import message_id, not_utf8, payload_of
 from memphis_sync.headers import encode_user_headers
-from memphis_sync.types import JsonDefault, MessageBody, SchemaInfo
+from memphis_sync.types import JsonDefault, Payload, SchemaInfo
 
 if TYPE_CHECKING:
     from memphis_sync.client import Memphis
@@ -33,7 +33,7 @@ class EncodedMessage(NamedTuple):
 
 def encode_message(
     station_name: str,
-    message: MessageBody,
+    message: Payload,
     *,
     client: Optional[Memphis] = None,
     headers: Optional[Mapping[str, str]] = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Callable, Literal, Optional, Protocol, TypedDi
 
 from memphis_sync._producing.sender import OnDelivery
 from memphis_sync.delivery import Deliveries, Delivery
-from memphis_sync.types import MessageBody, PubAck, PubAcks
+from memphis_sync.types import Payload, PubAck, PubAcks
 
 if TYPE_CHECKING:
     from typing_extensions import Required, Unpack
@@ -44,27 +44,48 @@ class NonblockingOptions(KeptProducerOptions, total=False):
     on_delivery: Optional[OnDelivery]
 
 
+class Producing(Protocol):
+    """
+    What a function that only produces asks for: a Producer of one station is one, and so is a stand-in in a test.
+
+        def announce(orders: memphis_sync.Producing, number: int) -> None:
+            orders.produce({"id": number}, producer_partition_key=str(number))
+    """
+
+    def produce(
+        self,
+        message: Payload,
+        *,
+        headers: Optional[Mapping[str, str]] = ...,
+        msg_id: Optional[str] = ...,
+        producer_partition_key: Optional[str] = ...,
+        producer_partition_number: int = ...,
+    ) -> PubAck:
+        """As Producer.produce(), blocking."""
+        ...
+
+
 class ProduceMethod(Protocol):
     """Memphis.produce(); it stands here because so many signatures would hide what the client does."""
 
     @overload
     def __call__(
-        self, station_name: str, producer_name: str, message: MessageBody, **options: Unpack[BlockingOptions]
+        self, station_name: str, producer_name: str, message: Payload, **options: Unpack[BlockingOptions]
     ) -> PubAck: ...
 
     @overload
     def __call__(
-        self, station_name: str, producer_name: str, message: MessageBody, **options: Unpack[NonblockingOptions]
+        self, station_name: str, producer_name: str, message: Payload, **options: Unpack[NonblockingOptions]
     ) -> Delivery: ...
 
     @overload
     def __call__(
-        self, station_name: list[str], producer_name: str, message: MessageBody, **options: Unpack[BlockingOptions]
+        self, station_name: list[str], producer_name: str, message: Payload, **options: Unpack[BlockingOptions]
     ) -> Union[PubAck, PubAcks]: ...
 
     @overload
     def __call__(
-        self, station_name: list[str], producer_name: str, message: MessageBody, **options: Unpack[NonblockingOptions]
+        self, station_name: list[str], producer_name: str, message: Payload, **options: Unpack[NonblockingOptions]
     ) -> Union[Delivery, Deliveries]: ...
 
     @overload
@@ -72,7 +93,7 @@ class ProduceMethod(Protocol):
         self,
         station_name: Union[str, list[str]],
         producer_name: str,
-        message: MessageBody,
+        message: Payload,
         generate_random_suffix: bool = ...,
         ack_wait_sec: float = ...,
         headers: Optional[Mapping[str, str]] = ...,

@@ -13,7 +13,7 @@ import contextlib
 import datetime as dt
 import signal
 import ssl
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Optional, Union
 
 import memphis_sync
@@ -38,9 +38,11 @@ from memphis_sync import (
     MemphisError,
     Message,
     Messages,
+    Payload,
     PeekedMessage,
     PeekedMessages,
     Producer,
+    Producing,
     PubAck,
     ResentMessage,
     Retention,
@@ -55,7 +57,7 @@ from memphis_sync import (
 from memphis_sync.contrib.django import outbox
 from memphis_sync.http import GatewayAnswer, HttpBulkResult, HttpClient, HttpMessage, HttpMessages
 from memphis_sync.message import Metadata
-from memphis_sync.types import MessageBody, PubAcks
+from memphis_sync.types import PubAcks
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -164,7 +166,31 @@ def producing(client: Memphis, is_quick: bool) -> None:
         assert_type(entered.produce(b"x").sequence, int)
 
 
-def rows() -> Iterator[MessageBody]:
+class InATest:
+    """A stand-in for a producer."""
+
+    def produce(
+        self,
+        message: Payload,
+        *,
+        headers: Optional[Mapping[str, str]] = None,
+        msg_id: Optional[str] = None,
+        producer_partition_key: Optional[str] = None,
+        producer_partition_number: int = -1,
+    ) -> PubAck:
+        return PubAck("orders", 1, 1, False, "orders$1")
+
+
+def announce(orders: Producing, number: int) -> int:
+    return orders.produce({"id": number}, producer_partition_key=str(number)).sequence
+
+
+def announcing(client: Memphis) -> None:
+    assert_type(announce(client.producer("orders", "web"), 7), int)
+    assert_type(announce(InATest(), 7), int)
+
+
+def rows() -> Iterator[Payload]:
     yield b"a"
     yield {"b": [1, 2]}
 

@@ -29,7 +29,7 @@ from memphis_sync.contrib.django import _config
 from memphis_sync.contrib.django._clients import clients
 from memphis_sync.contrib.django._config import DEFAULT
 from memphis_sync.contrib.django._warning import log, meant
-from memphis_sync.types import MessageBody
+from memphis_sync.types import Payload
 
 # What encode_message() checks; the rest of produce()'s keywords is checked by produce() itself.
 CHECKED = ("headers", "msg_id", "producer_partition_key", "producer_partition_number")
@@ -93,7 +93,7 @@ def checked_keywords(function: str, given: dict[str, Any], known: frozenset[str]
 
 def produce_on_commit(
     station: str,
-    message: MessageBody,
+    message: Payload,
     *,
     using: Optional[str] = None,
     alias: str = DEFAULT,
@@ -138,7 +138,7 @@ def produce_on_commit(
         json_default=settings.arguments.get("json_default"),
         **{name: value for name, value in produce_kwargs.items() if name in CHECKED},
     )
-    body: MessageBody = encoded.payload
+    body: Payload = encoded.payload
     if encoded.schema is None and isinstance(message, (dict, list)):
         body = _copied(message, encoded.payload)  # the schema, if there is one, may want to write it by itself
     name = produce_kwargs.pop("producer_name", None) or (settings.plan.name if settings.plan else "memphis-sync")

@@ -31,7 +31,7 @@ from memphis_sync.http.client.producing import outgoing, produce
 from memphis_sync.http.client.results import GatewayAnswer, HttpBulkResult
 from memphis_sync.http.client.sending import ACK_WAIT_S, Sending
 from memphis_sync.http.client.settings import HttpArguments, HttpSettings, http_settings
-from memphis_sync.types import MessageBody
+from memphis_sync.types import Payload
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -82,7 +82,7 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
     def produce(
         self,
         station_name: str,
-        message: MessageBody,
+        message: Payload,
         *,
         ack_wait_sec: float = ACK_WAIT_S,
         headers: Optional[Mapping[str, str]] = None,
@@ -134,7 +134,7 @@ class HttpClient(NotCopied, NotAwaited, InNotebook):
     def produce_many(
         self,
         station_name: str,
-        iterable: Iterable[Union[MessageBody, Item]],
+        iterable: Iterable[Union[Payload, Item]],
         *,
         timeout_s: Optional[float] = None,
         on_error: Literal["raise", "collect"] = "raise",

@@ -20,7 +20,7 @@ from memphis_sync.contrib.django import _config
 from memphis_sync.contrib.django._clients import clients
 from memphis_sync.contrib.django._commit import checked_keywords
 from memphis_sync.contrib.django._config import DEFAULT
-from memphis_sync.types import MessageBody
+from memphis_sync.types import Payload
 
 APP = "memphis_sync.contrib.django.outbox"
 MAX_MSG_ID = 255  # characters; the longest that every database keeps unique
@@ -28,7 +28,7 @@ MAX_MSG_ID = 255  # characters; the longest that every database keeps unique
 
 def enqueue(
     station: str,
-    message: MessageBody,
+    message: Payload,
     *,
     using: Optional[str] = None,
     alias: str = DEFAULT,
