@@ -281,6 +281,16 @@ def test_ping_and_stats(memphis):
         memphis.ping(0)
 
 
+def test_a_thousand_pings_open_no_connection(broker, proxy_to, station_name):
+    proxy = proxy_to("127.0.0.1", broker.port)
+    with memphis_sync.connect(broker.url.replace(str(broker.port), str(proxy.port))) as memphis:
+        memphis.produce(station_name, "p", b"m")  # both links are open
+        before = proxy.accepted
+        assert before == 2
+        assert all(memphis.ping(30) > 0 for _ in range(1000))
+        assert proxy.accepted == before
+
+
 # ---- outages
 # -----------------------------------------------------------------------------------------------------------
 
