@@ -169,7 +169,7 @@ void mcore_outage_run_due_locked(struct mcore_outbox *outbox, int64_t now_ns)
 {
     if (outbox->round_due_ns <= now_ns && has_work(outbox)) {
         mcore_outage_look_for_silence(outbox);
-        outbox->round_due_ns = now_ns + MCORE_ROUND_NS;
+        outbox->round_due_ns = mcore_deadline_after(MCORE_ROUND_NS);
         outbox->round_accepted = outbox->stats.accepted;
     }
     for (size_t i = outbox->outage_count; i-- > 0;) {

@@ -67,7 +67,7 @@ def test_a_text_with_nan_is_not_json(memphis, station_name, read_all):
     memphis.produce(station_name, "p", '{"a": NaN}')
     memphis.produce(station_name, "p", "NaN")
     batch = read_all(memphis.consumer(station_name, "c"), 2)
-    assert [row["data"] for row in memphis_sync.message.Messages(batch).to_dicts()] == ['{"a": NaN}', "NaN"]
+    assert [row["data"] for row in memphis_sync.Messages(batch).to_dicts()] == ['{"a": NaN}', "NaN"]
 
 
 DEEP = b"[" * 100_000
@@ -113,7 +113,7 @@ def test_no_odd_message_costs_the_batch(memphis, odd_station, read_all):
     name, count = odd_station
     assert count >= len(ODD_PAYLOADS) + 4, "the server refuses some of the headers"
     batch = read_all(memphis.consumer(name, "c"), count)
-    rows = memphis_sync.message.Messages(batch).to_dicts()
+    rows = memphis_sync.Messages(batch).to_dicts()
     assert len(rows) == count
     assert [row["data"] for row in rows[: len(ODD_PAYLOADS)]] == [
         "first",
