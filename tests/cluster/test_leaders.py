@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
@@ -182,3 +183,23 @@ def test_without_a_majority_messages_wait_for_it_or_for_their_deadlines(cluster:
         assert [delivery.exception(120) for delivery in waiting] == [None] * 100
         sequences = [delivery.result(0).sequence for delivery in waiting]
         assert sequences == sorted(sequences)
+
+
+@pytest.mark.slow
+def test_a_control_plane_waits_for_servers_that_come_later(cluster: Cluster, until) -> None:
+    cluster.broker.stop()
+    for node in cluster.nodes[1:]:
+        node.end()
+    broker = cluster.new_broker()
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(broker.start)
+        try:
+            until(lambda: "does not answer yet" in broker.output(), limit_s=60)
+            assert not started.done()
+            for node in cluster.nodes[1:]:
+                node.start()
+            started.result(120)
+            with memphis_sync.connect(cluster.url) as memphis:
+                assert memphis.produce("orders", "p", b"m").sequence == 1
+        finally:
+            broker.stop()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memphis_sync.broker import BrokerProcess
 
 NODES = 3
-READY_S = 60.0
+READY_S = 120.0
 PASSWORD = "memphis"
 _CONFIG = """
 server_name: {name}
@@ -99,8 +99,6 @@ class Cluster:
         self.broker: Optional[BrokerProcess] = None
 
     def start(self) -> None:
-        from memphis_sync.broker import BrokerOptions, BrokerProcess
-
         for attempt in range(10):
             self.nodes = self._started(self._folder / str(attempt))
             if self._wait_until_ready():
@@ -108,8 +106,14 @@ class Cluster:
             self.stop()  # somebody else took one of the ports
         else:
             pytest.fail(f"no cluster: {[node.said()[-1000:] for node in self.nodes]}")
+        self.broker = self.new_broker().start()
+
+    def new_broker(self) -> BrokerProcess:
+        """A control plane on it, not started."""
+        from memphis_sync.broker import BrokerOptions, BrokerProcess
+
         servers = ",".join(f"nats://root:{PASSWORD}@127.0.0.1:{node.port}" for node in self.nodes)
-        self.broker = BrokerProcess(BrokerOptions(nats=servers, replicas=NODES), timeout_s=READY_S).start()
+        return BrokerProcess(BrokerOptions(nats=servers, replicas=NODES), timeout_s=READY_S)
 
     def _started(self, folder: Path) -> list[Node]:
         ports = iter(_free_ports(3 * NODES))

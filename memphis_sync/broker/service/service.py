@@ -34,7 +34,7 @@ from memphis_sync.broker.storage.dead_letter_stream import DeadLetterStream
 from memphis_sync.broker.storage.dead_letters import DeadLetterStore
 from memphis_sync.broker.storage.expiry import Expiry
 from memphis_sync.broker.storage.given_back import GivenBackStore
-from memphis_sync.broker.storage.jetstream_api import JetStreamApi, JetStreamError
+from memphis_sync.broker.storage.jetstream_api import JetStreamApi, JetStreamError, is_unanswered
 from memphis_sync.broker.storage.leases import Leases
 from memphis_sync.broker.storage.tables import State
 from memphis_sync.errors import ConnectError
@@ -43,6 +43,8 @@ log = logging.getLogger("memphis_sync.broker")
 
 _CONNECT_S = 5
 _FINISH_S = 2.0
+_ELECTIONS_S = 60.0  # a cluster that was just started needs a few of these seconds
+_LOOK_AGAIN_S = 0.5
 
 
 class Service:
@@ -84,13 +86,7 @@ class Service:
         """
         self._ended = asyncio.get_running_loop().create_future()
         self._connection = await self._connect()
-        try:
-            await JetStreamApi(self._connection).request("INFO")
-            shared = await self._open()
-            self._ingest = DeadLetterIngest(shared)  # from now on dead letters are handled as they come
-            await self._ingest.start()
-        except (JetStreamError, NatsError) as exc:
-            raise BrokerError(f"JetStream on the NATS server cannot be used: {exc}") from exc
+        shared, self._ingest = await self._open_when_ready()
         stations = Stations(shared)
         consumers = Consumers(shared, stations, self._ingest.forget_group)
         served = (stations, consumers, Producers(shared, stations), Schemas(shared, stations), DeadLetters(shared))
@@ -141,6 +137,23 @@ class Service:
         if not self._is_stopping and not self._ended.done():
             refusal = self._connection.refusal
             self._ended.set_result(f"it refused the login ({refusal})" if refusal else "the connection was closed")
+
+    async def _open_when_ready(self) -> tuple[Shared, DeadLetterIngest]:
+        """Opens what is stored. While a cluster elects its leaders, JetStream does not answer, and is waited for."""
+        deadline = time.monotonic() + _ELECTIONS_S
+        while True:
+            try:
+                await JetStreamApi(self._connection).request("INFO")
+                shared = await self._open()
+                ingest = DeadLetterIngest(shared)  # from now on dead letters are handled as they come
+                await ingest.start()
+            except (JetStreamError, NatsError) as exc:
+                if not is_unanswered(exc) or time.monotonic() > deadline:
+                    raise BrokerError(f"JetStream on the NATS server cannot be used: {exc}") from exc
+                log.info("JetStream on the NATS server does not answer yet: %s", exc)
+            else:
+                return shared, ingest
+            await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _open(self) -> Shared:
         """Opens what is stored."""

@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, TypeVar
 
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, NoRespondersError, TimeoutError as NatsTimeoutError
-from nats.js.errors import APIError
+from nats.js.errors import APIError, NoStreamResponseError
 
 from memphis_sync._protocol.stored import NO_MESSAGE, StoredMessage, stored_message
 
@@ -21,6 +21,7 @@ STREAM_NOT_FOUND = 10059
 STREAM_EXISTS = 10058  # with another configuration
 REPLICAS_WITHOUT_CLUSTER = 10074
 NO_SUITABLE_PEERS = 10005
+_NOT_READY = 10008  # a cluster has no leader yet
 NO_ROOM = (10002, 10023, 10028, 10047)  # limits of the account, of the server, of its memory and of its store
 CONSUMER_EXISTS = (10105, 10148)  # in use as another kind; exists with another configuration
 
@@ -41,6 +42,13 @@ class JetStreamError(Exception):
 def is_no_room(exc: BaseException) -> bool:
     """Whether JetStream refused to store something because a limit is reached."""
     return isinstance(exc, (JetStreamError, APIError)) and exc.err_code in NO_ROOM
+
+
+def is_unanswered(exc: BaseException) -> bool:
+    """Whether JetStream did not answer, or says that it is not ready: perhaps it answers later."""
+    if isinstance(exc, (JetStreamError, APIError)):
+        return exc.err_code == _NOT_READY or str(exc).startswith("timeout")
+    return isinstance(exc, (NatsTimeoutError, NoStreamResponseError))
 
 
 class JetStreamApi:
