@@ -88,14 +88,18 @@ def test_wrong_options_are_usage(run_here: Any, options: tuple[str, ...], said: 
     assert said in " ".join(done.stderr.decode().split())
 
 
-def test_ctrl_c_leaves_no_station(start: Any, memphis: Any, until: Any) -> None:
-    child = start("bench", "pub", "--mode", "blocking", "--msgs", "1000000", "--clients", "2")
-    until(lambda: [each for each in memphis.stations() if each.name in left_over(memphis) and each.messages])
-    os.killpg(child.pid, signal.SIGINT)
-    out, err = child.communicate(timeout=60)
-    assert (child.returncode, out) == (130, b""), err
-    assert b"Traceback" not in err
-    assert left_over(memphis) == []
+def test_ctrl_c_leaves_no_station(start: Any, fresh_broker: Any, until: Any) -> None:
+    import memphis_sync as library
+
+    own = fresh_broker()
+    child = start("--url", own.url, "bench", "pub", "--mode", "blocking", "--msgs", "1000000", "--clients", "2")
+    with library.connect(own.url) as client:
+        until(lambda: [each for each in client.stations() if each.messages])
+        os.killpg(child.pid, signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+        assert (child.returncode, out) == (130, b""), err
+        assert b"Traceback" not in err
+        assert left_over(client) == []
 
 
 @pytest.mark.slow

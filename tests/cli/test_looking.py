@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from fetching import fetch_exactly
 from fix_proxy import AsMemphis
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def orders(memphis: Any, station_name: str) -> Station:
     for number in range(10):
         producer.produce({"n": number}, headers={"kind": "a\tb"}, producer_partition_number=number % 2 + 1)
     consumer = memphis.consumer(station.name, "mailer", "mail")
-    assert len(consumer.fetch(3, timeout_s=10)) == 3
+    fetch_exactly(consumer, 3)
     producer.produce("a\tb\n\x1b[31m[/red]ü".encode(), producer_partition_number=1)
     producer.produce(b"\xff\x00", producer_partition_number=2)
     return station

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fetching import fetch_exactly
 from fix_gateway import LIMIT_S
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def test_a_message_with_a_script_is_text(person: Person, memphis: Memphis, stati
 def test_a_dead_letter_is_sent_again_and_another_dropped(person: Person, memphis: Memphis, station_name: str) -> None:
     consumer = memphis.consumer(station_name, "c", "g")
     memphis.producer(station_name, "p").produce_many(["one", "two"])
-    for message in consumer.fetch(batch_size=2, timeout_s=30):
+    for message in fetch_exactly(consumer, 2):
         message.dead_letter(ATTACK)
     person.open(f"/console/stations/{station_name}/dead-letters")
     assert ATTACK in person.text("td.reason")

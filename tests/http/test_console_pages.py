@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from fetching import fetch_exactly
 from fix_console import ATTACK, SHOWN, Page, Visitor
 from limited_server import LIMITED, PASSWORD, LimitedServer
 
@@ -40,8 +41,7 @@ def test_a_station_is_shown_as_the_client_sees_it(root: Visitor, memphis: Memphi
     )
     memphis.producer(station_name, "till-7").produce_many([f"m{n}" for n in range(1200)])
     consumer = memphis.consumer(station_name, "worker-7", "ship-group", max_ack_time_ms=45_000)
-    taken = consumer.fetch(batch_size=7, timeout_s=30)
-    assert len(taken) == 7
+    fetch_exactly(consumer, 7)
     info = memphis.station(station_name, create_station=False).info()
     text = rows(root.get(f"/stations/{station_name}"))
     assert "Messages 1,200" in text
@@ -105,9 +105,7 @@ def test_looking_at_messages_uses_up_no_delivery(root: Visitor, memphis: Memphis
     root.get(f"/stations/{station_name}/messages/1/5")
     (group,) = memphis.station(station_name, create_station=False).info().groups
     assert (group.lag, group.unacknowledged) == (45, 0)
-    messages = consumer.fetch(batch_size=45, timeout_s=30)
-    assert len(messages) == 45
-    for message in messages:
+    for message in fetch_exactly(consumer, 45):
         message.ack()
 
 
@@ -185,7 +183,7 @@ def dead(memphis: Memphis, station_name: str) -> Iterator[memphis_sync.Consumer]
     """A consumer of a station with two dead letters, whose reasons are attacks."""
     consumer = memphis.consumer(station_name, "c", "g")
     memphis.producer(station_name, "p").produce_many([ATTACK, "two"])
-    for message in consumer.fetch(batch_size=2, timeout_s=30):
+    for message in fetch_exactly(consumer, 2):
         message.dead_letter(ATTACK)
     assert len(memphis.dls(station_name).list()) == 2
     yield consumer
