@@ -29,7 +29,7 @@ _ASK_EVERY_S = 0.25  # while messages come
 _PAUSE_S = 0.2  # until the broker is asked again after an outage
 _SHORT_S = 0.1  # the least time for a question
 _NO_RESPONDERS = 503
-_SLACK_S = 1.0  # how much later than its ack time a message may come again
+_SLACK_S = 2.0  # how much later than its ack time a message may come again, and behind another one that did
 
 
 class ReadToEnd:
@@ -63,6 +63,7 @@ class ReadToEnd:
         self._ask_at = self._came_at + _ASK_EVERY_S
         self.is_near = False  # only what is on its way is missing
         self._others_until = float("inf")  # how long what is with other members is waited for
+        self._again_at = float("-inf")  # when a message came that had been delivered before
         self._owed = -1
         self._owed_until = 0.0  # the same for what the group is owed
 
@@ -72,6 +73,8 @@ class ReadToEnd:
             if message.is_owed:
                 self._open_owed = [each for each in self._open_owed if not each.is_answered] + [message]
             return
+        if self.is_near and message.delivered > 1:
+            self._again_at = time.monotonic()
         while self._open and self._open[0].is_answered:
             self._open.popleft()
         self._open.append(message)
@@ -139,7 +142,8 @@ class ReadToEnd:
             self._owed = owed
             self._owed_until = now + self._ack_time_s + _SLACK_S
         is_owed_more = owed > sum(not message.is_answered for message in self._open_owed)
-        return (not is_with_others or now >= self._others_until) and (not is_owed_more or now >= self._owed_until)
+        others_until = max(self._others_until, self._again_at + _SLACK_S)
+        return (not is_with_others or now >= others_until) and (not is_owed_more or now >= self._owed_until)
 
     async def _ask(self, timeout_s: float) -> tuple[dict[str, GroupProgress], int]:
         """How far the group is in each partition, and then how many it is owed: they leave the one for the other."""
