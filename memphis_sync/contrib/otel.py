@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
@@ -244,12 +246,31 @@ class _Sending:
         self.span, self.started, self.station = span, started, station
 
 
+_tallies: weakref.WeakSet[_Tally] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    """In the child of a fork: what the parent has counted is the parent's."""
+    for tally in list(_tallies):
+        tally.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 class _Tally:
     """How many messages went to each station, by any thread at the same time, and without a lock."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str, Any, Any], itertools.count[int]] = {}
         self._clients: dict[tuple[str, str, Any, Any], _Attributes] = {}
+        _tallies.add(self)
+
+    def clear(self) -> None:
+        """Begins anew."""
+        self._counts.clear()
+        self._clients.clear()
 
     def add(self, key: tuple[str, str, _Attributes], count: int) -> None:
         """So many more to a station, with this error, or "", of a client with these attributes."""
