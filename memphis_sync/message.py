@@ -9,10 +9,10 @@ account before the stream and a random token at the end on servers that have a d
 
 from __future__ import annotations
 
+import functools
 import time
 from contextlib import AbstractContextManager
 from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
@@ -349,7 +349,7 @@ class Message(HidesCore, NotCopied, InNotebook, RawMessage):
         is_memphis = session.data_link().is_memphis
         kind = NackedDeadLetter if is_memphis else DeadLetterReport
         report = kind(source.view.internal, reason, partition, source.consumer_group, sequence)
-        work = partial(tell, session.control, report, timeout_s, "dead_letter()", is_memphis=is_memphis)
+        work = functools.partial(tell, session.control, report, timeout_s, "dead_letter()", is_memphis=is_memphis)
         session.call(work, timeout_s, "dead_letter()")
 
     def _check_unanswered(self) -> None:
@@ -393,6 +393,7 @@ def readable_headers(message: Message) -> Optional[dict[str, str]]:
         return None
 
 
+@functools.lru_cache(maxsize=16)  # who asks for one of a message's numbers asks for the others next
 def parse_ack_subject(reply: str) -> Metadata:
     """
     Reads an ack subject, in either of its two forms.
