@@ -46,7 +46,7 @@ def described(path: str, thing: Any) -> Iterator[str]:
         yield f"class {path}({', '.join(bases)})"
         for name, member in members(thing):
             yield f"    {member_line(name, member)}"
-    elif callable(thing):
+    elif inspect.isroutine(thing):
         yield f"def {path}{signature(thing)}"
     else:
         yield path
