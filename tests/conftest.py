@@ -37,6 +37,7 @@ pytest_plugins = [
     "fix_tls",
     "fix_tmux",
     "fix_waiting",
+    "fix_left_out",  # after the modules that it imports
 ]
 
 # Names the process and the test it is in. A segfault leaves no failed test behind, but it leaves this file.

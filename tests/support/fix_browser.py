@@ -15,7 +15,6 @@ import pytest
 MARK = "browser"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _DRIVER = "chromedriver"
-LEFT_OUT = pytest.StashKey[int]()
 
 
 def _found(names: tuple[str, ...]) -> Optional[str]:
@@ -27,25 +26,6 @@ def missing() -> Optional[str]:
     if _found(_BROWSERS) is None:
         return "Chromium"
     return None if _found((_DRIVER,)) else _DRIVER
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves these tests out where there is no browser, and says so (pytest_terminal_summary)."""
-    if missing() is None:
-        return
-    left_out = [item for item in items if item.get_closest_marker(MARK)]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
-    config.stash[LEFT_OUT] = len(left_out)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """One line that says what was not run."""
-    count = config.stash.get(LEFT_OUT, 0)
-    if count:
-        terminalreporter.write_line(
-            f"NOT RUN: {count} tests of the console in a browser; there is no {missing()} on this machine", yellow=True
-        )
 
 
 def start_chromium(profile: Path) -> Any:

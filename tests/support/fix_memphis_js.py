@@ -46,7 +46,7 @@ class MemphisJs(Peer):
         return headers
 
 
-def missing_tool() -> Optional[str]:
+def missing() -> Optional[str]:
     """Which of node and npm this machine lacks; None when both are there."""
     return next((tool for tool in ("node", "npm") if shutil.which(tool) is None), None)
 
@@ -82,28 +82,6 @@ def _install(node_modules: Path) -> None:
     # None of the packages' own install scripts is needed: they ask for donations.
     quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
     run_tool("npm", "install", "--prefix", folder, *quiet, *REQUIREMENTS)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves these tests out where there is no Node, and says so (pytest_terminal_summary)."""
-    if missing_tool() is None:
-        return
-    left_out = [item for item in items if item.get_closest_marker(MARK)]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
-    config.stash[LEFT_OUT] = len(left_out)
-
-
-LEFT_OUT = pytest.StashKey[int]()
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """One line that says what was not run."""
-    count = config.stash.get(LEFT_OUT, 0)
-    if count:
-        terminalreporter.write_line(
-            f"NOT RUN: {count} tests of memphis-dev; there is no {missing_tool()} on this machine", yellow=True
-        )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Optional
 import pytest
 
 MARK = "postgres"
-LEFT_OUT = pytest.StashKey[int]()
 # What a test's database need not survive costs time only; the socket is in its own folder, and nothing else listens.
 OPTIONS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "40"}
 
@@ -31,25 +30,6 @@ def _found(program: str) -> Optional[str]:
 def missing() -> Optional[str]:
     """What this machine lacks; None when all is there."""
     return next((program for program in ("initdb", "pg_ctl") if _found(program) is None), None)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves these tests out where there is no PostgreSQL, and says so (pytest_terminal_summary)."""
-    if missing() is None:
-        return
-    left_out = [item for item in items if item.get_closest_marker(MARK)]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
-    config.stash[LEFT_OUT] = len(left_out)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """One line that says what was not run."""
-    count = config.stash.get(LEFT_OUT, 0)
-    if count:
-        terminalreporter.write_line(
-            f"NOT RUN: {count} tests with PostgreSQL; there is no {missing()} on this machine", yellow=True
-        )
 
 
 def _user() -> Optional[str]:

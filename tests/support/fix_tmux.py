@@ -12,29 +12,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
 MARK = "tmux"
-LEFT_OUT = pytest.StashKey[int]()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves these tests out where there is no tmux, and says so (pytest_terminal_summary)."""
-    if shutil.which("tmux"):
-        return
-    left_out = [item for item in items if item.get_closest_marker(MARK)]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
-    config.stash[LEFT_OUT] = len(left_out)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """One line that says what was not run."""
-    count = config.stash.get(LEFT_OUT, 0)
-    if count:
-        terminalreporter.write_line(f"NOT RUN: {count} tests in a terminal; there is no tmux here", yellow=True)
+def missing() -> Optional[str]:
+    """What this machine lacks; None when all is there."""
+    return None if shutil.which("tmux") else "tmux"
 
 
 class Terminal:
