@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(__file__).parent / "programs"
+WORKERS, AT_ONCE = 2, 4
 
 
 @pytest.fixture
@@ -49,3 +52,28 @@ def package_metadata(tmp_path):
         return {**os.environ, "PYTHONPATH": os.pathsep.join([str(found.parent), str(ROOT)]), **more}
 
     return environment
+
+
+@pytest.fixture
+def gunicorn(broker, station, start_program):
+    """
+    ``gunicorn(program, preload, NAME=value)``: the server of a program that produces, once each of its workers has
+    answered; its URL; all answers; and how many times the program was loaded.
+    """
+
+    def start(program, preload, **environment):
+        environment |= {
+            "MEMPHIS_URL": broker.url,
+            "TEST_STATION": station,
+            "PYTHONPATH": os.pathsep.join([str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+        options = f"-w {WORKERS} -k gthread --threads 4 --timeout 120 --graceful-timeout 60".split()
+        options += ["--preload"] if preload else []
+        server = start_program("-m", "gunicorn", *options, "-b", "127.0.0.1:0", program, env=environment)
+        (url,) = server.until(lambda: re.findall(r"Listening at: (http://\S+)", server.stderr))
+        answers = []
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            server.until(lambda: answers.extend(pool.map(server.get, [url] * AT_ONCE)) or len(set(answers)) == WORKERS)
+        return server, url, answers, 1 if preload else WORKERS
+
+    return start

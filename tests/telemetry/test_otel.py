@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,8 +21,7 @@ import memphis_sync
 from memphis_sync import BulkError, SchemaError, StationGoneError
 from memphis_sync.contrib import otel
 
-PROGRAMS = Path(__file__).parent / "programs"
-WORKERS, AT_ONCE, EACH = 2, 4, 5
+EACH = 5  # messages of a request to traced_shop
 FOREIGN_TRACE, FOREIGN_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 FOREIGN = f"00-{FOREIGN_TRACE}-{FOREIGN_SPAN}-01"
 
@@ -440,27 +436,12 @@ def test_one_observer_serves_several_clients(telemetry, observed, station):
 
 
 @pytest.mark.parametrize("preload", [False, True])
-def test_the_workers_of_gunicorn_add_up_to_what_the_station_holds(
-    broker, memphis, station, start_program, tmp_path, preload
-):
-    environment = {
-        "MEMPHIS_URL": broker.url,
-        "TEST_STATION": station,
-        "TEST_FOLDER": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join([str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-    options = f"-w {WORKERS} -k gthread --threads 4 --timeout 120 --graceful-timeout 60".split()
-    options += ["--preload"] if preload else []
-    server = start_program("-m", "gunicorn", *options, "-b", "127.0.0.1:0", "traced_shop", env=environment)
-    (url,) = server.until(lambda: re.findall(r"Listening at: (http://\S+)", server.stderr))
-    answers = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        server.until(lambda: answers.extend(pool.map(server.get, [url] * AT_ONCE)) or len(set(answers)) == WORKERS)
+def test_the_workers_of_gunicorn_add_up_to_what_the_station_holds(memphis, station, gunicorn, tmp_path, preload):
+    server, _, answers, loaded = gunicorn("traced_shop", preload, TEST_FOLDER=str(tmp_path))
     server.terminate()
     assert server.wait() == 0, server.stderr
     counts = {int(file.name): int(file.read_text()) for file in tmp_path.iterdir() if file.name.isdecimal()}
     assert {int(pid) for pid in answers} <= set(counts)
-    loaded = 1 if preload else WORKERS
     stored = memphis.station(station).info().messages
     assert stored == len(answers) * EACH + loaded
     assert sum(counts.values()) == stored

@@ -6,8 +6,6 @@ import importlib
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
@@ -16,8 +14,7 @@ import memphis_sync
 from memphis_sync import ClosedError, ConfigurationError, StationGoneError, UndeliveredWarning
 from memphis_sync.contrib import prometheus
 
-PROGRAMS = Path(__file__).parent / "programs"
-WORKERS, AT_ONCE, EACH = 2, 4, 5
+EACH = 5  # messages of a request to exported_shop
 
 
 @pytest.fixture
@@ -162,25 +159,10 @@ def test_a_child_counts_for_itself(client, station, value, until):
 
 
 @pytest.mark.parametrize("preload", [False, True])
-def test_the_workers_of_gunicorn_add_up_to_what_the_station_holds(
-    broker, memphis, station, start_program, tmp_path, preload
-):
+def test_the_workers_of_gunicorn_add_up_to_what_the_station_holds(memphis, station, gunicorn, tmp_path, preload):
     folder = tmp_path / "metrics"
     folder.mkdir()
-    environment = {
-        "PROMETHEUS_MULTIPROC_DIR": str(folder),
-        "MEMPHIS_URL": broker.url,
-        "TEST_STATION": station,
-        "PYTHONPATH": os.pathsep.join([str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-    options = f"-w {WORKERS} -k gthread --threads 4 --timeout 120 --graceful-timeout 60".split()
-    options += ["--preload"] if preload else []
-    server = start_program("-m", "gunicorn", *options, "-b", "127.0.0.1:0", "exported_shop", env=environment)
-    (url,) = server.until(lambda: re.findall(r"Listening at: (http://\S+)", server.stderr))
-    answers = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        server.until(lambda: answers.extend(pool.map(server.get, [url] * AT_ONCE)) or len(set(answers)) == WORKERS)
-    loaded = 1 if preload else WORKERS
+    server, url, answers, loaded = gunicorn("exported_shop", preload, PROMETHEUS_MULTIPROC_DIR=str(folder))
     expected = len(answers) * EACH + loaded
     server.until(lambda: f'memphis_messages_total{{outcome="delivered"}} {expected}.0' in server.get(f"{url}/metrics"))
     server.terminate()
